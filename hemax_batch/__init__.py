@@ -1,0 +1,3 @@
+"""hemax-batch: explainable white-cell differentials from blood-smear scans, in batches."""
+
+__version__ = "0.1.0"

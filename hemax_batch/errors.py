@@ -1,0 +1,51 @@
+"""What can go wrong, as exceptions that quote both values, name the slide and say the remedy.
+
+`HemaxError` is the root; the command line prints its message without a traceback. `SlideError` and its
+children concern one slide and never stop the others.
+"""
+
+from __future__ import annotations
+
+
+class HemaxError(Exception):
+    """Anything this package refuses on purpose."""
+
+
+class UsageError(HemaxError):
+    """The arguments do not make sense together (exit code 2)."""
+
+
+class OutputError(HemaxError):
+    """The results folder cannot be used: it is a file, is not writable, or the disk is full."""
+
+
+class LockedError(HemaxError):
+    """Another run holds the results folder (exit code 5)."""
+
+
+class WeightsError(HemaxError):
+    """A checkpoint is corrupt, of another vocabulary, or its hash does not match."""
+
+
+class DataError(HemaxError):
+    """A training or evaluation data set is malformed; the message names the file and row."""
+
+
+class SlideError(HemaxError):
+    """One slide cannot be done; `str(error)` names it. The others go on."""
+
+
+class UnreadableSlideError(SlideError):
+    """Not a slide, truncated, zero bytes, vanished, or of an unsupported pixel type."""
+
+
+class MissingMppError(SlideError):
+    """The slide does not say its µm/px and `--mpp` was not given."""
+
+
+class UnsuitableSlideError(SlideError):
+    """Readable but of no use here: far too coarse, or too many of its regions cannot be read."""
+
+
+class ReadError(SlideError):
+    """A part of an otherwise readable slide could not be decoded (a corrupt tile, a lost mount)."""

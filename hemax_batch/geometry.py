@@ -1,0 +1,37 @@
+"""Boxes and rectangles as arrays. Boxes are x0, y0, x1, y1 (half-open), float, in pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def area(boxes_xyxy: np.ndarray) -> np.ndarray:
+    """Area [N] of boxes [N, 4]; an inverted box has area 0."""
+    wh = np.clip(boxes_xyxy[:, 2:] - boxes_xyxy[:, :2], 0, None)
+    return wh[:, 0] * wh[:, 1]
+
+
+def pairwise_iou(a_xyxy: np.ndarray, b_xyxy: np.ndarray) -> np.ndarray:
+    """Intersection over union [N, M] of boxes [N, 4] and [M, 4].
+
+    >>> pairwise_iou(np.array([[0., 0., 2., 2.]]), np.array([[1., 0., 3., 2.]])).round(3)
+    array([[0.333]])
+    """
+    top_left = np.maximum(a_xyxy[:, None, :2], b_xyxy[None, :, :2])
+    bottom_right = np.minimum(a_xyxy[:, None, 2:], b_xyxy[None, :, 2:])
+    wh = np.clip(bottom_right - top_left, 0, None)
+    inter = wh[..., 0] * wh[..., 1]
+    union = area(a_xyxy)[:, None] + area(b_xyxy)[None] - inter
+    return inter / np.maximum(union, 1e-9)
+
+
+def centres(boxes_xyxy: np.ndarray) -> np.ndarray:
+    """Centres [N, 2] (x, y) of boxes [N, 4]."""
+    return (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2
+
+
+def inside(points_xy: np.ndarray, rect_xyxy) -> np.ndarray:
+    """Whether each point [N, 2] lies in the half-open rectangle: bool [N]."""
+    x0, y0, x1, y1 = rect_xyxy
+    x, y = points_xy[:, 0], points_xy[:, 1]
+    return (x >= x0) & (x < x1) & (y >= y0) & (y < y1)

@@ -1,0 +1,229 @@
+"""What flows between the rooms: frozen, picklable records whose shapes are checked when they are made.
+
+No open handles, no dicts of things. Coordinates are level-0 pixels of the slide unless a name says otherwise;
+rectangles are x0, y0, x1, y1, half-open.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, field, fields, replace
+from itertools import chain
+
+import numpy as np
+
+from . import vocabulary
+
+Rect = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Slide:
+    """One slide as found: enough to open it again in another process."""
+
+    path: str  # absolute
+    slide_id: str  # unique and file-system-safe: the name of its results folder
+    fingerprint: str  # of its content, cheap but sound (see slides.reader)
+    width: int
+    height: int
+    mpp: float  # µm per level-0 pixel
+    level_sizes: tuple[tuple[int, int], ...]  # (width, height), finest first
+    level_downsamples: tuple[float, ...]
+    vendor: str
+    backend: str  # which reader opened it: "tiff", "openslide" or "image"
+
+    def __post_init__(self):
+        if self.width < 1 or self.height < 1:
+            raise ValueError(f"slide size {self.width}x{self.height}")
+        if len(self.level_sizes) != len(self.level_downsamples):
+            raise ValueError(f"{len(self.level_sizes)} levels, {len(self.level_downsamples)} downsamples")
+
+
+@dataclass(frozen=True)
+class StainProfile:
+    """How this slide is stained, measured once on its coarsest useful view so that every region agrees.
+
+    Optical density is -log10((v + 1) / (background + 1)), per channel.
+    """
+
+    background_rgb: tuple[float, float, float]  # clear glass, 0..255
+    rbc_od_rgb: tuple[float, float, float]  # a typical red cell
+    nucleus_od_threshold: float  # the screen's threshold, on the scale that slides.screen names
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Region:
+    """The unit of work: a core that owns what is centred in it, and the wider window that is looked at."""
+
+    index: int
+    core: Rect
+    window: Rect
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """A slide's regions: cores partition the part of the plane that holds anything; blank glass is left out."""
+
+    slide: Slide
+    stain: StainProfile
+    regions: tuple[Region, ...]
+    scanned_mm2: float  # area of the cores of `regions`
+    blank_mm2: float  # area left out as blank glass
+
+
+@dataclass(frozen=True)
+class PatchBatch:
+    """Patches at the network's working scale.
+
+    pixels   uint8 [B, 3, H, W]
+    origins  float64 [B, 2], level-0 x, y of each patch's top-left corner
+    scale    level-0 pixels per patch pixel
+    """
+
+    pixels: np.ndarray
+    origins: np.ndarray
+    scale: float
+
+    def __post_init__(self):
+        if self.pixels.dtype != np.uint8 or self.pixels.ndim != 4 or self.pixels.shape[1] != 3:
+            raise ValueError(f"pixels must be uint8 [B, 3, H, W], not {self.pixels.dtype} {self.pixels.shape}")
+        if self.origins.shape != (len(self.pixels), 2):
+            raise ValueError(f"{len(self.pixels)} patches, origins {self.origins.shape}")
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+def pack_mask(mask: np.ndarray) -> bytes:
+    """A mask crop, uint8 [h, w] (0 outside, 1 cytoplasm, 2 nucleus), packed to bytes."""
+    planes = np.stack([mask > 0, mask == 2])
+    return zlib.compress(np.packbits(planes).tobytes(), 6)
+
+
+def unpack_mask(packed: bytes, hw: tuple[int, int]) -> np.ndarray:
+    """The inverse of `pack_mask`: uint8 [h, w]."""
+    h, w = int(hw[0]), int(hw[1])
+    limit = (2 * h * w + 7) // 8
+    raw = zlib.decompressobj().decompress(packed, limit)
+    bits = np.unpackbits(np.frombuffer(raw, np.uint8), count=2 * h * w).reshape(2, h, w)
+    return bits[0] + bits[1]
+
+
+@dataclass(frozen=True)
+class Cells:
+    """N cells as parallel arrays, all of one slide.
+
+    boxes_xyxy       float32 [N, 4], level-0 pixels
+    scores           float32 [N], that there is a cell at all (1 - no-object)
+    class_probs      float32 [N, K], vocabulary.CLASSES, each row sums to 1
+    attribute_probs  float32 [N, A], per attribute (vocabulary.attribute_slices) each sums to 1
+    mask_xy          int32 [N, 2], level-0 x, y of the mask crop's top-left pixel
+    mask_hw          int32 [N, 2], its height and width in level-0 pixels
+    masks            N packed crops (pack_mask) at level-0 resolution
+    off_centre_um    float32 [N], distance of the cell from the centre of the patch that saw it
+    region_index     int32 [N], the region whose task found it
+    pictures         N JPEGs of the cell for the report (b"" where none was kept)
+    """
+
+    boxes_xyxy: np.ndarray
+    scores: np.ndarray
+    class_probs: np.ndarray
+    attribute_probs: np.ndarray
+    mask_xy: np.ndarray
+    mask_hw: np.ndarray
+    masks: tuple[bytes, ...]
+    off_centre_um: np.ndarray
+    region_index: np.ndarray
+    pictures: tuple[bytes, ...]
+
+    def __post_init__(self):
+        n = len(self.boxes_xyxy)
+        wanted = {
+            "boxes_xyxy": (n, 4), "scores": (n,), "class_probs": (n, vocabulary.N_CLASSES),
+            "attribute_probs": (n, vocabulary.N_ATTRIBUTE_STATES), "mask_xy": (n, 2), "mask_hw": (n, 2),
+            "off_centre_um": (n,), "region_index": (n,),
+        }  # fmt: skip
+        for name, shape in wanted.items():
+            if getattr(self, name).shape != shape:
+                raise ValueError(f"Cells.{name} has shape {getattr(self, name).shape}, expected {shape}")
+        if len(self.masks) != n or len(self.pictures) != n:
+            raise ValueError(f"{n} boxes, {len(self.masks)} masks, {len(self.pictures)} pictures")
+
+    def __len__(self) -> int:
+        return len(self.boxes_xyxy)
+
+    @classmethod
+    def empty(cls) -> Cells:
+        """No cells."""
+        f, i = np.float32, np.int32
+        return cls(
+            np.zeros((0, 4), f), np.zeros(0, f), np.zeros((0, vocabulary.N_CLASSES), f),
+            np.zeros((0, vocabulary.N_ATTRIBUTE_STATES), f), np.zeros((0, 2), i), np.zeros((0, 2), i), (),
+            np.zeros(0, f), np.zeros(0, i), (),
+        )  # fmt: skip
+
+    def take(self, rows) -> Cells:
+        """The cells at integer (or boolean) `rows`, in that order."""
+        rows = np.arange(len(self))[rows]
+        picked = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            picked[f.name] = tuple(value[i] for i in rows) if isinstance(value, tuple) else value[rows]
+        return Cells(**picked)
+
+    @staticmethod
+    def concat(parts: list[Cells]) -> Cells:
+        """All cells of `parts` in order; the empty list gives no cells."""
+        if not parts:
+            return Cells.empty()
+        joined = {}
+        for f in fields(Cells):
+            values = [getattr(p, f.name) for p in parts]
+            joined[f.name] = tuple(chain.from_iterable(values)) if isinstance(values[0], tuple) else np.concatenate(values)
+        return Cells(**joined)
+
+    def with_region(self, index: int) -> Cells:
+        """The same cells, marked as found by region `index`."""
+        return replace(self, region_index=np.full(len(self), index, np.int32))
+
+
+@dataclass(frozen=True)
+class RegionResult:
+    """What one task brings back: its cells and what it cost. Small; never pixels of the slide.
+
+    rbc_diameters_um  float32 [R], single red cells measured in this region (a bounded sample)
+    audited_um2, audit_cells   area of the random sample of passed-over glass, and cells HemaX found there
+    """
+
+    region_index: int
+    cells: Cells
+    rbc_diameters_um: np.ndarray
+    proposals: int  # places the screen proposed inside the core
+    patches: int  # patches sent through the network
+    saturated: int  # patches with as many cells as queries, re-read in smaller windows
+    platelets: int  # seen in patches, not tabulated
+    audited_um2: float = 0.0
+    audit_cells: int = 0
+    focus: float = float("nan")  # variance of the Laplacian at the screen's scale, stain-normalised
+    seconds_read: float = 0.0
+    seconds_network: float = 0.0
+    failure: str = ""  # why this region could not be read ("" = it could)
+    notes: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class MergedCells:
+    """A slide's cells after ownership and deduplication, in a fixed order of place.
+
+    ids      int64 [N], 1..N: row-major by the centre's (y, x) in level-0 pixels; the value in the masks
+    dropped  counts by reason ("duplicate", "platelet", "below score", …)
+    """
+
+    cells: Cells
+    ids: np.ndarray
+    dropped: dict[str, int]
+
+    def __post_init__(self):
+        if self.ids.shape != (len(self.cells),):
+            raise ValueError(f"{len(self.cells)} cells, ids {self.ids.shape}")
