@@ -1,0 +1,27 @@
+"""Which files make up one slide: an MRXS file and its folder, the files of a DICOM series, else the file alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from . import dicom
+
+
+def slide_files(path: Path) -> tuple[Path, ...]:
+    """All files whose content is the slide at `path`, sorted by name; `path` is among them."""
+    if path.suffix.lower() in (".mrxs", ".vsi"):
+        return tuple(sorted({path, *(p for folder in data_folders(path) for p in folder.rglob("*") if p.is_file())}))
+    if path.suffix.lower() in (".vms", ".vmu"):
+        return tuple(sorted(p for p in path.parent.glob("*") if p.is_file() and p.name.startswith(path.stem)))
+    series = dicom.series_uid(path)
+    if series is None:
+        return (path,)
+    return tuple(sorted(p for p in path.parent.iterdir() if p.is_file() and dicom.series_uid(p) == series))
+
+
+def data_folders(path: Path) -> tuple[Path, ...]:
+    """The folders that hold the pixels of an MRXS (x/) or VSI (_x_/) file, where they exist."""
+    names = {".mrxs": path.stem, ".vsi": f"_{path.stem}_"}
+    name = names.get(path.suffix.lower())
+    folder = path.with_name(name) if name else None
+    return (folder,) if folder is not None and folder.is_dir() else ()

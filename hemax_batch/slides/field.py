@@ -1,0 +1,77 @@
+"""A single field from a microscope camera: PNG, JPEG, BMP and the like, held in memory as RGB.
+
+Stored pixels are taken as they lie; an EXIF orientation is not applied, so that coordinates are those of the file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from ..errors import UnreadableSlideError
+from . import pixels, spacing
+
+MAX_FIELD_PX = 400_000_000  # 1.2 GB as RGB: beyond that it should be a tiled file
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "PPM", "JPEG2000")
+
+
+class FieldImage:
+    """One image of one level, decoded once."""
+
+    backend = "image"
+
+    def __init__(self, path: Path):
+        try:
+            with Image.open(path, formats=_FORMATS) as image:
+                self.vendor = (image.format or "image").lower()
+                self.level_sizes = (image.size,)
+                self.spacing_um = spacing.from_dpi(image.info.get("dpi"))
+                _refuse_oversize(image.size)
+                self._rgb = _decode(path, image)
+        except UnidentifiedImageError as error:
+            raise UnreadableSlideError("no slide or image format known here (by its content)") from error
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, imagecodecs.PngError) as error:
+            raise UnreadableSlideError(f"the image cannot be decoded: {error}") from error
+
+    def read(self, level: int, x: int, y: int, w: int, h: int) -> np.ndarray:
+        """Pixels of a window inside the image: uint8 [h, w, 3]."""
+        return self._rgb[y : y + h, x : x + w]
+
+    def close(self) -> None:
+        """Let the pixels go."""
+        self._rgb = np.zeros((0, 0, 3), np.uint8)
+
+
+def _refuse_oversize(size: tuple[int, int]) -> None:
+    if size[0] * size[1] > MAX_FIELD_PX:
+        raise UnreadableSlideError(
+            f"{size[0]}x{size[1]} px in one untiled image, more than {MAX_FIELD_PX // 10**6} Mpx; "
+            "convert it to a tiled TIFF (vips tiffsave --tile --pyramid)"
+        )
+
+
+def _decode(path: Path, image: Image.Image) -> np.ndarray:
+    if image.format == "PNG" and path.read_bytes()[24] == 16:  # Pillow would drop the low byte whatever the depth
+        return deep_to_rgb(imagecodecs.png_decode(path.read_bytes()))
+    if image.mode in ("F", "I"):
+        raise UnreadableSlideError(f"samples of mode {image.mode!r}; export the field as 8- or 16-bit RGB")
+    if image.mode.startswith("I;16"):
+        return deep_to_rgb(np.asarray(image).astype(np.uint16))
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        return pixels.over_glass(np.asarray(image.convert("RGBA")))
+    return np.asarray(image.convert("RGB"))
+
+
+def deep_to_rgb(samples: np.ndarray) -> np.ndarray:
+    """uint16 [h, w] or [h, w, 1..4] (grey, grey+alpha, RGB, RGBA) to uint8 RGB by its significant bits."""
+    samples = samples.reshape(*samples.shape[:2], -1)
+    colours = samples.shape[2] - (samples.shape[2] in (2, 4))
+    bits = pixels.significant_bits(int(samples[..., :colours].max(initial=0)))
+    colour = pixels.to_uint8(samples[..., :colours], bits)
+    rgb = pixels.grey_to_rgb(colour) if colours == 1 else colour
+    if colours == samples.shape[2]:
+        return rgb
+    return pixels.over_glass(np.concatenate([rgb, (samples[..., colours:] >> 8).astype(np.uint8)], axis=2))

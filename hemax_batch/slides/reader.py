@@ -1,0 +1,182 @@
+"""Open any slide and read uint8 RGB windows from it, whatever the file behind.
+
+    with open_slide(path, "smear-1") as reader:
+        window = reader.read(level=1, x=-16, y=0, w=512, h=512)   # pixels of level 1; glass outside the slide
+
+Three backends, chosen by the file's content: `tiff` (tiles decoded directly), `openslide`, and `image` (a single
+field in memory). A reader does not pickle: send its `slide` record and `reopen` it in the other process.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import MissingMppError, ReadError, UnreadableSlideError, UnsuitableSlideError
+from ..records import Slide
+from .companions import slide_files
+from .field import FieldImage
+from .fingerprint import fingerprint
+from .pixels import GLASS
+from .vendor import VendorSlide
+
+COARSEST_UM = 0.5  # a lymphocyte's nucleus is then 14 px wide: chromatin can no longer be judged
+FINEST_UM = 0.04  # beyond any objective; such a figure is a unit error
+_MAX_ASPECT = 1.05  # µm/px along x over that along y
+_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+class SlideReader:
+    """An open slide. Use as a context manager, or call `close`."""
+
+    def __init__(self, slide: Slide, source):
+        self.slide = slide
+        self._source = source
+
+    def read(self, level: int, x: int, y: int, w: int, h: int) -> np.ndarray:
+        """Pixels x..x+w, y..y+h of `level` (in pixels of that level): uint8 [h, w, 3], glass (255) outside the slide.
+
+        Raises ReadError naming the slide and place where the file cannot be decoded there.
+        """
+        width, height = self.slide.level_sizes[level]
+        left, top, right, bottom = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
+        out = np.full((h, w, 3), GLASS, np.uint8)
+        if left >= right or top >= bottom:
+            return out
+        try:
+            inside = self._source.read(level, left, top, right - left, bottom - top)
+        except Exception as error:  # codecs raise a dozen kinds; none may stop the other regions
+            place = f"level {level}, x {left}..{right}, y {top}..{bottom}"
+            raise ReadError(
+                f"slide {self.slide.slide_id!r} ({self.slide.path}): cannot read {place}: {error}; "
+                "copy the file again from the scanner if this persists"
+            ) from error
+        out[top - y : bottom - y, left - x : right - x] = inside
+        return out
+
+    def close(self) -> None:
+        """Release the file and its cached tiles."""
+        self._source.close()
+
+    def __enter__(self) -> SlideReader:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+def open_slide(path: str | os.PathLike, slide_id: str, mpp: float | None = None) -> SlideReader:
+    """Open the slide at `path`; `mpp` (µm per level-0 pixel) overrides what the file says.
+
+    Steps: open by content, settle µm/px, refuse what is too coarse or too fine, fingerprint, record.
+    Raises UnreadableSlideError, MissingMppError or UnsuitableSlideError, each naming the slide and a remedy.
+    """
+    path = Path(os.path.abspath(path))
+    name = f"slide {slide_id!r} ({path})"
+    source = _open_source(path, name)
+    try:
+        spacing_um = _settle_mpp(name, source.spacing_um, mpp)
+        slide = Slide(
+            path=str(path), slide_id=slide_id, fingerprint=fingerprint(slide_files(path)),
+            width=source.level_sizes[0][0], height=source.level_sizes[0][1], mpp=spacing_um,
+            level_sizes=source.level_sizes, level_downsamples=downsamples(source.level_sizes),
+            vendor=source.vendor, backend=source.backend,
+        )  # fmt: skip
+    except BaseException:
+        source.close()
+        raise
+    return SlideReader(slide, source)
+
+
+def reopen(slide: Slide) -> SlideReader:
+    """Open a recorded slide again, in this or another process, by the same backend.
+
+    Raises UnreadableSlideError where it has vanished, or its content changed since it was recorded.
+    """
+    path, name = Path(slide.path), f"slide {slide.slide_id!r} ({slide.path})"
+    try:
+        now = fingerprint(slide_files(path))
+    except OSError as error:
+        raise UnreadableSlideError(f"{name}: {error.strerror}; is its share still mounted?") from error
+    if now != slide.fingerprint:
+        raise UnreadableSlideError(
+            f"{name}: changed since the run began (fingerprint {now[:12]}, was {slide.fingerprint[:12]}); "
+            "run again once it is no longer being written"
+        )
+    source = _open_source(path, name, slide.backend)
+    if source.level_sizes != slide.level_sizes:
+        source.close()
+        raise UnreadableSlideError(f"{name}: levels {source.level_sizes}, was {slide.level_sizes}; run again")
+    return SlideReader(slide, source)
+
+
+def downsamples(level_sizes: tuple[tuple[int, int], ...]) -> tuple[float, ...]:
+    """Level-0 pixels per pixel of each level: the whole number that its rounded size allows, else the mean ratio.
+
+    A 4443 px wide slide halved is 2221 px wide: the factor is 2, not 2.0005.
+
+    >>> downsamples(((4443, 3567), (2221, 1783)))
+    (1.0, 2.0)
+    """
+    return tuple(_downsample(level_sizes[0], size) for size in level_sizes)
+
+
+def _downsample(full: tuple[int, int], part: tuple[int, int]) -> float:
+    ratio = (full[0] / part[0] + full[1] / part[1]) / 2
+    candidates = [2 ** round(math.log2(ratio))]  # first, because the size of a tiny level allows many whole numbers
+    if min(part) >= 256:
+        candidates.append(round(ratio))
+    for whole in candidates:
+        if whole >= 1 and all(f // whole <= p <= -(-f // whole) for f, p in zip(full, part, strict=True)):
+            return float(whole)
+    return ratio
+
+
+def _open_source(path: Path, name: str, backend: str | None = None):
+    """The backend for this file's content (or the one named, when a record is reopened)."""
+    import openslide
+
+    _require_content(path, name)
+    try:
+        if backend == "openslide" or (backend is None and openslide.OpenSlide.detect_format(str(path))):
+            return VendorSlide(path)
+        return FieldImage(path)
+    except openslide.OpenSlideError as error:
+        raise UnreadableSlideError(f"{name}: OpenSlide refuses it: {error}; convert it to a tiled TIFF") from error
+    except UnreadableSlideError as error:
+        raise UnreadableSlideError(f"{name}: {error}") from error
+
+
+def _require_content(path: Path, name: str) -> None:
+    try:
+        with open(path, "rb") as file:
+            empty = not file.read(1)
+    except OSError as error:
+        raise UnreadableSlideError(f"{name}: {error.strerror}; check the path and its permissions") from error
+    if empty:
+        raise UnreadableSlideError(f"{name}: the file is empty (0 bytes); copy it again from the scanner")
+
+
+def _settle_mpp(name: str, spacing_um: tuple[float, float] | None, given: float | None) -> float:
+    """µm per level-0 pixel: the given one, else the file's, checked to be of use."""
+    if given is None and spacing_um is None:
+        raise MissingMppError(f"{name}: the file does not say its µm/px; give it with --mpp (for example --mpp 0.25)")
+    if given is None and not 1 / _MAX_ASPECT <= spacing_um[0] / spacing_um[1] <= _MAX_ASPECT:
+        raise UnsuitableSlideError(
+            f"{name}: pixels are not square ({spacing_um[0]:g} x {spacing_um[1]:g} µm); if that is wrong, give --mpp"
+        )
+    mpp = float(given) if given is not None else math.sqrt(spacing_um[0] * spacing_um[1])
+    if not mpp <= COARSEST_UM:
+        raise UnsuitableSlideError(
+            f"{name}: {mpp:g} µm/px is too coarse to tell cells, the limit is {COARSEST_UM:g} µm/px; "
+            "scan at 20x or finer, or give the true figure with --mpp"
+        )
+    if mpp < FINEST_UM:
+        raise UnsuitableSlideError(
+            f"{name}: {mpp:g} µm/px is finer than any objective gives, the limit is {FINEST_UM:g} µm/px; "
+            "give the true figure with --mpp"
+        )
+    return mpp
