@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import struct
-from pathlib import Path
 
 _SERIES_UID = (0x0020, 0x000E)
 _TRANSFER_SYNTAX = (0x0002, 0x0010)

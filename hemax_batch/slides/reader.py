@@ -12,21 +12,26 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
+from typing import Self
 
 import numpy as np
+import openslide
 
 from ..errors import MissingMppError, ReadError, UnreadableSlideError, UnsuitableSlideError
 from ..records import Slide
+from . import ifd_guard
 from .companions import slide_files
 from .field import FieldImage
 from .fingerprint import fingerprint
 from .pixels import GLASS
+from .tiff import TiffSlide, agrees, choose_levels
+from .tiff_layout import TiffLayout, UnsupportedTiff
+from .tiff_layout import parse as parse_tiff
 from .vendor import VendorSlide
 
 COARSEST_UM = 0.5  # a lymphocyte's nucleus is then 14 px wide: chromatin can no longer be judged
 FINEST_UM = 0.04  # beyond any objective; such a figure is a unit error
 _MAX_ASPECT = 1.05  # µm/px along x over that along y
-_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 class SlideReader:
@@ -43,9 +48,8 @@ class SlideReader:
         """
         width, height = self.slide.level_sizes[level]
         left, top, right, bottom = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
-        out = np.full((h, w, 3), GLASS, np.uint8)
         if left >= right or top >= bottom:
-            return out
+            return np.full((h, w, 3), GLASS, np.uint8)
         try:
             inside = self._source.read(level, left, top, right - left, bottom - top)
         except Exception as error:  # codecs raise a dozen kinds; none may stop the other regions
@@ -54,6 +58,9 @@ class SlideReader:
                 f"slide {self.slide.slide_id!r} ({self.slide.path}): cannot read {place}: {error}; "
                 "copy the file again from the scanner if this persists"
             ) from error
+        if inside.shape == (h, w, 3):
+            return inside
+        out = np.full((h, w, 3), GLASS, np.uint8)
         out[top - y : bottom - y, left - x : right - x] = inside
         return out
 
@@ -61,7 +68,7 @@ class SlideReader:
         """Release the file and its cached tiles."""
         self._source.close()
 
-    def __enter__(self) -> SlideReader:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_) -> None:
@@ -106,7 +113,7 @@ def reopen(slide: Slide) -> SlideReader:
             f"{name}: changed since the run began (fingerprint {now[:12]}, was {slide.fingerprint[:12]}); "
             "run again once it is no longer being written"
         )
-    source = _open_source(path, name, slide.backend)
+    source = _open_source(path, name, slide)
     if source.level_sizes != slide.level_sizes:
         source.close()
         raise UnreadableSlideError(f"{name}: levels {source.level_sizes}, was {slide.level_sizes}; run again")
@@ -135,29 +142,73 @@ def _downsample(full: tuple[int, int], part: tuple[int, int]) -> float:
     return ratio
 
 
-def _open_source(path: Path, name: str, backend: str | None = None):
-    """The backend for this file's content (or the one named, when a record is reopened)."""
-    import openslide
-
-    _require_content(path, name)
+def _open_source(path: Path, name: str, recorded: Slide | None = None):
+    """The backend for this file's content, or the one of its record; errors name the slide."""
     try:
-        if backend == "openslide" or (backend is None and openslide.OpenSlide.detect_format(str(path))):
+        with open(path, "rb") as file:
+            magic = file.read(4)
+        if not magic:
+            raise UnreadableSlideError("the file is empty (0 bytes); copy it again from the scanner")
+        if magic in ifd_guard.MAGIC:
+            ifd_guard.check_directories(path)
+            return _open_tiff(path) if recorded is None else _reopen_tiff(path, recorded)
+        if openslide.OpenSlide.detect_format(str(path)):
             return VendorSlide(path)
         return FieldImage(path)
+    except OSError as error:
+        raise UnreadableSlideError(f"{name}: {error.strerror or error}; check the path and its permissions") from error
     except openslide.OpenSlideError as error:
         raise UnreadableSlideError(f"{name}: OpenSlide refuses it: {error}; convert it to a tiled TIFF") from error
+    except UnsupportedTiff as error:
+        raise UnreadableSlideError(f"{name}: {error}") from error
     except UnreadableSlideError as error:
         raise UnreadableSlideError(f"{name}: {error}") from error
 
 
-def _require_content(path: Path, name: str) -> None:
+def _open_tiff(path: Path):
+    """The fast path where it can be trusted, else OpenSlide.
+
+    Steps: parse; open with OpenSlide too; take the fast path with OpenSlide's levels if a few tiles agree, or with
+    the file's own levels where OpenSlide does not know the format.
+    """
     try:
-        with open(path, "rb") as file:
-            empty = not file.read(1)
-    except OSError as error:
-        raise UnreadableSlideError(f"{name}: {error.strerror}; check the path and its permissions") from error
-    if empty:
-        raise UnreadableSlideError(f"{name}: the file is empty (0 bytes); copy it again from the scanner")
+        layout, refusal = parse_tiff(path), ""
+    except UnsupportedTiff as error:
+        layout, refusal = None, str(error)
+    try:
+        vendor_slide = VendorSlide(path)
+    except openslide.OpenSlideError:
+        if layout is None or not layout.pyramid:
+            raise UnsupportedTiff(refusal or layout.refusal) from None
+        return TiffSlide(path, layout.pyramid, layout.vendor, layout.spacing_um)
+    if layout is not None:
+        vendor_slide.spacing_um = vendor_slide.spacing_um or layout.spacing_um
+        fast = _agreeing_fast_path(path, layout, vendor_slide)
+        if fast is not None:
+            vendor_slide.close()
+            return fast
+    return vendor_slide
+
+
+def _agreeing_fast_path(path: Path, layout: TiffLayout, vendor_slide: VendorSlide) -> TiffSlide | None:
+    try:
+        levels = choose_levels(layout.by_size, vendor_slide.level_sizes)
+    except UnsupportedTiff:
+        return None
+    fast = TiffSlide(path, levels, vendor_slide.vendor, vendor_slide.spacing_um)
+    if agrees(fast, vendor_slide):
+        return fast
+    fast.close()
+    return None
+
+
+def _reopen_tiff(path: Path, recorded: Slide):
+    if recorded.backend == "openslide":
+        return VendorSlide(path)
+    layout = parse_tiff(path)
+    known = {level.size: level for level in layout.pyramid} | layout.by_size
+    levels = choose_levels(known, recorded.level_sizes)
+    return TiffSlide(path, levels, recorded.vendor, None)
 
 
 def _settle_mpp(name: str, spacing_um: tuple[float, float] | None, given: float | None) -> float:
