@@ -145,6 +145,8 @@ def _downsample(full: tuple[int, int], part: tuple[int, int]) -> float:
 def _open_source(path: Path, name: str, recorded: Slide | None = None):
     """The backend for this file's content, or the one of its record; errors name the slide."""
     try:
+        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+            raise UnreadableSlideError("not a regular file; name the slide's main file")
         with open(path, "rb") as file:
             magic = file.read(4)
         if not magic:
