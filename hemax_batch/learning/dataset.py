@@ -1,0 +1,238 @@
+"""Labelled smear images as one kind of record, whatever folder they came from; unknown labels stay unknown.
+
+The documented layout (`read_layout`) is a folder with
+
+    images.csv  file, mpp, source, split [, bystanders]     a row per image
+    cells.csv   file, x0, y0, x1, y1, class, mask, <attribute>…   a row per cell, any column but `file` may be missing or empty
+
+where `class` may name several allowed classes ("band_neutrophil|segmented_neutrophil") or be empty ("some white cell"),
+`mask` is a PNG of the image's size (0 outside, 1 cytoplasm, 2 nucleus), and `bystanders` says whether cells without a row may be in
+the picture: "none", "stained" (only where the stain is as dark as a nucleus) or "anywhere" outside the boxes.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..errors import DataError
+from ..vocabulary import ATTRIBUTES, CLASS_NAMES, WHITE_NAMES
+
+BYSTANDERS = ("none", "stained", "anywhere")
+
+
+@dataclass(frozen=True)
+class CellLabel:
+    """What is known of one cell. Box in the image's own pixels; None = only its centre (the image's middle) is known."""
+
+    box_xyxy: tuple[float, float, float, float] | None
+    allowed: tuple[str, ...]  # classes that the label allows
+    attributes: tuple[tuple[str, str], ...] = ()  # (attribute, state)
+    box_trusted: bool = True  # False where the box was made from a pseudo-mask
+
+
+@dataclass(frozen=True)
+class Example:
+    """One labelled image. `mask_path`: PNG for its only cell; `ignored`: boxes of things that are neither cell nor background."""
+
+    path: str
+    mpp: float
+    source: str
+    split: str
+    cells: tuple[CellLabel, ...]
+    bystanders: str = "none"
+    mask_path: str = ""
+    mask_weight: float = 1.0
+    ignored: tuple[tuple[float, float, float, float], ...] = ()
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        raise DataError(f"{path}: no such table")
+    with open(path, newline="", encoding="utf-8-sig") as f:
+        return list(csv.DictReader(f))
+
+
+def load_rgb(path: str) -> np.ndarray:
+    """An image as uint8 [H, W, 3]."""
+    try:
+        with Image.open(path) as im:
+            return np.asarray(im.convert("RGB"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read as an image ({error})") from error
+
+
+# --- the documented layout --------------------------------------------------------------------------------------
+
+
+def read_layout(folder: Path) -> list[Example]:
+    """The documented layout; DataError names the file and row of anything malformed."""
+    images = {}
+    for n, row in enumerate(_rows(folder / "images.csv"), 2):
+        where = f"{folder / 'images.csv'} row {n}"
+        path = folder / row["file"]
+        if not path.exists():
+            raise DataError(f"{where}: image {row['file']!r} does not exist")
+        bystanders = row.get("bystanders") or "none"
+        if bystanders not in BYSTANDERS:
+            raise DataError(f"{where}: bystanders {bystanders!r}; expected one of {', '.join(BYSTANDERS)}")
+        split, source = row.get("split") or "train", row.get("source") or folder.name
+        images[row["file"]] = Example(str(path), float(row["mpp"]), source, split, (), bystanders)
+    for n, row in enumerate(_rows(folder / "cells.csv"), 2):
+        where = f"{folder / 'cells.csv'} row {n}"
+        if row["file"] not in images:
+            raise DataError(f"{where}: image {row['file']!r} is not in images.csv")
+        example = images[row["file"]]
+        cell = _cell_of_row(row, example, where)
+        images[row["file"]] = replace(example, cells=(*example.cells, cell), mask_path=_mask_of_row(row, folder, example, where))
+    return list(images.values())
+
+
+def _cell_of_row(row: dict[str, str], example: Example, where: str) -> CellLabel:
+    allowed = tuple(c for c in (row.get("class") or "").split("|") if c) or WHITE_NAMES
+    for name in allowed:
+        if name not in CLASS_NAMES:
+            raise DataError(f"{where}: unknown class {name!r}; known: {', '.join(CLASS_NAMES)}")
+    box = None
+    if row.get("x0"):
+        box = tuple(float(row[k]) for k in ("x0", "y0", "x1", "y1"))
+        with Image.open(example.path) as im:
+            w, h = im.size
+        if not (-1 <= box[0] < box[2] <= w + 1 and -1 <= box[1] < box[3] <= h + 1):
+            raise DataError(f"{where}: box {box} does not lie in the image of {w} x {h} px")
+    attributes = []
+    for a in ATTRIBUTES:
+        state = row.get(a.name) or ""
+        if state and state not in a.states:
+            raise DataError(f"{where}: {a.name} {state!r}; known: {', '.join(a.states)}")
+        if state:
+            attributes.append((a.name, state))
+    return CellLabel(box, allowed, tuple(attributes))
+
+
+def _mask_of_row(row: dict[str, str], folder: Path, example: Example, where: str) -> str:
+    if not row.get("mask"):
+        return example.mask_path
+    path = folder / row["mask"]
+    if not path.exists():
+        raise DataError(f"{where}: mask {row['mask']!r} does not exist")
+    with Image.open(path) as mask, Image.open(example.path) as image:
+        if mask.size != image.size:
+            raise DataError(f"{where}: mask is {mask.size} px, its image {image.size} px")
+    return str(path)
+
+
+# --- public sources, as laid out by the project's data folder ---------------------------------------------------
+
+#: µm/px, from the median red cell (7.3 µm) of each source; Zheng's first set from its neutrophils against the second's.
+MPP = {"PBC": 0.10, "marrow": 0.10, "Raabin-WBC": 0.06, "BCCD": 0.08, "BCDD": 0.124, "zheng1": 0.18, "zheng2": 0.10}
+
+_NUCLEUS = {"unsegmented-round": "round", "unsegmented-indented": "indented", "unsegmented-band": "band",
+            "segmented-bilobed": "bilobed", "segmented-multilobed": "multilobed", "irregular": "irregular"}  # fmt: skip
+_GRANULES = {"nil": "agranular", "small": "fine", "round": "coarse", "coarse": "coarse"}
+_NEUTROPHIL = ("band_neutrophil", "segmented_neutrophil")
+
+
+def _wbcatt(row: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    """WBCAtt's columns (Tsutsui 2023) in the vocabulary's states; empty = not annotated = unknown."""
+    found = [
+        ("granularity", _GRANULES.get(row["granule_type"])),
+        ("cytoplasm_colour", row["cytoplasm_colour"].replace(" ", "_") or None),
+        ("nucleus_shape", _NUCLEUS.get(row["nucleus_shape"])),
+        ("size_vs_rbc", {"small": "small", "big": "large"}.get(row["cell_size"])),
+    ]
+    return tuple((k, v) for k, v in found if v)
+
+
+def read_pbc(folder: Path) -> list[Example]:
+    """PBC (Acevedo 2020) with boxes and WBCAtt: one labelled cell near the middle, stained bystanders possible."""
+    out = []
+    for row in _rows(folder / "labels.csv"):
+        box = None
+        path = folder / "images" / row["file"]
+        if row["box_cx"]:
+            with Image.open(path) as im:
+                w, h = im.size
+            cx, cy, bw, bh = (float(row[k]) for k in ("box_cx", "box_cy", "box_w", "box_h"))
+            box = ((cx - bw / 2) * w, (cy - bh / 2) * h, (cx + bw / 2) * w, (cy + bh / 2) * h)
+        cell = CellLabel(box, (row["class"],), _wbcatt(row))
+        out.append(Example(str(path), MPP["PBC"], "PBC", row["split"], (cell,), "stained"))
+    return out
+
+
+def read_marrow(folder: Path) -> list[Example]:
+    """Matek's marrow crops: one labelled cell in the middle, unlabelled neighbours anywhere; unidentified ones left out."""
+    return [
+        Example(str(folder / "images" / r["file"]), MPP["marrow"], "marrow", r["split"],
+                (CellLabel(None, (r["class"],)),), "anywhere")
+        for r in _rows(folder / "labels.csv") if r["class"] in CLASS_NAMES
+    ]  # fmt: skip
+
+
+def read_zheng(folder: Path) -> list[Example]:
+    """Zheng 2018 with expert masks; every fifth picture of each set is kept for evaluation (split "val")."""
+    out = []
+    for row in _rows(folder / "labels.csv"):
+        mask_path = folder / "masks" / row["file"]
+        ys, xs = np.nonzero(np.asarray(Image.open(mask_path)))
+        box = (float(xs.min()), float(ys.min()), float(xs.max() + 1), float(ys.max() + 1))
+        allowed = _NEUTROPHIL if row["class"] == "neutrophil" else (row["class"],)
+        split = "val" if int(Path(row["file"]).stem.split("_")[1]) % 5 == 0 else "train"
+        source = f"zheng{row['dataset']}"
+        out.append(Example(str(folder / "images" / row["file"]), MPP[source], source, split,
+                           (CellLabel(box, allowed),), "stained", str(mask_path)))  # fmt: skip
+    return out
+
+
+def _bccd_types(folder: Path) -> dict[str, tuple[str, ...]]:
+    """Allowed classes of BCCD fields that hold one white cell: file name -> classes."""
+    names = {"NEUTROPHIL": _NEUTROPHIL, "EOSINOPHIL": ("eosinophil",), "BASOPHIL": ("basophil",),
+             "MONOCYTE": ("monocyte",), "LYMPHOCYTE": ("lymphocyte",)}  # fmt: skip
+    if not folder.exists():
+        return {}
+    return {r["file"]: names[r["wbc_types"]] for r in _rows(folder / "wbc_types.csv") if r["wbc_types"] in names}
+
+
+def read_txl(folder: Path) -> list[Example]:
+    """TXL-PBC: whole fields with boxes of every white cell (0), red cell (1) and platelet (2). White ones need no type.
+
+    Its PBC pictures are left out here: `read_pbc` has them, with the same split. BCCD's cells take their type from a
+    sibling folder `bccd` where there is one.
+    """
+    types, out = _bccd_types(folder.parent / "bccd"), []
+    for row in _rows(folder / "images.csv"):
+        if row["source"] == "PBC":
+            continue
+        path = folder / "images" / row["file"]
+        with Image.open(path) as im:
+            w, h = im.size
+        white, other = [], []
+        for line in (folder / "boxes_yolo" / f"{path.stem}.txt").read_text().splitlines():
+            kind, cx, cy, bw, bh = line.split()
+            cx, cy, bw, bh = float(cx) * w, float(cy) * h, float(bw) * w, float(bh) * h
+            if kind != "1":
+                (white if kind == "0" else other).append((cx - bw / 2, cy - bh / 2, cx + bw / 2, cy + bh / 2))
+        allowed = types.get(row["original"], WHITE_NAMES) if len(white) == 1 else WHITE_NAMES
+        cells = tuple(CellLabel(b, allowed) for b in white)
+        out.append(Example(str(path), MPP[row["source"]], row["source"], row["split"], cells, "none", ignored=tuple(other)))
+    return out
+
+
+READERS = {"pbc": read_pbc, "marrow": read_marrow, "zheng": read_zheng, "txl": read_txl}
+
+
+def read_folder(folder: Path) -> list[Example]:
+    """A data folder: the documented layout where it has images.csv and cells.csv, else the known sub-folders in it."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: not a folder")
+    if (folder / "images.csv").exists() and (folder / "cells.csv").exists():
+        return read_layout(folder)
+    found = [e for name, read in READERS.items() if (folder / name).is_dir() for e in read(folder / name)]
+    if not found:
+        raise DataError(f"{folder}: neither images.csv with cells.csv nor any of {', '.join(READERS)} in it")
+    return found

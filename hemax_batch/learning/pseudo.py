@@ -1,0 +1,103 @@
+"""Masks for pictures that have none: the half-trained network's own, kept only where they agree with what people drew.
+
+Check: the extent of the pseudo-mask against the human box, IoU at least `MIN_IOU`. Where there is no human box the mask must
+lie where the labelled cell is known to be, and be of a cell's size. The shares kept are printed and go into the model card.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from ..geometry import pairwise_iou
+from .dataset import Example
+from .sampler import PatchSampler
+
+MIN_IOU = 0.85
+PSEUDO_WEIGHT = 0.5
+CENTRE_TOLERANCE_UM = 2.5
+
+
+def pseudo_candidates(examples: list[Example]) -> list[int]:
+    """Which examples may get a pseudo-mask: one labelled cell, and no mask yet."""
+    return [i for i, e in enumerate(examples) if len(e.cells) == 1 and not e.mask_path]
+
+
+@torch.inference_mode()
+def write_pseudo_masks(model, sampler: PatchSampler, indices: list[int], folder: Path, size_px: int, batch: int = 8) -> None:
+    """Write `folder/<index>.png` (0, 1, 2; the picture's own size) for each example whose mask passes the check."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.eval()
+    device = next(model.parameters()).device
+    for start in range(0, len(indices), batch):
+        chosen = indices[start : start + batch]
+        drawn = [sampler.centred(i, size_px) for i in chosen]
+        output = model(torch.from_numpy(np.stack([d[0] for d in drawn])).to(device))
+        for k, i in enumerate(chosen):
+            mask = _mask_of_centre(output, k, size_px)
+            example = sampler.examples[i]
+            if mask is not None:
+                mask = _to_picture(mask, drawn[k][1], drawn[k][2], example)
+                if _acceptable(mask, example):
+                    Image.fromarray(mask).save(folder / f"{i}.png")
+    model.train()
+
+
+def _mask_of_centre(output, k: int, size_px: int) -> np.ndarray | None:
+    """Label map uint8 [S, S] of the surest query near the patch's middle; None without one."""
+    boxes = output.boxes_cxcywh[-1, k]
+    score = 1 - output.class_logits[-1, k].softmax(-1)[:, -1]
+    far = (boxes[:, :2] - size_px / 2).norm(dim=1) > size_px / 12
+    q = int(score.masked_fill(far, -1).argmax())
+    if far[q] or score[q] < 0.4:
+        return None
+    logits = F.interpolate(output.mask_logits[k, q][None], size=(size_px, size_px), mode="bilinear", align_corners=False)[0]
+    nucleus, cell = (logits > 0).cpu().numpy()
+    return cell.astype(np.uint8) + (nucleus & cell)
+
+
+def _to_picture(mask: np.ndarray, origin, scale: float, example: Example) -> np.ndarray:
+    """A canvas label map back onto the picture's own pixels."""
+    with Image.open(example.path) as im:
+        w, h = im.size
+    xs = np.round((np.arange(w) + 0.5) * scale + origin[0] - 0.5).astype(int)
+    ys = np.round((np.arange(h) + 0.5) * scale + origin[1] - 0.5).astype(int)
+    inside = ((ys >= 0) & (ys < mask.shape[0]))[:, None] & ((xs >= 0) & (xs < mask.shape[1]))[None]
+    picked = mask[ys.clip(0, mask.shape[0] - 1)][:, xs.clip(0, mask.shape[1] - 1)]
+    return np.where(inside, picked, 0).astype(np.uint8)
+
+
+def _extent(mask: np.ndarray) -> np.ndarray | None:
+    ys, xs = np.nonzero(mask)
+    return None if len(xs) == 0 else np.array([[xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]], float)
+
+
+def _acceptable(mask: np.ndarray, example: Example) -> bool:
+    extent, cell = _extent(mask), example.cells[0]
+    if extent is None or (mask == 2).sum() < 0.1 * (mask > 0).sum():
+        return cell.allowed == ("platelet",) and extent is not None
+    if cell.box_xyxy is not None:
+        return bool(pairwise_iou(extent, np.array([cell.box_xyxy]))[0, 0] >= MIN_IOU)
+    middle = np.array(mask.shape[::-1]) / 2
+    off = np.abs((extent[0, :2] + extent[0, 2:]) / 2 - middle).max() * example.mpp
+    diameter = 2 * np.sqrt((mask > 0).sum() / np.pi) * example.mpp
+    low, high = (1.5, 9.0) if cell.allowed == ("platelet",) else (6.0, 24.0)
+    return bool(off <= CENTRE_TOLERANCE_UM and low <= diameter <= high)
+
+
+def with_pseudo_masks(examples: list[Example], folder: Path) -> list[Example]:
+    """The examples with the masks found in `folder`; a cell without a human box takes the mask's extent, marked as not trusted."""
+    out = list(examples)
+    for path in folder.glob("*.png"):
+        i = int(path.stem)
+        e, cell = out[i], out[i].cells[0]
+        if cell.box_xyxy is None:
+            extent = _extent(np.asarray(Image.open(path)))[0]
+            cell = replace(cell, box_xyxy=tuple(float(v) for v in extent), box_trusted=False)
+        out[i] = replace(e, cells=(cell,), mask_path=str(path), mask_weight=PSEUDO_WEIGHT)
+    return out

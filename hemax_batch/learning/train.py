@@ -1,0 +1,266 @@
+"""Training HemaX, told top to bottom: examples -> patches -> loss -> weights.
+
+Two stages. In the first, masks are taught by expert and synthetic masks and by boxes alone (projection loss); then the network draws masks for
+the other pictures, those that agree with the human boxes are kept (`pseudo`), and the second stage learns from all.
+What step k sees depends on the seed, k and the process's rank only, so a killed training resumes to the same result.
+
+One process a device; several with `torchrun --nproc-per-node N -m hemax_batch train …`, gradients averaged.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from ..model.criterion import criterion
+from ..model.hemax import HemaX, build
+from .dataset import Example, read_layout
+from .pseudo import pseudo_candidates, with_pseudo_masks, write_pseudo_masks
+from .sampler import PatchSampler
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the weights, besides the data. Lengths in optimiser steps, sizes in pixels."""
+
+    arch: str = "hemax-s"
+    steps: int = 2400
+    first_stage: float = 0.25  # share of the steps before pseudo-masks
+    batch: int = 16  # patches a step, over all processes
+    lr: float = 5e-4
+    backbone_lr: float = 2.5e-4
+    weight_decay: float = 1e-4
+    clip: float = 3.0
+    warmup: int = 100
+    freeze_norm: float = 0.5  # share of the steps after which batch norm keeps its statistics
+    ema: float = 0.997
+    seed: int = 0
+    mpp: float = 0.12
+    canvas_px: int = 256
+    large_canvas_px: int = 320
+    large_share: float = 0.25
+    synthetic: int = 800  # synthetic fields (hemax_batch.smear) that join in the second stage
+    attributes: bool = True  # False: without explanation heads' losses, for the comparison
+    pretrained: bool = True
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among the others."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @classmethod
+    def join(cls, device: str) -> World:
+        """Join torchrun's processes where there are several."""
+        size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+        if device == "cuda":
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        if size > 1 and not dist.is_initialized():
+            dist.init_process_group("nccl" if device == "cuda" else "gloo")
+        return cls(rank, size, torch.device(device))
+
+    def average_gradients(self, model: nn.Module) -> None:
+        """Mean of the gradients over all processes, in one message."""
+        if self.size == 1:
+            return
+        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        flat = torch.cat([g.flatten() for g in grads])
+        dist.all_reduce(flat)
+        flat /= self.size
+        for g, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
+            g.copy_(part.view_as(g))
+
+    def barrier(self) -> None:
+        """Wait for the others."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def train(examples: list[Example], recipe: Recipe, work: Path, device: str = "cpu", say=print) -> HemaX:
+    """Train and return the network with averaged (EMA) weights, in eval mode.
+
+    `work` keeps the log (log.csv), the state to resume from (state.pt) and the pseudo-masks. Steps: build, resume if there
+    is a state, stage one, pseudo-masks, stage two. ValueError for an unknown architecture.
+    """
+    world = World.join(device)
+    work.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(recipe.seed)
+    model = build(recipe.arch)
+    if recipe.pretrained and hasattr(model.backbone, "load_imagenet"):
+        model.backbone.load_imagenet()
+    model = model.to(world.device, memory_format=torch.channels_last).train()
+    run = _Run(model, recipe, work, world, say)
+    run.resume()
+    turn = int(recipe.steps * recipe.first_stage)
+    if run.step < turn:
+        run.go(PatchSampler(examples, recipe.mpp), turn)
+    if recipe.first_stage > 0:
+        examples = run.pseudo_label(examples)
+    if recipe.synthetic:
+        examples = examples + run.synthetic(recipe.synthetic)
+    run.go(PatchSampler(examples, recipe.mpp), recipe.steps)
+    return run.averaged()
+
+
+class _Run:
+    """The moving parts of one training: weights, their average, the optimiser and the step."""
+
+    def __init__(self, model: HemaX, recipe: Recipe, work: Path, world: World, say):
+        self.model, self.recipe, self.work, self.world, self.say = model, recipe, work, world, say
+        backbone = list(model.backbone.parameters())
+        rest = [p for n, p in model.named_parameters() if not n.startswith("backbone.")]
+        self.optimiser = torch.optim.AdamW(
+            [{"params": backbone, "peak": recipe.backbone_lr}, {"params": rest, "peak": recipe.lr}],
+            lr=recipe.lr, weight_decay=recipe.weight_decay,
+        )  # fmt: skip
+        self.average = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        self.step = 0
+
+    def go(self, sampler: PatchSampler, until: int) -> None:
+        """Steps up to `until`; the next batch is drawn in a thread while this one is learnt."""
+        started = time.monotonic()
+        with ThreadPoolExecutor(1) as pool:
+            ahead = pool.submit(self._draw, sampler, self.step)
+            while self.step < until:
+                pixels, targets = ahead.result()
+                if self.step + 1 < until:
+                    ahead = pool.submit(self._draw, sampler, self.step + 1)
+                losses = self._learn(pixels, targets)
+                self.step += 1
+                if self.step % 20 == 0 or self.step == until:
+                    self._log(losses, time.monotonic() - started)
+                if self.step % 200 == 0 or self.step == until:
+                    self._save()
+
+    def _draw(self, sampler: PatchSampler, step: int):
+        """This process's share of step `step`'s batch; a pure function of seed, step and rank."""
+        r = self.recipe
+        large = np.random.default_rng([r.seed, step, 1_000_003]).random() < r.large_share
+        rng = np.random.default_rng([r.seed, step, self.world.rank])
+        size = r.large_canvas_px if large else r.canvas_px
+        drawn = [sampler.sample(rng, size) for _ in range(r.batch // self.world.size)]
+        return torch.from_numpy(np.stack([d[0] for d in drawn])), [d[1] for d in drawn]
+
+    def _learn(self, pixels, targets) -> dict[str, float]:
+        device, r = self.world.device, self.recipe
+        if self.step >= r.freeze_norm * r.steps:
+            for m in self.model.modules():
+                if isinstance(m, nn.BatchNorm2d):
+                    m.eval()
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["peak"] * self._schedule()
+        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+            output = self.model(pixels.to(device))
+        losses = criterion(output, [t.to(device) for t in targets], r.attributes)
+        self.optimiser.zero_grad(set_to_none=True)
+        sum(losses.values()).backward()
+        self.world.average_gradients(self.model)
+        nn.utils.clip_grad_norm_(self.model.parameters(), r.clip)
+        self.optimiser.step()
+        decay = min(r.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for k, v in self.model.state_dict().items():
+                if v.is_floating_point():
+                    self.average[k].lerp_(v, 1 - decay)
+                else:
+                    self.average[k].copy_(v)
+        return {k: float(v.detach()) for k, v in losses.items()}
+
+    def _schedule(self) -> float:
+        """Linear warm-up, then half a cosine to 1 % of the peak."""
+        r = self.recipe
+        if self.step < r.warmup:
+            return (self.step + 1) / r.warmup
+        done = (self.step - r.warmup) / max(r.steps - r.warmup, 1)
+        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
+
+    def pseudo_label(self, examples: list[Example]) -> list[Example]:
+        """Draw masks with the averaged weights (once: a finished set is kept for a resumed training), and take those kept."""
+        folder, done = self.work / "pseudo", self.work / "pseudo" / "done"
+        indices = pseudo_candidates(examples)
+        if not done.exists():
+            live = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+            self.model.load_state_dict(self.average)
+            sampler = PatchSampler(examples, self.recipe.mpp)
+            mine = indices[self.world.rank :: self.world.size]
+            write_pseudo_masks(self.model, sampler, mine, folder, self.recipe.canvas_px)
+            self.model.load_state_dict(live)
+            self.world.barrier()
+            if self.world.rank == 0:
+                done.touch()
+            self.world.barrier()
+        labelled = with_pseudo_masks(examples, folder)
+        asked = Counter(examples[i].source for i in indices)
+        got = Counter(labelled[i].source for i in indices if labelled[i].mask_path)
+        if self.world.rank == 0:
+            self.say("pseudo-masks kept: " + ", ".join(f"{s} {got[s]}/{n}" for s, n in asked.items()))
+        return labelled
+
+    def synthetic(self, count: int) -> list[Example]:
+        """Synthetic fields, drawn once into the work folder. They join after the pseudo-masks, so that those rest on real masks only."""
+        from .synthetic import write_synthetic
+
+        folder = self.work / "synthetic"
+        if self.world.rank == 0 and not (folder / "cells.csv").exists():
+            write_synthetic(folder, count, self.recipe.seed, self.recipe.large_canvas_px, self.recipe.mpp)
+        self.world.barrier()
+        return read_layout(folder)
+
+    def averaged(self) -> HemaX:
+        """The network with its averaged weights."""
+        self.model.load_state_dict(self.average)
+        return self.model.eval()
+
+    def _log(self, losses: dict[str, float], seconds: float) -> None:
+        if self.world.rank:
+            return
+        row = {"step": self.step, "seconds": round(seconds, 1), "lr": self.optimiser.param_groups[1]["lr"],
+               "loss": round(sum(losses.values()), 4), **{k: round(v, 4) for k, v in losses.items()}}  # fmt: skip
+        path = self.work / "log.csv"
+        new = not path.exists()
+        with open(path, "a", newline="") as f:
+            writer = csv.DictWriter(f, row)
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+        self.say(" ".join(f"{k} {v:g}" if k != "lr" else f"lr {v:.1e}" for k, v in row.items()))
+
+    def _save(self) -> None:
+        if self.world.rank:
+            return
+        state = {"step": self.step, "model": self.model.state_dict(), "average": self.average,
+                 "optimiser": self.optimiser.state_dict(), "recipe": repr(self.recipe)}  # fmt: skip
+        aside = self.work / "state.pt.partial"
+        torch.save(state, aside)
+        os.replace(aside, self.work / "state.pt")
+
+    def resume(self) -> None:
+        """Take up the state in the work folder; DataError if it is of another recipe."""
+        from ..errors import DataError
+
+        path = self.work / "state.pt"
+        if not path.exists():
+            return
+        state = torch.load(path, map_location=self.world.device, weights_only=True)
+        if state["recipe"] != repr(self.recipe):
+            raise DataError(f"{path} is of another recipe ({state['recipe']}); use another --work folder or the same options")
+        self.model.load_state_dict(state["model"])
+        self.average = state["average"]
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step = state["step"]
+        if self.world.rank == 0:
+            self.say(f"resumed at step {self.step}")

