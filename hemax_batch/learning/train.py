@@ -77,7 +77,11 @@ class World:
         """Mean of the gradients over all processes, in one message."""
         if self.size == 1:
             return
-        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        # a head that no label of this process touched has no gradient: it still takes part, as zero
+        for p in model.parameters():
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        grads = [p.grad for p in model.parameters()]
         flat = torch.cat([g.flatten() for g in grads])
         dist.all_reduce(flat)
         flat /= self.size
