@@ -1,0 +1,103 @@
+"""The plan of a slide: which regions are worked on, who owns what, and what is left out as blank glass.
+
+Cores are the cells of one grid from the slide's origin, half-open, so every point of the slide lies in exactly one.
+A window is its core and a halo, clipped to the slide: what is seen, of which only what is centred in the core counts.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..records import Rect, Region, Slide, StainProfile, TilePlan
+from .lattice import Lattice, lattice_of, read_lattice
+from .screen import SUPPORT_UM
+
+CORE_UM = 400.0
+HALO_UM = SUPPORT_UM  # of the screen; a patch (38 µm) round a cell on a core's edge needs 19, the largest cell 25
+_TILE_PX = 256  # cores are whole tiles of the usual file, so that few tiles are decoded for two cores
+
+_LOOK_UM = 4.0  # the coarse look: a lymphocyte (7 µm) still covers a whole pixel
+_LOOK_PIXELS = 64_000_000  # of the file; what would take more has no useful pyramid: all of it is worked on
+_LOOK_STRIPE_PX = 8_000_000  # lattice pixels held at once
+_STAINED_OD = 0.07  # of any channel: half of the palest red cell's; JPEG and shading on averaged pixels stay below
+
+
+def plan_regions(reader, stain: StainProfile, core_um: float = CORE_UM, halo_um: float = HALO_UM) -> TilePlan:
+    """The regions of a slide that hold anything, row-major, and the area of what is left out.
+
+    Steps: lay the grid of cores, look at the slide coarsely in stripes, keep the cores with a stained pixel in or next
+    to them, and give each its window.
+
+    At 0.1 µm/px and core_um=400 a core is 4096 px wide (16 tiles of 256); core (1, 0) is 4096, 0, 8192, 4096 and with a
+    halo of 48 µm its window is 3616, 0, 8672, 4576.
+    """
+    slide = reader.slide
+    core_px = core_size_px(slide.mpp, core_um)
+    halo_px = math.ceil(halo_um / slide.mpp)
+    columns, rows = -(-slide.width // core_px), -(-slide.height // core_px)
+    stained = stained_cores(reader, stain, core_px, columns, rows)
+    regions, area_px = [], 0
+    for row, column in np.argwhere(stained).tolist():
+        x0, y0 = column * core_px, row * core_px
+        x1, y1 = min(x0 + core_px, slide.width), min(y0 + core_px, slide.height)
+        core = (x0, y0, x1, y1)
+        regions.append(Region(len(regions), core, _with_halo(core, halo_px, slide)))
+        area_px += (x1 - x0) * (y1 - y0)
+    mm2_per_px = (slide.mpp / 1000) ** 2
+    blank_px = slide.width * slide.height - area_px
+    return TilePlan(slide, stain, tuple(regions), area_px * mm2_per_px, blank_px * mm2_per_px)
+
+
+def _with_halo(core: Rect, halo_px: int, slide: Slide) -> Rect:
+    x0, y0, x1, y1 = core
+    return max(x0 - halo_px, 0), max(y0 - halo_px, 0), min(x1 + halo_px, slide.width), min(y1 + halo_px, slide.height)
+
+
+def core_size_px(mpp: float, core_um: float) -> int:
+    """Side of a core in level-0 pixels: whole file tiles where it is larger than one.
+
+    >>> core_size_px(0.1, 400.0), core_size_px(0.5, 400.0), core_size_px(0.5, 50.0)
+    (4096, 768, 100)
+    """
+    size = max(1, round(core_um / mpp))
+    return max(1, round(size / _TILE_PX)) * _TILE_PX if size >= _TILE_PX else size
+
+
+def stained_cores(reader, stain: StainProfile, core_px: int, columns: int, rows: int) -> np.ndarray:
+    """Which cores hold anything denser than glass, by the densest pixel of a coarse look: bool [rows, columns].
+
+    The densest and not the mean: one lymphocyte keeps its core. A stained pixel also keeps the cores that its
+    neighbours lie in. Without a level coarse enough to look at (and too large to read whole) every core is kept.
+    """
+    slide = reader.slide
+    lattice = lattice_of(slide, _LOOK_UM)
+    level_width, level_height = slide.level_sizes[lattice.level]
+    too_slow = lattice.average > 2 and level_width * level_height > _LOOK_PIXELS
+    if too_slow or lattice.width < 1 or lattice.height < 1:
+        return np.ones((rows, columns), bool)
+    stained = np.zeros((rows, columns), bool)
+    stripe = max(1, _LOOK_STRIPE_PX // lattice.width)
+    for top in range(0, lattice.height, stripe):
+        bottom = min(top + stripe, lattice.height)
+        pixels = read_lattice(reader, lattice, (0, top, lattice.width, bottom), stain.background_rgb)
+        y, x = np.nonzero(_is_stained(pixels, stain))
+        _mark(stained, x, y + top, lattice, core_px)
+    return stained
+
+
+def _is_stained(pixels: np.ndarray, stain: StainProfile) -> np.ndarray:
+    """Where any channel absorbs at least _STAINED_OD against the glass: bool [h, w]."""
+    limits = (np.array(stain.background_rgb) + 1) * 10**-_STAINED_OD - 1
+    return (pixels < limits).any(axis=2)
+
+
+def _mark(stained: np.ndarray, x: np.ndarray, y: np.ndarray, lattice: Lattice, core_px: int) -> None:
+    """Mark the cores that lattice pixels (x, y), each with its eight neighbours, reach into."""
+    rows, columns = stained.shape
+    for dy in (-1, 2):
+        for dx in (-1, 2):
+            column = np.clip((x + dx) * lattice.step_px // core_px, 0, columns - 1).astype(int)
+            row = np.clip((y + dy) * lattice.step_px // core_px, 0, rows - 1).astype(int)
+            stained[row, column] = True
