@@ -1,0 +1,128 @@
+"""Sends the patches of one region through the network, a batch at a time, and keeps count of what that cost."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .geometry import centres
+from .records import Cells, StainProfile
+from .slides import patches, quality
+from .slides.reader import SlideReader
+
+OWN_UM = 5.0  # a cell this near to a candidate is that candidate's own: candidates sit on nuclei, cells are 7-20 µm wide
+_SCREEN_UM = 0.5  # red cells and focus are measured at about the screen's scale
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Cells as patches showed them.
+
+    cells       N of them
+    cut         bool [N], the cell touches its patch's border
+    patch_xy    float64 [N, 2], centre of the patch that saw it (level-0 pixels)
+    crowded_xy  float64 [S, 2], centres of the saturated patches: as many cells as queries, so perhaps more
+    """
+
+    cells: Cells
+    cut: np.ndarray
+    patch_xy: np.ndarray
+    crowded_xy: np.ndarray
+
+    def take(self, rows: np.ndarray) -> Seen:
+        """Those cells; the crowded patches stay."""
+        return Seen(self.cells.take(rows), self.cut[rows], self.patch_xy[rows], self.crowded_xy)
+
+    def centres_xy(self) -> np.ndarray:
+        """Centres of the cells' boxes: float64 [N, 2]."""
+        return centres(self.cells.boxes_xyxy.astype(np.float64))
+
+    def own(self, mpp: float) -> np.ndarray:
+        """Whether each cell is the one that its patch is centred on: bool [N]."""
+        return np.hypot(*(self.centres_xy() - self.patch_xy).T) * mpp <= OWN_UM
+
+    @staticmethod
+    def joined(parts: list[Seen]) -> Seen:
+        """All of `parts` in order."""
+        nothing = np.zeros((0, 2))
+        return Seen(
+            Cells.concat([p.cells for p in parts]),
+            np.concatenate([np.zeros(0, bool), *(p.cut for p in parts)]),
+            np.concatenate([nothing, *(p.patch_xy for p in parts)]),
+            np.concatenate([nothing, *(p.crowded_xy for p in parts)]),
+        )
+
+
+@dataclass
+class Eye:
+    """One region's view through the network. `predictor` is a model.predictor.Predictor; `batch_size` may shrink."""
+
+    reader: SlideReader
+    predictor: object
+    batch_size: int
+    patches: int = 0
+    platelets: int = 0
+    seconds_read: float = 0.0
+    seconds_network: float = 0.0
+    _diameters_um: list[np.ndarray] = field(default_factory=list)
+    _focuses: list[float] = field(default_factory=list)
+
+    def see(self, centres_xy: np.ndarray, size_px: int, measure: StainProfile | None = None) -> Seen:
+        """Cells in the patches of `size_px` squared centred on `centres_xy` [N, 2] (level-0 pixels).
+
+        Red cells and focus are measured in them too where `measure` is given. A batch too large for the device is
+        halved and tried again, down to one patch.
+        """
+        parts: list[Seen] = []
+        start = 0
+        while start < len(centres_xy):
+            batch_xy = centres_xy[start : start + self.batch_size]
+            begun = time.perf_counter()
+            batch = patches.cut_patches(self.reader, batch_xy, self.predictor.card.mpp, size_px)
+            self.seconds_read += time.perf_counter() - begun
+            said = self._ask(batch)
+            if said is None:
+                continue
+            self.patches += len(batch)
+            self.platelets += said.platelets
+            parts.append(Seen(said.cells, said.cut, batch_xy[said.patch_index], batch_xy[said.saturated]))
+            if measure is not None:
+                self._measure(batch.pixels, measure)
+            start += len(batch_xy)
+        return Seen.joined(parts)
+
+    def _ask(self, batch):
+        """The prediction for a batch; None (and a halved batch size) where the device has not enough memory for it."""
+        slide = self.reader.slide
+        begun = time.perf_counter()
+        try:
+            return self.predictor(batch, slide.mpp, (slide.width, slide.height))
+        except RuntimeError as error:  # torch.OutOfMemoryError, without importing torch here
+            if "out of memory" not in str(error) or len(batch) == 1:
+                raise
+            self.batch_size = len(batch) // 2
+            return None
+        finally:
+            self.seconds_network += time.perf_counter() - begun
+
+    def _measure(self, pixels: np.ndarray, stain: StainProfile) -> None:
+        """Red cells and focus in these patches uint8 [B, 3, H, W], averaged down to about the screen's scale."""
+        fold = max(1, int(_SCREEN_UM / self.predictor.card.mpp))
+        side = pixels.shape[-1] // fold * fold
+        for patch in pixels[:, :, :side, :side]:
+            folded = patch.reshape(3, side // fold, fold, side // fold, fold).mean((2, 4)).round()
+            coarse = np.ascontiguousarray(folded.astype(np.uint8).transpose(1, 2, 0))
+            self._diameters_um.append(quality.rbc_diameters_um(coarse, self.predictor.card.mpp * fold, stain))
+            self._focuses.append(quality.focus(coarse, stain))
+
+    def rbc_diameters_um(self) -> np.ndarray:
+        """Of all red cells that were measured: float32 [R]."""
+        return np.concatenate([np.zeros(0, np.float32), *self._diameters_um])
+
+    def median_focus(self) -> float:
+        """Over the measured patches; NaN without any."""
+        known = [value for value in self._focuses if not math.isnan(value)]
+        return float(np.median(known)) if known else float("nan")

@@ -1,0 +1,135 @@
+"""What is already done: finished regions of slides in the making, and slides that failed for good.
+
+    <out>/.hemax/regions/<slide_id>-<fingerprint>/00012.npz    one RegionResult, no pickle inside
+    <out>/.hemax/failed/<slide_id>.json                        fingerprint and reason
+
+A region's file is written aside, flushed and renamed, so it is whole or absent; killed at any moment, the next run goes
+on from the regions that are there. The fingerprint covers slide content, weights, settings and format
+(`settings.RunSettings.result_fingerprint`): regions of other circumstances are never mixed, and are cleared away.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from .durable import write_bytes
+from .records import Cells, RegionResult
+
+_SHORT = 16  # characters of the fingerprint in a folder's name: 64 bits
+_SCALARS = tuple(f.name for f in fields(RegionResult) if f.name not in ("cells", "rbc_diameters_um"))
+_ARRAYS = tuple(f.name for f in fields(Cells) if f.name not in ("masks", "pictures"))
+
+
+@dataclass(frozen=True)
+class RegionJournal:
+    """The finished regions of one slide under one fingerprint."""
+
+    folder: Path
+
+    @classmethod
+    def of(cls, state_folder: Path, slide_id: str, fingerprint: str) -> RegionJournal:
+        """The journal in a results folder's `.hemax`; journals of this slide under other fingerprints are removed."""
+        regions = state_folder / "regions"
+        mine = regions / f"{slide_id}-{fingerprint[:_SHORT]}"
+        for other in regions.glob(f"{slide_id}-*"):
+            # the rest of a longer id must not be taken for a fingerprint
+            if other != mine and len(other.name) == len(mine.name):
+                shutil.rmtree(other, ignore_errors=True)
+        return cls(mine)
+
+    def save(self, result: RegionResult) -> None:
+        """Keep a finished region. OutputError where it cannot be written."""
+        write_bytes(self._path(result.region_index), to_bytes(result))
+
+    def finished(self) -> set[int]:
+        """Indices of the regions that are kept and whole; a damaged file is removed."""
+        done = set()
+        for path in sorted(self.folder.glob("[0-9]*.npz")):
+            try:
+                from_bytes(path.read_bytes())
+                done.add(int(path.stem))
+            except (ValueError, KeyError, zipfile.BadZipFile, OSError):
+                path.unlink(missing_ok=True)
+        return done
+
+    def results(self) -> Iterator[RegionResult]:
+        """The kept regions in the order of their index, one in memory at a time."""
+        for path in sorted(self.folder.glob("[0-9]*.npz"), key=lambda p: int(p.stem)):
+            yield from_bytes(path.read_bytes())
+
+    def clear(self) -> None:
+        """Remove all of it: the slide is published."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path(self, index: int) -> Path:
+        return self.folder / f"{index:05d}.npz"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a slide failed, under which fingerprint: tried again only when that changes or on request."""
+
+    fingerprint: str
+    reason: str
+
+
+def read_failure(state_folder: Path, slide_id: str) -> Failure | None:
+    """What an earlier run noted of this slide, if anything."""
+    try:
+        noted = json.loads((state_folder / "failed" / f"{slide_id}.json").read_text("utf-8"))
+        return Failure(str(noted["fingerprint"]), str(noted["reason"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def note_failure(state_folder: Path, slide_id: str, failure: Failure) -> None:
+    """Remember that this slide failed for a reason that trying again would not change."""
+    text = json.dumps({"fingerprint": failure.fingerprint, "reason": failure.reason})
+    write_bytes(state_folder / "failed" / f"{slide_id}.json", text.encode())
+
+
+def forget_failure(state_folder: Path, slide_id: str) -> None:
+    """Remove the note, if there is one."""
+    (state_folder / "failed" / f"{slide_id}.json").unlink(missing_ok=True)
+
+
+def to_bytes(result: RegionResult) -> bytes:
+    """A RegionResult as an uncompressed .npz (its masks and pictures are compressed already), without pickle."""
+    scalars = {name: getattr(result, name) for name in _SCALARS}
+    arrays = {f"cells_{name}": getattr(result.cells, name) for name in _ARRAYS}
+    for name in ("masks", "pictures"):
+        blobs = getattr(result.cells, name)
+        arrays[f"{name}_bytes"] = np.frombuffer(b"".join(blobs), np.uint8)
+        arrays[f"{name}_lengths"] = np.array([len(b) for b in blobs], np.int64)
+    arrays["rbc_diameters_um"] = result.rbc_diameters_um
+    arrays["scalars_json"] = np.frombuffer(json.dumps(scalars).encode(), np.uint8)
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def from_bytes(raw: bytes) -> RegionResult:
+    """The inverse of `to_bytes`. ValueError, KeyError or BadZipFile where `raw` is damaged."""
+    with np.load(io.BytesIO(raw), allow_pickle=False) as stored:
+        scalars = json.loads(stored["scalars_json"].tobytes())
+        columns = {name: stored[f"cells_{name}"] for name in _ARRAYS}
+        blobs = {name: _split(stored[f"{name}_bytes"], stored[f"{name}_lengths"]) for name in ("masks", "pictures")}
+        diameters_um = stored["rbc_diameters_um"]
+    scalars["notes"] = tuple(scalars["notes"])
+    return RegionResult(cells=Cells(**columns, **blobs), rbc_diameters_um=diameters_um, **scalars)
+
+
+def _split(joined: np.ndarray, lengths: np.ndarray) -> tuple[bytes, ...]:
+    ends = np.cumsum(lengths)
+    if len(joined) != (ends[-1] if len(ends) else 0):
+        raise ValueError(f"{len(joined)} bytes, lengths of {lengths.sum()}")
+    raw = joined.tobytes()
+    return tuple(raw[end - length : end] for end, length in zip(ends.tolist(), lengths.tolist(), strict=True))

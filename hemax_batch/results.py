@@ -1,0 +1,165 @@
+"""The results folder: what lies where, what is ours, and how a slide's results appear in it all at once.
+
+    results/differential.csv, cells.csv, run.json     over all slides
+    results/<slide_id>/…, result.json                 one slide; result.json says what it was made from
+    results/.hemax/                                   lock, journal, slides in the making
+
+A slide is made in `.hemax/making/` and renamed into place, so a reader sees all of it or none. A folder that carries no
+`result.json` of ours is never touched.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from .durable import write_bytes
+from .errors import OutputError, SlideError
+from .settings import FORMAT_VERSION
+
+STATE_FOLDER = ".hemax"
+RESULT_NAME = "result.json"
+RUN_TABLES = ("differential.csv", "cells.csv", "run.json")
+
+
+@dataclass(frozen=True)
+class SlideRecord:
+    """What a slide's published results were made from, and what to know of them; `result.json` beside them.
+
+    Holds no time of day, so that the same work gives the same bytes.
+    """
+
+    format: int
+    slide_id: str
+    path: str
+    fingerprint: str
+    slide_fingerprint: str
+    weights_sha256: str
+    version: str
+    cells: int
+    regions: int
+    unreadable_regions: tuple[int, ...]
+    unreadable_share: float
+    scanned_mm2: float
+    warnings: tuple[str, ...]
+
+
+class ResultsFolder:
+    """A folder of results at `root`. `prepare` creates it and checks that it may be written."""
+
+    def __init__(self, root: Path):
+        self.root = Path(os.path.abspath(root))
+        self.state = self.root / STATE_FOLDER
+
+    def prepare(self) -> None:
+        """Create the folder where it is missing. OutputError: it is a file, may not be written, or is not ours."""
+        if self.root.exists() and not self.root.is_dir():
+            raise OutputError(f"--out {self.root}: is a file; name a folder")
+        foreign = [name for name in RUN_TABLES if (self.root / name).exists()]
+        if foreign and not self.state.is_dir():
+            raise OutputError(f"--out {self.root}: holds {', '.join(foreign)} that hemax-batch did not write; name another folder")
+        try:
+            self.state.mkdir(parents=True, exist_ok=True)
+            probe = self.state / f".probe.{os.getpid()}"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise OutputError(f"--out {self.root}: cannot be written: {error.strerror}; check permissions and space") from error
+
+    def slide(self, slide_id: str) -> Path:
+        """Where a slide's results lie."""
+        return self.root / slide_id
+
+    def record(self, slide_id: str) -> SlideRecord | None:
+        """What is published of a slide; None where nothing (whole, and of this format) is."""
+        return read_record(self.slide(slide_id))
+
+    def records(self) -> list[SlideRecord]:
+        """All published slides, by id."""
+        folders = sorted(p.parent for p in self.root.glob(f"*/{RESULT_NAME}"))
+        return [record for folder in folders if (record := read_record(folder)) is not None]
+
+    def known_ids(self) -> dict[str, str]:
+        """Absolute path to id of all slides that earlier runs named, so that ids stay from night to night."""
+        try:
+            known = json.loads((self.state / "ids.json").read_text("utf-8"))
+            return {str(path): str(slide_id) for path, slide_id in known.items()}
+        except (OSError, ValueError, AttributeError):
+            return {record.path: record.slide_id for record in self.records()}
+
+    def remember_ids(self, ids: dict[str, str]) -> None:
+        """Add to `known_ids`."""
+        known = {**self.known_ids(), **ids}
+        write_bytes(self.state / "ids.json", json.dumps(known, indent=0, sort_keys=True).encode())
+
+    def making(self, slide_id: str) -> Path:
+        """A new, empty folder in which a slide's results are made; what a killed run left there is removed."""
+        folder = self.state / "making" / slide_id
+        try:
+            if folder.exists():
+                shutil.rmtree(folder)
+            folder.mkdir(parents=True)
+        except OSError as error:
+            raise OutputError(f"{folder}: {error.strerror}; check space and permissions of {self.root}") from error
+        return folder
+
+    def publish(self, made: Path, record: SlideRecord) -> None:
+        """Put `made` in the place of the slide's earlier results, `record` with it.
+
+        Between the two renames an instant without results is possible, never half of them; what a kill in that instant
+        leaves in `.hemax/old` is the earlier result, and the next run publishes the slide again from its journal.
+        """
+        write_bytes(made / RESULT_NAME, (json.dumps(asdict(record), indent=1) + "\n").encode())
+        target, old = self.slide(record.slide_id), self.state / "old" / record.slide_id
+        try:
+            self.check_ours(record.slide_id)
+            shutil.rmtree(old, ignore_errors=True)
+            old.parent.mkdir(exist_ok=True)
+            _flush_tree(made)
+            if target.exists():
+                target.rename(old)
+            made.rename(target)
+            _flush(self.root)
+        except OSError as error:
+            raise OutputError(f"{target}: cannot be put in place: {error.strerror}; check space and permissions") from error
+        shutil.rmtree(old, ignore_errors=True)
+
+    def check_ours(self, slide_id: str) -> None:
+        """SlideError where something that we did not write is in the place of the slide's results."""
+        target = self.slide(slide_id)
+        if os.path.lexists(target) and not (target / RESULT_NAME).is_file():
+            raise SlideError(
+                f"slide {slide_id!r}: {target} is not a result of hemax-batch and is left alone; "
+                "move it away or choose another --out"
+            )
+
+
+def read_record(folder: Path) -> SlideRecord | None:
+    """The record in a slide's results folder; None where there is none, or it is damaged or of another format."""
+    try:
+        raw = json.loads((folder / RESULT_NAME).read_text("utf-8"))
+        record = SlideRecord(**raw)
+    except (OSError, ValueError, TypeError):
+        return None
+    if record.format != FORMAT_VERSION or record.slide_id != folder.name:
+        return None
+    return record
+
+
+def _flush_tree(folder: Path) -> None:
+    """Every file and folder below to disk, so that the rename that follows never outruns the content."""
+    for here, _, files in os.walk(folder):
+        for name in files:
+            _flush(Path(here, name))
+        _flush(Path(here))
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

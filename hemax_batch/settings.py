@@ -1,0 +1,109 @@
+"""What a run is asked to do: the settings that change a result, and the options that only change how it is reached."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from .errors import UsageError
+
+#: Raised whenever results of an earlier version could differ from this one's, so that they are made again.
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Everything besides the slide's content and the weights that changes a result.
+
+    mpp             µm per level-0 pixel for all slides; None: as each slide says
+    core_um         side of a region's core
+    exhaustive      the network looks everywhere instead of where the screen points
+    audit           share of the passed-over glass that the network looks at, to estimate what the screen misses
+    min_confidence  below it a cell is `unidentified`; None: as the weights' card says
+    target_cells    white cells that make a differential sufficient
+    wbc             the analyser's white count (10^9/l), for the corrected count; None: not known
+    max_unreadable  share of the scanned area that may be unreadable before a slide fails
+    """
+
+    mpp: float | None = None
+    core_um: float = 400.0
+    exhaustive: bool = False
+    audit: float = 0.01
+    min_confidence: float | None = None
+    target_cells: int = 200
+    wbc: float | None = None
+    max_unreadable: float = 0.05
+
+    def __post_init__(self):
+        _within("--mpp", self.mpp, 0.0, 100.0, open_low=True)
+        _within("--core-um", self.core_um, 50.0, 5000.0)
+        _within("--audit", self.audit, 0.0, 1.0)
+        _within("--min-confidence", self.min_confidence, 0.0, 1.0)
+        _within("--target-cells", self.target_cells, 1, 1_000_000)
+        _within("--wbc", self.wbc, 0.0, 10_000.0, open_low=True)
+        _within("--max-unreadable", self.max_unreadable, 0.0, 1.0)
+
+    def result_fingerprint(self, slide_fingerprint: str, weights_sha256: str) -> str:
+        """SHA-256 (hex) that decides what may be reused: slide content, weights, every setting here, format."""
+        text = json.dumps([FORMAT_VERSION, slide_fingerprint, weights_sha256, asdict(self)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How the results are reached; none of these changes a byte of them.
+
+    workers        processes; None: as the machine allows; 0: this process alone
+    gpus           graphics cards to use; None: all that are visible
+    scheduler      address of a running dask scheduler, or None
+    max_minutes    stop in good order after this long, or None
+    wait_lock_s    how long to wait for another run that holds the results folder
+    region_timeout_s  a region that takes longer counts as hung; its worker is ended and the region tried again
+    """
+
+    weights: Path | None = None
+    batch_size: int = 8
+    workers: int | None = None
+    gpus: int | None = None
+    scheduler: str | None = None
+    scheduler_file: Path | None = None
+    tls: TlsFiles | None = None
+    overwrite: bool = False
+    retry_failed: bool = False
+    fail_fast: bool = False
+    dry_run: bool = False
+    max_minutes: float | None = None
+    wait_lock_s: float = 0.0
+    region_timeout_s: float = 1800.0
+    quiet: bool = False
+    log_json: Path | None = None
+    command_line: tuple[str, ...] = field(default=())
+
+    def __post_init__(self):
+        _within("--batch-size", self.batch_size, 1, 4096)
+        _within("--workers", self.workers, 0, 4096)
+        _within("--gpus", self.gpus, 0, 1024)
+        _within("--max-minutes", self.max_minutes, 0.0, 1e6)
+        _within("--wait-lock", self.wait_lock_s, 0.0, 1e7)
+        _within("--region-timeout", self.region_timeout_s, 1.0, 1e6)
+        if self.scheduler and self.scheduler_file:
+            raise UsageError(f"--scheduler {self.scheduler} and --scheduler-file {self.scheduler_file}: give one of them")
+
+
+@dataclass(frozen=True)
+class TlsFiles:
+    """PEM files for an encrypted cluster."""
+
+    ca: Path
+    cert: Path
+    key: Path
+
+
+def _within(name: str, value: float | None, low: float, high: float, open_low: bool = False) -> None:
+    """Raise UsageError unless `value` is None or lies in low..high (`open_low`: above low)."""
+    if value is None:
+        return
+    if not low <= value <= high or (open_low and value == low):
+        raise UsageError(f"{name} {value:g}: must be {'above' if open_low else 'at least'} {low:g} and at most {high:g}")
