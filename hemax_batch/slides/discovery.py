@@ -111,7 +111,8 @@ def _read_list(path: Path) -> list[Path]:
         target = os.path.join(os.path.dirname(os.path.abspath(path)), entry)
         if target.lower().endswith(".txt"):
             raise UsageError(f"@{path}: names another list, {entry}; lists do not nest")
-        found += _expand(target) if os.path.exists(target) or glob.has_magic(target) else [Path(os.path.abspath(target))]
+        is_glob = "*" in entry or "?" in entry  # brackets are common in names of slides
+        found += _expand(target) if is_glob or os.path.exists(target) else [Path(os.path.abspath(target))]
     return found
 
 
@@ -124,10 +125,11 @@ def _walk(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         visited.add((state.st_dev, state.st_ino))
-        passed_over = {f.name for name in files for f in data_folders(Path(here, name))}
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and not f.endswith(".zarr") and f not in passed_over)
+        data = {f.name for name in files for f in data_folders(Path(here, name))}
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and not f.endswith(".zarr") and f not in data)
         # a dangling link stays in: that slide fails and says so, instead of being missed
-        yield from (p for name in files if _looks_like_slide(p := Path(here, name)) and (p.is_file() or p.is_symlink()))
+        candidates = (p for name in files if _looks_like_slide(p := Path(here, name)))
+        yield from (p for p in candidates if p.is_file() or p.is_symlink())
 
 
 def _warn_unreadable(error: OSError) -> None:
@@ -164,7 +166,8 @@ def _is_companion(path: Path, found: Mapping[Path, None]) -> bool:
     for owner in owners:
         if any(folder in path.parents for folder in data_folders(owner)):
             return True
-        if owner.suffix.lower() in (".vms", ".vmu") and path.parent == owner.parent and path.stem.startswith(owner.stem):
+        shares_name = path.parent == owner.parent and path.stem.startswith(owner.stem)
+        if owner.suffix.lower() in (".vms", ".vmu") and shares_name:
             return True
     return False
 

@@ -40,11 +40,9 @@ def _walk(file, size: int, order: str, big: bool, wide_next: bool, offset: int) 
             raise UnreadableSlideError(f"more than {MAX_DIRECTORIES} TIFF directories; the file is damaged")
         seen.add(offset)
         if offset >= size:
-            if len(seen) == 1:
-                raise UnreadableSlideError(
-                    f"its directory should be at byte {offset}, the file has {size}: truncated; copy it again"
-                )
-            return  # a damaged tail: libraries read the directories before it
+            raise UnreadableSlideError(
+                f"a TIFF directory should be at byte {offset}, the file has {size}: truncated; copy it again"
+            )
         file.seek(offset)
         (entries,) = struct.unpack(order + ("Q" if big else "H"), file.read(8 if big else 2))
         if entries > 4096:
@@ -53,6 +51,6 @@ def _walk(file, size: int, order: str, big: bool, wide_next: bool, offset: int) 
         for tag, kind, count in struct.iter_unpack(order + ("HHQ8x" if big else "HHI4x"), table):
             if _TYPE_BYTES.get(kind, 1) * count > size:
                 raise UnreadableSlideError(
-                    f"TIFF tag {tag} claims {count} values in a file of {size} bytes; damaged or truncated, copy it again"
+                    f"TIFF tag {tag} claims {count} values in a file of {size} bytes; damaged: copy it again"
                 )
         (offset,) = struct.unpack(order + ("Q" if wide_next else "I"), file.read(8 if wide_next else 4))

@@ -25,7 +25,7 @@ from .field import FieldImage
 from .fingerprint import fingerprint
 from .pixels import GLASS
 from .tiff import TiffSlide, agrees, choose_levels
-from .tiff_layout import TiffLayout, UnsupportedTiff
+from .tiff_layout import HostileTiff, TiffLayout, UnsupportedTiff
 from .tiff_layout import parse as parse_tiff
 from .vendor import VendorSlide
 
@@ -161,9 +161,7 @@ def _open_source(path: Path, name: str, recorded: Slide | None = None):
         raise UnreadableSlideError(f"{name}: {error.strerror or error}; check the path and its permissions") from error
     except openslide.OpenSlideError as error:
         raise UnreadableSlideError(f"{name}: OpenSlide refuses it: {error}; convert it to a tiled TIFF") from error
-    except UnsupportedTiff as error:
-        raise UnreadableSlideError(f"{name}: {error}") from error
-    except UnreadableSlideError as error:
+    except (UnsupportedTiff, HostileTiff, UnreadableSlideError) as error:
         raise UnreadableSlideError(f"{name}: {error}") from error
 
 
@@ -197,6 +195,8 @@ def _agreeing_fast_path(path: Path, layout: TiffLayout, vendor_slide: VendorSlid
         levels = choose_levels(layout.by_size, vendor_slide.level_sizes)
     except UnsupportedTiff:
         return None
+    if len(layout.pyramid) > len(levels) and layout.pyramid[0].size == levels[0].size:
+        levels = layout.pyramid  # OME keeps its pyramid in SubIFDs, where OpenSlide does not look
     fast = TiffSlide(path, levels, vendor_slide.vendor, vendor_slide.spacing_um)
     if agrees(fast, vendor_slide):
         return fast

@@ -69,7 +69,13 @@ def from_ome_xml(xml: str) -> Spacing | None:
     pixels = next((e for e in root.iter() if e.tag.rpartition("}")[2] == "Pixels"), None) if root is not None else None
     if pixels is None or "PhysicalSizeX" not in pixels.attrib:
         return None
-    x = float(pixels.get("PhysicalSizeX")) * _UM_PER_UNIT.get(pixels.get("PhysicalSizeXUnit", "µm"), math.nan)
-    y = pixels.get("PhysicalSizeY")
-    y = x if y is None else float(y) * _UM_PER_UNIT.get(pixels.get("PhysicalSizeYUnit", "µm"), math.nan)
-    return believable(x, y)
+    x = _in_um(pixels, "PhysicalSizeX")
+    return believable(x, _in_um(pixels, "PhysicalSizeY") if "PhysicalSizeY" in pixels.attrib else x)
+
+
+def _in_um(pixels: ET.Element, name: str) -> float:
+    """A length attribute in µm; NaN where its number or unit makes no sense."""
+    try:
+        return float(pixels.attrib[name]) * _UM_PER_UNIT.get(pixels.get(f"{name}Unit", "µm"), math.nan)
+    except ValueError:
+        return math.nan

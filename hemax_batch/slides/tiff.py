@@ -140,12 +140,16 @@ class _TileCache:
 
 
 def agrees(fast: TiffSlide, reference: VendorSlide) -> bool:
-    """Whether a few tiles look the same through `reference`, which has at least the levels of `fast`.
+    """Whether a few tiles look the same through `reference`, opened from the same file.
 
     Three tiles of level 0 and one of each other level, those with most compressed bytes: blank glass proves nothing.
     A tile that OpenSlide cannot decode says nothing; one that only OpenSlide decodes speaks against the fast path.
+    Levels that it does not know (SubIFDs) are not compared, nor deep samples, of which it shows the high bytes.
     """
-    for level, lvl in enumerate(fast.levels):
+    if fast.levels[0].dtype.itemsize > 1:
+        return True
+    known = [(i, lvl) for i, lvl in enumerate(fast.levels) if lvl.size in reference.level_sizes]
+    for level, lvl in known:
         same = reference.level_sizes.index(lvl.size)
         plane = lvl.byte_counts[: lvl.across * lvl.down]
         for tile in np.argsort(plane, kind="stable")[::-1][: 3 if level == 0 else 1]:
@@ -177,7 +181,7 @@ def _tones(rgb: np.ndarray, level: int) -> np.ndarray:
 
 
 def choose_levels(by_size: dict[tuple[int, int], TiffLevel], sizes) -> tuple[TiffLevel, ...]:
-    """The stored images of OpenSlide's level `sizes`; levels that it makes up itself (NDPI) are left out.
+    """The stored images of level `sizes`; levels that OpenSlide makes up itself (NDPI) are left out.
 
     Raises UnsupportedTiff where not even level 0 is stored as one image.
     """

@@ -15,9 +15,10 @@ import tifffile
 
 from . import spacing
 
-MAX_TILE_PX = 64_000_000  # a larger tile or strip is a whole untiled image
-MAX_UNTILED_PX = 400_000_000
+MAX_TILE_PX = 2**26  # 8192 squared; writers use 256 to 2048
+MAX_STRIP_PX = 400_000_000  # an untiled image in one strip is held whole
 MAX_PX_PER_BYTE = 100_000  # an empty sparse slide with 512 px tiles has 16,000
+MAX_LOST_SHARE = 0.01  # of the tiles, beyond the file's end: more is a truncated file, not a damaged tile
 _MAX_PAGES = 64
 _NONE, _LZW, _JPEG, _DEFLATE, _ZSTD = 1, 5, 7, (8, 32946), (50000,)
 _PACKBITS, _J2K = 32773, (33005, 34712)
@@ -28,7 +29,11 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 
 class UnsupportedTiff(ValueError):
-    """A TIFF that is not decoded here; the message says why."""
+    """A TIFF that is not decoded here, though OpenSlide may; the message says why."""
+
+
+class HostileTiff(ValueError):
+    """A TIFF whose claims no honest file makes, kept from every library; the message quotes them."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ def parse(path: Path) -> TiffLayout:
     try:
         with tifffile.TiffFile(path, _multifile=False) as tiff:
             return _layout(tiff, path.stat().st_size)
-    except UnsupportedTiff:
+    except (UnsupportedTiff, HostileTiff):
         raise
     except Exception as error:  # tifffile meets damage with whatever it stumbles over (KeyError, struct.error, …)
         raise UnsupportedTiff(f"damaged TIFF directories ({type(error).__name__}: {error})") from error
@@ -154,9 +159,17 @@ def _level(page: tifffile.TiffPage, file_bytes: int) -> TiffLevel:
     wanted = level.across * level.down * planes
     if not wanted == len(level.offsets) == len(level.byte_counts):
         raise UnsupportedTiff(f"{len(level.offsets)} tiles stored, {wanted} needed for {level.width}x{level.height} px")
-    tile_px, limit = tile_width * tile_height, MAX_TILE_PX if page.is_tiled else MAX_UNTILED_PX
-    if tile_px > limit:
-        raise UnsupportedTiff(f"a tile or strip of {tile_px // 10**6} Mpx, the limit is {limit // 10**6}; write it tiled")
+    if not page.is_tiled and tile_width * tile_height > MAX_STRIP_PX:
+        raise UnsupportedTiff(
+            f"an untiled image of {tile_width}x{tile_height} px in one strip, limit {MAX_STRIP_PX // 10**6} Mpx; "
+            "convert it to a tiled TIFF (vips tiffsave --tile --pyramid)"
+        )
+    lost = int(((level.offsets + level.byte_counts > file_bytes) & (level.byte_counts > 0)).sum())
+    if lost > MAX_LOST_SHARE * wanted:
+        raise HostileTiff(
+            f"truncated: {lost} of {wanted} tiles of {level.width}x{level.height} px lie beyond its end at byte "
+            f"{file_bytes}; copy it again from the scanner"
+        )
     return level
 
 
@@ -165,7 +178,12 @@ def _check_claims(page: tifffile.TiffPage, file_bytes: int) -> None:
     if w < 1 or h < 1 or page.imagedepth != 1:
         raise UnsupportedTiff(f"an image of {w}x{h}x{page.imagedepth} px")
     if w * h > MAX_PX_PER_BYTE * file_bytes:
-        raise UnsupportedTiff(f"claims {w}x{h} px in a file of {file_bytes} bytes; damaged, or no slide")
+        raise HostileTiff(f"claims {w}x{h} px in a file of {file_bytes} bytes; damaged, or no slide: copy it again")
+    if page.is_tiled and page.tilewidth * page.tilelength > MAX_TILE_PX:
+        raise HostileTiff(
+            f"claims tiles of {page.tilewidth}x{page.tilelength} px for {w}x{h} px, the limit is {MAX_TILE_PX} px; "
+            "write it with tiles of 256 or 512 px"
+        )
 
 
 def _check_pixels(page: tifffile.TiffPage) -> None:
