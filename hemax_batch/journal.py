@@ -36,14 +36,16 @@ class RegionJournal:
 
     @classmethod
     def of(cls, state_folder: Path, slide_id: str, fingerprint: str) -> RegionJournal:
-        """The journal in a results folder's `.hemax`; journals of this slide under other fingerprints are removed."""
-        regions = state_folder / "regions"
-        mine = regions / f"{slide_id}-{fingerprint[:_SHORT]}"
-        for other in regions.glob(f"{slide_id}-*"):
-            # the rest of a longer id must not be taken for a fingerprint
-            if other != mine and len(other.name) == len(mine.name):
+        """The journal of a slide in a results folder's `.hemax`; nothing is created yet."""
+        return cls(state_folder / "regions" / f"{slide_id}-{fingerprint[:_SHORT]}")
+
+    def sweep(self) -> None:
+        """Remove journals of this slide under other fingerprints."""
+        slide_id = self.folder.name[:-_SHORT]
+        for other in self.folder.parent.glob(f"{slide_id}*"):
+            # of the same length: what follows a longer slide's id must not be taken for a fingerprint
+            if other != self.folder and len(other.name) == len(self.folder.name):
                 shutil.rmtree(other, ignore_errors=True)
-        return cls(mine)
 
     def save(self, result: RegionResult) -> None:
         """Keep a finished region. OutputError where it cannot be written."""

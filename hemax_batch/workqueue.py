@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
-from .errors import HemaxError, SlideError, UnreadableSlideError, UnsuitableSlideError
+from .errors import HemaxError, SlideError, UnreadableSlideError
 from .journal import RegionJournal
 from .planning import PlanJob, plan_slide
 from .progress import Reporter
@@ -43,6 +43,7 @@ class SlideWork:
     lost: dict[int, RegionResult] = field(default_factory=dict)  # regions that could not be read
     state: str = "waiting"
     reason: str = ""
+    failed_for_good: bool = False  # trying again would not help, unless slide, weights or settings change
     cells: int = 0
     warnings: tuple[str, ...] = ()
     begun: float = 0.0
@@ -192,7 +193,8 @@ class WorkQueue:
             key = (work.slide_id, region.index)
             self._tries[key] = self._tries.get(key, 1) + 1
             if self._tries[key] <= _TRIES:
-                self._submit(work, region, replace(self._look, batch_size=max(1, self._look.batch_size // self._tries[key])))
+                smaller = max(1, self._look.batch_size // self._tries[key])
+                self._submit(work, region, replace(self._look, batch_size=smaller))
                 return
             result = unreadable(region.index, f"after {_TRIES} tries: {_why(work, ended.error)}")
         if result.failure:
@@ -218,16 +220,16 @@ class WorkQueue:
             self._finishing[self._finisher.submit(self._finish, work)] = work
 
     def _too_much_lost(self, work: SlideWork, share: float) -> str:
-        first = next(iter(work.lost.values())).failure
+        """Why a slide fails of which too much could not be read; a slide that has vanished is another matter."""
         try:
             reopen(work.slide).close()
-        except UnreadableSlideError as error:  # vanished or changed in the middle of the run: another cause, another remedy
+        except UnreadableSlideError as error:
             return str(error)
-        return str(
-            UnsuitableSlideError(
-                f"slide {work.slide_id!r} ({work.slide.path}): {100 * share:.1f} % of the scanned area could not be read, "
-                f"the limit is {100 * self._max_unreadable:g} % (--max-unreadable); first: {first}"
-            )
+        work.failed_for_good = True
+        first = next(iter(work.lost.values())).failure
+        return (
+            f"slide {work.slide_id!r} ({work.slide.path}): {100 * share:.1f} % of the scanned area could not be read, the "
+            f"limit is {100 * self._max_unreadable:g} % (--max-unreadable); the first loss: {first}"
         )
 
     def _finished(self, work: SlideWork, future: Future) -> None:
@@ -250,8 +252,6 @@ class WorkQueue:
     def _drain(self) -> None:
         """Once more what has come back, within `_DRAIN_S`; nothing new is begun."""
         deadline = time.monotonic() + _DRAIN_S
-        for work in self.works:
-            work.todo.clear() if self._stop else None
         while (self._finishing or self._still_out()) and time.monotonic() < deadline:
             self._take(_POLL_S)
 
