@@ -29,8 +29,8 @@ class PatchSampler:
     examples  what to draw from; working_mpp  the network's scale
     """
 
-    def __init__(self, examples: list[Example], working_mpp: float, mosaic_share: float = 0.3):
-        self.examples, self.mpp, self.mosaic_share = examples, working_mpp, mosaic_share
+    def __init__(self, examples: list[Example], working_mpp: float):
+        self.examples, self.mpp = examples, working_mpp
         self.weights = _weights(examples)
         self._decoded = lru_cache(maxsize=None)(self._decode)
 
@@ -40,19 +40,19 @@ class PatchSampler:
         Steps: split the canvas (once, in two or in four), fill each part with an example, turn, stain, describe.
         """
         canvas = Canvas.blank(size_px)
-        for rect in _split(rng, size_px, self.mosaic_share):
+        for rect in _split(rng, size_px):
             self._fill(rng, canvas, rect, int(rng.choice(len(self.examples), p=self.weights)))
         canvas = dihedral(rng, canvas)
         canvas.pixels = photometric(rng, canvas.pixels)
         return np.ascontiguousarray(canvas.pixels.transpose(2, 0, 1)), self._describe(canvas)
 
-    def centred(self, index: int, size_px: int) -> tuple[np.ndarray, tuple[float, float], float]:
-        """Example `index` as is, its first cell in the middle: uint8 [3, S, S], the picture's origin, its scale."""
+    def centred(self, index: int, size_px: int, cell: int = 0) -> tuple[np.ndarray, tuple[float, float], float]:
+        """Example `index` as is, one of its cells in the middle: uint8 [3, S, S], the picture's origin, its scale."""
         example = self.examples[index]
         rgb, _, _ = self._decoded(index)
         rgb, scale = self._scaled(rgb, example.mpp, 1.0)
         boxes = self._boxes(example, rgb.shape, scale)
-        focus = (boxes[0][:2] + boxes[0][2:]) / 2 if len(boxes) else np.array(rgb.shape[1::-1]) / 2
+        focus = (boxes[cell][:2] + boxes[cell][2:]) / 2 if len(boxes) else np.array(rgb.shape[1::-1]) / 2
         offset = np.round(size_px / 2 - focus).astype(int)
         canvas = Canvas.blank(size_px)
         clear = np.zeros(rgb.shape[:2], bool)
@@ -148,12 +148,17 @@ def _weights(examples: list[Example]) -> np.ndarray:
     return raw / raw.sum()
 
 
-def _split(rng: np.random.Generator, s: int, mosaic_share: float) -> list[tuple[int, int, int, int]]:
-    """The canvas whole, or cut in two or four at a random place."""
-    if rng.random() >= mosaic_share:
+MOSAIC_SHARE = {"small": 0.15, "large": 0.5}
+LARGE_CANVAS_PX = 288  # from here on a quarter of the canvas still holds a cell
+
+
+def _split(rng: np.random.Generator, s: int) -> list[tuple[int, int, int, int]]:
+    """The canvas whole, or cut in two (a large one also in four) at a random place."""
+    large = s >= LARGE_CANVAS_PX
+    if rng.random() >= MOSAIC_SHARE["large" if large else "small"]:
         return [(0, 0, s, s)]
     u, v = (int(s * rng.uniform(0.38, 0.62)) for _ in range(2))
-    kind = rng.integers(3)
+    kind = rng.integers(3 if large else 2)
     if kind == 0:
         return [(0, 0, u, s), (u, 0, s, s)]
     if kind == 1:

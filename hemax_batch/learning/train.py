@@ -1,7 +1,7 @@
 """Training HemaX, told top to bottom: examples -> patches -> loss -> weights.
 
-Two stages. In the first, masks are taught by expert and synthetic masks and by boxes alone (projection loss); then the network draws masks for
-the other pictures, those that agree with the human boxes are kept (`pseudo`), and the second stage learns from all.
+In stages. In the first, masks are taught by expert and synthetic masks and by boxes alone (projection loss); then the network draws masks for
+the other pictures, those that agree with the human boxes are kept (`pseudo`), and the second stage learns from all; half-way, synthetic fields join.
 What step k sees depends on the seed, k and the process's rank only, so a killed training resumes to the same result.
 
 One process a device; several with `torchrun --nproc-per-node N -m hemax_batch train …`, gradients averaged.
@@ -15,7 +15,7 @@ import os
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +35,8 @@ class Recipe:
     """Everything that decides the weights, besides the data. Lengths in optimiser steps, sizes in pixels."""
 
     arch: str = "hemax-s"
-    steps: int = 2400
-    first_stage: float = 0.25  # share of the steps before pseudo-masks
+    steps: int = 1900
+    first_stage: float = 0.2  # share of the steps before pseudo-masks
     batch: int = 16  # patches a step, over all processes
     lr: float = 5e-4
     backbone_lr: float = 2.5e-4
@@ -47,10 +47,11 @@ class Recipe:
     ema: float = 0.997
     seed: int = 0
     mpp: float = 0.12
-    canvas_px: int = 256
+    canvas_px: int = 224  # a cell with its surroundings; the tool's own patches are as large as the large canvas
     large_canvas_px: int = 320
-    large_share: float = 0.25
-    synthetic: int = 800  # synthetic fields (hemax_batch.smear) that join in the second stage
+    large_share: float = 0.2
+    synthetic: int = 800  # synthetic fields (hemax_batch.smear) …
+    synthetic_from: float = 0.5  # … that join after this share of the steps
     attributes: bool = True  # False: without explanation heads' losses, for the comparison
     pretrained: bool = True
 
@@ -115,9 +116,56 @@ def train(examples: list[Example], recipe: Recipe, work: Path, device: str = "cp
     if recipe.first_stage > 0:
         examples = run.pseudo_label(examples)
     if recipe.synthetic:
+        run.go(PatchSampler(examples, recipe.mpp), int(recipe.steps * recipe.synthetic_from))
         examples = examples + run.synthetic(recipe.synthetic)
     run.go(PatchSampler(examples, recipe.mpp), recipe.steps)
     return run.averaged()
+
+
+def train_command(data, out: Path, work: Path, recipe: Recipe, device: str, say=print) -> None:
+    """`hemax-batch train`: read, train, save, measure on the split `val`, and save again with the figures and the model card."""
+    from ..model import checkpoint
+    from ..model.predictor import Predictor
+    from .card import write_card
+    from .dataset import read_folder
+    from .evaluate import evaluate
+
+    if device == "cpu" and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        torch.set_num_threads(1)
+    examples = [e for folder in data for e in read_folder(folder)]
+    learnt = [e for e in examples if e.split == "train"]
+    held_out = [e for e in examples if e.split == "val"]
+    started = time.monotonic()
+    model = train(learnt, recipe, work, device, say)
+    if int(os.environ.get("RANK", 0)) != 0:
+        return
+    names = " ".join(str(d) for d in data)
+    trained = {
+        "command": f"hemax-batch train {names} --out {out.name} --arch {recipe.arch} --steps {recipe.steps} --seed {recipe.seed}",
+        "seed": recipe.seed, "steps": recipe.steps, "batch": recipe.batch, "minutes": _minutes(work, time.monotonic() - started),
+        "hardware": f"{torch.cuda.get_device_name() if device == 'cuda' else str(os.cpu_count()) + ' CPU cores'}",
+        "images": dict(Counter(e.source for e in learnt), synthetic=recipe.synthetic), "recipe": asdict(recipe),
+    }  # fmt: skip
+    kept = {"mpp": recipe.mpp, "patch_px": recipe.large_canvas_px, "temperature": 1.0, "min_confidence": 0.5, "trained": trained}
+    checkpoint.save(model, out, metrics={}, **kept)
+    metrics = {}
+    if held_out:
+        metrics, _ = evaluate(Predictor.load(out, device, platelets=True), held_out, say)
+    write_card(checkpoint.save(model, out, metrics=metrics, **kept), out.with_suffix(".md"))
+    say(f"weights: {out}, card: {out.with_suffix('.md')}")
+
+
+def _minutes(work: Path, fallback_s: float) -> int:
+    """Training time in the log, over all resumptions."""
+    path, total, last = work / "log.csv", 0.0, 0.0
+    if not path.exists():
+        return round(fallback_s / 60)
+    with open(path, newline="") as f:
+        for row in csv.DictReader(f):
+            seconds = float(row["seconds"])
+            total += seconds - last if seconds >= last else seconds
+            last = seconds
+    return round(total / 60)
 
 
 class _Run:

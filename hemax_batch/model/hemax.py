@@ -41,7 +41,7 @@ class HemaXConfig:
 
 
 ARCHITECTURES = {
-    "hemax-s": HemaXConfig("hemax-s", "lite0", "image", 12, 192, 8, 2, 3, 768, 16, 7),
+    "hemax-s": HemaXConfig("hemax-s", "lite0", "image", 12, 192, 8, 2, 3, 768, 16, 5),
     "hemax-r50": HemaXConfig("hemax-r50", "resnet50", "learned", 10, 256, 8, 6, 6, 2048, 32, 0),
 }
 
@@ -152,7 +152,7 @@ class HemaX(nn.Module):
             DecoderLayer(d, cfg.heads, cfg.hidden, cfg.box_grid) for _ in range(cfg.decoder_layers)
         )
         if cfg.queries == "image":
-            self.heat = nn.Sequential(_conv(d, 64, 3), nn.Conv2d(64, 1, 1))
+            self.heat = nn.Sequential(_conv(d, d, 3, groups=d), _conv(d, 64), nn.Conv2d(64, 1, 1))
             nn.init.constant_(self.heat[-1].bias, -4.6)  # a prior of 1 %, as focal loss wants
             self.first_box = nn.Sequential(nn.Linear(d, d), nn.ReLU(inplace=True), nn.Linear(d, 4))
             self.query_content = nn.Linear(d, d)

@@ -1,0 +1,127 @@
+"""The commands for those who train and measure: `train`, `evaluate`, `models`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Where the weights go (.safetensors).")
+@click.option("--work", type=click.Path(file_okay=False, path_type=Path), help="Log, state to resume from, pseudo-masks.  [default: OUT.work]")
+@click.option("--arch", default="hemax-s", show_default=True, help="hemax-s (compact) or hemax-r50 (the paper's).")
+@click.option("--steps", default=1900, show_default=True, help="Optimiser steps.")
+@click.option("--batch-size", default=16, show_default=True, help="Patches a step, over all processes.")
+@click.option("--synthetic", default=800, show_default=True, help="Synthetic fields to add in the second stage.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+def train(data, out, work, arch, steps, batch_size, synthetic, seed, device):
+    """Train HemaX on labelled images and write the weights with their model card.
+
+    DATA: folders in the documented layout (images.csv, cells.csv), or holding the public sets' folders. Images of split `train` are learnt;
+    those of split `val` are only measured, at the end. A killed training resumes from --work.
+
+    \b
+    Example:
+      hemax-batch train data/ --out hemax-s.safetensors
+      torchrun --nproc-per-node 2 -m hemax_batch train data/ --out hemax-s.safetensors
+    """
+    from .learning.train import Recipe, train_command
+
+    recipe = Recipe(arch=arch, steps=steps, batch=batch_size, synthetic=synthetic, seed=seed)
+    train_command(data, out, work or out.with_name(out.name + ".work"), recipe, device, say=click.echo)
+
+
+@click.command()
+@click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--weights", type=click.Path(dir_okay=False, path_type=Path), help="A checkpoint.  [default: the shipped one]")
+@click.option("--split", default="val", show_default=True, help="Which split to measure, or `all`.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Write evaluation.json and evaluation.csv here.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+def evaluate(data, weights, split, out, device):
+    """Measure a checkpoint on labelled images, every figure with its 95 % interval and the majority baseline.
+
+    \b
+    Example:
+      hemax-batch evaluate data/ --split val --out evaluation/
+    """
+    import json
+
+    from .learning.card import write_figures
+    from .learning.dataset import read_folder
+    from .learning.evaluate import evaluate as measure
+    from .learning.evaluate import flat_rows
+    from .model.predictor import Predictor
+
+    examples = [e for folder in data for e in read_folder(folder) if split in ("all", e.split)]
+    predictor = Predictor.load(weights, device, platelets=True)
+    report, _ = measure(predictor, examples, say=lambda text: click.echo(text, err=True))
+    for name, value, low, high, n in flat_rows(report):
+        click.echo(f"{name:70} {value:.4f}" + (f"  ({low:.4f} to {high:.4f}, n {n})" if n else ""))
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "evaluation.json").write_text(json.dumps(report, indent=1))
+        write_figures(report, out / "evaluation.csv")
+
+
+@click.group()
+def models():
+    """List, describe and verify weights.
+
+    \b
+    Example:
+      hemax-batch models list
+      hemax-batch models show
+      hemax-batch models verify my.safetensors
+    """
+
+
+@models.command("list")
+def list_models():
+    """The weights that ship, and the architectures that can be trained.
+
+    \b
+    Example:
+      hemax-batch models list
+    """
+    from .model.checkpoint import SHIPPED, read_card
+
+    card = read_card()
+    click.echo(f"{SHIPPED.stem}  {card.arch}  {card.mpp} µm/px  sha256 {card.sha256[:16]}…  {card.path}")
+
+
+@models.command()
+@click.argument("weights", required=False, type=click.Path(dir_okay=False, path_type=Path))
+def show(weights):
+    """The model card of WEIGHTS (default: the shipped ones).
+
+    \b
+    Example:
+      hemax-batch models show
+    """
+    import tempfile
+
+    from .learning.card import write_card
+    from .model.checkpoint import read_card
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "card.md"
+        write_card(read_card(weights), path)
+        click.echo(path.read_text(encoding="utf-8"))
+
+
+@models.command()
+@click.argument("weights", required=False, type=click.Path(dir_okay=False, path_type=Path))
+def verify(weights):
+    """Check format, vocabulary and hashes of WEIGHTS (default: the shipped ones); exit code 1 if any is wrong.
+
+    \b
+    Example:
+      hemax-batch models verify my.safetensors
+    """
+    from .model.checkpoint import read_card
+
+    card = read_card(weights)
+    click.echo(f"{card.path}: sound, sha256 {card.sha256}")

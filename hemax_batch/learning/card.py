@@ -1,0 +1,52 @@
+"""The model card, written from a checkpoint's own metadata so that it cannot say anything else."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from ..model.checkpoint import WeightsCard
+from ..vocabulary import CLAIM
+from .evaluate import flat_rows
+
+SOURCES = {
+    "PBC": "PBC, Acevedo et al. 2020 (CC BY 4.0); boxes, White Blood Cell Detection Dataset (CC BY 4.0); attributes, WBCAtt, Tsutsui et al. 2023 (MIT)",
+    "marrow": "Bone-marrow cytomorphology, Matek et al. 2021, TCIA AXH3-T579 (CC BY 4.0)",
+    "Raabin-WBC": "TXL-PBC v2 (MIT), its Raabin-WBC pictures",
+    "BCCD": "TXL-PBC v2 (MIT), its BCCD pictures; cell types from BCCD (MIT)",
+    "BCDD": "TXL-PBC v2 (MIT), its BCDD pictures",
+    "zheng1": "Zheng et al. 2018, set 1, with expert masks (its repository is GPL-3)",
+    "zheng2": "Zheng et al. 2018, set 2, with expert masks (its repository is GPL-3)",
+    "synthetic": "synthetic fields drawn by hemax_batch.smear (not real)",
+}
+
+
+def write_card(card: WeightsCard, path: Path) -> None:
+    """Markdown: what it is, how it was trained, on what, what it reached, what it is not for."""
+    trained = card.trained
+    lines = [f"# Model card: {Path(card.path).name}", "", f"**{CLAIM[0].upper()}{CLAIM[1:]}.** No clearance is held or implied.", "",
+             f"Architecture `{card.arch}`, {card.mpp} µm/px, patches of {card.patch_px} px. SHA-256 `{card.sha256}`.", "",
+             "## How it was trained", "", f"    {trained['command']}", "",
+             f"Seed {trained['seed']}, {trained['steps']} steps of {trained['batch']} patches, {trained['minutes']} minutes on {trained['hardware']}.", "",
+             "## On what", ""]  # fmt: skip
+    lines += [f"- {n} images: {SOURCES.get(source, source)}" for source, n in trained["images"].items()]
+    lines += ["", "## What it reached", "", "On images that it was not trained on (split `val`), each cell in a patch centred on it; a cell not found counts as wrong.",
+              "Intervals: 95 %, bootstrap over cells. The split is by image, not by patient: another laboratory's stain will do worse.", "",
+              "| figure | value | 95 % interval | n |", "| --- | --- | --- | --- |"]  # fmt: skip
+    for name, value, low, high, n in flat_rows(card.metrics):
+        limits = f"{low:.4f}–{high:.4f} | {n}" if n else "– | –"
+        lines.append(f"| {name} | {value:.4f} | {limits} |")
+    lines += ["", "## What it is not for", "",
+              "- Any decision about a patient without review by a qualified morphologist.",
+              "- Blasts were taught from bone marrow only: blasts in blood, and how far the stain gives them away, are untested.",
+              "- Attributes were taught on mature cells (and synthetic ones); on immature cells they are extrapolation.",
+              "- Smudge cells, variant lymphocytes, plasma cells, parasites, platelet clumps: not taught, not assessed.", ""]  # fmt: skip
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def write_figures(report: dict, path: Path) -> None:
+    """All figures as CSV: name, value, low, high, n."""
+    with open(path, "w", newline="") as f:
+        writer = csv.writer(f)
+        writer.writerow(["figure", "value", "low", "high", "n"])
+        writer.writerows(flat_rows(report))

@@ -1,0 +1,155 @@
+"""Weights as safetensors, with everything needed to use them and to doubt them in the header.
+
+The header's `data_sha256` is the SHA-256 of the tensor bytes, so any damage after writing is found at load; the shipped weights' whole-file
+hash is also kept beside them (`weights/SHA256SUMS`). Reading a card needs no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from .. import vocabulary
+from ..errors import WeightsError
+
+FORMAT = "hemax-batch weights 1"
+SHIPPED = Path(__file__).parent / "weights" / "hemax-s.safetensors"
+SUMS = SHIPPED.parent / "SHA256SUMS"
+_MAX_HEADER = 1 << 20
+
+
+@dataclass(frozen=True)
+class WeightsCard:
+    """What a checkpoint says of itself.
+
+    mpp, patch_px    the working scale (µm/px) and the side of a patch
+    temperature      divides the class logits (fitted on held-out data; 1 = none)
+    min_confidence   below it a cell is `unidentified`
+    trained          how: command, seed, steps, minutes, data and licences
+    metrics          what `evaluate` measured
+    """
+
+    path: str
+    sha256: str
+    arch: str
+    mpp: float
+    patch_px: int
+    n_queries: int
+    temperature: float
+    min_confidence: float
+    trained: dict
+    metrics: dict
+
+
+def _hash(path: Path, start: int = 0) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as f:
+        f.seek(start)
+        while block := f.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _header(path: Path) -> tuple[dict, int]:
+    """The safetensors header's metadata and where the tensor bytes start."""
+    try:
+        with open(path, "rb") as f:
+            length = int.from_bytes(f.read(8), "little")
+            if not 2 <= length <= _MAX_HEADER:
+                raise WeightsError(f"{path}: not a safetensors file (its header claims {length} bytes)")
+            header = json.loads(f.read(length))
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror or error}); give weights with --weights") from error
+    except ValueError as error:
+        raise WeightsError(f"{path}: not a safetensors file, or damaged ({error})") from error
+    return header.get("__metadata__") or {}, 8 + length
+
+
+def read_card(path: str | Path | None = None) -> WeightsCard:
+    """The card of a checkpoint (None = the shipped weights), after checking its hashes and vocabulary.
+
+    WeightsError when the file is missing, damaged, of another format or of another vocabulary.
+    """
+    path = Path(path) if path else SHIPPED
+    try:
+        stat = os.stat(path)
+    except OSError as error:
+        raise WeightsError(f"{path}: no such weights ({error.strerror}); give a file with --weights") from error
+    return _read_card(path.resolve(), stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=8)
+def _read_card(path: Path, _mtime: int, _size: int) -> WeightsCard:
+    meta, start = _header(path)
+    if meta.get("format") != FORMAT:
+        raise WeightsError(f"{path}: format {meta.get('format')!r}, expected {FORMAT!r}; these are not weights of this version")
+    if meta.get("vocabulary") != vocabulary.fingerprint():
+        raise WeightsError(
+            f"{path}: its vocabulary is {str(meta.get('vocabulary'))[:12]}…, this program's {vocabulary.fingerprint()[:12]}…; "
+            "use the weights that came with this version, or train again"
+        )
+    found = _hash(path, start)
+    if found != meta.get("data_sha256"):
+        raise WeightsError(f"{path}: damaged: tensor data hash {found[:12]}…, header says {str(meta.get('data_sha256'))[:12]}…")
+    sha256 = _hash(path)
+    _check_sums(path, sha256)
+    try:
+        card = json.loads(meta["card"])
+        return WeightsCard(path=str(path), sha256=sha256, **card)
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path}: its card is incomplete ({error})") from error
+
+
+def _check_sums(path: Path, sha256: str) -> None:
+    if path.parent != SUMS.parent.resolve() or not SUMS.exists():
+        return
+    for line in SUMS.read_text().splitlines():
+        expected, name = line.split()
+        if name == path.name and expected != sha256:
+            raise WeightsError(f"{path}: SHA-256 {sha256[:12]}…, {SUMS.name} says {expected[:12]}…; install the package again")
+
+
+def save(model, path: str | Path, *, mpp: float, patch_px: int, temperature: float, min_confidence: float,
+         trained: dict, metrics: dict) -> WeightsCard:  # fmt: skip
+    """Write a network's weights (half precision, so 14 MB for `hemax-s`) and card; aside first, then renamed."""
+    import torch
+    from safetensors.torch import save as to_bytes
+
+    path = Path(path)
+    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    state = {k: v.to(torch.float16) if v.is_floating_point() else v for k, v in state.items()}
+    raw = to_bytes(state)
+    start = 8 + int.from_bytes(raw[:8], "little")
+    card = {"arch": model.cfg.arch, "mpp": mpp, "patch_px": patch_px, "n_queries": model.cfg.n_queries, "temperature": temperature,
+            "min_confidence": min_confidence, "trained": trained, "metrics": metrics}  # fmt: skip
+    meta = {"format": FORMAT, "vocabulary": vocabulary.fingerprint(), "classes": json.dumps(vocabulary.CLASS_NAMES),
+            "attributes": json.dumps({a.name: a.states for a in vocabulary.ATTRIBUTES}),
+            "data_sha256": hashlib.sha256(raw[start:]).hexdigest(), "card": json.dumps(card)}  # fmt: skip
+    aside = path.with_name(path.name + ".partial")
+    aside.write_bytes(to_bytes(state, metadata=meta))
+    os.replace(aside, path)
+    return read_card(path)
+
+
+def load(path: str | Path | None = None):
+    """The network in eval mode (float32, on the CPU) and its card. WeightsError as `read_card`."""
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from .hemax import ARCHITECTURES, build
+
+    card = read_card(path)
+    if card.arch not in ARCHITECTURES:
+        raise WeightsError(f"{card.path}: architecture {card.arch!r}; this version has {', '.join(ARCHITECTURES)}")
+    model = build(card.arch)
+    try:
+        state = {k: v.float() if v.is_floating_point() else v for k, v in load_file(card.path).items()}
+        model.load_state_dict(state)
+    except (SafetensorError, RuntimeError) as error:
+        raise WeightsError(f"{card.path}: its tensors do not fit {card.arch} ({str(error)[:200]})") from error
+    return model.to(memory_format=torch.channels_last).eval(), card
