@@ -63,8 +63,8 @@ def _decode_jpeg(level: TiffLevel, data: bytes, shape: tuple[int, int, int]) -> 
     stored = _RGB if level.photometric == _RGB and not level.jpeg_jfif and shape[2] == 3 else None
     wanted = _RGB if shape[2] == 3 else None
     out = np.empty(shape if shape[2] > 1 else shape[:2], np.uint8)
-    tables = level.jpeg_tables
-    return imagecodecs.jpeg8_decode(data, tables=tables, colorspace=stored, outcolorspace=wanted, out=out).reshape(shape)
+    imagecodecs.jpeg8_decode(data, tables=level.jpeg_tables, colorspace=stored, outcolorspace=wanted, out=out)
+    return out.reshape(shape)
 
 
 def _unpack(compression: int, data: bytes, size: int) -> bytes | np.ndarray:
