@@ -25,6 +25,13 @@ def test_the_stain_of_a_painted_smear_is_measured(mpp, levels):
     assert stain == quality.measure_stain(reader)
 
 
+def test_fluorescence_on_a_dark_blue_ground_is_not_bright_field():
+    rgb = array_slide.smear_rgb(120, 100, 0.25, seed=2)
+    rgb[..., :2] //= 30
+    stain = quality.measure_stain(ArrayReader(rgb, 0.25))
+    assert not quality.is_bright_field(stain) and "dark" in stain.warnings[0]
+
+
 def test_a_large_slide_costs_no_more_than_a_bounded_sample():
     reader = ArrayReader(np.broadcast_to(np.uint8(240), (60_000, 80_000, 3)), 0.1)
     stain = quality.measure_stain(reader)
@@ -32,18 +39,18 @@ def test_a_large_slide_costs_no_more_than_a_bounded_sample():
     assert stain.warnings[0].startswith("no stained smear")
 
 
-@pytest.mark.parametrize("value, words", [(3, "dark"), (241, "nothing darker"), (255, "nothing darker")])
+@pytest.mark.parametrize("value, words", [(0, "dark"), (3, "dark"), (241, "nothing darker"), (255, "nothing darker")])
 def test_a_slide_without_a_smear_is_named_as_such(value, words):
     stain = quality.measure_stain(ArrayReader(np.full((500, 700, 3), value, np.uint8), 0.25))
     assert stain.warnings and stain.warnings[0].startswith("no stained smear") and words in stain.warnings[0]
 
 
-def test_packed_nuclei_are_named_as_no_smear():
-    painting = Painting(100, 100, 0.5)
-    for x in range(5, 100, 10):
-        for y in range(5, 100, 10):
+def test_packed_nuclei_without_red_cells_are_named():
+    painting = Painting(250, 250, 0.5)
+    for x in range(5, 250, 10):
+        for y in range(5, 250, 10):
             painting.disc(x, y, 9, array_slide.NUCLEUS)
-    assert "nuclear stain covers" in quality.measure_stain(ArrayReader(painting.rgb(), 0.5)).warnings[0]
+    assert "0 single red cells" in quality.measure_stain(ArrayReader(painting.rgb(), 0.5)).warnings[0]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 5), (1, 400), (3, 3)])
@@ -56,9 +63,10 @@ def test_a_tiny_image_is_measured_without_complaint(size):
     assert np.isnan(quality.focus(pixels, stain))
 
 
-def test_white_fill_of_unscanned_glass_is_not_the_background():
+@pytest.mark.parametrize("fill", [255, 0])
+def test_the_fill_of_unscanned_places_is_not_the_background(fill):
     rgb = array_slide.smear_rgb(300, 260, 0.25, seed=1)
-    rgb[:, : rgb.shape[1] // 2] = 255
+    rgb[:, : rgb.shape[1] // 2] = fill
     np.testing.assert_allclose(quality.measure_stain(ArrayReader(rgb, 0.25)).background_rgb, array_slide.GLASS, atol=6)
 
 

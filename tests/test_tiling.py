@@ -66,7 +66,7 @@ def test_blank_glass_is_left_out_and_its_area_reported():
     assert plan.blank_mm2 == pytest.approx(0.4 * 0.2 - 0.128**2)
 
 
-@pytest.mark.parametrize("value", [255, 238, 4])
+@pytest.mark.parametrize("value", [255, 238, 4, 0])
 def test_a_blank_slide_has_no_regions(value):
     reader = ArrayReader(np.full((700, 900, 3), value, np.uint8), 0.25, (1.0, 4.0))
     plan = tiling.plan_regions(reader, quality.measure_stain(reader))

@@ -6,6 +6,8 @@ Optical density is -log10((v + 1) / (background + 1)) per channel.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from scipy import ndimage
 from skimage.filters import threshold_otsu
@@ -20,7 +22,8 @@ _WINDOW_READ_PX = 768  # and, where there is no pyramid, of so many pixels of th
 _GLASS_SHARE = 0.05  # the brightest pixels of a view with red cells are glass: over 5 % of any smear but a thick one
 _MIN_CONTRAST_OD = 0.03  # green; below, a window holds nothing stained (the palest red cells met: 0.13, BCCD)
 _DARK = 60  # background below this: not a bright-field scan
-_NUCLEAR_SHARE = 0.30  # of the view; more is a tissue section or a marrow particle
+_ENOUGH_MM2 = 0.05  # of stained view, before a lack of red cells says anything:
+_FEW_RED_CELLS_PER_MM2 = 100  # mosaics of smear fields show 400-1000 round single ones, tissue sections 0-10
 
 #: Where no red cell is seen: the palest usual, and the smallest blue weight, which is right for pale rapid stains.
 DEFAULT_RBC_OD = (0.06, 0.12, 0.12)
@@ -43,14 +46,18 @@ def measure_stain(reader) -> StainProfile:
     windows = [read_lattice(reader, lattice, rect, (255, 255, 255)) for rect in _sample_rects(lattice)]
     pixels = np.concatenate([w.reshape(-1, 3) for w in windows]) if windows else np.zeros((0, 3), np.uint8)
     background = _background(pixels)
-    stained = [found for found in map(_red_and_nuclear, windows) if found is not None]
-    red_cells = [red for red, _ in stained if len(red)]
+    views = [window for window in windows if _is_stained(window)]
+    red_cells = [red for red in map(_red_cell_densities, views) if len(red)]
     rbc_od = _median_of([np.median(red, axis=0) for red in red_cells], DEFAULT_RBC_OD)
     k = blue_weight(StainProfile(background, rbc_od, _BASE_THRESHOLD))
     reached = _median_of([[np.percentile(red @ np.array([1, 1, -k]), 90)] for red in red_cells], (0.0,))[0]
-    threshold = min(max(_BASE_THRESHOLD, reached + 0.05), _TOP_THRESHOLD)
-    nuclear_share = _median_of([[share] for _, share in stained], (0.0,))[0]
-    return StainProfile(background, rbc_od, threshold, _warnings(background, len(stained), nuclear_share))
+    stain = StainProfile(background, rbc_od, min(max(_BASE_THRESHOLD, reached + 0.05), _TOP_THRESHOLD))
+    return replace(stain, warnings=_warnings(stain, views, lattice.step_um))
+
+
+def is_bright_field(stain: StainProfile) -> bool:
+    """Whether the background is light in every channel; on a dark one, optical density means nothing."""
+    return min(stain.background_rgb) >= _DARK
 
 
 def focus(pixels: np.ndarray, stain: StainProfile) -> float:
@@ -101,48 +108,59 @@ def _sample_rects(lattice: Lattice):
 
 
 def _background(pixels: np.ndarray) -> tuple[float, float, float]:
-    """Clear glass: the median of the brightest 3 % in green, white fill where nothing was scanned left aside."""
-    scanned = pixels[(pixels != 255).any(axis=1)]
+    """Clear glass: the median of the brightest 3 % in green, the pure white or black fill of places
+    that were not scanned left aside."""
+    scanned = pixels[(pixels != pixels[:, :1]).any(axis=1) | ((pixels[:, 0] > 0) & (pixels[:, 0] < 255))]
     if len(scanned) < max(1, 0.02 * len(pixels)):
-        return (255.0, 255.0, 255.0)
+        fill = 0.0 if len(pixels) and np.median(pixels) == 0 else 255.0
+        return (fill, fill, fill)
     bright = scanned[scanned[:, 1] >= np.percentile(scanned[:, 1], 97)]
     return tuple(float(v) for v in np.median(bright, axis=0))
 
 
-def _red_and_nuclear(window: np.ndarray) -> tuple[np.ndarray, float] | None:
-    """Densities of a sample of the red cells' pixels, float [R, 3], and the share of the view that is nuclear.
+def _is_stained(window: np.ndarray) -> bool:
+    """Whether a view holds anything, by the contrast of its green channel."""
+    dark, light = np.percentile(window[..., 1], [10, 97])
+    return bool(np.log10((light + 1) / (dark + 1)) >= _MIN_CONTRAST_OD)
 
-    None where all is glass. The densities are against the window's own brightest 5 %. What absorbs little blue is
-    nuclear and set aside; what Otsu's threshold on green then parts from the rest is red cells, if it is dense enough.
+
+def _red_cell_densities(window: np.ndarray) -> np.ndarray:
+    """Optical densities of a sample of the red cells' pixels: float [R, 3], none where there are hardly any.
+
+    They are against the window's own brightest 5 %. What absorbs little blue is nuclear and set aside; what Otsu's
+    threshold on green then parts from the rest is red cells, if it is dense enough.
     """
     pixels = window.reshape(-1, 3)
     green = pixels[:, 1]
     glass = np.median(pixels[green >= np.percentile(green, 100 * (1 - _GLASS_SHARE))], axis=0)
     density = -np.log10((pixels + 1.0) / (glass + 1.0))
-    nuclear = density @ np.array([1, 1, -2]) > 0.25
-    rest = density[~nuclear]
-    if np.log10((np.percentile(green, 97) + 1) / (np.percentile(green, 10) + 1)) < _MIN_CONTRAST_OD:
-        return None
-    red = rest[rest[:, 1] > threshold_otsu(np.clip(rest[:, 1], 0, 0.5))][::8] if len(rest) > 64 else rest[:0]
-    if len(red) < 0.01 * len(density) / 8 or np.median(red[:, 1]) < _MIN_CONTRAST_OD:
-        red = red[:0]
-    return red, float(nuclear.mean())
+    rest = density[density @ np.array([1, 1, -2]) < 0.25]
+    if len(rest) < 64:
+        return rest[:0]
+    red = rest[rest[:, 1] > threshold_otsu(np.clip(rest[:, 1], 0, 0.5))][::8]
+    enough = len(red) > 0.01 * len(density) / 8 and np.median(red[:, 1]) > _MIN_CONTRAST_OD
+    return red if enough else red[:0]
 
 
 def _median_of(rows, default) -> tuple[float, ...]:
     return tuple(float(v) for v in np.median(np.asarray(rows, float), axis=0)) if len(rows) else tuple(default)
 
 
-def _warnings(background, stained_windows: int, nuclear_share: float) -> tuple[str, ...]:
-    shown = tuple(round(v) for v in background)
-    if max(background) < _DARK:
+def _warnings(stain: StainProfile, views: list[np.ndarray], spacing_um: float) -> tuple[str, ...]:
+    """What makes the slide no smear: a dark background, nothing stained, or (in up to 12 views) no single red cells."""
+    shown = tuple(round(v) for v in stain.background_rgb)
+    if not is_bright_field(stain):
         return (f"no stained smear: the background is dark (RGB {shown} of 255), as in fluorescence",)
-    if not stained_windows:
+    if not views:
         return (f"no stained smear: nothing darker than the glass (RGB {shown}) in the places looked at",)
-    if nuclear_share > _NUCLEAR_SHARE:
+    views = views[:: -(-len(views) // 12)]
+    area_mm2 = sum(view.shape[0] * view.shape[1] for view in views) * (spacing_um / 1000) ** 2
+    count = sum(len(rbc_diameters_um(view, spacing_um, stain)) for view in views)
+    expected = _FEW_RED_CELLS_PER_MM2 * area_mm2
+    if area_mm2 > _ENOUGH_MM2 and count < expected:
         return (
-            f"nuclear stain covers {100 * nuclear_share:.0f} % of the view, on a smear under "
-            f"{100 * _NUCLEAR_SHARE:.0f} %: a tissue section, or marrow particles? Compare the cells with the slide",
+            f"{count} single red cells in {area_mm2:.2f} mm², a smear shows over {expected:.0f}: "
+            "a tissue section, marrow particles or a thick area? Check that the slide is a smear",
         )
     return ()
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..records import Rect, Region, Slide, StainProfile, TilePlan
 from .lattice import Lattice, lattice_of, read_lattice
+from .quality import is_bright_field
 from .screen import SUPPORT_UM
 
 CORE_UM = 400.0
@@ -69,8 +70,11 @@ def stained_cores(reader, stain: StainProfile, core_px: int, columns: int, rows:
     """Which cores hold anything denser than glass, by the densest pixel of a coarse look: bool [rows, columns].
 
     The densest and not the mean: one lymphocyte keeps its core. A stained pixel also keeps the cores that its
-    neighbours lie in. Without a level coarse enough to look at (and too large to read whole) every core is kept.
+    neighbours lie in. Without a level coarse enough to look at (and too large to read whole) every core is kept;
+    on a dark background (fluorescence) none is, and the stain's warnings say so.
     """
+    if not is_bright_field(stain):
+        return np.zeros((rows, columns), bool)
     slide = reader.slide
     lattice = lattice_of(slide, _LOOK_UM)
     level_width, level_height = slide.level_sizes[lattice.level]
