@@ -66,7 +66,7 @@ def outline_of(mask: np.ndarray, xy) -> dict | None:
     polygons = []
     for contour in find_contours(np.pad(mask, 1).astype(np.float32), 0.5):
         area = np.dot(contour[:-1, 1], contour[1:, 0]) - np.dot(contour[1:, 1], contour[:-1, 0])
-        if len(contour) < 4 or area >= 0:  # find_contours goes round holes the other way
+        if len(contour) < 4 or area <= 0:  # find_contours goes round holes the other way
             continue
         ring = approximate_polygon(contour, _TOLERANCE_PX)
         if len(ring) >= 4:

@@ -1,6 +1,6 @@
 """Cell and nucleus masks as OME-Zarr 0.5 labels: the value of a pixel is its cell's id in `cells.csv`.
 
-    masks.zarr/                  with an overview picture of the slide as its image, where there is one
+    masks.zarr/                  its image is the `cell` label itself (by path, stored once), so that every viewer opens the folder
     masks.zarr/labels/cell/0…    uint32 [y, x] at the slide's level 0, then halves
     masks.zarr/labels/nucleus/0…
 
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import zarr
-from zarr.codecs import BloscCodec, ZstdCodec
+from zarr.codecs import ZstdCodec
 
 from ..geometry import area
 from ..records import Cells, MergedCells, Slide, unpack_mask
@@ -32,16 +32,14 @@ MAX_LEVELS = 6  # so that a block's part of the smallest level is still a whole 
 NAMED_CELLS = 20_000  # colours and properties are written for so many cells at the most: they are text in the metadata
 
 
-def write_masks(path: Path, slide: Slide, merged: MergedCells, class_names: list[str], overview: np.ndarray | None = None) -> None:
+def write_masks(path: Path, slide: Slide, merged: MergedCells, class_names: list[str]) -> None:
     """Write both labels of a slide to a new folder `path`.
 
     class_names  the final class of each cell, for colours and properties
-    overview     uint8 [h, w, 3], a picture of the whole slide, or None
     """
     root = zarr.open_group(path, mode="w-", zarr_format=3)
-    root.attrs["ome"] = {"version": "0.5"}
-    if overview is not None:
-        _write_overview(root, slide, overview)
+    shapes = level_shapes(slide.height, slide.width)
+    root.attrs["ome"] = {"version": "0.5", "multiscales": [_multiscale("cell ids", slide.mpp, len(shapes), "labels/cell/")]}
     root.create_group("labels").attrs["ome"] = {"version": "0.5", "labels": ["cell", "nucleus"]}
     levels = {name: _create_label(root, name, slide, merged, class_names) for name in ("cell", "nucleus")}
     for (by, bx), rows in _cells_by_block(merged.cells, slide):
@@ -64,8 +62,8 @@ def level_shapes(height: int, width: int) -> list[tuple[int, int]]:
 
 def _create_label(root: zarr.Group, name: str, slide: Slide, merged: MergedCells, class_names: list[str]) -> list[zarr.Array]:
     group = root.create_group(f"labels/{name}")
-    shapes, arrays, datasets = level_shapes(slide.height, slide.width), [], []
-    for k, shape in enumerate(shapes):
+    arrays = []
+    for k, shape in enumerate(level_shapes(slide.height, slide.width)):
         side = min(CHUNK_PX, BLOCK_PX >> k)
         arrays.append(
             group.create_array(
@@ -73,44 +71,26 @@ def _create_label(root: zarr.Group, name: str, slide: Slide, merged: MergedCells
                 compressors=ZstdCodec(level=3), fill_value=0, dimension_names=("y", "x"), config={"write_empty_chunks": False},
             )
         )  # fmt: skip
-        datasets.append({"path": str(k), "coordinateTransformations": [_scale(slide.mpp * 2**k, 2)]})
     label = {"source": {"image": "../../"}}
     if len(merged.ids) and len(merged.ids) <= NAMED_CELLS:
         colours = {c.name: c.colour for c in CLASSES} | {UNIDENTIFIED: UNIDENTIFIED_COLOUR}
         label["colors"] = [{"label-value": int(i), "rgba": [*_rgb(colours[c]), 255]} for i, c in zip(merged.ids, class_names, strict=True)]
         label["properties"] = [{"label-value": int(i), "class": c} for i, c in zip(merged.ids, class_names, strict=True)]
-    group.attrs["ome"] = {"version": "0.5", "multiscales": [_multiscale(name, datasets, ("y", "x"))], "image-label": label}
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [_multiscale(name, slide.mpp, len(arrays))], "image-label": label}
     return arrays
 
 
-def _multiscale(name: str, datasets: list[dict], axes: tuple[str, ...]) -> dict:
-    kinds = {"c": {"name": "c", "type": "channel"}}
-    described = [kinds.get(a, {"name": a, "type": "space", "unit": "micrometer"}) for a in axes]
-    return {"name": name, "axes": described, "datasets": datasets}
-
-
-def _scale(mpp: float, spatial: int, others: int = 0) -> dict:
-    return {"type": "scale", "scale": [1.0] * others + [mpp] * spatial}
+def _multiscale(name: str, mpp: float, levels: int, folder: str = "") -> dict:
+    """OME-Zarr's description of a pyramid of halves in `folder`."""
+    datasets = [
+        {"path": f"{folder}{k}", "coordinateTransformations": [{"type": "scale", "scale": [mpp * 2**k, mpp * 2**k]}]}
+        for k in range(levels)
+    ]
+    return {"name": name, "axes": [{"name": a, "type": "space", "unit": "micrometer"} for a in "yx"], "datasets": datasets}
 
 
 def _rgb(colour: str) -> list[int]:
     return [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
-
-
-def _write_overview(root: zarr.Group, slide: Slide, overview: np.ndarray) -> None:
-    array = root.create_array(
-        "overview", shape=(3, *overview.shape[:2]), dtype="uint8", chunks=(3, 512, 512), fill_value=255,
-        compressors=BloscCodec(cname="zstd", clevel=5), dimension_names=("c", "y", "x"),
-    )  # fmt: skip
-    array[:] = overview.transpose(2, 0, 1)
-    scale = {"type": "scale", "scale": [1.0, slide.mpp * slide.height / overview.shape[0], slide.mpp * slide.width / overview.shape[1]]}
-    dataset = {"path": "overview", "coordinateTransformations": [scale]}
-    channels = [{"color": c, "label": n, "active": True, "window": {"min": 0, "max": 255, "start": 0, "end": 255}}
-                for c, n in (("FF0000", "red"), ("00FF00", "green"), ("0000FF", "blue"))]  # fmt: skip
-    root.attrs["ome"] = {
-        "version": "0.5", "multiscales": [_multiscale("overview", [dataset], ("c", "y", "x"))],
-        "omero": {"channels": channels, "rdefs": {"model": "color"}},
-    }  # fmt: skip
 
 
 def _cells_by_block(cells: Cells, slide: Slide) -> Iterator[tuple[tuple[int, int], list[int]]]:
