@@ -1,0 +1,168 @@
+"""Datasets, augmentation and training: malformed data named by row, boxes that stay tight, a resumed training that ends the same."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hemax_batch.errors import DataError
+from hemax_batch.learning import dataset
+from hemax_batch.learning.augment import Canvas, dihedral, photometric
+from hemax_batch.learning.evaluate import Seen, figures
+from hemax_batch.learning.pseudo import with_pseudo_masks
+from hemax_batch.learning.sampler import PatchSampler
+from hemax_batch.learning.train import Recipe, train
+from hemax_batch.vocabulary import CLASS_NAMES, WHITE_NAMES
+
+
+def write_layout(folder, n=4, **changed):
+    """`n` pictures of 100 px with a purple disc, its box, mask, class and granularity; `changed` alters the first cell's row."""
+    rows = []
+    folder.mkdir(exist_ok=True)
+    for i in range(n):
+        y, x = np.mgrid[:100, :100]
+        r = np.hypot(x - 49.5, y - 49.5)
+        rgb = np.full((100, 100, 3), 235, np.uint8)
+        rgb[r < 30], rgb[r < 18] = (200, 170, 210), (90 + 10 * i, 40, 130)
+        Image.fromarray(rgb).save(folder / f"{i}.png")
+        Image.fromarray((r < 30).astype(np.uint8) + (r < 18)).save(folder / f"{i}_mask.png")
+        rows.append({"file": f"{i}.png", "x0": 20, "y0": 20, "x1": 80, "y1": 80, "class": CLASS_NAMES[i % 3], "mask": f"{i}_mask.png", "granularity": "fine"})
+    rows[0].update(changed)
+    for name, table in (("cells.csv", rows), ("images.csv", [{"file": f"{i}.png", "mpp": 0.12, "source": "s", "split": "train"} for i in range(n)])):
+        with open(folder / name, "w", newline="") as f:
+            writer = csv.DictWriter(f, table[0])
+            writer.writeheader()
+            writer.writerows(table)
+    return folder
+
+
+def test_the_documented_layout_is_read(tmp_path):
+    write_layout(tmp_path, **{"class": "band_neutrophil|segmented_neutrophil", "granularity": ""})
+    first, second, *_ = dataset.read_folder(tmp_path)
+    assert first.cells[0].allowed == ("band_neutrophil", "segmented_neutrophil") and first.cells[0].attributes == ()
+    assert second.cells[0].attributes == (("granularity", "fine"),) and second.mask_path.endswith("1_mask.png")
+
+
+def test_an_empty_class_means_some_white_cell_and_an_empty_box_only_a_centre(tmp_path):
+    write_layout(tmp_path, **{"class": "", "x0": "", "mask": ""})
+    cell = dataset.read_folder(tmp_path)[0].cells[0]
+    assert cell.allowed == WHITE_NAMES and cell.box_xyxy is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"class": "neutrofil"}, "cells.csv row 2: unknown class 'neutrofil'"),
+        ({"x1": 130}, "cells.csv row 2: box .* does not lie in the image of 100 x 100 px"),
+        ({"x1": 10}, "cells.csv row 2: box"),
+        ({"mask": "none.png"}, "cells.csv row 2: mask 'none.png' does not exist"),
+        ({"file": "none.png"}, "cells.csv row 2: image 'none.png' is not in images.csv"),
+        ({"granularity": "grainy"}, "cells.csv row 2: granularity 'grainy'; known: agranular"),
+    ],
+)
+def test_malformed_rows_are_refused_by_name(tmp_path, changed, message):
+    with pytest.raises(DataError, match=message):
+        dataset.read_folder(write_layout(tmp_path, **changed))
+
+
+def test_a_mask_of_another_size_and_a_missing_image_are_refused(tmp_path):
+    write_layout(tmp_path)
+    Image.new("L", (50, 100)).save(tmp_path / "0_mask.png")
+    with pytest.raises(DataError, match=r"row 2: mask is \(50, 100\) px, its image \(100, 100\) px"):
+        dataset.read_folder(tmp_path)
+    (tmp_path / "1.png").unlink()
+    with pytest.raises(DataError, match="images.csv row 3: image '1.png' does not exist"):
+        dataset.read_folder(tmp_path)
+    with pytest.raises(DataError, match="neither images.csv"):
+        dataset.read_folder(tmp_path / "..")
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_turns_and_flips_keep_boxes_on_their_pixels(seed):
+    canvas = Canvas.blank(64)
+    canvas.pixels[10:30, 5:45] = 0
+    label = np.zeros((64, 64), np.uint8)
+    label[10:30, 5:45] = 1
+    canvas.boxes, canvas.labels, canvas.source_cells = [np.array([5, 10, 45, 30])], [label], [None]
+    turned = dihedral(np.random.default_rng(seed), canvas)
+    x0, y0, x1, y1 = turned.boxes[0].astype(int)
+    assert (turned.pixels[y0:y1, x0:x1] == 0).all() and (turned.labels[0][y0:y1, x0:x1] == 1).all()
+    assert (turned.pixels == 0).all(2).sum() == (y1 - y0) * (x1 - x0) == 800
+
+
+def test_photometric_changes_keep_shape_and_kind():
+    rgb = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    for seed in range(20):
+        out = photometric(np.random.default_rng(seed), rgb)
+        assert out.shape == rgb.shape and out.dtype == np.uint8
+
+
+def test_a_patch_is_a_function_of_its_generator_and_its_targets_lie_on_the_cell(tmp_path):
+    sampler = PatchSampler(dataset.read_folder(write_layout(tmp_path)), 0.12)
+    for seed in range(6):
+        (a, ta), (b, tb) = (sampler.sample(np.random.default_rng(seed), 224) for _ in range(2))
+        assert np.array_equal(a, b) and torch.equal(ta.masks, tb.masks)
+        for (cx, cy, w, h), mask in zip(ta.boxes_cxcywh.tolist(), ta.masks.numpy(), strict=True):
+            ys, xs = np.nonzero(mask)
+            assert abs(2 * (xs.min() + xs.max() + 1) / 2 - cx) < 5 and abs(2 * (ys.max() - ys.min() + 1) - h) < 8
+            assert w > 0
+
+
+def test_pseudo_masks_bring_boxes_only_where_nobody_drew_one(tmp_path):
+    examples = dataset.read_folder(write_layout(tmp_path / "data", **{"x0": ""}))
+    (tmp_path / "pseudo").mkdir()
+    for i in (0, 1):
+        mask = np.zeros((100, 100), np.uint8)
+        mask[30:60, 40:80] = 1
+        Image.fromarray(mask).save(tmp_path / "pseudo" / f"{i}.png")
+    drawn, boxed, *_ = with_pseudo_masks(examples, tmp_path / "pseudo")
+    assert drawn.cells[0].box_xyxy == (40, 30, 80, 60) and not drawn.cells[0].box_trusted
+    assert boxed.cells[0].box_xyxy == (20, 20, 80, 80) and boxed.cells[0].box_trusted and boxed.mask_weight < 1
+
+
+def test_a_training_killed_half_way_ends_with_the_same_weights(tmp_path):
+    examples = dataset.read_folder(write_layout(tmp_path / "data"))
+    recipe = Recipe(steps=4, first_stage=0.0, synthetic=0, batch=2, warmup=1, canvas_px=96, large_canvas_px=96, pretrained=False)
+    whole = train(examples, recipe, tmp_path / "whole", say=lambda _: None).state_dict()
+
+    from hemax_batch.learning import train as module
+
+    class Killed(Exception):
+        pass
+
+    def die(self, losses, seconds):
+        if self.step == 2:
+            self._save()
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module._Run, "_log", die)
+        patch.setattr(module._Run, "go", every_step(module._Run.go))
+        with pytest.raises(Killed):
+            train(examples, recipe, tmp_path / "killed", say=lambda _: None)
+    again = train(examples, recipe, tmp_path / "killed", say=lambda _: None).state_dict()
+    assert all(torch.equal(whole[k], again[k]) for k in whole)
+    with pytest.raises(DataError, match="another recipe"):
+        train(examples, Recipe(steps=5), tmp_path / "killed", say=lambda _: None)
+
+
+def every_step(go):
+    """`go` that logs (and so may be killed) after each step."""
+
+    def stepwise(self, sampler, until):
+        while self.step < until:
+            go(self, sampler, self.step + 1)
+
+    return stepwise
+
+
+def test_a_cell_that_is_not_found_counts_as_wrong():
+    nan = float("nan")
+    seen = [Seen("s", ("blast",), True, "blast", 0.9, 0.9, nan, nan, nan, nan, (), "a")] * 3
+    seen += [Seen("s", ("blast",), False, "", 0.0, 0.0, nan, nan, nan, nan, (), "b")]
+    found = figures(seen)
+    assert found["classes"]["accuracy"]["value"] == 0.75 and found["recall"]["value"] == 0.75
+    assert found["jaccard"]["value"] == pytest.approx(0.675)
+    assert found["classes"]["confusion"] == {"blast": {"blast": 3, "not found": 1}}
