@@ -9,8 +9,14 @@ import click
 
 @click.command()
 @click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Where the weights go (.safetensors).")
-@click.option("--work", type=click.Path(file_okay=False, path_type=Path), help="Log, state to resume from, pseudo-masks.  [default: OUT.work]")
+@click.option(
+    "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Where the weights go (.safetensors)."
+)
+@click.option(
+    "--work",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Log, state to resume from, pseudo-masks.  [default: OUT.work]",
+)
 @click.option("--arch", default="hemax-s", show_default=True, help="hemax-s (compact) or hemax-r50 (the paper's).")
 @click.option("--steps", default=1900, show_default=True, help="Optimiser steps.")
 @click.option("--batch-size", default=16, show_default=True, help="Patches a step, over all processes.")
@@ -20,7 +26,8 @@ import click
 def train(data, out, work, arch, steps, batch_size, synthetic, seed, device):
     """Train HemaX on labelled images and write the weights with their model card.
 
-    DATA: folders in the documented layout (images.csv, cells.csv), or holding the public sets' folders. Images of split `train` are learnt;
+    DATA: folders in the documented layout (images.csv, cells.csv), or holding the public sets' folders. Images of
+    split `train` are learnt;
     those of split `val` are only measured, at the end. A killed training resumes from --work.
 
     \b
@@ -36,9 +43,13 @@ def train(data, out, work, arch, steps, batch_size, synthetic, seed, device):
 
 @click.command()
 @click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--weights", type=click.Path(dir_okay=False, path_type=Path), help="A checkpoint.  [default: the shipped one]")
+@click.option(
+    "--weights", type=click.Path(dir_okay=False, path_type=Path), help="A checkpoint.  [default: the shipped one]"
+)
 @click.option("--split", default="val", show_default=True, help="Which split to measure, or `all`.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Write evaluation.json and evaluation.csv here.")
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), help="Write evaluation.json and evaluation.csv here."
+)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 def evaluate(data, weights, split, out, device):
     """Measure a checkpoint on labelled images, every figure with its 95 % interval and the majority baseline.

@@ -13,14 +13,17 @@ def disc(diameter: int, nucleus: float = 0.6) -> np.ndarray:
     return (r <= diameter / 2).astype(np.uint8) + (r <= nucleus * diameter / 2)
 
 
-def cells_at(places, diameters=40, classes="lymphocyte", confidence=0.9, off_centre=0.0, region=0, states=None) -> Cells:
+def cells_at(
+    places, diameters=40, classes="lymphocyte", confidence=0.9, off_centre=0.0, region=0, states=None
+) -> Cells:
     """Discs with their top-left corners at `places` [(x, y), …]; the other arguments are one value or one a cell.
 
     states: per cell {attribute: state} with probability 0.95; round, agranular, blue and small otherwise.
     """
     n = len(places)
     diameters, classes, confidence, off_centre = (
-        [v] * n if np.isscalar(v) or isinstance(v, str) else list(v) for v in (diameters, classes, confidence, off_centre)
+        [v] * n if np.isscalar(v) or isinstance(v, str) else list(v)
+        for v in (diameters, classes, confidence, off_centre)
     )
     states = [states] * n if states is None or isinstance(states, dict) else states
     probs = np.zeros((n, vocabulary.N_CLASSES), np.float32)
@@ -38,6 +41,7 @@ def cells_at(places, diameters=40, classes="lymphocyte", confidence=0.9, off_cen
     d = np.array(diameters, np.int32).reshape(n)
     return Cells(
         np.concatenate([xy, xy + d[:, None]], 1).astype(np.float32), np.full(n, 0.9, np.float32), probs, attributes, xy,
-        np.stack([d, d], 1).astype(np.int32), tuple(pack_mask(disc(int(v))) for v in d), np.array(off_centre, np.float32).reshape(n),
+        np.stack([d, d], 1).astype(np.int32), tuple(pack_mask(disc(int(v))) for v in d),
+        np.array(off_centre, np.float32).reshape(n),
         np.full(n, region, np.int32), (b"",) * n,
     )  # fmt: skip

@@ -15,7 +15,14 @@ from hemax_batch.vocabulary import ATTRIBUTES, CLASS_NAMES, WHITE_NAMES
 
 @pytest.mark.parametrize(
     ("k", "n", "low", "high"),
-    [(9, 100, 4.2, 16.4), (0, 200, 0, 1.8), (2, 200, 0.1, 3.6), (10, 200, 2.4, 9.0), (20, 200, 6.2, 15.0), (0, 1000, 0, 0.37)],
+    [
+        (9, 100, 4.2, 16.4),
+        (0, 200, 0, 1.8),
+        (2, 200, 0.1, 3.6),
+        (10, 200, 2.4, 9.0),
+        (20, 200, 6.2, 15.0),
+        (0, 1000, 0, 0.37),
+    ],
 )
 def test_limits_are_those_of_the_published_table(k, n, low, high):
     found = [100 * v for v in clopper_pearson(k, n)]
@@ -31,7 +38,14 @@ def test_limits_equal_scipys_exactly():
 
 
 def test_denominator_is_white_cells_only():
-    d = count(["lymphocyte"] * 30 + ["segmented_neutrophil"] * 60 + ["band_neutrophil"] * 10 + ["erythroblast"] * 6 + ["unidentified"] * 4, wbc=10.6)
+    d = count(
+        ["lymphocyte"] * 30
+        + ["segmented_neutrophil"] * 60
+        + ["band_neutrophil"] * 10
+        + ["erythroblast"] * 6
+        + ["unidentified"] * 4,
+        wbc=10.6,
+    )
     assert d.n_white == 100 and d.shares["lymphocyte"].percent == 30
     assert (d.neutrophils.count, d.neutrophils.percent) == (70, 70)
     assert d.nrbc_per_100 == 6 and d.corrected_wbc == pytest.approx(10.0) and d.unidentified == 4
@@ -61,8 +75,18 @@ def test_rules_from_a_file(tmp_path):
     path = tmp_path / "rules.toml"
     path.write_text("left_shift_band_percent = 10\n[ranges]\nmonocyte = [2, 12]\n")
     rules = Rules.from_toml(path)
-    assert rules.left_shift_band_percent == 10 and rules.ranges["monocyte"] == (2, 12) and rules.ranges["basophil"] == (0, 2)
-    for bad in ("nonsense = 1", "[ranges]\nblasts = [0, 1]", "[ranges]\nmonocyte = [9, 1]", "left_shift_band_percent = 'x'", "= ="):
+    assert (
+        rules.left_shift_band_percent == 10
+        and rules.ranges["monocyte"] == (2, 12)
+        and rules.ranges["basophil"] == (0, 2)
+    )
+    for bad in (
+        "nonsense = 1",
+        "[ranges]\nblasts = [0, 1]",
+        "[ranges]\nmonocyte = [9, 1]",
+        "left_shift_band_percent = 'x'",
+        "= =",
+    ):
         path.write_text(bad)
         with pytest.raises(UsageError, match="rules.toml"):
             Rules.from_toml(path)
@@ -87,10 +111,12 @@ def test_areas_and_ratios_of_a_disc():
 
 def test_a_sentence_reads_as_a_morphologist_would_say_it():
     r = reading_of(classes="segmented_neutrophil", confidence=0.97,
-                   states={"granularity": "fine", "nucleus_shape": "multilobed", "cytoplasm_colour": "light_blue"})  # fmt: skip
+                   states={"granularity": "fine", "nucleus_shape": "multilobed",
+                           "cytoplasm_colour": "light_blue"})  # fmt: skip
     assert r.explanation == (
-        "Segmented neutrophil (confidence 0.97): multilobed (segmented) nucleus, fine granules, pale or light blue cytoplasm; "
-        "small, 10.0 µm across, 1.4 times a red cell; nucleus/cytoplasm area ratio 0.56 (nucleus 36 % of the cell), abundant cytoplasm."
+        "Segmented neutrophil (confidence 0.97): multilobed (segmented) nucleus, fine granules, "
+        "pale or light blue cytoplasm; small, 10.0 µm across, 1.4 times a red cell; "
+        "nucleus/cytoplasm area ratio 0.56 (nucleus 36 % of the cell), abundant cytoplasm."
     )
     assert r.reasons == () and r.class_name == "segmented_neutrophil"
 
@@ -103,7 +129,9 @@ def test_an_unsure_cell_is_unidentified_and_says_between_what():
 
 def test_a_contradicting_explanation_goes_to_review_and_keeps_its_class():
     r = reading_of(classes="lymphocyte", states={"granularity": "coarse"})
-    assert r.class_name == "lymphocyte" and r.reasons == ("explanation contradicts class: coarse granules in a lymphocyte",)
+    assert r.class_name == "lymphocyte" and r.reasons == (
+        "explanation contradicts class: coarse granules in a lymphocyte",
+    )
     assert "contradicts" in reading_of(classes="eosinophil", states={"granularity": "fine"}).reasons[0]
     assert "in an eosinophil" in reading_of(classes="eosinophil", states={"granularity": "fine"}).reasons[0]
 
@@ -111,7 +139,10 @@ def test_a_contradicting_explanation_goes_to_review_and_keeps_its_class():
 def test_odd_sizes_and_the_slides_edge_go_to_review():
     assert "unusual size (4.0 µm across)" in reading_of(diameter=40).reasons
     cells = cells_at([(0, 50)], 100)
-    assert "cut by the edge of the slide" in read_cells(cells, measure(cells, 0.1, np.zeros(0)), (1000, 1000), 0.5)[0].reasons
+    assert (
+        "cut by the edge of the slide"
+        in read_cells(cells, measure(cells, 0.1, np.zeros(0)), (1000, 1000), 0.5)[0].reasons
+    )
 
 
 def test_contradictions_speak_of_the_vocabulary():

@@ -1,4 +1,5 @@
-"""Datasets, augmentation and training: malformed data named by row, boxes that stay tight, a resumed training that ends the same."""
+"""Datasets, augmentation and training: malformed data named by row, boxes that stay tight, a resumed training that
+ends the same."""
 
 import csv
 
@@ -18,7 +19,8 @@ from hemax_batch.vocabulary import CLASS_NAMES, WHITE_NAMES
 
 
 def write_layout(folder, n=4, **changed):
-    """`n` pictures of 100 px with a purple disc, its box, mask, class and granularity; `changed` alters the first cell's row."""
+    """`n` pictures of 100 px with a purple disc, its box, mask, class and granularity; `changed` alters the first
+    cell's row."""
     rows = []
     folder.mkdir(exist_ok=True)
     for i in range(n):
@@ -28,9 +30,23 @@ def write_layout(folder, n=4, **changed):
         rgb[r < 30], rgb[r < 18] = (200, 170, 210), (90 + 10 * i, 40, 130)
         Image.fromarray(rgb).save(folder / f"{i}.png")
         Image.fromarray((r < 30).astype(np.uint8) + (r < 18)).save(folder / f"{i}_mask.png")
-        rows.append({"file": f"{i}.png", "x0": 20, "y0": 20, "x1": 80, "y1": 80, "class": CLASS_NAMES[i % 3], "mask": f"{i}_mask.png", "granularity": "fine"})
+        rows.append(
+            {
+                "file": f"{i}.png",
+                "x0": 20,
+                "y0": 20,
+                "x1": 80,
+                "y1": 80,
+                "class": CLASS_NAMES[i % 3],
+                "mask": f"{i}_mask.png",
+                "granularity": "fine",
+            }
+        )
     rows[0].update(changed)
-    for name, table in (("cells.csv", rows), ("images.csv", [{"file": f"{i}.png", "mpp": 0.12, "source": "s", "split": "train"} for i in range(n)])):
+    for name, table in (
+        ("cells.csv", rows),
+        ("images.csv", [{"file": f"{i}.png", "mpp": 0.12, "source": "s", "split": "train"} for i in range(n)]),
+    ):
         with open(folder / name, "w", newline="") as f:
             writer = csv.DictWriter(f, table[0])
             writer.writeheader()
@@ -104,7 +120,7 @@ def test_a_patch_is_a_function_of_its_generator_and_its_targets_lie_on_the_cell(
     for seed in range(6):
         (a, ta), (b, tb) = (sampler.sample(np.random.default_rng(seed), 224) for _ in range(2))
         assert np.array_equal(a, b) and torch.equal(ta.masks, tb.masks)
-        for (cx, cy, w, h), mask in zip(ta.boxes_cxcywh.tolist(), ta.masks.numpy(), strict=True):
+        for (cx, _, w, h), mask in zip(ta.boxes_cxcywh.tolist(), ta.masks.numpy(), strict=True):
             ys, xs = np.nonzero(mask)
             assert abs(2 * (xs.min() + xs.max() + 1) / 2 - cx) < 5 and abs(2 * (ys.max() - ys.min() + 1) - h) < 8
             assert w > 0
@@ -124,7 +140,9 @@ def test_pseudo_masks_bring_boxes_only_where_nobody_drew_one(tmp_path):
 
 def test_a_training_killed_half_way_ends_with_the_same_weights(tmp_path):
     examples = dataset.read_folder(write_layout(tmp_path / "data"))
-    recipe = Recipe(steps=4, first_stage=0.0, synthetic=0, batch=2, warmup=1, canvas_px=96, large_canvas_px=96, pretrained=False)
+    recipe = Recipe(
+        steps=4, first_stage=0.0, synthetic=0, batch=2, warmup=1, canvas_px=96, large_canvas_px=96, pretrained=False
+    )
     whole = train(examples, recipe, tmp_path / "whole", say=lambda _: None).state_dict()
 
     from hemax_batch.learning import train as module

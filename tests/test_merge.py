@@ -20,6 +20,7 @@ def made(rows):
 
 def oracle(cells: Cells) -> set[tuple]:
     """Greedy over all pairs: most central first, then score, then place."""
+
     def inside(a, b):
         wh = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
         inter = np.prod(np.clip(wh, 0, None))
@@ -33,7 +34,8 @@ def oracle(cells: Cells) -> set[tuple]:
     for i in order:
         a = cells.boxes_xyxy[i]
         if all(
-            pairwise_iou(a[None], cells.boxes_xyxy[j][None])[0, 0] < SAME_IOU and inside(a, cells.boxes_xyxy[j]) < SAME_INSIDE
+            pairwise_iou(a[None], cells.boxes_xyxy[j][None])[0, 0] < SAME_IOU
+            and inside(a, cells.boxes_xyxy[j]) < SAME_INSIDE
             for j in kept
         ):
             kept.append(i)

@@ -1,4 +1,5 @@
-"""HemaX: shapes, laws, the matcher and losses against slow references, checkpoints that are refused, predictions that do not depend on the batch."""
+"""HemaX: shapes, laws, the matcher and losses against slow references, checkpoints that are refused, predictions that
+do not depend on the batch."""
 
 import itertools
 
@@ -26,7 +27,8 @@ def targets_of(boxes, classes, size=64, states=None):
     attributes = torch.full((n, len(vocabulary.ATTRIBUTES)), -1) if states is None else torch.tensor(states)
     return Targets(
         torch.tensor(boxes, dtype=torch.float32).reshape(n, 4), torch.ones(n), allowed, attributes,
-        torch.zeros(n, size // 2, size // 2, dtype=torch.uint8), torch.zeros(n), torch.zeros(size // 8, size // 8, dtype=torch.bool),
+        torch.zeros(n, size // 2, size // 2, dtype=torch.uint8), torch.zeros(n),
+        torch.zeros(size // 8, size // 8, dtype=torch.bool),
     )  # fmt: skip
 
 
@@ -49,6 +51,22 @@ def test_every_architecture_gives_the_shapes_it_promises(arch):
     assert (o.boxes_cxcywh[..., 2:] > 0).all()
 
 
+@pytest.mark.parametrize("arch", hemax.ARCHITECTURES)
+def test_folding_the_norms_changes_nothing(arch):
+    torch.manual_seed(1)
+    model = hemax.build(arch).eval()
+    for m in model.modules():
+        if isinstance(m, torch.nn.BatchNorm2d):
+            m.running_mean.normal_(0, 0.1), m.running_var.uniform_(0.5, 1.5)
+    pixels = torch.randint(0, 255, (1, 3, 64, 64), dtype=torch.uint8)
+    with torch.inference_mode():
+        before = model(pixels)
+        after = hemax.fold_norms(model)(pixels)
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules())
+    assert torch.allclose(before.dense_logits, after.dense_logits, atol=1e-3, rtol=1e-3)
+    assert torch.allclose(before.class_logits, after.class_logits, atol=1e-2, rtol=1e-2)
+
+
 def test_the_papers_configuration_is_the_papers():
     cfg = hemax.ARCHITECTURES["hemax-r50"]
     assert (cfg.backbone, cfg.n_queries, cfg.d_model, cfg.heads) == ("resnet50", 10, 256, 8)
@@ -61,7 +79,9 @@ def test_matching_is_the_cheapest_of_all_assignments(queries, cells, seed):
     g = torch.Generator().manual_seed(seed)
     logits = torch.randn(queries, K + 1, generator=g)
     boxes = torch.rand(queries, 4, generator=g) * 40 + 10
-    t = targets_of((torch.rand(cells, 4, generator=g) * 40 + 10).tolist(), torch.randint(0, K, (cells,), generator=g).tolist())
+    t = targets_of(
+        (torch.rand(cells, 4, generator=g) * 40 + 10).tolist(), torch.randint(0, K, (cells,), generator=g).tolist()
+    )
     rows, columns = match(logits, boxes, t)
     assert len(rows) == len(columns) == min(queries, cells)
 

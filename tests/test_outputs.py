@@ -28,7 +28,15 @@ def slide_of(width, height, mpp=0.25):
 def done():
     """Four cells: one across the border of two blocks, two overlapping, one at the slide's corner."""
     slide = slide_of(6000, 5000)
-    merged = merge([cells_at([(4080, 100), (300, 300), (322, 300), (5960, 4960)], [40, 40, 30, 40], ["monocyte", "lymphocyte", "basophil", "blast"])])
+    merged = merge(
+        [
+            cells_at(
+                [(4080, 100), (300, 300), (322, 300), (5960, 4960)],
+                [40, 40, 30, 40],
+                ["monocyte", "lymphocyte", "basophil", "blast"],
+            )
+        ]
+    )
     measures = measure(merged.cells, slide.mpp, np.full(30, 7.0))
     return slide, merged, measures, read_cells(merged.cells, measures, (6000, 5000), 0.5)
 
@@ -39,11 +47,20 @@ def test_cells_table_has_the_promised_columns_and_the_same_bytes_twice(done, tmp
         tables.write_table(tmp_path / name, tables.CELL_COLUMNS, tables.cell_rows("s", merged, measures, readings))
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
     table = pd.read_csv(tmp_path / "a.csv")
-    assert table.cell_id.tolist() == [1, 2, 3, 4] and set(table["class"]) == {"monocyte", "lymphocyte", "basophil", "blast"}
-    promised = ["slide", "cell_id", "class", "confidence", "x0", "y0", "x1", "y1", "granularity", "cytoplasm_colour", "nucleus_shape", "size_vs_rbc",
-                "nucleus_area_um2", "cell_area_um2", "nc_ratio", "nucleus_fraction", "in_differential", "review", "review_reasons", "explanation"]  # fmt: skip
+    assert table.cell_id.tolist() == [1, 2, 3, 4] and set(table["class"]) == {
+        "monocyte",
+        "lymphocyte",
+        "basophil",
+        "blast",
+    }
+    promised = ["slide", "cell_id", "class", "confidence", "x0", "y0", "x1", "y1", "granularity", "cytoplasm_colour", "nucleus_shape",
+                "size_vs_rbc",
+                "nucleus_area_um2", "cell_area_um2", "nc_ratio", "nucleus_fraction", "in_differential", "review",
+                "review_reasons", "explanation"]  # fmt: skip
     assert set(promised) <= set(table.columns) and (table.filter(like="p_").sum(axis=1) > 0).all()
-    assert table.in_differential.all() and np.allclose(table.nc_ratio, table.nucleus_fraction / (1 - table.nucleus_fraction), atol=1e-3)
+    assert table.in_differential.all() and np.allclose(
+        table.nc_ratio, table.nucleus_fraction / (1 - table.nucleus_fraction), atol=1e-3
+    )
 
 
 @given(st.text(max_size=30))

@@ -1,7 +1,9 @@
 """The differential count as a clinical object: fixed order, the right denominators, exact limits, sufficiency, flags.
 
-Sources: order and reporting, ICSH and CLSI H20; limits, Clopper & Pearson 1934 (Rümke's table is that, rounded outward); flags after the
-international consensus rules for smear review; reference ranges, ARUP (adults). Thresholds differ between laboratories: `Rules`.
+Sources: order and reporting, ICSH and CLSI H20; limits, Clopper & Pearson 1934 (Rümke's table is that, rounded
+outward); flags after the
+international consensus rules for smear review; reference ranges, ARUP (adults). Thresholds differ between
+laboratories: `Rules`.
 """
 
 from __future__ import annotations
@@ -18,14 +20,28 @@ from ..vocabulary import CLAIM, UNIDENTIFIED, WHITE_NAMES
 NEUTROPHILS = ("band_neutrophil", "segmented_neutrophil")
 
 #: LOINC codes per 100 leukocytes in blood, those that were verified.
-LOINC = {"basophil": "30180-4", "blast": "26446-5", "eosinophil": "26450-7", "monocyte": "26485-3", "band_neutrophil": "26508-2"}
+LOINC = {
+    "basophil": "30180-4",
+    "blast": "26446-5",
+    "eosinophil": "26450-7",
+    "monocyte": "26485-3",
+    "band_neutrophil": "26508-2",
+}
 
-NOT_ASSESSED = ("platelets and platelet clumps", "smudge cells", "variant lymphocytes", "plasma cells", "parasites", "red-cell morphology")
+NOT_ASSESSED = (
+    "platelets and platelet clumps",
+    "smudge cells",
+    "variant lymphocytes",
+    "plasma cells",
+    "parasites",
+    "red-cell morphology",
+)
 
 
 @dataclass(frozen=True)
 class Rules:
-    """When a differential is flagged. Per cents of white cells; `ranges` are reference ranges (low, high) in per cent, ARUP adults.
+    """When a differential is flagged. Per cents of white cells; `ranges` are reference ranges (low, high) in per
+    cent, ARUP adults.
 
     `neutrophils` in `ranges` means bands and segmented together.
     """
@@ -42,7 +58,8 @@ class Rules:
 
     @classmethod
     def from_toml(cls, path: Path) -> Rules:
-        """Defaults changed by a TOML file: the fields' names, and a table [ranges] of name = [low, high]. UsageError if malformed."""
+        """Defaults changed by a TOML file: the fields' names, and a table [ranges] of name = [low, high]. UsageError
+        if malformed."""
         try:
             given = tomllib.loads(path.read_text("utf-8"))
         except (OSError, ValueError) as error:
@@ -53,7 +70,9 @@ class Rules:
         ranges = dict(cls().ranges)
         for name, value in given.pop("ranges", {}).items():
             if name != "neutrophils" and name not in WHITE_NAMES:
-                raise UsageError(f"{path}: [ranges] {name}: not a white cell; known: neutrophils, {', '.join(WHITE_NAMES)}")
+                raise UsageError(
+                    f"{path}: [ranges] {name}: not a white cell; known: neutrophils, {', '.join(WHITE_NAMES)}"
+                )
             if not (isinstance(value, list) and len(value) == 2 and 0 <= value[0] <= value[1] <= 100):
                 raise UsageError(f"{path}: [ranges] {name} = {value}: expected [low, high] in per cent")
             ranges[name] = (float(value[0]), float(value[1]))
@@ -74,7 +93,8 @@ class Share:
 
 @dataclass(frozen=True)
 class Differential:
-    """One slide's count. `shares` holds the white classes in clinical order; `neutrophils` is bands and segmented together."""
+    """One slide's count. `shares` holds the white classes in clinical order; `neutrophils` is bands and segmented
+    together."""
 
     shares: dict[str, Share]
     neutrophils: Share
@@ -119,8 +139,10 @@ def count(
 ) -> Differential:
     """The differential of cells with these final classes.
 
-    Denominator: white cells only. Nucleated red cells are given per 100 of them; with the analyser's count `wbc` (10⁹/l) and at least
-    `rules.nrbc_correction_per_100`, corrected = wbc × 100 / (100 + NRBC). Unidentified cells are outside and are stated.
+    Denominator: white cells only. Nucleated red cells are given per 100 of them; with the analyser's count `wbc`
+    (10⁹/l) and at least
+    `rules.nrbc_correction_per_100`, corrected = wbc × 100 / (100 + NRBC). Unidentified cells are outside and are
+    stated.
     """
     rules = rules or Rules()
     found = Counter(class_names)
@@ -134,15 +156,23 @@ def count(
     return Differential(shares, neutrophils, n, target_cells, nrbc, per_100, corrected, found[UNIDENTIFIED], flags)
 
 
-def _flags(shares: dict[str, Share], neutrophils: Share, n: int, target: int, nrbc: int, unidentified: int, rules: Rules) -> tuple[str, ...]:
+def _flags(
+    shares: dict[str, Share], neutrophils: Share, n: int, target: int, nrbc: int, unidentified: int, rules: Rules
+) -> tuple[str, ...]:
     flags = []
     if n < target:
         flags.append(f"insufficient: {n} white cells counted, {target} asked for")
-    flags += [f"{shares[k].count} {k}{'s' if shares[k].count > 1 else ''} seen" for k in ("blast", "promyelocyte", "myelocyte") if shares[k].count]
+    flags += [
+        f"{shares[k].count} {k}{'s' if shares[k].count > 1 else ''} seen"
+        for k in ("blast", "promyelocyte", "myelocyte")
+        if shares[k].count
+    ]
     if n and shares["metamyelocyte"].percent > rules.metamyelocyte_percent:
         flags.append(f"metamyelocytes {shares['metamyelocyte'].percent:.1f} % (over {rules.metamyelocyte_percent:g} %)")
     if n and shares["band_neutrophil"].percent > rules.left_shift_band_percent:
-        flags.append(f"left shift: bands {shares['band_neutrophil'].percent:.1f} % (over {rules.left_shift_band_percent:g} %)")
+        flags.append(
+            f"left shift: bands {shares['band_neutrophil'].percent:.1f} % (over {rules.left_shift_band_percent:g} %)"
+        )
     if nrbc:
         flags.append(f"{nrbc} nucleated red cell{'s' if nrbc > 1 else ''} seen")
     for name, (low, high) in rules.ranges.items():

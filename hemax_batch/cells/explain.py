@@ -1,6 +1,7 @@
 """What a morphologist would say of each cell, how sure the network is, and when a person must look.
 
-An explanation is checked against its class (`CONTRADICTIONS`, from the typical descriptions of haematology texts): a sure attribute that
+An explanation is checked against its class (`CONTRADICTIONS`, from the typical descriptions of haematology texts): a
+sure attribute that
 the class does not allow sends the cell to review. A cell that the network is unsure of becomes `unidentified`.
 """
 
@@ -60,7 +61,10 @@ def _read(cells: Cells, measures: Measures, i: int, slide_size, min_confidence: 
     unsure = confidence < min_confidence
     reasons = []
     if unsure:
-        reasons.append(f"low confidence ({confidence:.2f} for {CLASSES[first].words}, {probs[second]:.2f} for {CLASSES[second].words})")
+        reasons.append(
+            f"low confidence ({confidence:.2f} for {CLASSES[first].words}, "
+            f"{probs[second]:.2f} for {CLASSES[second].words})"
+        )
     reasons += _contradictions(cells, i, CLASS_NAMES[first])
     reasons += _odd_measures(cells, measures, i, slide_size)
     name = UNIDENTIFIED if unsure else CLASS_NAMES[first]
@@ -97,7 +101,8 @@ def _article(words: str) -> str:
 
 
 def _sentence(cells: Cells, measures: Measures, i: int, name: str, first: int, second: int) -> str:
-    """"Segmented neutrophil (confidence 0.97): multilobed (segmented) nucleus, fine granules, …; 12.4 µm across, …"."""
+    """ "Segmented neutrophil (confidence 0.97): multilobed (segmented) nucleus, fine granules, …; 12.4 µm across,
+    …"."""
     probs = cells.class_probs[i]
     if name == UNIDENTIFIED:
         head = (f"Unidentified: {_article(CLASSES[first].words)} ({probs[first]:.2f}) or "

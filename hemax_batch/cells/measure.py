@@ -35,7 +35,8 @@ class Measures:
 
 
 def measure(cells: Cells, mpp: float, rbc_diameters_um: np.ndarray) -> Measures:
-    """Measure all cells of a slide; `mpp` µm per level-0 pixel, `rbc_diameters_um` the single red cells measured on it."""
+    """Measure all cells of a slide; `mpp` µm per level-0 pixel, `rbc_diameters_um` the single red cells measured on
+    it."""
     counts = np.zeros((len(cells), 2), np.int64)
     for i, (packed, hw) in enumerate(zip(cells.masks, cells.mask_hw, strict=True)):
         mask = unpack_mask(packed, hw)

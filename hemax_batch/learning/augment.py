@@ -1,4 +1,5 @@
-"""Training patches: cells placed on a canvas at the working scale, and the stain, light and focus of other laboratories."""
+"""Training patches: cells placed on a canvas at the working scale, and the stain, light and focus of other
+laboratories."""
 
 from __future__ import annotations
 
@@ -119,11 +120,20 @@ def possible_nuclei(rgb: np.ndarray, boxes_xyxy: list, factor: float = 0.55) -> 
 
 
 def place(
-    canvas: Canvas, rect: tuple[int, int, int, int], rgb: np.ndarray, ignore: np.ndarray, boxes, label, cells, offset, constant: bool
+    canvas: Canvas,
+    rect: tuple[int, int, int, int],
+    rgb: np.ndarray,
+    ignore: np.ndarray,
+    boxes,
+    label,
+    cells,
+    offset,
+    constant: bool,
 ) -> None:
     """Lay a picture into a rectangle of the canvas.
 
-    `offset` (dx, dy): the picture's origin in canvas coordinates. What the picture does not cover is reflected, or of the ground's
+    `offset` (dx, dy): the picture's origin in canvas coordinates. What the picture does not cover is reflected, or of
+    the ground's
     colour when `constant`. Cells less than two fifths visible become ignored; those that remain are clipped.
     """
     x0, y0, x1, y1 = rect

@@ -10,7 +10,8 @@ from ..vocabulary import CLAIM
 from .evaluate import flat_rows
 
 SOURCES = {
-    "PBC": "PBC, Acevedo et al. 2020 (CC BY 4.0); boxes, White Blood Cell Detection Dataset (CC BY 4.0); attributes, WBCAtt, Tsutsui et al. 2023 (MIT)",
+    "PBC": "PBC, Acevedo et al. 2020 (CC BY 4.0); boxes, White Blood Cell Detection Dataset (CC BY 4.0); "
+    "attributes, WBCAtt, Tsutsui et al. 2023 (MIT)",
     "marrow": "Bone-marrow cytomorphology, Matek et al. 2021, TCIA AXH3-T579 (CC BY 4.0)",
     "Raabin-WBC": "TXL-PBC v2 (MIT), its Raabin-WBC pictures",
     "BCCD": "TXL-PBC v2 (MIT), its BCCD pictures; cell types from BCCD (MIT)",
@@ -20,28 +21,65 @@ SOURCES = {
     "synthetic": "synthetic fields drawn by hemax_batch.smear (not real)",
 }
 
+_CARD = """\
+# Model card: {name}
+
+**{claim}.** No clearance is held or implied.
+
+Architecture `{card.arch}`, {card.mpp} µm/px, patches of {card.patch_px} px. SHA-256 `{card.sha256}`.
+
+## How it was trained
+
+    {trained[command]}
+
+Seed {trained[seed]}, {trained[steps]} steps of {trained[batch]} patches, {trained[minutes]} minutes on
+{trained[hardware]}.{notes}
+
+## On what
+
+{sources}
+
+Masks where nobody drew any: the half-trained network's own, kept where their extent agrees with the human box (IoU at
+least 0.85), or, without a box, where place and size are a cell's. Kept: {pseudo}.
+
+## What it reached
+
+On images that it was not trained on (split `val`), each cell in a patch centred on it; a cell not found counts as
+wrong. Intervals: 95 %, bootstrap over cells. The split is by image, not by patient: another laboratory's stain will do
+worse.
+
+| figure | value | 95 % interval | n |
+| --- | --- | --- | --- |
+{figures}
+
+## What it is not for
+
+- Any decision about a patient without review by a qualified morphologist.
+- Blasts were taught from bone marrow only: blasts in blood, and how far the stain gives them away, are untested.
+- Attributes were taught on mature cells (and synthetic ones); on immature cells they are extrapolation.
+- Smudge cells, variant lymphocytes, plasma cells, parasites, platelet clumps: not taught, not assessed.
+"""
+
 
 def write_card(card: WeightsCard, path: Path) -> None:
     """Markdown: what it is, how it was trained, on what, what it reached, what it is not for."""
     trained = card.trained
-    lines = [f"# Model card: {Path(card.path).name}", "", f"**{CLAIM[0].upper()}{CLAIM[1:]}.** No clearance is held or implied.", "",
-             f"Architecture `{card.arch}`, {card.mpp} µm/px, patches of {card.patch_px} px. SHA-256 `{card.sha256}`.", "",
-             "## How it was trained", "", f"    {trained['command']}", "",
-             f"Seed {trained['seed']}, {trained['steps']} steps of {trained['batch']} patches, {trained['minutes']} minutes on {trained['hardware']}.", "",
-             "## On what", ""]  # fmt: skip
-    lines += [f"- {n} images: {SOURCES.get(source, source)}" for source, n in trained["images"].items()]
-    lines += ["", "## What it reached", "", "On images that it was not trained on (split `val`), each cell in a patch centred on it; a cell not found counts as wrong.",
-              "Intervals: 95 %, bootstrap over cells. The split is by image, not by patient: another laboratory's stain will do worse.", "",
-              "| figure | value | 95 % interval | n |", "| --- | --- | --- | --- |"]  # fmt: skip
-    for name, value, low, high, n in flat_rows(card.metrics):
-        limits = f"{low:.4f}–{high:.4f} | {n}" if n else "– | –"
-        lines.append(f"| {name} | {value:.4f} | {limits} |")
-    lines += ["", "## What it is not for", "",
-              "- Any decision about a patient without review by a qualified morphologist.",
-              "- Blasts were taught from bone marrow only: blasts in blood, and how far the stain gives them away, are untested.",
-              "- Attributes were taught on mature cells (and synthetic ones); on immature cells they are extrapolation.",
-              "- Smudge cells, variant lymphocytes, plasma cells, parasites, platelet clumps: not taught, not assessed.", ""]  # fmt: skip
-    path.write_text("\n".join(lines), encoding="utf-8")
+    text = _CARD.format(
+        name=Path(card.path).name,
+        claim=f"{CLAIM[0].upper()}{CLAIM[1:]}",
+        card=card,
+        trained=trained,
+        notes=f" {trained['notes']}" if trained.get("notes") else "",
+        sources="\n".join(f"- {n} images: {SOURCES.get(source, source)}" for source, n in trained["images"].items()),
+        pseudo=", ".join(f"{source} {share}" for source, share in trained["pseudo_masks"].items()) or "none",
+        figures="\n".join(_figure_row(*row) for row in flat_rows(card.metrics)),
+    )
+    path.write_text(text, encoding="utf-8")
+
+
+def _figure_row(name: str, value: float, low: float, high: float, n: int) -> str:
+    limits = f"{low:.4f}–{high:.4f} | {n}" if n else "– | –"
+    return f"| {name} | {value:.4f} | {limits} |"
 
 
 def write_figures(report: dict, path: Path) -> None:

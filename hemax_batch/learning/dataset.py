@@ -3,10 +3,12 @@
 The documented layout (`read_layout`) is a folder with
 
     images.csv  file, mpp, source, split [, bystanders]     a row per image
-    cells.csv   file, x0, y0, x1, y1, class, mask, <attribute>…   a row per cell, any column but `file` may be missing or empty
+    cells.csv   file, x0, y0, x1, y1, class, mask, <attribute>…   a row per cell, any column but `file` may be missing
+                or empty
 
 where `class` may name several allowed classes ("band_neutrophil|segmented_neutrophil") or be empty ("some white cell"),
-`mask` is a PNG of the image's size (0 outside, 1 cytoplasm, 2 nucleus), and `bystanders` says whether cells without a row may be in
+`mask` is a PNG of the image's size (0 outside, 1 cytoplasm, 2 nucleus), and `bystanders` says whether cells without a
+row may be in
 the picture: "none", "stained" (only where the stain is as dark as a nucleus) or "anywhere" outside the boxes.
 """
 
@@ -27,7 +29,8 @@ BYSTANDERS = ("none", "stained", "anywhere")
 
 @dataclass(frozen=True)
 class CellLabel:
-    """What is known of one cell. Box in the image's own pixels; None = only its centre (the image's middle) is known."""
+    """What is known of one cell. Box in the image's own pixels; None = only its centre (the image's middle) is
+    known."""
 
     box_xyxy: tuple[float, float, float, float] | None
     allowed: tuple[str, ...]  # classes that the label allows
@@ -37,7 +40,8 @@ class CellLabel:
 
 @dataclass(frozen=True)
 class Example:
-    """One labelled image. `mask_path`: PNG for its only cell; `ignored`: boxes of things that are neither cell nor background."""
+    """One labelled image. `mask_path`: PNG for its only cell; `ignored`: boxes of things that are neither cell nor
+    background."""
 
     path: str
     mpp: float
@@ -88,7 +92,9 @@ def read_layout(folder: Path) -> list[Example]:
             raise DataError(f"{where}: image {row['file']!r} is not in images.csv")
         example = images[row["file"]]
         cell = _cell_of_row(row, example, where)
-        images[row["file"]] = replace(example, cells=(*example.cells, cell), mask_path=_mask_of_row(row, folder, example, where))
+        images[row["file"]] = replace(
+            example, cells=(*example.cells, cell), mask_path=_mask_of_row(row, folder, example, where)
+        )
     return list(images.values())
 
 
@@ -128,7 +134,8 @@ def _mask_of_row(row: dict[str, str], folder: Path, example: Example, where: str
 
 # --- public sources, as laid out by the project's data folder ---------------------------------------------------
 
-#: µm/px, from the median red cell (7.3 µm) of each source; Zheng's first set from its neutrophils against the second's.
+#: µm/px, from the median red cell (7.3 µm) of each source; Zheng's first set from its neutrophils against the
+#: second's.
 MPP = {"PBC": 0.10, "marrow": 0.10, "Raabin-WBC": 0.06, "BCCD": 0.08, "BCDD": 0.124, "zheng1": 0.18, "zheng2": 0.10}
 
 _NUCLEUS = {"unsegmented-round": "round", "unsegmented-indented": "indented", "unsegmented-band": "band",
@@ -165,7 +172,8 @@ def read_pbc(folder: Path) -> list[Example]:
 
 
 def read_marrow(folder: Path) -> list[Example]:
-    """Matek's marrow crops: one labelled cell in the middle, unlabelled neighbours anywhere; unidentified ones left out."""
+    """Matek's marrow crops: one labelled cell in the middle, unlabelled neighbours anywhere; unidentified ones left
+    out."""
     return [
         Example(str(folder / "images" / r["file"]), MPP["marrow"], "marrow", r["split"],
                 (CellLabel(None, (r["class"],)),), "anywhere")
@@ -198,7 +206,8 @@ def _bccd_types(folder: Path) -> dict[str, tuple[str, ...]]:
 
 
 def read_txl(folder: Path) -> list[Example]:
-    """TXL-PBC: whole fields with boxes of every white cell (0), red cell (1) and platelet (2). White ones need no type.
+    """TXL-PBC: whole fields with boxes of every white cell (0), red cell (1) and platelet (2). White ones need no
+    type.
 
     Its PBC pictures are left out here: `read_pbc` has them, with the same split. BCCD's cells take their type from a
     sibling folder `bccd` where there is one.
@@ -218,7 +227,9 @@ def read_txl(folder: Path) -> list[Example]:
                 (white if kind == "0" else other).append((cx - bw / 2, cy - bh / 2, cx + bw / 2, cy + bh / 2))
         allowed = types.get(row["original"], WHITE_NAMES) if len(white) == 1 else WHITE_NAMES
         cells = tuple(CellLabel(b, allowed) for b in white)
-        out.append(Example(str(path), MPP[row["source"]], row["source"], row["split"], cells, "none", ignored=tuple(other)))
+        out.append(
+            Example(str(path), MPP[row["source"]], row["source"], row["split"], cells, "none", ignored=tuple(other))
+        )
     return out
 
 
@@ -226,7 +237,8 @@ READERS = {"pbc": read_pbc, "marrow": read_marrow, "zheng": read_zheng, "txl": r
 
 
 def read_folder(folder: Path) -> list[Example]:
-    """A data folder: the documented layout where it has images.csv and cells.csv, else the known sub-folders in it."""
+    """A data folder: the documented layout where it has images.csv and cells.csv, else the known sub-folders in
+    it."""
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: not a folder")

@@ -1,12 +1,14 @@
 """Measuring a checkpoint on labelled images, each cell seen as the tool sees it: one patch centred on it.
 
-Everything is per source and over all, with a bootstrap 95 % interval, and beside it what always answering the commonest would score. A cell that
+Everything is per source and over all, with a bootstrap 95 % interval, and beside it what always answering the
+commonest would score. A cell that
 is not found counts as wrong. Definitions:
 
 recall      cells with a box that have a prediction of IoU >= 0.5
 jaccard     mean IoU of the predicted box with the true one over all cells with a box (0 where none was found)
 dice        2 |P ∩ T| / (|P| + |T|) of a cell's mask, mean over cells with an expert mask
-nmse        sum (p - t)² / sum t², and the variance-normalised sum (p - t)² / sum (t - mean t)², of nucleus/cell and nucleus/cytoplasm
+nmse        sum (p - t)² / sum t², and the variance-normalised sum (p - t)² / sum (t - mean t)², of nucleus/cell and
+            nucleus/cytoplasm
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ BOOTSTRAP = 1000
 
 @dataclass(frozen=True)
 class Seen:
-    """One labelled cell and what was predicted for it (`found` False: nothing). NaN where there is no truth to compare with."""
+    """One labelled cell and what was predicted for it (`found` False: nothing). NaN where there is no truth to
+    compare with."""
 
     source: str
     allowed: tuple[str, ...]
@@ -59,7 +62,8 @@ def look(predictor, examples: list[Example], say=lambda *_: None) -> list[Seen]:
 
 
 def _compare(example: Example, k: int, cells, pixels, batch: PatchBatch) -> Seen:
-    """The prediction for cell k: with a true box the one of highest IoU, else the one nearest the middle (within 4 µm)."""
+    """The prediction for cell k: with a true box the one of highest IoU, else the one nearest the middle (within 4
+    µm)."""
     label = example.cells[k]
     nothing = Seen(example.source, label.allowed, False, "", 0.0, float("nan") if label.box_xyxy is None else 0.0,
                    *([float("nan")] * 4), (), example.path)  # fmt: skip
@@ -83,7 +87,17 @@ def _compare(example: Example, k: int, cells, pixels, batch: PatchBatch) -> Seen
     )  # fmt: skip
     dice = _mask_scores(example, cells, j)
     best = int(cells.class_probs[j].argmax())
-    return Seen(example.source, label.allowed, True, CLASS_NAMES[best], float(cells.class_probs[j, best]), iou, *dice, attributes, example.path)
+    return Seen(
+        example.source,
+        label.allowed,
+        True,
+        CLASS_NAMES[best],
+        float(cells.class_probs[j, best]),
+        iou,
+        *dice,
+        attributes,
+        example.path,
+    )
 
 
 def _mask_scores(example: Example, cells, j: int) -> tuple[float, float, float, float]:
@@ -137,7 +151,8 @@ def figures(seen: list[Seen]) -> dict:
 
 
 def _class_figures(typed: list[Seen]) -> dict:
-    """Accuracy over labels of any breadth; balanced accuracy, macro F1 and confusion over cells of one known class."""
+    """Accuracy over labels of any breadth; balanced accuracy, macro F1 and confusion over cells of one known
+    class."""
     from sklearn.metrics import balanced_accuracy_score, f1_score
 
     out = {"accuracy": interval(np.array([float(s.predicted in s.allowed) for s in typed]))}

@@ -1,7 +1,10 @@
-"""Masks for pictures that have none: the half-trained network's own, kept only where they agree with what people drew.
+"""Masks for pictures that have none: the half-trained network's own, kept only where they agree with what people
+drew.
 
-Check: the extent of the pseudo-mask against the human box, IoU at least `MIN_IOU`. Where there is no human box the mask must
-lie where the labelled cell is known to be, and be of a cell's size. The shares kept are printed and go into the model card.
+Check: the extent of the pseudo-mask against the human box, IoU at least `MIN_IOU`. Where there is no human box the
+mask must
+lie where the labelled cell is known to be, and be of a cell's size. The shares kept are printed and go into the model
+card.
 """
 
 from __future__ import annotations
@@ -29,7 +32,9 @@ def pseudo_candidates(examples: list[Example]) -> list[int]:
 
 
 @torch.inference_mode()
-def write_pseudo_masks(model, sampler: PatchSampler, indices: list[int], folder: Path, size_px: int, batch: int = 8) -> None:
+def write_pseudo_masks(
+    model, sampler: PatchSampler, indices: list[int], folder: Path, size_px: int, batch: int = 8
+) -> None:
     """Write `folder/<index>.png` (0, 1, 2; the picture's own size) for each example whose mask passes the check."""
     folder.mkdir(parents=True, exist_ok=True)
     model.eval()
@@ -56,7 +61,9 @@ def _mask_of_centre(output, k: int, size_px: int) -> np.ndarray | None:
     q = int(score.masked_fill(far, -1).argmax())
     if far[q] or score[q] < 0.4:
         return None
-    logits = F.interpolate(output.mask_logits[k, q][None], size=(size_px, size_px), mode="bilinear", align_corners=False)[0]
+    logits = F.interpolate(
+        output.mask_logits[k, q][None], size=(size_px, size_px), mode="bilinear", align_corners=False
+    )[0]
     nucleus, cell = (logits > 0).cpu().numpy()
     return cell.astype(np.uint8) + (nucleus & cell)
 
@@ -91,7 +98,8 @@ def _acceptable(mask: np.ndarray, example: Example) -> bool:
 
 
 def with_pseudo_masks(examples: list[Example], folder: Path) -> list[Example]:
-    """The examples with the masks found in `folder`; a cell without a human box takes the mask's extent, marked as not trusted."""
+    """The examples with the masks found in `folder`; a cell without a human box takes the mask's extent, marked as
+    not trusted."""
     out = list(examples)
     for path in folder.glob("*.png"):
         i = int(path.stem)

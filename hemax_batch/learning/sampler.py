@@ -127,7 +127,11 @@ class PatchSampler:
                     attributes[i, j] = a.states.index(known[a.name])
             box_weight[i] = 0.0 if cell.box_xyxy is None else (1.0 if cell.box_trusted else 0.5)
             if canvas.labels[i] is not None:
-                x0, y0, x1, y1 = np.array([boxes[i, 0] - 1, boxes[i, 1] - 1, boxes[i, 2] + 2, boxes[i, 3] + 2]).clip(0, s).astype(int)
+                x0, y0, x1, y1 = (
+                    np.array([boxes[i, 0] - 1, boxes[i, 1] - 1, boxes[i, 2] + 2, boxes[i, 3] + 2])
+                    .clip(0, s)
+                    .astype(int)
+                )
                 own = np.zeros((s, s), np.uint8)
                 own[y0:y1, x0:x1] = canvas.labels[i][y0:y1, x0:x1]
                 masks[i], mask_weight[i] = own[1::2, 1::2], example.mask_weight

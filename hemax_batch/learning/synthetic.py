@@ -1,4 +1,5 @@
-"""Synthetic fields in the documented data layout, for their exact masks and for attributes of classes that nobody has annotated."""
+"""Synthetic fields in the documented data layout, for their exact masks and for attributes of classes that nobody has
+annotated."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ TYPES = tuple(c.name for c in CLASSES if c.name != "platelet")
 
 
 def write_synthetic(folder: Path, count: int, seed: int, size_px: int, mpp: float) -> None:
-    """Draw `count` fields of `size_px` a side into `folder`, the classes in turn: images, masks, images.csv, then cells.csv."""
+    """Draw `count` fields of `size_px` a side into `folder`, the classes in turn: images, masks, images.csv, then
+    cells.csv."""
     folder.mkdir(parents=True, exist_ok=True)
     images, cells = [], []
     for i in range(count):
@@ -27,7 +29,9 @@ def write_synthetic(folder: Path, count: int, seed: int, size_px: int, mpp: floa
         images.append([f"{i:05d}.png", mpp, "synthetic", "train", "none"])
         for c in white:
             box = np.clip(c.box_xyxy, 0, size_px).round(1)
-            cells.append([f"{i:05d}.png", *box, c.class_name, f"{i:05d}_mask.png", *(getattr(c, a) for a in ATTRIBUTE_NAMES)])
+            cells.append(
+                [f"{i:05d}.png", *box, c.class_name, f"{i:05d}_mask.png", *(getattr(c, a) for a in ATTRIBUTE_NAMES)]
+            )
     _write(folder / "images.csv", ["file", "mpp", "source", "split", "bystanders"], images)
     _write(folder / "cells.csv", ["file", "x0", "y0", "x1", "y1", "class", "mask", *ATTRIBUTE_NAMES], cells)
 

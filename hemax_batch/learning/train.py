@@ -1,7 +1,9 @@
 """Training HemaX, told top to bottom: examples -> patches -> loss -> weights.
 
-In stages. In the first, masks are taught by expert and synthetic masks and by boxes alone (projection loss); then the network draws masks for
-the other pictures, those that agree with the human boxes are kept (`pseudo`), and the second stage learns from all; half-way, synthetic fields join.
+In stages. In the first, masks are taught by expert and synthetic masks and by boxes alone (projection loss); then the
+network draws masks for
+the other pictures, those that agree with the human boxes are kept (`pseudo`), and the second stage learns from all;
+half-way, synthetic fields join.
 What step k sees depends on the seed, k and the process's rank only, so a killed training resumes to the same result.
 
 One process a device; several with `torchrun --nproc-per-node N -m hemax_batch train …`, gradients averaged.
@@ -98,7 +100,8 @@ class World:
 def train(examples: list[Example], recipe: Recipe, work: Path, device: str = "cpu", say=print) -> HemaX:
     """Train and return the network with averaged (EMA) weights, in eval mode.
 
-    `work` keeps the log (log.csv), the state to resume from (state.pt) and the pseudo-masks. Steps: build, resume if there
+    `work` keeps the log (log.csv), the state to resume from (state.pt) and the pseudo-masks. Steps: build, resume if
+    there
     is a state, stage one, pseudo-masks, stage two. ValueError for an unknown architecture.
     """
     world = World.join(device)
@@ -123,7 +126,8 @@ def train(examples: list[Example], recipe: Recipe, work: Path, device: str = "cp
 
 
 def train_command(data, out: Path, work: Path, recipe: Recipe, device: str, say=print) -> None:
-    """`hemax-batch train`: read, train, save, measure on the split `val`, and save again with the figures and the model card."""
+    """`hemax-batch train`: read, train, save, measure on the split `val`, and save again with the figures and the
+    model card."""
     from ..model import checkpoint
     from ..model.predictor import Predictor
     from .card import write_card
@@ -141,18 +145,38 @@ def train_command(data, out: Path, work: Path, recipe: Recipe, device: str, say=
         return
     names = " ".join(str(d) for d in data)
     trained = {
-        "command": f"hemax-batch train {names} --out {out.name} --arch {recipe.arch} --steps {recipe.steps} --seed {recipe.seed}",
-        "seed": recipe.seed, "steps": recipe.steps, "batch": recipe.batch, "minutes": _minutes(work, time.monotonic() - started),
+        "command": f"{_launcher()} train {names} --out {out.name} --arch {recipe.arch} --seed {recipe.seed}",
+        "seed": recipe.seed, "steps": recipe.steps, "batch": recipe.batch,
+        "minutes": _minutes(work, time.monotonic() - started), "pseudo_masks": _pseudo_shares(learnt, work / "pseudo"),
         "hardware": f"{torch.cuda.get_device_name() if device == 'cuda' else str(os.cpu_count()) + ' CPU cores'}",
         "images": dict(Counter(e.source for e in learnt), synthetic=recipe.synthetic), "recipe": asdict(recipe),
     }  # fmt: skip
-    kept = {"mpp": recipe.mpp, "patch_px": recipe.large_canvas_px, "temperature": 1.0, "min_confidence": 0.5, "trained": trained}
+    kept = {
+        "mpp": recipe.mpp,
+        "patch_px": recipe.large_canvas_px,
+        "temperature": 1.0,
+        "min_confidence": 0.5,
+        "trained": trained,
+    }
     checkpoint.save(model, out, metrics={}, **kept)
     metrics = {}
     if held_out:
         metrics, _ = evaluate(Predictor.load(out, device, platelets=True), held_out, say)
     write_card(checkpoint.save(model, out, metrics=metrics, **kept), out.with_suffix(".md"))
     say(f"weights: {out}, card: {out.with_suffix('.md')}")
+
+
+def _launcher() -> str:
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    return "hemax-batch" if processes == 1 else f"torchrun --nproc-per-node {processes} -m hemax_batch"
+
+
+def _pseudo_shares(learnt: list[Example], folder: Path) -> dict[str, str]:
+    """By source, how many pictures without a mask got one that passed the check: "kept/asked"."""
+    asked = pseudo_candidates(learnt)
+    labelled = with_pseudo_masks(learnt, folder)
+    kept = Counter(learnt[i].source for i in asked if labelled[i].mask_path)
+    return {s: f"{kept[s]}/{n}" for s, n in Counter(learnt[i].source for i in asked).items()}
 
 
 def _minutes(work: Path, fallback_s: float) -> int:
@@ -241,7 +265,8 @@ class _Run:
         return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
 
     def pseudo_label(self, examples: list[Example]) -> list[Example]:
-        """Draw masks with the averaged weights (once: a finished set is kept for a resumed training), and take those kept."""
+        """Draw masks with the averaged weights (once: a finished set is kept for a resumed training), and take those
+        kept."""
         folder, done = self.work / "pseudo", self.work / "pseudo" / "done"
         indices = pseudo_candidates(examples)
         if not done.exists():
@@ -263,7 +288,8 @@ class _Run:
         return labelled
 
     def synthetic(self, count: int) -> list[Example]:
-        """Synthetic fields, drawn once into the work folder. They join after the pseudo-masks, so that those rest on real masks only."""
+        """Synthetic fields, drawn once into the work folder. They join after the pseudo-masks, so that those rest on
+        real masks only."""
         from .synthetic import write_synthetic
 
         folder = self.work / "synthetic"
@@ -309,7 +335,9 @@ class _Run:
             return
         state = torch.load(path, map_location=self.world.device, weights_only=True)
         if state["recipe"] != repr(self.recipe):
-            raise DataError(f"{path} is of another recipe ({state['recipe']}); use another --work folder or the same options")
+            raise DataError(
+                f"{path} is of another recipe ({state['recipe']}); use another --work folder or the same options"
+            )
         self.model.load_state_dict(state["model"])
         self.average = state["average"]
         self.optimiser.load_state_dict(state["optimiser"])

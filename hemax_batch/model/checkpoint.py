@@ -1,6 +1,7 @@
 """Weights as safetensors, with everything needed to use them and to doubt them in the header.
 
-The header's `data_sha256` is the SHA-256 of the tensor bytes, so any damage after writing is found at load; the shipped weights' whole-file
+The header's `data_sha256` is the SHA-256 of the tensor bytes, so any damage after writing is found at load; the
+shipped weights' whole-file
 hash is also kept beside them (`weights/SHA256SUMS`). Reading a card needs no torch.
 """
 
@@ -63,7 +64,9 @@ def _header(path: Path) -> tuple[dict, int]:
                 raise WeightsError(f"{path}: not a safetensors file (its header claims {length} bytes)")
             header = json.loads(f.read(length))
     except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror or error}); give weights with --weights") from error
+        raise WeightsError(
+            f"{path}: cannot be read ({error.strerror or error}); give weights with --weights"
+        ) from error
     except ValueError as error:
         raise WeightsError(f"{path}: not a safetensors file, or damaged ({error})") from error
     return header.get("__metadata__") or {}, 8 + length
@@ -86,15 +89,20 @@ def read_card(path: str | Path | None = None) -> WeightsCard:
 def _read_card(path: Path, _mtime: int, _size: int) -> WeightsCard:
     meta, start = _header(path)
     if meta.get("format") != FORMAT:
-        raise WeightsError(f"{path}: format {meta.get('format')!r}, expected {FORMAT!r}; these are not weights of this version")
+        raise WeightsError(
+            f"{path}: format {meta.get('format')!r}, expected {FORMAT!r}; these are not weights of this version"
+        )
     if meta.get("vocabulary") != vocabulary.fingerprint():
         raise WeightsError(
-            f"{path}: its vocabulary is {str(meta.get('vocabulary'))[:12]}…, this program's {vocabulary.fingerprint()[:12]}…; "
+            f"{path}: its vocabulary is {str(meta.get('vocabulary'))[:12]}…, this program's "
+            f"{vocabulary.fingerprint()[:12]}…; "
             "use the weights that came with this version, or train again"
         )
     found = _hash(path, start)
     if found != meta.get("data_sha256"):
-        raise WeightsError(f"{path}: damaged: tensor data hash {found[:12]}…, header says {str(meta.get('data_sha256'))[:12]}…")
+        raise WeightsError(
+            f"{path}: damaged: tensor data hash {found[:12]}…, header says {str(meta.get('data_sha256'))[:12]}…"
+        )
     sha256 = _hash(path)
     _check_sums(path, sha256)
     try:
@@ -110,7 +118,9 @@ def _check_sums(path: Path, sha256: str) -> None:
     for line in SUMS.read_text().splitlines():
         expected, name = line.split()
         if name == path.name and expected != sha256:
-            raise WeightsError(f"{path}: SHA-256 {sha256[:12]}…, {SUMS.name} says {expected[:12]}…; install the package again")
+            raise WeightsError(
+                f"{path}: SHA-256 {sha256[:12]}…, {SUMS.name} says {expected[:12]}…; install the package again"
+            )
 
 
 def save(model, path: str | Path, *, mpp: float, patch_px: int, temperature: float, min_confidence: float,
@@ -124,7 +134,8 @@ def save(model, path: str | Path, *, mpp: float, patch_px: int, temperature: flo
     state = {k: v.to(torch.float16) if v.is_floating_point() else v for k, v in state.items()}
     raw = to_bytes(state)
     start = 8 + int.from_bytes(raw[:8], "little")
-    card = {"arch": model.cfg.arch, "mpp": mpp, "patch_px": patch_px, "n_queries": model.cfg.n_queries, "temperature": temperature,
+    card = {"arch": model.cfg.arch, "mpp": mpp, "patch_px": patch_px, "n_queries": model.cfg.n_queries,
+            "temperature": temperature,
             "min_confidence": min_confidence, "trained": trained, "metrics": metrics}  # fmt: skip
     meta = {"format": FORMAT, "vocabulary": vocabulary.fingerprint(), "classes": json.dumps(vocabulary.CLASS_NAMES),
             "attributes": json.dumps({a.name: a.states for a in vocabulary.ATTRIBUTES}),

@@ -1,7 +1,9 @@
 """The set criterion: what each decoder layer is asked to say, with unknown labels left out of every term.
 
-Terms (weights in `WEIGHTS`; the balance is `recipe.md`'s of the design notes, after DETR): class cross-entropy over what a label
-allows, L1 and GIoU of the box, attribute cross-entropy, BCE and Dice of the masks, focal loss of the heat map, and the
+Terms (weights in `WEIGHTS`; the balance is `recipe.md`'s of the design notes, after DETR): class cross-entropy over
+what a label
+allows, L1 and GIoU of the box, attribute cross-entropy, BCE and Dice of the masks, focal loss of the heat map, and
+the
 projection loss of box-supervised masks (Tian et al. 2021, BoxInst) where a cell has a box and no mask.
 """
 
@@ -42,7 +44,7 @@ def soft_dice_loss(logits: Tensor, truth: Tensor) -> Tensor:
 
 def projection_loss(cell_logits: Tensor, boxes_cxcywh: Tensor) -> Tensor:
     """How far the cell mask's shadows on the two axes are from the box's: [N, h, w] at stride 4, [N, 4] px -> [N]."""
-    n, h, w = cell_logits.shape
+    h, w = cell_logits.shape[1:]
     box = to_xyxy(boxes_cxcywh) / 4
     shadows = []
     for axis, size, low, high in ((1, w, box[:, 0], box[:, 2]), (2, h, box[:, 1], box[:, 3])):

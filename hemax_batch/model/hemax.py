@@ -1,7 +1,9 @@
 """HemaX: one network that gives each cell's class, place, masks and attributes.
 
-Two configurations are built by name (`build`): `hemax-r50`, the paper's (ResNet-50, 6 + 6 layers, width 256, 10 learned
-queries at stride 32, as described in `hemax.md` of the design notes), and `hemax-s`, compact, which ships: its queries
+Two configurations are built by name (`build`): `hemax-r50`, the paper's (ResNet-50, 6 + 6 layers, width 256, 10
+learned
+queries at stride 32, as described in `hemax.md` of the design notes), and `hemax-s`, compact, which ships: its
+queries
 come from the image (peaks of a centre heat map), look inside their own box, and are refined layer by layer.
 """
 
@@ -9,10 +11,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .. import vocabulary
 from .backbone import BACKBONES
@@ -79,7 +83,8 @@ def _conv(c_in: int, c_out: int, k: int = 1, groups: int = 1) -> nn.Sequential:
 class Pyramid(nn.Module):
     """Feature pyramid with the transformer's encoder inside.
 
-    Backbone maps -> (memory [B, S, D] with its positions, stride-16 map, stride-8 map [B, D, ...], embedding [B, C, H/4, W/4]).
+    Backbone maps -> (memory [B, S, D] with its positions, stride-16 map, stride-8 map [B, D, ...], embedding [B, C,
+    H/4, W/4]).
     """
 
     def __init__(self, cfg: HemaXConfig, channels: tuple[int, ...]):
@@ -216,7 +221,9 @@ class HemaX(nn.Module):
         d = q.shape[-1]
         if self.cfg.queries == "learned":
             return self.query_embedding[None].expand_as(q)
-        return self.query_position(torch.cat([sine_positions(boxes[..., :2], d), sine_positions(boxes[..., 2:], d)], -1))
+        return self.query_position(
+            torch.cat([sine_positions(boxes[..., :2], d), sine_positions(boxes[..., 2:], d)], -1)
+        )
 
     def _refine(self, raw: Tensor, boxes: Tensor, canvas: Tensor) -> Tensor:
         if self.cfg.queries == "learned":
@@ -225,7 +232,8 @@ class HemaX(nn.Module):
         return torch.cat([centre, boxes[..., 2:] * raw[..., 2:].clamp(-1.5, 1.5).exp()], -1)
 
     def _masks(self, q: Tensor, boxes: Tensor, embedding: Tensor, dense: Tensor) -> Tensor:
-        """Mask logits [B, Q, 2, h, w]: the query's kernel on the embedding, the dense logits, less the distance from its box."""
+        """Mask logits [B, Q, 2, h, w]: the query's kernel on the embedding, the dense logits, less the distance from
+        its box."""
         b, n = q.shape[:2]
         h, w = embedding.shape[-2:]
         raw = self.mask_head(q).reshape(b, n, 2, -1)
@@ -238,6 +246,18 @@ class HemaX(nn.Module):
         dy = ((ys - boxes[..., 1:2]) / half[..., 1:2]) ** 2
         distance = (dx[:, :, None, :] + dy[..., None]).clamp(max=16.0)  # 1 on the box's ellipse
         return logits + dense[:, None] + bias[..., None, None] - reach[..., None, None] * distance[:, :, None]
+
+
+def fold_norms(model: HemaX) -> HemaX:
+    """The same network with each batch norm folded into the convolution before it (for inference only; eval mode)."""
+    for module in model.modules():
+        names = [n for n, _ in module.named_children()]
+        for conv, norm in pairwise(names):
+            first, second = getattr(module, conv), getattr(module, norm)
+            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+                setattr(module, conv, fuse_conv_bn_eval(first, second))
+                setattr(module, norm, nn.Identity())
+    return model
 
 
 def build(arch: str) -> HemaX:

@@ -47,7 +47,9 @@ def to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
 
 def generalised_iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
     """GIoU (Rezatofighi 2019) of broadcastable boxes [..., 4] -> [...]; 1 for equal boxes, down to -1."""
-    inter = (torch.minimum(a_xyxy[..., 2:], b_xyxy[..., 2:]) - torch.maximum(a_xyxy[..., :2], b_xyxy[..., :2])).clamp(min=0)
+    inter = (torch.minimum(a_xyxy[..., 2:], b_xyxy[..., 2:]) - torch.maximum(a_xyxy[..., :2], b_xyxy[..., :2])).clamp(
+        min=0
+    )
     hull = torch.maximum(a_xyxy[..., 2:], b_xyxy[..., 2:]) - torch.minimum(a_xyxy[..., :2], b_xyxy[..., :2])
     area_a, area_b = ((b[..., 2:] - b[..., :2]).clamp(min=0).prod(-1) for b in (a_xyxy, b_xyxy))
     inter, hull = inter.prod(-1), hull.clamp(min=1e-6).prod(-1)

@@ -1,6 +1,7 @@
 """The trained network as a function: patches in, cells out, in the slide's own pixels.
 
-On the CPU it runs patch by patch on one thread, so that what it says of a patch depends on that patch alone, whatever the batch, the number
+On the CPU it runs patch by patch on one thread, so that what it says of a patch depends on that patch alone, whatever
+the batch, the number
 of workers or the order (larger batches gain nothing there).
 """
 
@@ -19,6 +20,7 @@ from .. import vocabulary
 from ..geometry import centres, pairwise_iou
 from ..records import Cells, PatchBatch, pack_mask
 from . import checkpoint
+from .hemax import fold_norms
 
 MIN_SCORE = 0.5  # that there is a cell at all
 SAME_CELL_IOU = 0.6  # two queries on one cell of one patch
@@ -45,7 +47,8 @@ class Prediction:
 
 
 class Predictor:
-    """A network with its card. Call it with a PatchBatch. `platelets`: whether they become cells too, for evaluation."""
+    """A network with its card. Call it with a PatchBatch. `platelets`: whether they become cells too, for
+    evaluation."""
 
     def __init__(self, model, card: checkpoint.WeightsCard, device: str = "cpu", batch_size: int | None = None,
                  platelets: bool = False):  # fmt: skip
@@ -59,7 +62,7 @@ class Predictor:
         if device == "cpu":
             torch.set_num_threads(1)  # a worker per core, and the same sums in the same order everywhere
         model, card = checkpoint.load(path)
-        return cls(model, card, device, batch_size, platelets)
+        return cls(fold_norms(model), card, device, batch_size, platelets)
 
     def __call__(self, batch: PatchBatch, level0_mpp: float, slide_size: tuple[int, int] | None = None) -> Prediction:
         """Cells of every patch; masks and boxes are clipped to `slide_size` (width, height) where it is given."""
@@ -100,7 +103,9 @@ class Predictor:
         size = np.array(batch.pixels.shape[:1:-1], float)  # W, H
         sure = np.flatnonzero(said.scores[i] >= MIN_SCORE)
         full = len(sure) == said.scores.shape[1]
-        boxes = np.concatenate([said.boxes[i][:, :2] - said.boxes[i][:, 2:] / 2, said.boxes[i][:, :2] + said.boxes[i][:, 2:] / 2], 1)
+        boxes = np.concatenate(
+            [said.boxes[i][:, :2] - said.boxes[i][:, 2:] / 2, said.boxes[i][:, :2] + said.boxes[i][:, 2:] / 2], 1
+        )
         centre = centres(boxes)
         sure = sure[((centre[sure] >= 0) & (centre[sure] <= size)).all(1)]
         keep = _one_query_a_cell(boxes, said.scores[i], sure)
@@ -112,7 +117,9 @@ class Predictor:
         touches = (in_patch[:, :2] < 1.5).any(1) | (in_patch[:, 2:] > size - 1.5).any(1)
         return seen, touches, int(is_platelet.sum()), full
 
-    def _cell(self, said: _Said, i: int, q: int, box: np.ndarray, batch: PatchBatch, b: int, level0_mpp: float, slide_size) -> Cells | None:
+    def _cell(
+        self, said: _Said, i: int, q: int, box: np.ndarray, batch: PatchBatch, b: int, level0_mpp: float, slide_size
+    ) -> Cells | None:
         """One query as a record: its mask drawn on the slide's pixel lattice, its box the mask's extent."""
         drawn = _draw_mask(said.masks[i, q], box, batch.origins[b], batch.scale, batch.pixels.shape[:1:-1], slide_size)
         if drawn is None:
@@ -144,7 +151,8 @@ class Predictor:
 
 @dataclass(frozen=True)
 class _Said:
-    """Raw answers for B patches: scores [B, Q], class_probs [B, Q, K], attribute_probs [B, Q, A], boxes [B, Q, 4] cxcywh px,
+    """Raw answers for B patches: scores [B, Q], class_probs [B, Q, K], attribute_probs [B, Q, A], boxes [B, Q, 4]
+    cxcywh px,
     masks [B, Q, 2, h, w] logits at stride 4."""
 
     scores: np.ndarray
@@ -163,11 +171,16 @@ def _one_query_a_cell(boxes_xyxy: np.ndarray, scores: np.ndarray, rows: np.ndarr
     return np.array(kept, int)
 
 
-def _draw_mask(logits: torch.Tensor, box, origin, scale: float, size_px, slide_size) -> tuple[np.ndarray, int, int] | None:
-    """A query's mask on level-0 pixels: (uint8 [h, w] of 0, 1, 2, tight round the cell; its x; its y). None if it is empty.
+def _draw_mask(
+    logits: torch.Tensor, box, origin, scale: float, size_px, slide_size
+) -> tuple[np.ndarray, int, int] | None:
+    """A query's mask on level-0 pixels: (uint8 [h, w] of 0, 1, 2, tight round the cell; its x; its y). None if it is
+    empty.
 
-    Steps: the integer rectangle that the box (a quarter wider) covers; logits sampled bilinearly at its pixel centres; the largest connected
-    piece, holes filled; nucleus only inside it; cropped. Sampling logits rather than a mask places edges between stride-4 positions.
+    Steps: the integer rectangle that the box (a quarter wider) covers; logits sampled bilinearly at its pixel
+    centres; the largest connected
+    piece, holes filled; nucleus only inside it; cropped. Sampling logits rather than a mask places edges between
+    stride-4 positions.
     """
     margin = 0.25 * max(box[2] - box[0], box[3] - box[1]) + 4
     low = np.maximum(np.array([box[0], box[1]]) - margin, 0) * scale + origin

@@ -1,4 +1,5 @@
-"""`cells.geojson`: the cells as QuPath imports them (objectType "cell", with nucleusGeometry, classification and measurements)."""
+"""`cells.geojson`: the cells as QuPath imports them (objectType "cell", with nucleusGeometry, classification and
+measurements)."""
 
 from __future__ import annotations
 
@@ -70,7 +71,9 @@ def outline_of(mask: np.ndarray, xy) -> dict | None:
             continue
         ring = approximate_polygon(contour, _TOLERANCE_PX)
         if len(ring) >= 4:
-            polygons.append([[[round(float(x) - 0.5 + int(xy[0]), 1), round(float(y) - 0.5 + int(xy[1]), 1)] for y, x in ring]])
+            polygons.append(
+                [[[round(float(x) - 0.5 + int(xy[0]), 1), round(float(y) - 0.5 + int(xy[1]), 1)] for y, x in ring]]
+            )
     if not polygons:
         return None
     if len(polygons) == 1:

@@ -1,13 +1,17 @@
 """Cell and nucleus masks as OME-Zarr 0.5 labels: the value of a pixel is its cell's id in `cells.csv`.
 
-    masks.zarr/                  its image is the `cell` label itself (by path, stored once), so that every viewer opens the folder
+    masks.zarr/                  its image is the `cell` label itself (by path, stored once), so that every viewer
+                                 opens the folder
     masks.zarr/labels/cell/0…    uint32 [y, x] at the slide's level 0, then halves
     masks.zarr/labels/nucleus/0…
 
-Only blocks that hold a cell are ever touched: most of a smear holds none. A block of level 0 is one shard, painted whole in memory and
-written once, with the smaller levels of the same block; so memory is bounded by one block, and no two writes meet in a chunk.
+Only blocks that hold a cell are ever touched: most of a smear holds none. A block of level 0 is one shard, painted
+whole in memory and
+written once, with the smaller levels of the same block; so memory is bounded by one block, and no two writes meet in
+a chunk.
 
-Where masks overlap the smaller cell lies on top, and every cell keeps at least the pixel nearest its middle, so that the label's values
+Where masks overlap the smaller cell lies on top, and every cell keeps at least the pixel nearest its middle, so that
+the label's values
 are exactly the ids.
 """
 
@@ -39,7 +43,10 @@ def write_masks(path: Path, slide: Slide, merged: MergedCells, class_names: list
     """
     root = zarr.open_group(path, mode="w-", zarr_format=3)
     shapes = level_shapes(slide.height, slide.width)
-    root.attrs["ome"] = {"version": "0.5", "multiscales": [_multiscale("cell ids", slide.mpp, len(shapes), "labels/cell/")]}
+    root.attrs["ome"] = {
+        "version": "0.5",
+        "multiscales": [_multiscale("cell ids", slide.mpp, len(shapes), "labels/cell/")],
+    }
     root.create_group("labels").attrs["ome"] = {"version": "0.5", "labels": ["cell", "nucleus"]}
     levels = {name: _create_label(root, name, slide, merged, class_names) for name in ("cell", "nucleus")}
     for (by, bx), rows in _cells_by_block(merged.cells, slide):
@@ -60,23 +67,36 @@ def level_shapes(height: int, width: int) -> list[tuple[int, int]]:
     return shapes
 
 
-def _create_label(root: zarr.Group, name: str, slide: Slide, merged: MergedCells, class_names: list[str]) -> list[zarr.Array]:
+def _create_label(
+    root: zarr.Group, name: str, slide: Slide, merged: MergedCells, class_names: list[str]
+) -> list[zarr.Array]:
     group = root.create_group(f"labels/{name}")
     arrays = []
     for k, shape in enumerate(level_shapes(slide.height, slide.width)):
         side = min(CHUNK_PX, BLOCK_PX >> k)
         arrays.append(
             group.create_array(
-                str(k), shape=shape, dtype="uint32", chunks=(side, side), shards=(BLOCK_PX, BLOCK_PX) if k == 0 else None,
-                compressors=ZstdCodec(level=3), fill_value=0, dimension_names=("y", "x"), config={"write_empty_chunks": False},
+                str(k), shape=shape, dtype="uint32", chunks=(side, side),
+                shards=(BLOCK_PX, BLOCK_PX) if k == 0 else None,
+                compressors=ZstdCodec(level=3), fill_value=0, dimension_names=("y", "x"),
+                config={"write_empty_chunks": False},
             )
         )  # fmt: skip
     label = {"source": {"image": "../../"}}
     if len(merged.ids) and len(merged.ids) <= NAMED_CELLS:
         colours = {c.name: c.colour for c in CLASSES} | {UNIDENTIFIED: UNIDENTIFIED_COLOUR}
-        label["colors"] = [{"label-value": int(i), "rgba": [*_rgb(colours[c]), 255]} for i, c in zip(merged.ids, class_names, strict=True)]
-        label["properties"] = [{"label-value": int(i), "class": c} for i, c in zip(merged.ids, class_names, strict=True)]
-    group.attrs["ome"] = {"version": "0.5", "multiscales": [_multiscale(name, slide.mpp, len(arrays))], "image-label": label}
+        label["colors"] = [
+            {"label-value": int(i), "rgba": [*_rgb(colours[c]), 255]}
+            for i, c in zip(merged.ids, class_names, strict=True)
+        ]
+        label["properties"] = [
+            {"label-value": int(i), "class": c} for i, c in zip(merged.ids, class_names, strict=True)
+        ]
+    group.attrs["ome"] = {
+        "version": "0.5",
+        "multiscales": [_multiscale(name, slide.mpp, len(arrays))],
+        "image-label": label,
+    }
     return arrays
 
 
@@ -86,7 +106,11 @@ def _multiscale(name: str, mpp: float, levels: int, folder: str = "") -> dict:
         {"path": f"{folder}{k}", "coordinateTransformations": [{"type": "scale", "scale": [mpp * 2**k, mpp * 2**k]}]}
         for k in range(levels)
     ]
-    return {"name": name, "axes": [{"name": a, "type": "space", "unit": "micrometer"} for a in "yx"], "datasets": datasets}
+    return {
+        "name": name,
+        "axes": [{"name": a, "type": "space", "unit": "micrometer"} for a in "yx"],
+        "datasets": datasets,
+    }
 
 
 def _rgb(colour: str) -> list[int]:
@@ -137,7 +161,8 @@ def _middle(mask: np.ndarray) -> tuple[int, int]:
 
 
 def _store(levels: list[zarr.Array], block: np.ndarray, by: int, bx: int) -> None:
-    """A level-0 block and its part of every smaller level. A block's side is a power of two, so the parts never share a chunk."""
+    """A level-0 block and its part of every smaller level. A block's side is a power of two, so the parts never share
+    a chunk."""
     for k, array in enumerate(levels):
         if not block.any():
             return
@@ -148,7 +173,8 @@ def _store(levels: list[zarr.Array], block: np.ndarray, by: int, bx: int) -> Non
 
 
 def _halve(block: np.ndarray) -> np.ndarray:
-    """Half the size, rounded up; of each 2 x 2 the largest label, so that values stay ids and small cells stay seen."""
+    """Half the size, rounded up; of each 2 x 2 the largest label, so that values stay ids and small cells stay
+    seen."""
     h, w = block.shape
     padded = np.pad(block, ((0, h % 2), (0, w % 2)))
     return padded.reshape((h + 1) // 2, 2, (w + 1) // 2, 2).max((1, 3))
