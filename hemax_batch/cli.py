@@ -69,6 +69,7 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
 @click.option("--audit", type=float, default=0.01, metavar="FRACTION", help="Share of passed-over glass to check.")
 @click.option("--target-cells", type=int, default=200, help="White cells that make a differential sufficient.")
 @click.option("--wbc", type=float, help="The analyser's white count (10^9/l), to correct for nucleated red cells.")
+@click.option("--rules", type=_EXISTING_FILE, help="Flags and reference ranges from a TOML file.  [default: built in]")
 @click.option("--max-unreadable", type=float, default=0.05, help="Share of the area that may be lost before a slide fails.")
 @click.option("--workers", type=int, help="Worker processes; 0: this process alone.  [default: what the job may use]")
 @click.option("--gpus", type=int, help="GPUs to use.  [default: all visible]")
@@ -103,10 +104,12 @@ def run(inputs, out, **given):
       hemax-batch run slides/ --out results/
       hemax-batch run "/scans/**/*.svs" --out results/ --workers 8 --log-json run.jsonl --quiet
     """
+    from .cells.differential import Rules
     from .pipeline import dry_run
     from .pipeline import run as run_pipeline
     from .settings import RunOptions, RunSettings, TlsFiles
 
+    given["rules"] = Rules.from_toml(given["rules"]) if given["rules"] else Rules()
     settings = RunSettings(**{name: given.pop(name) for name in RunSettings.__dataclass_fields__})
     given["tls"] = TlsFiles(*given["tls"]) if given["tls"] else None
     options = RunOptions(**given, command_line=tuple(sys.argv))

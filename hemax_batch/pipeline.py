@@ -138,7 +138,10 @@ class Run:
 
     def finish(self, work: SlideWork) -> None:
         """All regions are in the journal (or lost): publish the slide, then drop its journal."""
-        record = publish_slide(self.results, work, self.settings, self.card)
+        min_confidence = self.settings.min_confidence
+        if min_confidence is None:
+            min_confidence = self.card.min_confidence
+        record = publish_slide(self.results, work, self.settings, min_confidence, self.card.sha256)
         work.cells, work.warnings = record.cells, record.warnings
         work.journal.clear()
         forget_failure(self.results.state, work.slide_id)

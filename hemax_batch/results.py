@@ -26,6 +26,20 @@ RUN_TABLES = ("differential.csv", "cells.csv", "run.json")
 
 
 @dataclass(frozen=True)
+class ScanFigures:
+    """What was scanned and what it cost, over all regions of a slide that could be read."""
+
+    scanned_mm2: float
+    blank_mm2: float
+    proposals: int
+    patches: int
+    saturated: int
+    platelets: int
+    audited_mm2: float
+    audit_cells: int
+
+
+@dataclass(frozen=True)
 class SlideRecord:
     """What a slide's published results were made from, and what to know of them; `result.json` beside them.
 
@@ -43,8 +57,11 @@ class SlideRecord:
     regions: int
     unreadable_regions: tuple[int, ...]
     unreadable_share: float
-    scanned_mm2: float
     warnings: tuple[str, ...]
+    duplicates: int
+    rbc_diameter_um: float
+    rbc_measured: int
+    figures: ScanFigures
 
 
 class ResultsFolder:
@@ -141,8 +158,9 @@ def read_record(folder: Path) -> SlideRecord | None:
     """The record in a slide's results folder; None where there is none, or it is damaged or of another format."""
     try:
         raw = json.loads((folder / RESULT_NAME).read_text("utf-8"))
+        raw["figures"] = ScanFigures(**raw["figures"])
         record = SlideRecord(**raw)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, KeyError):
         return None
     if record.format != FORMAT_VERSION or record.slide_id != folder.name:
         return None

@@ -161,7 +161,7 @@ def _local(workers: int, gpus: list[str]) -> DaskExecutor:
     specs = {
         i: {"cls": Nanny, "options": {
             "nthreads": 1, "host": "127.0.0.1", "env": _worker_environment(gpus[i % len(gpus)] if gpus else None),
-            "dashboard_address": None, "memory_limit": 0,
+            "dashboard": False, "memory_limit": 0, "silence_logs": logging.CRITICAL,
         }}
         for i in range(workers)
     }  # fmt: skip

@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from .cells.differential import Rules
 from .errors import UsageError
 
 #: Raised whenever results of an earlier version could differ from this one's, so that they are made again.
@@ -24,6 +25,7 @@ class RunSettings:
     min_confidence  below it a cell is `unidentified`; None: as the weights' card says
     target_cells    white cells that make a differential sufficient
     wbc             the analyser's white count (10^9/l), for the corrected count; None: not known
+    rules           when a differential is flagged, and reference ranges
     max_unreadable  share of the scanned area that may be unreadable before a slide fails
     """
 
@@ -35,6 +37,7 @@ class RunSettings:
     target_cells: int = 200
     wbc: float | None = None
     max_unreadable: float = 0.05
+    rules: Rules = field(default_factory=Rules)
 
     def __post_init__(self):
         _within("--mpp", self.mpp, 0.0, 100.0, open_low=True)

@@ -1,0 +1,117 @@
+"""From a slide's finished regions to its results: merge, measure, explain, count, write aside, rename. And the tables
+over all slides, which are joined from those of the slides, so that they too hold what earlier nights did.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from . import __version__
+from .cells.differential import count
+from .cells.explain import read_cells
+from .cells.measure import measure
+from .cells.merge import merge
+from .errors import OutputError
+from .outputs.geojson import write_geojson
+from .outputs.masks import write_masks
+from .outputs.tables import CELL_COLUMNS, DIFFERENTIAL_COLUMNS, cell_rows, differential_row, write_table
+from .records import RegionResult
+from .results import ResultsFolder, ScanFigures, SlideRecord
+from .settings import FORMAT_VERSION, RunSettings
+from .workqueue import SlideWork, unreadable_share
+
+_MOST_WARNINGS = 12
+
+
+def publish_slide(results: ResultsFolder, work: SlideWork, settings: RunSettings, min_confidence: float, weights_sha256: str) -> SlideRecord:
+    """Make a slide's results from its journal and put them in place at once; returns their record.
+
+    Steps: gather the regions, merge their cells, measure, explain, count, write everything aside, rename.
+    OutputError where the results folder cannot take them.
+    """
+    slide = work.slide
+    parts, figures, diameters_um, notes = _gather(work)
+    merged = merge(parts)
+    measures = measure(merged.cells, slide.mpp, diameters_um)
+    readings = read_cells(merged.cells, measures, (slide.width, slide.height), min_confidence)
+    names = [reading.class_name for reading in readings]
+    differential = count(names, settings.target_cells, settings.wbc, settings.rules)
+    record = SlideRecord(
+        FORMAT_VERSION, slide.slide_id, slide.path, work.fingerprint, slide.fingerprint, weights_sha256, __version__,
+        len(merged.cells), len(work.plan.regions), tuple(sorted(work.lost)), round(unreadable_share(work), 6),
+        _warnings(work, figures, notes), merged.dropped["duplicate"], measures.rbc_diameter_um, measures.rbc_measured, figures,
+    )  # fmt: skip
+    made = results.making(slide.slide_id)
+    with _as_output_error(results.slide(slide.slide_id)):
+        write_table(made / "cells.csv", CELL_COLUMNS, cell_rows(slide.slide_id, merged, measures, readings))
+        to_review = sum(bool(reading.reasons) for reading in readings)
+        row = differential_row(slide.slide_id, slide.path, differential, to_review, record.warnings)
+        write_table(made / "differential.csv", DIFFERENTIAL_COLUMNS, [row])
+        write_masks(made / "masks.zarr", slide, merged, names)
+        write_geojson(made / "cells.geojson", merged, measures, readings)
+    results.publish(made, record)
+    return record
+
+
+def _gather(work: SlideWork):
+    """The journal read once: the regions' cells, the sums of what they cost, red cells' diameters, and notes."""
+    looked: list[RegionResult] = list(work.journal.results())
+    figures = ScanFigures(
+        scanned_mm2=round(work.plan.scanned_mm2, 6), blank_mm2=round(work.plan.blank_mm2, 6),
+        proposals=sum(r.proposals for r in looked), patches=sum(r.patches for r in looked),
+        saturated=sum(r.saturated for r in looked), platelets=sum(r.platelets for r in looked),
+        audited_mm2=round(sum(r.audited_um2 for r in looked) / 1e6, 6), audit_cells=sum(r.audit_cells for r in looked),
+    )  # fmt: skip
+    diameters_um = np.concatenate([np.zeros(0, np.float32), *(r.rbc_diameters_um for r in looked)])
+    notes = [f"region {r.region_index}: {note}" for r in looked for note in r.notes]
+    return [r.cells for r in looked], figures, diameters_um, notes
+
+
+def _warnings(work: SlideWork, figures: ScanFigures, notes: list[str]) -> tuple[str, ...]:
+    """What to know before the numbers are used, the weightiest first."""
+    warnings = list(work.plan.stain.warnings)
+    if work.lost:
+        share = 100 * unreadable_share(work)
+        warnings.append(f"{share:.1f} % of the scanned area ({len(work.lost)} of {len(work.plan.regions)} regions) could not be read")
+    if figures.audit_cells:
+        missed = figures.audit_cells / figures.audited_mm2 * max(figures.scanned_mm2, 0)
+        warnings.append(
+            f"the screen missed {figures.audit_cells} cell{'s' * (figures.audit_cells > 1)} in a sample of "
+            f"{figures.audited_mm2:.3f} mm²: at this rate {missed:.0f} on the slide (--exhaustive looks everywhere)"
+        )
+    left_out = len(notes) - _MOST_WARNINGS
+    return (*warnings, *notes[:_MOST_WARNINGS], *([f"and {left_out} more such notes"] if left_out > 0 else []))
+
+
+def write_run_tables(results: ResultsFolder) -> None:
+    """`differential.csv` and `cells.csv` over all slides in the folder, in the order of their ids, each put in place at once."""
+    folders = [results.slide(record.slide_id) for record in results.records()]
+    for name, columns in (("differential.csv", DIFFERENTIAL_COLUMNS), ("cells.csv", CELL_COLUMNS)):
+        target = results.root / name
+        aside = results.state / f"{name}.{os.getpid()}.partial"
+        with _as_output_error(target):
+            with open(aside, "wb") as joined:
+                joined.write((",".join(columns) + "\n").encode())
+                for folder in folders:
+                    with open(folder / name, "rb") as part:
+                        part.readline()
+                        shutil.copyfileobj(part, joined)
+                joined.flush()
+                os.fsync(joined.fileno())
+            aside.replace(target)
+
+
+@contextmanager
+def _as_output_error(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{target}: cannot be written: {error.strerror or error}; check space and permissions, then run again to go on"
+        ) from error
