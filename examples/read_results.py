@@ -3,8 +3,8 @@
 
 usage: read_results.py results/<slide> [plot.png]
 
-Prints the differential, looks one cell's outline up by its id, and (with matplotlib, and a file name) draws the classes by
-their nucleus/cell fraction and size. Nothing of hemax-batch is imported: the files are enough.
+Prints the differential, looks one cell's outline up by its id, and (with matplotlib, and a file name) draws the
+classes by their nucleus/cell fraction and size. Nothing of hemax-batch is imported: the files are enough.
 """
 
 import sys
@@ -26,9 +26,8 @@ def main(folder: Path, plot: Path | None) -> None:
     labels = zarr.open_array(folder / "masks.zarr/labels/cell/0", mode="r")
     rows, columns = slice(int(first.y0), int(first.y1)), slice(int(first.x0), int(first.x1))
     pixels = np.count_nonzero(labels[rows, columns] == first.cell_id)
-    print(
-        f"\ncell {first.cell_id}: {pixels} pixels in its mask, {first.cell_area_um2} µm² in its row\n{first.explanation}"
-    )
+    print(f"\ncell {first.cell_id}: {pixels} pixels in its mask, {first.cell_area_um2} µm² in its row")
+    print(first.explanation)
     if plot:
         from matplotlib.figure import Figure
 

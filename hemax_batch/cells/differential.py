@@ -1,9 +1,8 @@
 """The differential count as a clinical object: fixed order, the right denominators, exact limits, sufficiency, flags.
 
 Sources: order and reporting, ICSH and CLSI H20; limits, Clopper & Pearson 1934 (Rümke's table is that, rounded
-outward); flags after the
-international consensus rules for smear review; reference ranges, ARUP (adults). Thresholds differ between
-laboratories: `Rules`.
+outward); flags after the international consensus rules for smear review; reference ranges, ARUP (adults). Thresholds
+differ between laboratories: `Rules`.
 """
 
 from __future__ import annotations
@@ -140,9 +139,8 @@ def count(
     """The differential of cells with these final classes.
 
     Denominator: white cells only. Nucleated red cells are given per 100 of them; with the analyser's count `wbc`
-    (10⁹/l) and at least
-    `rules.nrbc_correction_per_100`, corrected = wbc × 100 / (100 + NRBC). Unidentified cells are outside and are
-    stated.
+    (10⁹/l) and at least `rules.nrbc_correction_per_100`, corrected = wbc × 100 / (100 + NRBC). Unidentified cells are
+    outside and are stated.
     """
     rules = rules or Rules()
     found = Counter(class_names)

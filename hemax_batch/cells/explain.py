@@ -1,8 +1,8 @@
 """What a morphologist would say of each cell, how sure the network is, and when a person must look.
 
 An explanation is checked against its class (`CONTRADICTIONS`, from the typical descriptions of haematology texts): a
-sure attribute that
-the class does not allow sends the cell to review. A cell that the network is unsure of becomes `unidentified`.
+sure attribute that the class does not allow sends the cell to review. A cell that the network is unsure of becomes
+`unidentified`.
 """
 
 from __future__ import annotations

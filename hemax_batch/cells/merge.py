@@ -1,11 +1,9 @@
 """One cell, one record: what two patches both saw is kept once, the same whatever the regions, workers or order.
 
 Two records are the same cell when their boxes' IoU is at least `SAME_IOU`, or the smaller lies in the larger by at
-least `SAME_INSIDE` of
-its area. Of a cell's records the one that was most central in its patch is kept (it was seen whole, with most
-surroundings); then the
-surer; then by place. That is a total order on what the records say, so the result depends on the set of records
-alone.
+least `SAME_INSIDE` of its area. Of a cell's records the one that was most central in its patch is kept (it was seen
+whole, with most surroundings); then the surer; then by place. That is a total order on what the records say, so the
+result depends on the set of records alone.
 
     a sees the cell 1 µm off the centre of its patch, b sees it 15 µm off: a is kept.
 """

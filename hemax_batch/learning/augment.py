@@ -133,8 +133,8 @@ def place(
     """Lay a picture into a rectangle of the canvas.
 
     `offset` (dx, dy): the picture's origin in canvas coordinates. What the picture does not cover is reflected, or of
-    the ground's
-    colour when `constant`. Cells less than two fifths visible become ignored; those that remain are clipped.
+    the ground's colour when `constant`. Cells less than two fifths visible become ignored; those that remain are
+    clipped.
     """
     x0, y0, x1, y1 = rect
     h, w = rgb.shape[:2]

@@ -45,8 +45,8 @@ least 0.85), or, without a box, where place and size are a cell's. Kept: {pseudo
 ## What it reached
 
 On images that it was not trained on (split `val`), each cell in a patch centred on it; a cell not found counts as
-wrong. Intervals: 95 %, bootstrap over cells. The split is by image, not by patient: another laboratory's stain will do
-worse.
+wrong. Intervals: 95 %, bootstrap over cells. The split is by image, not by patient: another laboratory's stain will
+do worse.
 
 | figure | value | 95 % interval | n |
 | --- | --- | --- | --- |

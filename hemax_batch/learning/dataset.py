@@ -6,10 +6,10 @@ The documented layout (`read_layout`) is a folder with
     cells.csv   file, x0, y0, x1, y1, class, mask, <attribute>…   a row per cell, any column but `file` may be missing
                 or empty
 
-where `class` may name several allowed classes ("band_neutrophil|segmented_neutrophil") or be empty ("some white cell"),
-`mask` is a PNG of the image's size (0 outside, 1 cytoplasm, 2 nucleus), and `bystanders` says whether cells without a
-row may be in
-the picture: "none", "stained" (only where the stain is as dark as a nucleus) or "anywhere" outside the boxes.
+where `class` may name several allowed classes ("band_neutrophil|segmented_neutrophil") or be empty ("some white
+cell"), `mask` is a PNG of the image's size (0 outside, 1 cytoplasm, 2 nucleus), and `bystanders` says whether cells
+without a row may be in the picture: "none", "stained" (only where the stain is as dark as a nucleus) or "anywhere"
+outside the boxes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Measuring a checkpoint on labelled images, each cell seen as the tool sees it: one patch centred on it.
 
 Everything is per source and over all, with a bootstrap 95 % interval, and beside it what always answering the
-commonest would score. A cell that
-is not found counts as wrong. Definitions:
+commonest would score. A cell that is not found counts as wrong. Definitions:
 
 recall      cells with a box that have a prediction of IoU >= 0.5
 jaccard     mean IoU of the predicted box with the true one over all cells with a box (0 where none was found)

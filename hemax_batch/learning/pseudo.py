@@ -2,9 +2,8 @@
 drew.
 
 Check: the extent of the pseudo-mask against the human box, IoU at least `MIN_IOU`. Where there is no human box the
-mask must
-lie where the labelled cell is known to be, and be of a cell's size. The shares kept are printed and go into the model
-card.
+mask must lie where the labelled cell is known to be, and be of a cell's size. The shares kept are printed and go into
+the model card.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """Training HemaX, told top to bottom: examples -> patches -> loss -> weights.
 
 In stages. In the first, masks are taught by expert and synthetic masks and by boxes alone (projection loss); then the
-network draws masks for
-the other pictures, those that agree with the human boxes are kept (`pseudo`), and the second stage learns from all;
-half-way, synthetic fields join.
-What step k sees depends on the seed, k and the process's rank only, so a killed training resumes to the same result.
+network draws masks for the other pictures, those that agree with the human boxes are kept (`pseudo`), and the second
+stage learns from all; half-way, synthetic fields join. What step k sees depends on the seed, k and the process's rank
+only, so a killed training resumes to the same result.
 
 One process a device; several with `torchrun --nproc-per-node N -m hemax_batch train …`, gradients averaged.
 """
@@ -101,8 +100,7 @@ def train(examples: list[Example], recipe: Recipe, work: Path, device: str = "cp
     """Train and return the network with averaged (EMA) weights, in eval mode.
 
     `work` keeps the log (log.csv), the state to resume from (state.pt) and the pseudo-masks. Steps: build, resume if
-    there
-    is a state, stage one, pseudo-masks, stage two. ValueError for an unknown architecture.
+    there is a state, stage one, pseudo-masks, stage two. ValueError for an unknown architecture.
     """
     world = World.join(device)
     work.mkdir(parents=True, exist_ok=True)

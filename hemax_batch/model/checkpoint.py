@@ -1,8 +1,7 @@
 """Weights as safetensors, with everything needed to use them and to doubt them in the header.
 
 The header's `data_sha256` is the SHA-256 of the tensor bytes, so any damage after writing is found at load; the
-shipped weights' whole-file
-hash is also kept beside them (`weights/SHA256SUMS`). Reading a card needs no torch.
+shipped weights' whole-file hash is also kept beside them (`weights/SHA256SUMS`). Reading a card needs no torch.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """The set criterion: what each decoder layer is asked to say, with unknown labels left out of every term.
 
-Terms (weights in `WEIGHTS`; the balance is `recipe.md`'s of the design notes, after DETR): class cross-entropy over
-what a label
-allows, L1 and GIoU of the box, attribute cross-entropy, BCE and Dice of the masks, focal loss of the heat map, and
-the
-projection loss of box-supervised masks (Tian et al. 2021, BoxInst) where a cell has a box and no mask.
+Terms (weights in `WEIGHTS`; the balance is DETR's, tuned on a prototype): class cross-entropy over
+what a label allows, L1 and GIoU of the box, attribute cross-entropy, BCE and Dice of the masks, focal loss of the
+heat map, and the projection loss of box-supervised masks (Tian et al. 2021, BoxInst) where a cell has a box and no
+mask.
 """
 
 from __future__ import annotations

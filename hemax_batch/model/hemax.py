@@ -1,10 +1,9 @@
 """HemaX: one network that gives each cell's class, place, masks and attributes.
 
 Two configurations are built by name (`build`): `hemax-r50`, the paper's (ResNet-50, 6 + 6 layers, width 256, 10
-learned
-queries at stride 32, as described in `hemax.md` of the design notes), and `hemax-s`, compact, which ships: its
-queries
-come from the image (peaks of a centre heat map), look inside their own box, and are refined layer by layer.
+learned queries at stride 32, after its authors' training code), and `hemax-s`, compact, which ships:
+its queries come from the image (peaks of a centre heat map), look inside their own box, and are refined layer by
+layer.
 """
 
 from __future__ import annotations

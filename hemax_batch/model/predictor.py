@@ -1,8 +1,7 @@
 """The trained network as a function: patches in, cells out, in the slide's own pixels.
 
 On the CPU it runs patch by patch on one thread, so that what it says of a patch depends on that patch alone, whatever
-the batch, the number
-of workers or the order (larger batches gain nothing there).
+the batch, the number of workers or the order (larger batches gain nothing there).
 """
 
 from __future__ import annotations
@@ -178,9 +177,8 @@ def _draw_mask(
     empty.
 
     Steps: the integer rectangle that the box (a quarter wider) covers; logits sampled bilinearly at its pixel
-    centres; the largest connected
-    piece, holes filled; nucleus only inside it; cropped. Sampling logits rather than a mask places edges between
-    stride-4 positions.
+    centres; the largest connected piece, holes filled; nucleus only inside it; cropped. Sampling logits rather than a
+    mask places edges between stride-4 positions.
     """
     margin = 0.25 * max(box[2] - box[0], box[3] - box[1]) + 4
     low = np.maximum(np.array([box[0], box[1]]) - margin, 0) * scale + origin

@@ -6,13 +6,11 @@
     masks.zarr/labels/nucleus/0…
 
 Only blocks that hold a cell are ever touched: most of a smear holds none. A block of level 0 is one shard, painted
-whole in memory and
-written once, with the smaller levels of the same block; so memory is bounded by one block, and no two writes meet in
-a chunk.
+whole in memory and written once, with the smaller levels of the same block; so memory is bounded by one block, and no
+two writes meet in a chunk.
 
 Where masks overlap the smaller cell lies on top, and every cell keeps at least the pixel nearest its middle, so that
-the label's values
-are exactly the ids.
+the label's values are exactly the ids.
 """
 
 from __future__ import annotations

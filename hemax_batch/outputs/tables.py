@@ -1,8 +1,7 @@
 """The CSV tables: a row a cell, a row a slide. Deterministic bytes: fixed decimals, LF, UTF-8.
 
 Spreadsheets run a text cell that begins with = + - @ (or a tab or return before one) as a formula. Such text gets a
-leading apostrophe
-(`safe_text`); `plain_text` takes it off again. Numbers are written as numbers.
+leading apostrophe (`safe_text`); `plain_text` takes it off again. Numbers are written as numbers.
 """
 
 from __future__ import annotations
