@@ -70,18 +70,24 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
 @click.option("--target-cells", type=int, default=200, help="White cells that make a differential sufficient.")
 @click.option("--wbc", type=float, help="The analyser's white count (10^9/l), to correct for nucleated red cells.")
 @click.option("--rules", type=_EXISTING_FILE, help="Flags and reference ranges from a TOML file.  [default: built in]")
-@click.option("--max-unreadable", type=float, default=0.05, help="Share of the area that may be lost before a slide fails.")
+@click.option(
+    "--max-unreadable", type=float, default=0.05, help="Share of the area that may be lost before a slide fails."
+)
 @click.option("--workers", type=int, help="Worker processes; 0: this process alone.  [default: what the job may use]")
 @click.option("--gpus", type=int, help="GPUs to use.  [default: all visible]")
 @click.option("--scheduler", metavar="ADDRESS", help="An existing dask scheduler, such as tcp://host:8786.")
 @click.option("--scheduler-file", type=_FILE, help="The same, by the file that it wrote.")
 @click.option("--tls", type=_EXISTING_FILE, nargs=3, metavar="CA CERT KEY", help="PEM files for an encrypted cluster.")
 @click.option("--overwrite", is_flag=True, help="Do current slides again; what is not ours is never touched.")
-@click.option("--retry-failed", is_flag=True, help="Try slides again that failed, or lost some area, and have not changed.")
+@click.option(
+    "--retry-failed", is_flag=True, help="Try slides again that failed, or lost some area, and have not changed."
+)
 @click.option("--fail-fast", is_flag=True, help="Stop at the first slide that fails.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
 @click.option("--max-minutes", type=float, help="Stop in good order after this long; the next run goes on.")
-@click.option("--wait-lock", "wait_lock_s", type=float, default=0.0, metavar="SECONDS", help="Wait for another run's end.")
+@click.option(
+    "--wait-lock", "wait_lock_s", type=float, default=0.0, metavar="SECONDS", help="Wait for another run's end."
+)
 @click.option("--region-timeout", "region_timeout_s", type=float, default=1800.0, metavar="SECONDS",
               help="A region that takes longer counts as hung.")  # fmt: skip
 @click.option("--log-json", type=_FILE, help="Append every event to this file, one JSON object a line.")

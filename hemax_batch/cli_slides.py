@@ -39,7 +39,9 @@ def info(inputs, mpp, core_um, as_json):
             plan = plan_slide(PlanJob(slide, core_um))
         except SlideError as error:
             failed += 1
-            click.echo(json.dumps({"slide_id": file.slide_id, "error": str(error)}) if as_json else str(error), err=not as_json)
+            click.echo(
+                json.dumps({"slide_id": file.slide_id, "error": str(error)}) if as_json else str(error), err=not as_json
+            )
             continue
         if as_json:
             area = {"regions": len(plan.regions), "scanned_mm2": plan.scanned_mm2, "blank_mm2": plan.blank_mm2}
@@ -66,7 +68,9 @@ def _described(slide, plan) -> str:
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), help="Check this results folder too: space, permissions, lock.")
-@click.option("--weights", type=click.Path(dir_okay=False, path_type=Path), help="Weights to check.  [default: those that ship]")
+@click.option(
+    "--weights", type=click.Path(dir_okay=False, path_type=Path), help="Weights to check.  [default: those that ship]"
+)
 def doctor(out, weights):
     """Check an installation: libraries, weights, GPU, limits, and a results folder's disk.
 
@@ -106,4 +110,6 @@ def synth(path, seed, width, height, mpp, white_per_mm2):
 
     path.parent.mkdir(parents=True, exist_ok=True)
     write_smear(path, seed=seed, width=width, height=height, mpp=mpp, white_per_mm2=white_per_mm2)
-    click.echo(f"{path}: {width} x {height} px at {mpp:g} µm/px, synthetic; the truth is in {path.with_suffix('.truth.csv').name}")
+    click.echo(
+        f"{path}: {width} x {height} px at {mpp:g} µm/px, synthetic; the truth is in {path.with_suffix('.truth.csv').name}"
+    )

@@ -94,7 +94,9 @@ def _limits() -> Finding:
 def _open_files() -> Finding:
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if soft < _NEEDED_FILES:
-        return Finding("warning", "files", f"at most {soft} may be open; raise it to {_NEEDED_FILES} (ulimit -n) for many workers")
+        return Finding(
+            "warning", "files", f"at most {soft} may be open; raise it to {_NEEDED_FILES} (ulimit -n) for many workers"
+        )
     return Finding("ok", "files", f"at most {soft} may be open")
 
 
@@ -105,7 +107,11 @@ def _results(out: Path) -> Finding:
     if not results.root.exists():
         parent = next(p for p in results.root.parents if p.exists())
         fits = os.access(parent, os.W_OK)
-        return Finding("ok" if fits else "wrong", "results", f"{results.root} will be made" if fits else f"{parent} may not be written")
+        return Finding(
+            "ok" if fits else "wrong",
+            "results",
+            f"{results.root} will be made" if fits else f"{parent} may not be written",
+        )
     results.prepare()
     return Finding("ok", "results", f"{results.root} can be written, {len(results.records())} slides in it")
 

@@ -13,7 +13,9 @@ from .records import Cells, StainProfile
 from .slides import patches, quality
 from .slides.reader import SlideReader
 
-OWN_UM = 5.0  # a cell this near to a candidate is that candidate's own: candidates sit on nuclei, cells are 7-20 µm wide
+OWN_UM = (
+    5.0  # a cell this near to a candidate is that candidate's own: candidates sit on nuclei, cells are 7-20 µm wide
+)
 _SCREEN_UM = 0.5  # red cells and focus are measured at about the screen's scale
 
 

@@ -117,7 +117,9 @@ class OutputLock:
         except FileNotFoundError:  # its holder has just been followed by another
             return self._in_force()
         except (ValueError, TypeError) as error:
-            raise LockedError(f"{path}: this lock is damaged ({error}); if no run uses the folder, delete it") from error
+            raise LockedError(
+                f"{path}: this lock is damaged ({error}); if no run uses the folder, delete it"
+            ) from error
 
     def _explain(self) -> str:
         number, holder = self._in_force()
@@ -171,5 +173,7 @@ def _write_aside(target: Path, holder: Holder) -> Path:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise OutputError(f"{target.parent}: cannot write the lock: {error.strerror}; check space and permissions") from error
+        raise OutputError(
+            f"{target.parent}: cannot write the lock: {error.strerror}; check space and permissions"
+        ) from error
     return aside

@@ -1,7 +1,7 @@
 """The run, told in calls: slides in; a differential, masks and an explanation of every cell out.
 
-    find slides -> hold the results folder -> for each slide: current already? -> plan -> its regions, those of all
-    slides through one queue -> merge, measure, explain, count, write aside and rename (publish) -> run tables, run.json
+find slides -> hold the results folder -> for each slide: current already? -> plan -> its regions, those of all
+slides through one queue -> merge, measure, explain, count, write aside and rename (publish) -> run tables, run.json
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .results import ResultsFolder
 from .run_record import EXIT_OUTPUT, RunSummary, summarise, write_run_record
 from .scheduler import SerialExecutor, connect
 from .settings import RunOptions, RunSettings
-from .slides.discovery import SlideFile, find_slides
+from .slides.discovery import find_slides
 from .slides.reader import open_slide
 from .stopping import StopFlag
 from .workqueue import SlideWork, WorkQueue
@@ -126,7 +126,10 @@ class Run:
             return
         before = read_failure(self.results.state, work.slide_id)
         if before is not None and before.fingerprint == work.fingerprint and not self.options.retry_failed:
-            work.state, work.reason = "failed", f"failed before and unchanged (--retry-failed tries again): {before.reason}"
+            work.state, work.reason = (
+                "failed",
+                f"failed before and unchanged (--retry-failed tries again): {before.reason}",
+            )
 
     def connect(self, work: SlideWork):
         """Workers, once a slide needs them. One slide of one region does not pay for starting processes."""

@@ -29,7 +29,9 @@ from .workqueue import SlideWork, unreadable_share
 _MOST_WARNINGS = 12
 
 
-def publish_slide(results: ResultsFolder, work: SlideWork, settings: RunSettings, min_confidence: float, weights_sha256: str) -> SlideRecord:
+def publish_slide(
+    results: ResultsFolder, work: SlideWork, settings: RunSettings, min_confidence: float, weights_sha256: str
+) -> SlideRecord:
     """Make a slide's results from its journal and put them in place at once; returns their record.
 
     Steps: gather the regions, merge their cells, measure, explain, count, write everything aside, rename.
@@ -78,7 +80,9 @@ def _warnings(work: SlideWork, figures: ScanFigures, notes: list[str]) -> tuple[
     warnings = list(work.plan.stain.warnings)
     if work.lost:
         share = 100 * unreadable_share(work)
-        warnings.append(f"{share:.1f} % of the scanned area ({len(work.lost)} of {len(work.plan.regions)} regions) could not be read")
+        warnings.append(
+            f"{share:.1f} % of the scanned area ({len(work.lost)} of {len(work.plan.regions)} regions) could not be read"
+        )
     if figures.audit_cells:
         missed = figures.audit_cells / figures.audited_mm2 * max(figures.scanned_mm2, 0)
         warnings.append(

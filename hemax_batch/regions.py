@@ -114,7 +114,10 @@ def _look_at(job: RegionJob, predictor) -> RegionResult:
     else:
         uncovered = _uncovered(seen, candidates, job, reader)
         follow_ups = eye.see(seen.centres_xy()[uncovered], card.patch_px)
-        kept = [seen.cells.take(whole_or_own(seen, job.slide.mpp)), follow_ups.cells.take(whole_or_own(follow_ups, job.slide.mpp))]
+        kept = [
+            seen.cells.take(whole_or_own(seen, job.slide.mpp)),
+            follow_ups.cells.take(whole_or_own(follow_ups, job.slide.mpp)),
+        ]
         notes = _notes_on_cut(seen, job.slide.mpp) + _notes_on_cut(follow_ups, job.slide.mpp)
     cells = Cells.concat([*kept, windows.cells.take(~windows.cut)]).with_region(region.index)
     patches, platelets = eye.patches, eye.platelets
@@ -171,7 +174,9 @@ def _notes_on_cut(seen: Seen, mpp: float) -> tuple[str, ...]:
 
 
 def _notes_on_crowds(windows: Seen) -> tuple[str, ...]:
-    return tuple(f"more cells than the network can tell apart round x {x:.0f}, y {y:.0f}" for x, y in windows.crowded_xy)
+    return tuple(
+        f"more cells than the network can tell apart round x {x:.0f}, y {y:.0f}" for x, y in windows.crowded_xy
+    )
 
 
 def window_px(patch_px: int) -> int:

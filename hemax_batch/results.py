@@ -77,14 +77,18 @@ class ResultsFolder:
             raise OutputError(f"--out {self.root}: is a file; name a folder")
         foreign = [name for name in RUN_TABLES if (self.root / name).exists()]
         if foreign and not self.state.is_dir():
-            raise OutputError(f"--out {self.root}: holds {', '.join(foreign)} that hemax-batch did not write; name another folder")
+            raise OutputError(
+                f"--out {self.root}: holds {', '.join(foreign)} that hemax-batch did not write; name another folder"
+            )
         try:
             self.state.mkdir(parents=True, exist_ok=True)
             probe = self.state / f".probe.{os.getpid()}"
             probe.write_bytes(b"")
             probe.unlink()
         except OSError as error:
-            raise OutputError(f"--out {self.root}: cannot be written: {error.strerror}; check permissions and space") from error
+            raise OutputError(
+                f"--out {self.root}: cannot be written: {error.strerror}; check permissions and space"
+            ) from error
 
     def slide(self, slide_id: str) -> Path:
         """Where a slide's results lie."""
@@ -141,7 +145,9 @@ class ResultsFolder:
             made.rename(target)
             _flush(self.root)
         except OSError as error:
-            raise OutputError(f"{target}: cannot be put in place: {error.strerror}; check space and permissions") from error
+            raise OutputError(
+                f"{target}: cannot be put in place: {error.strerror}; check space and permissions"
+            ) from error
         shutil.rmtree(old, ignore_errors=True)
 
     def check_ours(self, slide_id: str) -> None:

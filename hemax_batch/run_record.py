@@ -68,7 +68,9 @@ def write_run_record(
         "hardware": _hardware(),
         "slides": [_slide(work) for work in sorted(works, key=lambda w: w.slide_id)],
     }
-    write_bytes(results.root / "run.json", (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace"))
+    write_bytes(
+        results.root / "run.json", (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace")
+    )
 
 
 def _slide(work: SlideWork) -> dict:

@@ -191,7 +191,9 @@ def _existing(options: RunOptions) -> DaskExecutor:
         )  # fmt: skip
         client.wait_for_workers(1, timeout=_JOIN_TIMEOUT_S)
     except (OSError, ValueError) as error:
-        raise UsageError(f"dask scheduler {where}: cannot be used ({error}); is it running, and has it workers?") from error
+        raise UsageError(
+            f"dask scheduler {where}: cannot be used ({error}); is it running, and has it workers?"
+        ) from error
     return DaskExecutor(client, None, f"dask scheduler {where}")
 
 

@@ -92,7 +92,9 @@ class RunOptions:
         _within("--wait-lock", self.wait_lock_s, 0.0, 1e7)
         _within("--region-timeout", self.region_timeout_s, 1.0, 1e6)
         if self.scheduler and self.scheduler_file:
-            raise UsageError(f"--scheduler {self.scheduler} and --scheduler-file {self.scheduler_file}: give one of them")
+            raise UsageError(
+                f"--scheduler {self.scheduler} and --scheduler-file {self.scheduler_file}: give one of them"
+            )
 
 
 @dataclass(frozen=True)
@@ -109,4 +111,6 @@ def _within(name: str, value: float | None, low: float, high: float, open_low: b
     if value is None:
         return
     if not low <= value <= high or (open_low and value == low):
-        raise UsageError(f"{name} {value:g}: must be {'above' if open_low else 'at least'} {low:g} and at most {high:g}")
+        raise UsageError(
+            f"{name} {value:g}: must be {'above' if open_low else 'at least'} {low:g} and at most {high:g}"
+        )

@@ -33,7 +33,11 @@ class StopFlag:
 
     def __enter__(self) -> StopFlag:
         if threading.current_thread() is threading.main_thread():
-            for number, handler in ((signal.SIGTERM, self._signalled), (signal.SIGINT, self._signalled), (signal.SIGALRM, _leave)):
+            for number, handler in (
+                (signal.SIGTERM, self._signalled),
+                (signal.SIGINT, self._signalled),
+                (signal.SIGALRM, _leave),
+            ):
                 self._previous[number] = signal.signal(number, handler)
         return self
 

@@ -1,13 +1,14 @@
 """A stand-in for the network on painted slides (`painted.smear`): sees violet discs, exactly and fast.
 
-It keeps the real one's contract (model.predictor): what it says of a patch depends on that patch alone. Worker processes
-take part through `process_region` here, which is the real one with this network in the place of the real.
+It keeps the real one's contract (model.predictor): what it says of a patch depends on that patch alone. Workers take part
+through `process_region` here, which is the real one with this network in the place of the real.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,20 @@ from scipy import ndimage
 from hemax_batch import regions, vocabulary
 from hemax_batch.geometry import centres
 from hemax_batch.model.checkpoint import read_card
-from hemax_batch.model.predictor import Prediction
 from hemax_batch.records import Cells, PatchBatch, RegionResult, pack_mask
 
 N_QUERIES = 12
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """As model.predictor.Prediction, without importing torch."""
+
+    cells: Cells
+    patch_index: np.ndarray
+    cut: np.ndarray
+    saturated: np.ndarray
+    platelets: int
 
 
 class PaintedNetwork:
@@ -80,7 +91,7 @@ def process_region(job: regions.RegionJob) -> RegionResult:
         time.sleep(float(fault.removeprefix("slow:")))
     if fault.startswith("die-once:"):
         marker = Path(fault.removeprefix("die-once:")) / f"{job.slide.slide_id}-{job.region.index}"
-        if job.region.index % 2 == 0 and not marker.exists():
+        if job.region.index in (1, 4) and not marker.exists():
             marker.touch()
             os._exit(1)
     if fault == "die" and job.region.index == 0:

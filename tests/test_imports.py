@@ -40,7 +40,11 @@ def imported_parts(path: Path) -> set[str]:
             names = [f"{prefix}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        found |= {name.split(".")[1] for name in names if name.startswith("hemax_batch.") and name.split(".")[1] != "__version__"}
+        found |= {
+            name.split(".")[1]
+            for name in names
+            if name.startswith("hemax_batch.") and name.split(".")[1] != "__version__"
+        }
     return found
 
 
@@ -70,9 +74,15 @@ def absolute_imports(text: str) -> set[str]:
 def test_the_command_line_imports_nothing_heavy():
     heavy = "torch numpy scipy skimage dask distributed zarr openslide tifffile PIL pandas rich"
     code = f"import sys, hemax_batch.cli; print([m for m in {heavy.split()} if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )
 
 
 def test_exported_names():
-    assert [name for name in vars(hemax_batch) if not name.startswith("_") and name.islower() and callable(getattr(hemax_batch, name))] == []
+    assert [
+        name
+        for name in vars(hemax_batch)
+        if not name.startswith("_") and name.islower() and callable(getattr(hemax_batch, name))
+    ] == []
     assert hemax_batch.__version__

@@ -6,7 +6,13 @@ from hypothesis import strategies as st
 
 from hemax_batch import vocabulary
 from hemax_batch.journal import (
-    Failure, RegionJournal, forget_failure, from_bytes, note_failure, read_failure, to_bytes,
+    Failure,
+    RegionJournal,
+    forget_failure,
+    from_bytes,
+    note_failure,
+    read_failure,
+    to_bytes,
 )  # fmt: skip
 from hemax_batch.records import Cells, RegionResult, pack_mask
 
@@ -24,7 +30,9 @@ def some_cells(n: int, seed: int = 0) -> Cells:
 
 
 def result(index: int, n: int = 3, **values) -> RegionResult:
-    return RegionResult(index, some_cells(n, index), np.array([7.1, 7.3], np.float32), 5, 6, 1, 2, notes=("a", "b"), **values)
+    return RegionResult(
+        index, some_cells(n, index), np.array([7.1, 7.3], np.float32), 5, 6, 1, 2, notes=("a", "b"), **values
+    )
 
 
 def same(a: RegionResult, b: RegionResult) -> bool:

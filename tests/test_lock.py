@@ -31,7 +31,11 @@ def write_lock(folder, number, **changes):
 
 
 def test_a_second_run_is_refused_and_told_who_holds_it(tmp_path):
-    with OutputLock(tmp_path), pytest.raises(LockedError, match=f"process {os.getpid()} .*delete .*lock.1"), OutputLock(tmp_path):
+    with (
+        OutputLock(tmp_path),
+        pytest.raises(LockedError, match=f"process {os.getpid()} .*delete .*lock.1"),
+        OutputLock(tmp_path),
+    ):
         pass
     with OutputLock(tmp_path):
         assert locks(tmp_path) == ["lock.2"]

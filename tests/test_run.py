@@ -1,0 +1,348 @@
+"""The run as a laboratory meets it: whole runs of the command line on painted slides, with a stand-in for the network."""
+
+import csv
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import painted_network
+import pytest
+import tifffile
+import zarr
+from click.testing import CliRunner
+from painted import smear, write_field, write_pyramid
+from tiny_network import tiny_weights
+
+from hemax_batch import workqueue
+from hemax_batch.cli import main
+
+COMMAND = [sys.executable, str(Path(__file__).with_name("painted_network.py")), "run"]
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    return tiny_weights(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="session")
+def slide(tmp_path_factory):
+    """250 x 175 µm with about 15 violet cells: 12 regions of 64 µm."""
+    return write_pyramid(tmp_path_factory.mktemp("slides") / "smear.tif", smear(1000, 700, 3), mpp=0.25)
+
+
+@pytest.fixture(autouse=True)
+def _painted(monkeypatch):
+    monkeypatch.setattr(workqueue, "process_region", painted_network.process_region)
+
+
+@pytest.fixture
+def go(weights, tmp_path):
+    """Runs `hemax-batch run` in this process; extra arguments go last. Returns its result."""
+
+    def run(*args, out=tmp_path / "out", workers=0):
+        given = ["--out", out, "--weights", weights, "--core-um", 64, "--workers", workers, *args]
+        return CliRunner().invoke(main, ["run", *map(str, given)])
+
+    return run
+
+
+def arguments(slide, out, weights, *more):
+    return [str(a) for a in (slide, "--out", out, "--weights", weights, "--core-um", 64, *more)]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file of a slide's results."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text("utf-8").splitlines()))
+
+
+def states(out: Path) -> dict[str, str]:
+    return {s["slide"]: s["state"] for s in json.loads((out / "run.json").read_text())["slides"]}
+
+
+def reason(out: Path, slide_id: str) -> str:
+    return next(s["reason"] for s in json.loads((out / "run.json").read_text())["slides"] if s["slide"] == slide_id)
+
+
+def left_behind(out: Path) -> list[str]:
+    """What lies in the state folder besides the lock and the ids: unfinished work."""
+    names = (str(p.relative_to(out / ".hemax")) for p in (out / ".hemax").rglob("*") if p.is_file())
+    return sorted(n for n in names if not n.startswith("lock.") and n != "ids.json")
+
+
+def test_a_run_gives_tables_masks_and_a_record(go, slide, tmp_path):
+    result = go(slide)
+    assert result.exit_code == 0, result.output
+    out = tmp_path / "out"
+    cells = rows(out / "cells.csv")
+    assert 10 < len(cells) < 20 and f"{len(cells)} cells" in result.output
+    assert [c["cell_id"] for c in cells] == [str(i + 1) for i in range(len(cells))]
+    assert (out / "cells.csv").read_bytes() == (out / "smear" / "cells.csv").read_bytes()
+    for name in ("cell", "nucleus"):
+        values = np.unique(zarr.open_array(out / "smear" / "masks.zarr" / "labels" / name / "0", mode="r")[:])
+        assert set(values) - {0} == set(range(1, len(cells) + 1))
+    assert len(rows(out / "differential.csv")) == 1
+    record = json.loads((out / "run.json").read_text())
+    assert record["slides"][0]["cells"] == len(cells) and record["exit_code"] == 0 and "research use only" in record["claim"]
+    assert left_behind(out) == []
+
+
+def test_two_workers_give_the_same_bytes_as_none(go, slide, tmp_path):
+    assert go(slide, out=tmp_path / "serial").exit_code == 0
+    assert go(slide, out=tmp_path / "two", workers=2).exit_code == 0
+    assert content(tmp_path / "serial" / "smear") == content(tmp_path / "two" / "smear")
+
+
+@pytest.mark.parametrize("more", [["--core-um", 61], ["--core-um", 300], ["--batch-size", 1]])
+def test_regions_and_batches_do_not_change_the_cells(go, slide, tmp_path, more):
+    go(slide, out=tmp_path / "a")
+    assert go(slide, *more, out=tmp_path / "b").exit_code == 0
+    assert (tmp_path / "a" / "cells.csv").read_bytes() == (tmp_path / "b" / "cells.csv").read_bytes()
+
+
+def test_exhaustive_finds_what_the_screen_found(go, slide, tmp_path):
+    go(slide, out=tmp_path / "a")
+    assert go(slide, "--exhaustive", out=tmp_path / "b").exit_code == 0
+
+    def boxes(out):
+        cells = rows(tmp_path / out / "cells.csv")
+        return np.array([[float(c[k]) for k in ("x0", "y0", "x1", "y1")] for c in cells])
+
+    found, all_cells = boxes("a"), boxes("b")
+    near = np.abs(all_cells[:, None] - found[None]).max(2).min(1) <= 8  # 2 µm: pieces of discs at the slide's border
+    assert near.mean() > 0.9
+
+
+def test_current_slides_are_skipped_and_changed_ones_done_again(go, slide, tmp_path):
+    own = tmp_path / "copy.tif"
+    own.write_bytes(slide.read_bytes())
+    assert go(own).exit_code == 0
+    first = content(tmp_path / "out" / "copy")
+    again = go(own)
+    assert again.exit_code == 0 and "1 skipped" in again.output and states(tmp_path / "out") == {"copy": "skipped"}
+    assert "1 done" in go(own, "--target-cells", 100).output
+    assert content(tmp_path / "out" / "copy") != first
+    assert "1 done" in go(own, "--overwrite").output
+    assert content(tmp_path / "out" / "copy") == first
+    write_pyramid(own, smear(600, 500, 9), mpp=0.25)
+    assert "1 done" in go(own).output
+    assert len(rows(tmp_path / "out" / "cells.csv")) < 10
+
+
+def test_slides_of_one_name_do_not_share_results(go, slide, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "a" / "smear.tif").write_bytes(slide.read_bytes())
+    write_pyramid(tmp_path / "b" / "smear.tif", smear(600, 500, 9), mpp=0.25)
+    assert go(tmp_path / "a", tmp_path / "b").exit_code == 0
+    by_slide = {r["slide"]: int(r["white_cells"]) for r in rows(tmp_path / "out" / "differential.csv")}
+    assert len(by_slide) == 2 and len(set(by_slide.values())) == 2
+
+
+def broken(folder: Path, slide: Path) -> None:
+    """One of each kind of bad slide, and some that are odd but sound (their names begin with "ok")."""
+    raw, rgb = slide.read_bytes(), smear(300, 200, 4)
+    (folder / "not_a_slide.tif").write_bytes(b"this is text, not a slide" * 100)
+    (folder / "truncated.tif").write_bytes(raw[: len(raw) // 3])
+    (folder / "zero_bytes.svs").write_bytes(b"")
+    write_pyramid(folder / "no_mpp.tif", rgb, mpp=None)
+    write_pyramid(folder / "too_coarse.tif", rgb, mpp=2.0)
+    (folder / "vanished.tif").symlink_to(folder / "nowhere.tif")
+    write_field(folder / "ok_blank.png", np.full((200, 300, 3), 240, np.uint8), dpi=(101600, 101600))
+    write_field(folder / "ok_one_pixel.png", np.full((1, 1, 3), 200, np.uint8), dpi=(101600, 101600))
+    write_field(folder / "ok_grey.png", rgb[..., 1], dpi=(101600, 101600))
+    write_pyramid(
+        folder / "ok_deep.tif", rgb.astype(np.uint16) << 4, mpp=0.25, compression="deflate", photometric="rgb", levels=1
+    )
+    (folder / "ok_smear.tif").write_bytes(raw)
+
+
+def test_bad_slides_fail_by_name_and_the_others_are_done(go, slide, tmp_path):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    broken(folder, slide)
+    result = go(folder)
+    assert result.exit_code == 3, result.output
+    got = states(out)
+    assert len(got) == 11
+    for slide_id, state in got.items():
+        assert state == ("done" if slide_id.startswith("ok") else "failed"), (slide_id, reason(out, slide_id))
+        if state == "failed":
+            assert slide_id in reason(out, slide_id) and not (out / slide_id).exists()
+    assert "--mpp" in reason(out, "no_mpp") and "0 bytes" in reason(out, "zero_bytes")
+    counts = {r["slide"]: int(r["white_cells"]) for r in rows(out / "differential.csv")}
+    assert counts["ok_blank"] == counts["ok_one_pixel"] == 0 and counts["ok_smear"] > 10
+    assert rows(out / "ok_blank" / "cells.csv") == []
+    assert go(folder / "no_mpp.tif", folder / "zero_bytes.svs").exit_code == 4
+
+
+def test_the_output_must_be_a_folder_of_ours(go, slide, tmp_path):
+    (tmp_path / "file").write_text("precious")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        result = go(slide, out=out)
+        assert result.exit_code == 6 and str(out) in result.output
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "cells.csv").write_text("precious")
+    assert go(slide, out=tmp_path / "theirs").exit_code == 6
+    assert (tmp_path / "file").read_text() == (tmp_path / "theirs" / "cells.csv").read_text() == "precious"
+
+
+def test_overwrite_leaves_alone_what_is_not_ours(go, slide, tmp_path):
+    theirs = tmp_path / "out" / "smear"
+    theirs.mkdir(parents=True)
+    (theirs / "thesis.docx").write_text("precious")
+    result = go(slide, "--overwrite")
+    assert result.exit_code == 4 and "left alone" in reason(tmp_path / "out", "smear")
+    assert content(theirs) == {"thesis.docx": b"precious"}
+
+
+def test_corrupt_weights_are_refused(go, slide, tmp_path, weights):
+    raw = bytearray(weights.read_bytes())
+    raw[-1000] ^= 0xFF
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(raw)
+    result = go(slide, "--weights", bad)
+    assert result.exit_code == 1 and "damaged" in result.output
+    assert not (tmp_path / "out" / "smear").exists()
+
+
+def test_nothing_is_written_by_a_dry_run(go, slide, tmp_path):
+    result = go(slide, "--dry-run")
+    assert result.exit_code == 0 and "12 regions" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def damage_tiles(path: Path, count: int) -> None:
+    """Overwrite the compressed data of the first `count` tiles of level 0 with noise."""
+    with tifffile.TiffFile(path) as tiff:
+        spans = list(zip(tiff.pages[0].dataoffsets, tiff.pages[0].databytecounts, strict=True))
+    with open(path, "r+b") as file:
+        for offset, length in spans[:count]:
+            file.seek(offset)
+            file.write(b"\x5a" * length)
+
+
+@pytest.mark.parametrize(("tiles", "limit", "state"), [(2, "0.9", "done"), (2, "0.01", "failed")])
+def test_unreadable_regions_are_counted_and_too_many_fail_the_slide(go, slide, tmp_path, tiles, limit, state):
+    own, out = tmp_path / "torn.tif", tmp_path / "out"
+    own.write_bytes(slide.read_bytes())
+    damage_tiles(own, tiles)
+    result = go(own, "--max-unreadable", limit)
+    assert states(out) == {"torn": state} and result.exit_code == (0 if state == "done" else 4)
+    record = json.loads((out / "run.json").read_text())["slides"][0]
+    assert record["unreadable_regions"]
+    if state == "done":
+        assert "could not be read" in rows(out / "differential.csv")[0]["warnings"]
+        assert "1 done" in go(own, "--max-unreadable", limit, "--retry-failed").output
+        assert "1 skipped" in go(own, "--max-unreadable", limit).output
+    else:
+        assert "--max-unreadable" in record["reason"] and not (out / "torn").exists()
+        assert "failed before" in go(own, "--max-unreadable", limit).output + reason(out, "torn")
+        go(own, "--max-unreadable", limit, "--retry-failed")
+        assert "failed before" not in reason(out, "torn")
+
+
+def test_a_slide_that_vanishes_in_the_middle_fails_alone(go, slide, tmp_path, monkeypatch):
+    doomed = tmp_path / "doomed.tif"
+    doomed.write_bytes(slide.read_bytes())
+    from hemax_batch import regions
+
+    def vanish(job):
+        if job.slide.slide_id == "doomed" and job.region.index == 2:
+            doomed.unlink(missing_ok=True)
+            regions._forget(job.slide)
+        return painted_network.process_region(job)
+
+    monkeypatch.setattr(workqueue, "process_region", vanish)
+    result = go(doomed, slide)
+    assert result.exit_code == 3 and states(tmp_path / "out") == {"doomed": "failed", "smear": "done"}
+    assert "doomed.tif" in reason(tmp_path / "out", "doomed") and "mounted" in reason(tmp_path / "out", "doomed")
+    monkeypatch.setattr(workqueue, "process_region", painted_network.process_region)
+    doomed.write_bytes(slide.read_bytes())  # the share is back: no need to ask for another try
+    assert go(doomed, slide).exit_code == 0
+
+
+def test_fail_fast_and_max_minutes_stop_in_good_order(go, slide, tmp_path):
+    (tmp_path / "bad.tif").write_bytes(b"")
+    assert go(tmp_path / "bad.tif", slide, "--fail-fast").exit_code == 3
+    assert states(tmp_path / "out") == {"bad": "failed", "smear": "not reached"}
+    assert go(slide, "--max-minutes", 0).exit_code == 7
+    assert states(tmp_path / "out") == {"smear": "not reached"}
+    assert go(slide).exit_code == 0
+
+
+def spawn(*args, env=None, limit_bytes=None):
+    def limit():
+        if limit_bytes:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
+
+    return subprocess.Popen(
+        COMMAND + list(args), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=limit,
+        env={**os.environ, **(env or {})}, start_new_session=True,
+    )  # fmt: skip
+
+
+def wait_for_regions(out: Path, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while len(list(out.glob(".hemax/regions/*/*.npz"))) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "workers"), [(signal.SIGKILL, -9, 0), (signal.SIGTERM, 143, 0), (signal.SIGINT, 130, 2)]
+)
+def test_a_run_that_is_killed_goes_on_from_its_finished_regions(go, slide, weights, tmp_path, number, code, workers):
+    go(slide, out=tmp_path / "whole")
+    out = tmp_path / "out"
+    process = spawn(*arguments(slide, out, weights, "--workers", workers), env={"HEMAX_TEST_FAULT": "slow:0.4"})
+    wait_for_regions(out, 2)
+    begun = time.monotonic()
+    os.killpg(process.pid, number)  # as Ctrl-C and a service manager do: every process of the run gets it
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == code, output
+    assert time.monotonic() - begun < 30 and not (out / "smear").exists()
+    kept = len(list(out.glob(".hemax/regions/*/*.npz")))
+    log = tmp_path / "log.jsonl"
+    assert go(slide, "--log-json", log).exit_code == 0
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    assert sum(e["event"] == "region_done" for e in events) == 12 - kept < 11
+    assert content(out / "smear") == content(tmp_path / "whole" / "smear")
+    assert left_behind(out) == []
+
+
+def test_one_of_two_runs_at_once_exits_5(go, slide, weights, tmp_path):
+    out = tmp_path / "out"
+    process = spawn(*arguments(slide, out, weights, "--workers", 0), env={"HEMAX_TEST_FAULT": "slow:0.5"})
+    wait_for_regions(out, 1)
+    second = go(slide)
+    assert second.exit_code == 5 and "--wait-lock" in second.output
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+
+
+def test_a_full_disk_stops_the_run_and_loses_nothing(go, slide, weights, tmp_path):
+    go(slide, out=tmp_path / "whole")
+    out = tmp_path / "out"
+    process = spawn(*arguments(slide, out, weights, "--workers", 0), limit_bytes=6000)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 6 and "check space" in output, output
+    assert not (out / "smear").exists()
+    assert go(slide).exit_code == 0
+    assert content(out / "smear") == content(tmp_path / "whole" / "smear")
+
+
+def test_regions_of_a_killed_worker_are_done_again(go, slide, tmp_path, monkeypatch):
+    go(slide, out=tmp_path / "whole")
+    monkeypatch.setenv("HEMAX_TEST_FAULT", f"die-once:{tmp_path}")
+    assert go(slide, workers=2).exit_code == 0
+    assert content(tmp_path / "out" / "smear") == content(tmp_path / "whole" / "smear")
