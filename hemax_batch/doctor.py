@@ -9,15 +9,18 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 from .errors import HemaxError
 from .resources import cpu_limit, memory_limit_bytes, visible_gpus
 
-_LIBRARIES = (
-    "numpy", "scipy", "skimage", "PIL", "tifffile", "imagecodecs", "openslide", "zarr", "dask", "distributed", "torch",
-    "safetensors", "click", "rich",
-)  # fmt: skip
+#: Package name to module, for what a run imports.
+_LIBRARIES = {
+    "numpy": "numpy", "scipy": "scipy", "scikit-image": "skimage", "pillow": "PIL", "tifffile": "tifffile",
+    "imagecodecs": "imagecodecs", "openslide-python": "openslide", "zarr": "zarr", "dask": "dask",
+    "distributed": "distributed", "torch": "torch", "safetensors": "safetensors", "click": "click", "rich": "rich",
+}  # fmt: skip
 _NEEDED_GIB = 2.0
 _NEEDED_FILES = 1024
 
@@ -33,7 +36,7 @@ class Finding:
 
 def examine(out: Path | None = None, weights: Path | None = None) -> list[Finding]:
     """All findings, in the order in which a run would meet them. Writes nothing but a probe file in `out`."""
-    findings = [_python(), *(_library(name) for name in _LIBRARIES)]
+    findings = [_python(), *(_library(*names) for names in _LIBRARIES.items())]
     checks: list[tuple[str, Callable[[], Finding]]] = [
         ("OpenSlide", _openslide), ("weights", lambda: _weights(weights)), ("GPU", _gpu), ("limits", _limits), ("files", _open_files),
     ]  # fmt: skip
@@ -53,12 +56,12 @@ def _python() -> Finding:
     return Finding("ok" if fits else "wrong", "Python", text if fits else f"{text}; 3.11, 3.12 or 3.13 is needed")
 
 
-def _library(name: str) -> Finding:
+def _library(package: str, module: str) -> Finding:
     try:
-        module = importlib.import_module(name)
+        importlib.import_module(module)
+        return Finding("ok", package, metadata.version(package))
     except (ImportError, OSError) as error:
-        return Finding("wrong", name, f"cannot be imported ({error}); install the package again")
-    return Finding("ok", name, str(getattr(module, "__version__", "present")))
+        return Finding("wrong", package, f"cannot be imported ({error}); install hemax-batch again")
 
 
 def _openslide() -> Finding:

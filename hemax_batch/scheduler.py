@@ -20,6 +20,7 @@ from .settings import RunOptions, TlsFiles
 
 AHEAD = 4  # tasks in flight per worker: the next ones are there when one ends, and the graph stays small
 _WORKER_BYTES = 1.5 * 2**30  # torch, the weights and a region's pixels
+_CONNECT_TIMEOUT_S = 30
 _JOIN_TIMEOUT_S = 120  # for the first worker of a cluster to appear
 
 
@@ -155,7 +156,7 @@ def default_workers() -> int:
 
 def _local(workers: int, gpus: list[str]) -> DaskExecutor:
     """A cluster of single-threaded processes on the loopback interface, one a GPU in turn where there are any."""
-    _configure()
+    _configure(local=True)
     from distributed import Client, Nanny, Scheduler, SpecCluster
 
     specs = {
@@ -165,7 +166,7 @@ def _local(workers: int, gpus: list[str]) -> DaskExecutor:
         }}
         for i in range(workers)
     }  # fmt: skip
-    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": False, "dashboard_address": None}}
+    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}}
     cluster = SpecCluster(specs, scheduler, name="hemax-batch", silence_logs=logging.ERROR)
     where = f"on GPU {', '.join(gpus)}" if gpus else "on the CPU"
     return DaskExecutor(Client(cluster), cluster, f"{workers} local worker{'s' if workers > 1 else ''} {where}")
@@ -180,14 +181,14 @@ def _worker_environment(gpu: str | None) -> dict[str, str]:
 
 
 def _existing(options: RunOptions) -> DaskExecutor:
-    _configure()
+    _configure(local=False)
     from distributed import Client
 
     where = options.scheduler or str(options.scheduler_file)
     try:
         client = Client(
             options.scheduler, scheduler_file=options.scheduler_file and str(options.scheduler_file),
-            security=_security(options.tls), timeout=30, set_as_default=False,
+            security=_security(options.tls), timeout=_CONNECT_TIMEOUT_S, set_as_default=False,
         )  # fmt: skip
         client.wait_for_workers(1, timeout=_JOIN_TIMEOUT_S)
     except (OSError, ValueError) as error:
@@ -207,17 +208,18 @@ def _security(tls: TlsFiles | None):
     )
 
 
-def _configure() -> None:
+def _configure(local: bool) -> None:
     """Dask's settings for this process and the workers that it starts; no configuration file is touched."""
     import dask
 
-    dask.config.set({
+    settings = {
         "distributed.worker.multiprocessing-method": "spawn",  # forking after CUDA has started is unsupported
         "distributed.scheduler.allowed-failures": 2,
-        "distributed.scheduler.work-stealing": True,
         "distributed.worker.daemon": True,
-        "distributed.comm.retry.count": 3,
         "distributed.admin.tick.limit": "60s",  # a region holds the interpreter for long stretches, and that is fine
-    })  # fmt: skip
+    }
+    if local:  # a dead worker's port on this machine will not come back: 30 s of knocking, twice, held up all the others
+        settings |= {"distributed.comm.timeouts.connect": "5s", "distributed.comm.retry.count": 0}
+    dask.config.set(settings)
     for name in ("distributed", "distributed.worker", "distributed.nanny", "distributed.scheduler"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

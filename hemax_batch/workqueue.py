@@ -24,7 +24,7 @@ from .slides.discovery import SlideFile
 from .slides.reader import reopen
 from .stopping import StopFlag, StopNow
 
-_TRIES = 3  # of a region whose worker died or failed unexpectedly, each time with half the batch
+_TRIES = 2  # of a region that fails unexpectedly
 _POLL_S = 0.25
 _DRAIN_S = 4.0  # for tasks in hand when the run is told to stop
 
@@ -80,6 +80,7 @@ class WorkQueue:
         self._finisher: ThreadPoolExecutor | None = None
         self._finishing: dict[Future, SlideWork] = {}
         self._tries: dict[tuple[str, int], int] = {}
+        self._suspects: deque[tuple[SlideWork, Region]] = deque()
 
     def run(self) -> None:
         """Work until every slide has ended, or the stop flag is up; what is left then is `not reached`.
@@ -89,7 +90,7 @@ class WorkQueue:
         try:
             while not self._stop:
                 self._fill()
-                if not self._in_flight() and not self._finishing:
+                if not self._in_flight() and not self._finishing and not self._suspects:
                     break
                 self._take(_POLL_S)
             self._drain()
@@ -104,8 +105,14 @@ class WorkQueue:
         return self._executor.in_flight if self._executor else 0
 
     def _fill(self) -> None:
-        """Submit until there is no room: regions of the earliest planned slide first, else the next slide's plan."""
+        """Submit until there is no room: regions of the earliest planned slide first, else the next slide's plan.
+
+        Suspects, regions whose worker died, first wait until nothing else is in flight."""
         while not self._stop and (self._executor is None or self._executor.in_flight < self._executor.capacity):
+            if self._suspects:
+                if not self._executor.in_flight:
+                    self._try_alone(*self._suspects.popleft())
+                return
             while self._planned and not self._planned[0].todo:
                 self._planned.popleft()
             if self._planned:
@@ -162,6 +169,15 @@ class WorkQueue:
         job = RegionJob(work.slide, work.plan.stain, region, look)
         self._executor.submit((work, region), process_region, job)
 
+    def _try_alone(self, work: SlideWork, region: Region) -> None:
+        """A region whose worker died, with nothing else in flight and one patch at a time.
+
+        Dask blames all tasks of a worker that dies; alone, the guilty one shows itself, and memory is at its least.
+        """
+        work.in_flight -= 1
+        if work.state == "working":
+            self._submit(work, region, replace(self._look, batch_size=1))
+
     def _take(self, timeout_s: float) -> None:
         """Deal with what has ended: plans, regions, finished slides."""
         for ended in self._executor.wait(timeout_s) if self._executor else ():
@@ -191,10 +207,10 @@ class WorkQueue:
         result = ended.value
         if ended.error is not None:
             key = (work.slide_id, region.index)
-            self._tries[key] = self._tries.get(key, 1) + 1
-            if self._tries[key] <= _TRIES:
-                smaller = max(1, self._look.batch_size // self._tries[key])
-                self._submit(work, region, replace(self._look, batch_size=smaller))
+            self._tries[key] = self._tries.get(key, 0) + 1
+            if self._tries[key] < _TRIES:
+                work.in_flight += 1  # still owed
+                self._suspects.append((work, region))
                 return
             result = unreadable(region.index, f"after {_TRIES} tries: {_why(work, ended.error)}")
         if result.failure:

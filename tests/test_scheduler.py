@@ -1,0 +1,164 @@
+"""Sizing to what a job may use, and tasks on either executor: same results, lost workers, existing clusters."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from hemax_batch import resources, scheduler
+from hemax_batch.errors import UsageError
+from hemax_batch.resources import cpu_limit, memory_limit_bytes, visible_gpus
+from hemax_batch.scheduler import AHEAD, SerialExecutor, connect
+from hemax_batch.settings import RunOptions
+
+
+def double(x):
+    return 2 * x
+
+
+def refuse(x):
+    raise ValueError(f"no {x}")
+
+
+def environment(_):
+    return {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")}
+
+
+def die(_):
+    os._exit(1)
+
+
+def results_of(executor, count):
+    """Wait for `count` tasks: {tag: Finished}."""
+    ended, deadline = {}, time.monotonic() + 60
+    while len(ended) < count and time.monotonic() < deadline:
+        ended |= {f.tag: f for f in executor.wait(0.2)}
+    return ended
+
+
+@pytest.fixture(scope="module")
+def two_workers():
+    executor = connect(RunOptions(workers=2))
+    yield executor
+    executor.close()
+
+
+def test_serial_runs_urgent_tasks_first_and_reports_errors():
+    executor = SerialExecutor()
+    executor.submit("a", double, 1)
+    executor.submit("b", refuse, 2)
+    executor.submit("c", double, 3, urgent=True)
+    order = [executor.wait(0)[0] for _ in range(3)]
+    assert [f.tag for f in order] == ["c", "a", "b"]
+    assert [f.value for f in order[:2]] == [6, 2] and "no 2" in str(order[2].error)
+    assert executor.wait(0) == []
+
+
+def test_workers_give_values_and_errors_as_serial_does(two_workers):
+    assert two_workers.workers == 2 and two_workers.capacity == 2 * AHEAD
+    for i in range(5):
+        two_workers.submit(i, double, i)
+    two_workers.submit("bad", refuse, 1)
+    ended = results_of(two_workers, 6)
+    assert {i: ended[i].value for i in range(5)} == {i: 2 * i for i in range(5)}
+    assert isinstance(ended["bad"].error, ValueError) and not ended["bad"].lost
+    assert two_workers.in_flight == 0
+
+
+def test_each_worker_has_one_thread_for_the_numeric_libraries(two_workers):
+    two_workers.submit("env", environment, None)
+    assert results_of(two_workers, 1)["env"].value["OMP_NUM_THREADS"] == "1"
+
+
+def test_everything_listens_on_loopback_only(two_workers):
+    us = psutil.Process()
+    listening = {
+        connection.laddr.ip
+        for process in (us, *us.children(recursive=True))
+        for connection in process.net_connections()
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert two_workers.workers == 2 and listening == {"127.0.0.1"}
+
+
+def test_a_task_that_kills_its_workers_is_reported_lost_and_the_others_are_done():
+    executor = connect(RunOptions(workers=1))
+    try:
+        executor.submit("die", die, None)
+        executor.submit("live", double, 4)
+        ended = results_of(executor, 2)
+    finally:
+        executor.close()
+    assert ended["die"].lost
+    assert ended["live"].lost or ended["live"].value == 8  # a neighbour may be blamed too: it is tried again alone
+
+
+def test_an_existing_cluster_is_used_and_left_running(tmp_path):
+    file = tmp_path / "scheduler.json"
+    options = ["--scheduler-file", str(file)]
+    serve = [sys.executable, "-c", "from distributed.cli.dask_scheduler import main; main()"]
+    work = [sys.executable, "-c", "from distributed.cli.dask_worker import main; main()"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    server = subprocess.Popen([*serve, *options, "--host", "127.0.0.1", "--port", "0", "--no-dashboard"], **quiet)
+    worker = subprocess.Popen([*work, *options, "--host", "127.0.0.1", "--nthreads", "1", "--no-dashboard"], **quiet)
+    try:
+        deadline = time.monotonic() + 60
+        while not file.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        for _ in range(2):  # a second run finds it as the first did
+            executor = connect(RunOptions(scheduler_file=file))
+            executor.submit("task", len, "abc")
+            assert results_of(executor, 1)["task"].value == 3
+            executor.close()
+        assert json.loads(file.read_text())["address"].startswith("tcp://") and server.poll() is None
+    finally:
+        for process in (worker, server):
+            process.terminate()
+        for process in (worker, server):
+            process.wait(20)
+
+
+def test_a_scheduler_that_is_not_there_is_a_usage_error(monkeypatch):
+    monkeypatch.setattr(scheduler, "_CONNECT_TIMEOUT_S", 0.5)
+    with pytest.raises(UsageError, match="tcp://127.0.0.1:9"):
+        connect(RunOptions(scheduler="tcp://127.0.0.1:9"))
+
+
+def test_cores_follow_cgroup_and_slurm(tmp_path, monkeypatch):
+    monkeypatch.setattr(resources, "_affinity", lambda: 64)
+    monkeypatch.setattr(resources, "_own_group", lambda cgroup: cgroup)
+    assert cpu_limit({}, tmp_path) == 64
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert cpu_limit({}, tmp_path) == 64
+    (tmp_path / "cpu.max").write_text("2000000 100000\n")
+    assert cpu_limit({}, tmp_path) == 20
+    assert cpu_limit({"SLURM_CPUS_PER_TASK": "8"}, tmp_path) == 8
+    assert cpu_limit({"SLURM_CPUS_ON_NODE": "12"}, tmp_path) == 12
+    (tmp_path / "cpu.max").write_text("50000 100000\n")
+    assert cpu_limit({}, tmp_path) == 1
+
+
+def test_cores_and_memory_follow_cgroup_v1(tmp_path, monkeypatch):
+    monkeypatch.setattr(resources, "_affinity", lambda: 64)
+    for name, text in (("cpu/cpu.cfs_quota_us", "400000"), ("cpu/cpu.cfs_period_us", "100000"),
+                       ("memory/memory.limit_in_bytes", str(2**30))):  # fmt: skip
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert cpu_limit({}, tmp_path) == 4
+    assert memory_limit_bytes({}, tmp_path) == 2**30
+    assert memory_limit_bytes({"SLURM_MEM_PER_NODE": "512"}, tmp_path) == 2**29
+
+
+def test_affinity_counts():
+    assert 1 <= cpu_limit() <= len(os.sched_getaffinity(0))
+
+
+def test_each_gpu_gets_a_worker_of_its_own():
+    assert scheduler._worker_environment("3")["CUDA_VISIBLE_DEVICES"] == "3"
+    assert "CUDA_VISIBLE_DEVICES" not in scheduler._worker_environment(None)
+    assert isinstance(visible_gpus(), list)
