@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from .geometry import centres
-from .records import Cells, StainProfile
-from .slides import patches, quality
+from .records import Cells
+from .slides import patches
 from .slides.reader import SlideReader
 
 OWN_UM = (
     5.0  # a cell this near to a candidate is that candidate's own: candidates sit on nuclei, cells are 7-20 µm wide
 )
-_SCREEN_UM = 0.5  # red cells and focus are measured at about the screen's scale
 
 
 @dataclass(frozen=True)
@@ -69,14 +67,11 @@ class Eye:
     platelets: int = 0
     seconds_read: float = 0.0
     seconds_network: float = 0.0
-    _diameters_um: list[np.ndarray] = field(default_factory=list)
-    _focuses: list[float] = field(default_factory=list)
 
-    def see(self, centres_xy: np.ndarray, size_px: int, measure: StainProfile | None = None) -> Seen:
+    def see(self, centres_xy: np.ndarray, size_px: int) -> Seen:
         """Cells in the patches of `size_px` squared centred on `centres_xy` [N, 2] (level-0 pixels).
 
-        Red cells and focus are measured in them too where `measure` is given. A batch too large for the device is
-        halved and tried again, down to one patch.
+        A batch too large for the device is halved and tried again, down to one patch.
         """
         parts: list[Seen] = []
         start = 0
@@ -91,8 +86,6 @@ class Eye:
             self.patches += len(batch)
             self.platelets += said.platelets
             parts.append(Seen(said.cells, said.cut, batch_xy[said.patch_index], batch_xy[said.saturated]))
-            if measure is not None:
-                self._measure(batch.pixels, measure)
             start += len(batch_xy)
         return Seen.joined(parts)
 
@@ -109,22 +102,3 @@ class Eye:
             return None
         finally:
             self.seconds_network += time.perf_counter() - begun
-
-    def _measure(self, pixels: np.ndarray, stain: StainProfile) -> None:
-        """Red cells and focus in these patches uint8 [B, 3, H, W], averaged down to about the screen's scale."""
-        fold = max(1, int(_SCREEN_UM / self.predictor.card.mpp))
-        side = pixels.shape[-1] // fold * fold
-        for patch in pixels[:, :, :side, :side]:
-            folded = patch.reshape(3, side // fold, fold, side // fold, fold).mean((2, 4)).round()
-            coarse = np.ascontiguousarray(folded.astype(np.uint8).transpose(1, 2, 0))
-            self._diameters_um.append(quality.rbc_diameters_um(coarse, self.predictor.card.mpp * fold, stain))
-            self._focuses.append(quality.focus(coarse, stain))
-
-    def rbc_diameters_um(self) -> np.ndarray:
-        """Of all red cells that were measured: float32 [R]."""
-        return np.concatenate([np.zeros(0, np.float32), *self._diameters_um])
-
-    def median_focus(self) -> float:
-        """Over the measured patches; NaN without any."""
-        known = [value for value in self._focuses if not math.isnan(value)]
-        return float(np.median(known)) if known else float("nan")

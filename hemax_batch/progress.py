@@ -10,6 +10,10 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .records import RegionResult
 
 _LINE_EVERY_S = 30.0  # plain progress lines: enough for a nightly log, not a flood
 
@@ -67,13 +71,17 @@ class Reporter:
         if self._bars:
             self._bars.slide(slide_id, regions, finished)
 
-    def region_done(self, slide_id: str, region: int, cells: int, patches: int, failure: str) -> None:
-        """One region came back; `failure` says why it could not be read."""
+    def region_done(self, slide_id: str, result: RegionResult) -> None:
+        """One region came back."""
         self._counts.regions += 1
-        self._counts.cells += cells
-        self._event("region_done", slide=slide_id, region=region, cells=cells, patches=patches, failure=failure)
-        if failure:
-            self._say(f"{slide_id}: region {region} lost: {failure}", failure=True)
+        self._counts.cells += len(result.cells)
+        self._event(
+            "region_done", slide=slide_id, region=result.region_index, cells=len(result.cells), patches=result.patches,
+            seconds_read=round(result.seconds_read, 3), seconds_network=round(result.seconds_network, 3),
+            failure=result.failure,
+        )  # fmt: skip
+        if result.failure:
+            self._say(f"{slide_id}: region {result.region_index} lost: {result.failure}", failure=True)
         if self._bars:
             self._bars.advance(slide_id, self._rate())
         elif time.monotonic() - self._last_line > _LINE_EVERY_S:

@@ -25,10 +25,12 @@ from .errors import ReadError, SlideError, WeightsError
 from .eye import OWN_UM, Eye, Seen
 from .geometry import inside
 from .records import Cells, Region, RegionResult, Slide, StainProfile
-from .slides import screen
+from .slides import quality, screen
+from .slides.patches import cut_patches
 from .slides.reader import SlideReader, reopen
 
 LARGEST_CELL_UM = 22.0  # promyelocytes and blasts reach 21 µm: whole in some patch of --exhaustive's lattice
+FIELD_STEP_UM, FIELD_MPP, FIELD_PX = 100.0, 0.5, 150  # 75 µm of every 100: some ten single red cells each
 _OPEN_SLIDES = 3  # kept open per process: this slide's, and the next one's first regions
 AUDIT_SEED = 0  # one draw for ever: the same slide gives the same sample
 HUNG_EXIT_CODE = 75  # EX_TEMPFAIL: a worker that ended itself because a read hung
@@ -100,14 +102,15 @@ def load_predictor(weights: str | None, sha256: str, device: str):
 
 
 def _look_at(job: RegionJob, predictor) -> RegionResult:
-    """Steps: candidates, their patches, crowded patches again in smaller windows, follow-ups, then the audit."""
+    """Steps: candidates, red cells, the candidates' patches, crowded patches again in smaller windows, follow-ups, then the audit."""
     reader, card, region = _reader(job.slide), predictor.card, job.region
     eye = Eye(reader, predictor, job.look.batch_size)
     begun = time.perf_counter()
     candidates = _candidates(job, reader, card)
+    diameters_um, focus = _red_cells(job, reader)
     seconds_screen = time.perf_counter() - begun
     mine = candidates[inside(candidates, region.core)]
-    seen = eye.see(mine, card.patch_px, job.stain)
+    seen = eye.see(mine, card.patch_px)
     windows = eye.see(smaller_windows(seen.crowded_xy, card, job.slide.mpp), window_px(card.patch_px))
     if job.look.exhaustive:
         kept, notes = [seen.cells.take(~seen.cut)], ()
@@ -123,9 +126,9 @@ def _look_at(job: RegionJob, predictor) -> RegionResult:
     patches, platelets = eye.patches, eye.platelets
     audited_um2, audit_cells = _audit(job, eye, candidates, card)
     return RegionResult(
-        region.index, cells, eye.rbc_diameters_um(), proposals=len(mine), patches=patches,
+        region.index, cells, diameters_um, proposals=len(mine), patches=patches,
         saturated=len(seen.crowded_xy), platelets=platelets, audited_um2=audited_um2, audit_cells=audit_cells,
-        focus=eye.median_focus(), seconds_read=seconds_screen + eye.seconds_read,
+        focus=focus, seconds_read=seconds_screen + eye.seconds_read,
         seconds_network=eye.seconds_network, notes=notes + _notes_on_crowds(windows),
     )  # fmt: skip
 
@@ -135,6 +138,21 @@ def _candidates(job: RegionJob, reader: SlideReader, card) -> np.ndarray:
     if job.look.exhaustive:
         return screen.lattice_centres(job.region.window, card.patch_px * card.mpp - LARGEST_CELL_UM, job.slide.mpp)
     return screen.propose(reader, job.region.window, job.stain)
+
+
+def _red_cells(job: RegionJob, reader: SlideReader) -> tuple[np.ndarray, float]:
+    """Diameters (µm) of single red cells, float32 [R], and the median focus, in one small field of each FIELD_STEP_UM.
+
+    The fields lie on a slide-wide lattice, so that the slide's median does not depend on its regions.
+    """
+    fields_xy = screen.lattice_centres(job.region.core, FIELD_STEP_UM, job.slide.mpp)
+    diameters_um, focuses = [np.zeros(0, np.float32)], []
+    for place in fields_xy:
+        pixels = cut_patches(reader, place[None], FIELD_MPP, FIELD_PX).pixels[0].transpose(1, 2, 0)
+        diameters_um.append(quality.rbc_diameters_um(pixels, FIELD_MPP, job.stain))
+        focuses.append(quality.focus(pixels, job.stain))
+    known = [value for value in focuses if not math.isnan(value)]
+    return np.concatenate(diameters_um), float(np.median(known)) if known else float("nan")
 
 
 def _uncovered(seen: Seen, candidates: np.ndarray, job: RegionJob, reader: SlideReader) -> np.ndarray:

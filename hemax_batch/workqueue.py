@@ -217,7 +217,7 @@ class WorkQueue:
             work.lost[region.index] = result
         else:
             work.journal.save(result)
-        self._reporter.region_done(work.slide_id, region.index, len(result.cells), result.patches, result.failure)
+        self._reporter.region_done(work.slide_id, result)
         if work.is_looked_at():
             self._start_finishing(work)
 
