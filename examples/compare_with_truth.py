@@ -3,8 +3,9 @@
 
     python examples/compare_with_truth.py demo/results/smear/cells.csv demo/smear.truth.csv [--require]
 
-Cells are matched one to one by falling IoU, at least 0.5. A true cell that touches the slide's border (edge = 1) need not
-be found, and counts neither way. `--require`: exit 1 unless 95 % are found and at most 2 % of what was found is false.
+Cells are matched one to one by falling IoU, at least 0.5. A true cell that touches the slide's border (edge = 1)
+need not be found, and counts neither way. `--require`: exit 1 unless 95 % are found and at most 2 % of the found are
+false.
 """
 
 import argparse
@@ -54,7 +55,8 @@ def main() -> int:
     false = len(cells) - len(matched)
     found_share, false_share = len(hits) / max(len(needed), 1), false / max(len(cells), 1)
     agree = sum(truth[i]["class"] == cells[matched[i][0]]["class"] for i in hits)
-    print(f"true cells {len(needed)} (and {len(truth) - len(needed)} at the border), found {len(hits)}: {found_share:.1%}")
+    at_border = len(truth) - len(needed)
+    print(f"true cells {len(needed)} (and {at_border} at the border), found {len(hits)}: {found_share:.1%}")
     print(f"false among {len(cells)}: {false}: {false_share:.1%}")
     print(f"mean IoU of the boxes {np.mean([matched[i][1] for i in hits]) if hits else 0:.3f}")
     print(f"class agrees in {agree} of {len(hits)}: {agree / max(len(hits), 1):.1%}")

@@ -111,5 +111,6 @@ def synth(path, seed, width, height, mpp, white_per_mm2):
     path.parent.mkdir(parents=True, exist_ok=True)
     write_smear(path, seed=seed, width=width, height=height, mpp=mpp, white_per_mm2=white_per_mm2)
     click.echo(
-        f"{path}: {width} x {height} px at {mpp:g} µm/px, synthetic; the truth is in {path.with_suffix('.truth.csv').name}"
+        f"{path}: {width} x {height} px at {mpp:g} µm/px, synthetic; "
+        f"the truth is in {path.with_suffix('.truth.csv').name}"
     )

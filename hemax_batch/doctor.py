@@ -38,7 +38,8 @@ def examine(out: Path | None = None, weights: Path | None = None) -> list[Findin
     """All findings, in the order in which a run would meet them. Writes nothing but a probe file in `out`."""
     findings = [_python(), *(_library(*names) for names in _LIBRARIES.items())]
     checks: list[tuple[str, Callable[[], Finding]]] = [
-        ("OpenSlide", _openslide), ("weights", lambda: _weights(weights)), ("GPU", _gpu), ("limits", _limits), ("files", _open_files),
+        ("OpenSlide", _openslide), ("weights", lambda: _weights(weights)), ("GPU", _gpu), ("limits", _limits),
+        ("files", _open_files),
     ]  # fmt: skip
     if out is not None:
         checks += [("results", lambda: _results(out)), ("disk", lambda: _disk(out))]

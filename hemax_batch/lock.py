@@ -133,7 +133,7 @@ class OutputLock:
 
 
 def process_start(pid: int) -> str | None:
-    """When a process started, in the kernel's own ticks (unmoved by clock changes); None if there is none of that pid."""
+    """When a process started, in the kernel's ticks (clock changes do not move it); None without such a process."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

@@ -89,20 +89,20 @@ def unreadable(region_index: int, why: str) -> RegionResult:
 
 @lru_cache(maxsize=1)
 def load_predictor(weights: str | None, sha256: str, device: str):
-    """This process's network, loaded once. Raises WeightsError where the file is not the one that the run began with."""
+    """This process's network, loaded once. WeightsError where the file is not the one that the run began with."""
     from .model.predictor import Predictor
 
     predictor = Predictor.load(weights, _device(device))
     if predictor.card.sha256 != sha256:
         raise WeightsError(
-            f"{predictor.card.path}: SHA-256 {predictor.card.sha256[:12]}… here, {sha256[:12]}… where the run was started; "
+            f"{predictor.card.path}: SHA-256 {predictor.card.sha256[:12]}… here, {sha256[:12]}… where the run began; "
             "every worker needs the same weights file (--weights on a shared folder)"
         )
     return predictor
 
 
 def _look_at(job: RegionJob, predictor) -> RegionResult:
-    """Steps: candidates, red cells, the candidates' patches, crowded patches again in smaller windows, follow-ups, then the audit."""
+    """Steps: candidates, red cells, patches, crowded patches again in smaller windows, follow-ups, the audit."""
     reader, card, region = _reader(job.slide), predictor.card, job.region
     eye = Eye(reader, predictor, job.look.batch_size)
     begun = time.perf_counter()
@@ -216,7 +216,7 @@ def smaller_windows(crowded_xy: np.ndarray, card, mpp: float) -> np.ndarray:
 def _audit(job: RegionJob, eye: Eye, candidates: np.ndarray, card) -> tuple[float, int]:
     """Area (µm²) of the sampled glass that the screen passed over, and the cells centred in it that it missed.
 
-    The squares looked at are patches, so every cell centred in one counts, cut or not, unless a candidate stands for it.
+    The squares looked at are patches, so every cell centred in one counts, cut or not, that no candidate stands for.
     """
     if job.look.exhaustive or not job.look.audit:
         return 0.0, 0

@@ -13,7 +13,7 @@ _NO_LIMIT = 2**60  # cgroup v1 writes a huge number for "no limit"
 
 
 def cpu_limit(environ: dict[str, str] = os.environ, cgroup: Path = _CGROUP) -> int:
-    """Cores that this process may use: the least of its affinity, its cgroup quota and its SLURM allocation; 1 or more."""
+    """Cores that this process may use: the least of affinity, cgroup quota and SLURM allocation; 1 or more."""
     limits = [_affinity(), _cgroup_cpus(cgroup)]
     for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"):
         if environ.get(name, "").isdigit():

@@ -68,7 +68,7 @@ class SerialExecutor:
 
 
 class DaskExecutor:
-    """Runs tasks on dask workers. A task whose worker dies is done again by another, as dask's `allowed-failures` says."""
+    """Runs tasks on dask workers. A task whose worker dies is done again, as often as `allowed-failures` says."""
 
     def __init__(self, client, cluster, description: str):
         self._client = client
@@ -100,7 +100,7 @@ class DaskExecutor:
         future.add_done_callback(lambda done: self._done.put(done.key))
 
     def wait(self, timeout_s: float) -> list[Finished]:
-        """Tasks that have ended, after at most `timeout_s`; [] where none has. Raises HemaxError if the scheduler is lost."""
+        """Tasks that have ended, after at most `timeout_s`; [] without any. HemaxError if the scheduler is lost."""
         ended = []
         try:
             ended.append(self._done.get(timeout=timeout_s))
@@ -166,7 +166,8 @@ def _local(workers: int, gpus: list[str]) -> DaskExecutor:
         }}
         for i in range(workers)
     }  # fmt: skip
-    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}}
+    loopback = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
+    scheduler = {"cls": Scheduler, "options": loopback}
     cluster = SpecCluster(specs, scheduler, name="hemax-batch", silence_logs=logging.ERROR)
     where = f"on GPU {', '.join(gpus)}" if gpus else "on the CPU"
     return DaskExecutor(Client(cluster), cluster, f"{workers} local worker{'s' if workers > 1 else ''} {where}")
@@ -218,7 +219,7 @@ def _configure(local: bool) -> None:
         "distributed.worker.daemon": True,
         "distributed.admin.tick.limit": "60s",  # a region holds the interpreter for long stretches, and that is fine
     }
-    if local:  # a dead worker's port on this machine will not come back: 30 s of knocking, twice, held up all the others
+    if local:  # a dead worker's port on this machine stays dead: knocking for 30 s, twice, held up all the others
         settings |= {"distributed.comm.timeouts.connect": "5s", "distributed.comm.retry.count": 0}
     dask.config.set(settings)
     for name in ("distributed", "distributed.worker", "distributed.nanny", "distributed.scheduler"):

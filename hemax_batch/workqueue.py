@@ -67,8 +67,9 @@ class WorkQueue:
     """
 
     def __init__(
-        self, files: list[SlideFile], look: Look, core_um: float, max_unreadable: float, stop: StopFlag, reporter: Reporter,
-        admit: Callable[[SlideWork], None], finish: Callable[[SlideWork], None], connect: Callable, fail_fast: bool = False,
+        self, files: list[SlideFile], look: Look, core_um: float, max_unreadable: float, stop: StopFlag,
+        reporter: Reporter, admit: Callable[[SlideWork], None], finish: Callable[[SlideWork], None], connect: Callable,
+        fail_fast: bool = False,
     ):  # fmt: skip
         self.works = [SlideWork(file) for file in files]
         self._look, self._core_um, self._max_unreadable = look, core_um, max_unreadable
@@ -244,8 +245,8 @@ class WorkQueue:
         work.failed_for_good = True
         first = next(iter(work.lost.values())).failure
         return (
-            f"slide {work.slide_id!r} ({work.slide.path}): {100 * share:.1f} % of the scanned area could not be read, the "
-            f"limit is {100 * self._max_unreadable:g} % (--max-unreadable); the first loss: {first}"
+            f"slide {work.slide_id!r} ({work.slide.path}): {100 * share:.1f} % of the scanned area could not be read, "
+            f"the limit is {100 * self._max_unreadable:g} % (--max-unreadable); the first loss: {first}"
         )
 
     def _finished(self, work: SlideWork, future: Future) -> None:

@@ -1,7 +1,7 @@
 """A stand-in for the network on painted slides (`painted.smear`): sees violet discs, exactly and fast.
 
-It keeps the real one's contract (model.predictor): what it says of a patch depends on that patch alone. Workers take part
-through `process_region` here, which is the real one with this network in the place of the real.
+It keeps the real one's contract (model.predictor): what it says of a patch depends on that patch alone. Workers take
+part through `process_region` here, which is the real one with this network in the place of the real.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ import hemax_batch
 ROOT = Path(hemax_batch.__file__).parent
 #: From the top down: a module may import from its own layer (within its folder) and from those below.
 LAYERS = (
-    {"__main__"}, {"cli"}, {"cli_slides", "cli_learning"}, {"doctor", "pipeline"}, {"learning"}, {"workqueue", "publish", "run_record"},
+    {"__main__"}, {"cli"}, {"cli_slides", "cli_learning"}, {"doctor", "pipeline"}, {"learning"},
+    {"workqueue", "publish", "run_record"},
     {"results", "scheduler", "regions", "planning", "lock", "progress", "stopping", "journal", "smear"},
     {"eye", "settings", "resources"}, {"slides", "model", "cells", "outputs"}, {"durable"},
     {"records", "vocabulary", "geometry", "errors"},

@@ -25,8 +25,8 @@ def setup_cfg() -> configparser.ConfigParser:
 def wheel_names(tmp_path_factory) -> set[str]:
     """What a wheel built from the tracked files holds; built from a copy, as a left-over build/ would slip in."""
     folder, copy = tmp_path_factory.mktemp("wheel"), tmp_path_factory.mktemp("copy")
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
-    for name in filter(lambda n: (ROOT / n).is_file(), tracked):
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in filter(lambda n: (ROOT / n).is_file(), tracked.stdout.split("\n")):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         (copy / name).write_bytes((ROOT / name).read_bytes())
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, copy]

@@ -1,4 +1,4 @@
-"""The run as a laboratory meets it: whole runs of the command line on painted slides, with a stand-in for the network."""
+"""The run as a laboratory meets it: whole runs on painted slides, with a stand-in for the network."""
 
 import csv
 import json
@@ -92,7 +92,8 @@ def test_a_run_gives_tables_masks_and_a_record(go, slide, tmp_path):
         assert set(values) - {0} == set(range(1, len(cells) + 1))
     assert len(rows(out / "differential.csv")) == 1
     record = json.loads((out / "run.json").read_text())
-    assert record["slides"][0]["cells"] == len(cells) and record["exit_code"] == 0 and "research use only" in record["claim"]
+    assert record["slides"][0]["cells"] == len(cells) and record["exit_code"] == 0
+    assert "research use only" in record["claim"]
     assert left_behind(out) == []
 
 

@@ -1,4 +1,4 @@
-"""Weights for tests of the machinery: the real network with random weights, small patches, and a say in how much it finds."""
+"""Weights for tests of the machinery: the real network, untrained, on small patches."""
 
 from __future__ import annotations
 
