@@ -18,12 +18,13 @@ import click
     help="Log, state to resume from, pseudo-masks.  [default: OUT.work]",
 )
 @click.option("--arch", default="hemax-s", show_default=True, help="hemax-s (compact) or hemax-r50 (the paper's).")
-@click.option("--steps", default=1900, show_default=True, help="Optimiser steps.")
+@click.option("--steps", type=int, help="Optimiser steps.  [default: 1900, or 420 with --from-weights]")
+@click.option("--from-weights", "start", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Go on from these weights.")
 @click.option("--batch-size", default=16, show_default=True, help="Patches a step, over all processes.")
 @click.option("--synthetic", default=800, show_default=True, help="Synthetic fields to add in the second stage.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-def train(data, out, work, arch, steps, batch_size, synthetic, seed, device):
+def train(data, out, work, arch, steps, start, batch_size, synthetic, seed, device):
     """Train HemaX on labelled images and write the weights with their model card.
 
     DATA: folders in the documented layout (images.csv, cells.csv), or holding the public sets' folders. Images of
@@ -37,8 +38,12 @@ def train(data, out, work, arch, steps, batch_size, synthetic, seed, device):
     """
     from .learning.train import Recipe, train_command
 
-    recipe = Recipe(arch=arch, steps=steps, batch=batch_size, synthetic=synthetic, seed=seed)
-    train_command(data, out, work or out.with_name(out.name + ".work"), recipe, device, say=click.echo)
+    given = {"batch": batch_size, "synthetic": synthetic, "seed": seed}
+    if start:
+        recipe = Recipe.fine_tuning(start, steps=steps or 420, **given)
+    else:
+        recipe = Recipe(arch=arch, steps=steps or Recipe.steps, **given)
+    train_command(data, out, work or out.with_name(out.name + ".work"), recipe, device, say=click.echo, start=start)
 
 
 @click.command()

@@ -30,10 +30,9 @@ Architecture `{card.arch}`, {card.mpp} µm/px, patches of {card.patch_px} px. SH
 
 ## How it was trained
 
-    {trained[command]}
+{commands}
 
-Seed {trained[seed]}, {trained[steps]} steps of {trained[batch]} patches, {trained[minutes]} minutes on
-{trained[hardware]}.{notes}
+{lengths}, on {trained[hardware]}.
 
 ## On what
 
@@ -69,12 +68,27 @@ def write_card(card: WeightsCard, path: Path) -> None:
         claim=f"{CLAIM[0].upper()}{CLAIM[1:]}",
         card=card,
         trained=trained,
-        notes=f" {trained['notes']}" if trained.get("notes") else "",
+        commands="\n".join(f"    {command}" for command in _commands(trained)),
+        lengths="; ".join(_lengths(trained)),
         sources="\n".join(f"- {n} images: {SOURCES.get(source, source)}" for source, n in trained["images"].items()),
         pseudo=", ".join(f"{source} {share}" for source, share in trained["pseudo_masks"].items()) or "none",
         figures="\n".join(_figure_row(*row) for row in flat_rows(card.metrics)),
     )
     path.write_text(text, encoding="utf-8")
+
+
+def _lengths(trained: dict) -> list[str]:
+    before = _lengths(trained["before"]) if trained.get("before") else []
+    return [
+        *before,
+        f"seed {trained['seed']}, {trained['steps']} steps of {trained['batch']} patches, {trained['minutes']} minutes",
+    ]
+
+
+def _commands(trained: dict) -> list[str]:
+    """The commands that made the weights, in their order."""
+    before = _commands(trained["before"]) if trained.get("before") else []
+    return [*before, trained["command"]]
 
 
 def _figure_row(name: str, value: float, low: float, high: float, n: int) -> str:

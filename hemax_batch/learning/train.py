@@ -24,6 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from ..model import checkpoint
 from ..model.criterion import criterion
 from ..model.hemax import HemaX, build
 from .dataset import Example, read_layout
@@ -55,6 +56,18 @@ class Recipe:
     synthetic_from: float = 0.5  # … that join after this share of the steps
     attributes: bool = True  # False: without explanation heads' losses, for the comparison
     pretrained: bool = True
+    start: str = ""  # weights to go on from (their SHA-256 in `fine_tuning`), instead of ImageNet's backbone
+
+    @classmethod
+    def fine_tuning(cls, start: Path, **given) -> Recipe:
+        """A short, gentle recipe that goes on from trained weights, with their pseudo-masks from the first step."""
+        from ..model.checkpoint import read_card
+
+        card = read_card(start)
+        gentle = {"lr": 2e-4, "backbone_lr": 1e-4, "warmup": 20, "first_stage": 0.0, "freeze_norm": 0.0, "ema": 0.995,
+                  "synthetic_from": 0.0, "large_share": 0.1, "arch": card.arch, "mpp": card.mpp,
+                  "start": card.sha256}  # fmt: skip
+        return cls(**{**gentle, **given})
 
 
 @dataclass(frozen=True)
@@ -96,7 +109,9 @@ class World:
             dist.barrier()
 
 
-def train(examples: list[Example], recipe: Recipe, work: Path, device: str = "cpu", say=print) -> HemaX:
+def train(
+    examples: list[Example], recipe: Recipe, work: Path, device: str = "cpu", say=print, start: Path | None = None
+) -> HemaX:
     """Train and return the network with averaged (EMA) weights, in eval mode.
 
     `work` keeps the log (log.csv), the state to resume from (state.pt) and the pseudo-masks. Steps: build, resume if
@@ -105,8 +120,8 @@ def train(examples: list[Example], recipe: Recipe, work: Path, device: str = "cp
     world = World.join(device)
     work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    model = build(recipe.arch)
-    if recipe.pretrained and hasattr(model.backbone, "load_imagenet"):
+    model = checkpoint.load(start)[0] if start else build(recipe.arch)
+    if recipe.pretrained and not start and hasattr(model.backbone, "load_imagenet"):
         model.backbone.load_imagenet()
     model = model.to(world.device, memory_format=torch.channels_last).train()
     run = _Run(model, recipe, work, world, say)
@@ -114,7 +129,7 @@ def train(examples: list[Example], recipe: Recipe, work: Path, device: str = "cp
     turn = int(recipe.steps * recipe.first_stage)
     if run.step < turn:
         run.go(PatchSampler(examples, recipe.mpp), turn)
-    if recipe.first_stage > 0:
+    if recipe.first_stage > 0 or start:
         examples = run.pseudo_label(examples)
     if recipe.synthetic:
         run.go(PatchSampler(examples, recipe.mpp), int(recipe.steps * recipe.synthetic_from))
@@ -123,10 +138,11 @@ def train(examples: list[Example], recipe: Recipe, work: Path, device: str = "cp
     return run.averaged()
 
 
-def train_command(data, out: Path, work: Path, recipe: Recipe, device: str, say=print) -> None:
+def train_command(
+    data, out: Path, work: Path, recipe: Recipe, device: str, say=print, start: Path | None = None
+) -> None:
     """`hemax-batch train`: read, train, save, measure on the split `val`, and save again with the figures and the
     model card."""
-    from ..model import checkpoint
     from ..model.predictor import Predictor
     from .card import write_card
     from .dataset import read_folder
@@ -134,16 +150,19 @@ def train_command(data, out: Path, work: Path, recipe: Recipe, device: str, say=
 
     if device == "cpu" and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         torch.set_num_threads(1)
+    out.parent.mkdir(parents=True, exist_ok=True)  # an hour before it is needed
     examples = [e for folder in data for e in read_folder(folder)]
     learnt = [e for e in examples if e.split == "train"]
     held_out = [e for e in examples if e.split == "val"]
     started = time.monotonic()
-    model = train(learnt, recipe, work, device, say)
+    model = train(learnt, recipe, work, device, say, start)
     if int(os.environ.get("RANK", 0)) != 0:
         return
     names = " ".join(str(d) for d in data)
     trained = {
-        "command": f"{_launcher()} train {names} --out {out.name} --arch {recipe.arch} --seed {recipe.seed}",
+        "command": f"{_launcher()} train {names} --out {out.name} --arch {recipe.arch} --steps {recipe.steps} "
+        f"--seed {recipe.seed}" + (f" --from-weights {start.name}" if start else ""),
+        "before": checkpoint.read_card(start).trained if start else None,
         "seed": recipe.seed, "steps": recipe.steps, "batch": recipe.batch,
         "minutes": _minutes(work, time.monotonic() - started), "pseudo_masks": _pseudo_shares(learnt, work / "pseudo"),
         "hardware": f"{torch.cuda.get_device_name() if device == 'cuda' else str(os.cpu_count()) + ' CPU cores'}",
