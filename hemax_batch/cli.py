@@ -110,7 +110,7 @@ def run(inputs, out, **given):
       hemax-batch run slides/ --out results/
       hemax-batch run "/scans/**/*.svs" --out results/ --workers 8 --log-json run.jsonl --quiet
     """
-    from .cells.differential import Rules
+    from .cells.rules import Rules
     from .pipeline import dry_run
     from .pipeline import run as run_pipeline
     from .settings import RunOptions, RunSettings, TlsFiles

@@ -18,6 +18,7 @@ from .cells.explain import read_cells
 from .cells.measure import measure
 from .cells.merge import merge
 from .errors import OutputError
+from .outputs.clinical import write_differential
 from .outputs.geojson import write_geojson
 from .outputs.masks import write_masks
 from .outputs.tables import CELL_COLUMNS, DIFFERENTIAL_COLUMNS, cell_rows, differential_row, write_table
@@ -47,16 +48,20 @@ def publish_slide(
     record = SlideRecord(
         FORMAT_VERSION, slide.slide_id, slide.path, work.fingerprint, slide.fingerprint, weights_sha256, __version__,
         len(merged.cells), len(work.plan.regions), tuple(sorted(work.lost)), round(unreadable_share(work), 6),
-        _warnings(work, figures, notes), merged.dropped["duplicate"], measures.rbc_diameter_um, measures.rbc_measured, figures,
+        _warnings(work, figures, notes), merged.dropped["duplicate"], measures.rbc_diameter_um, measures.rbc_measured,
+        figures,
     )  # fmt: skip
     made = results.making(slide.slide_id)
     with _as_output_error(results.slide(slide.slide_id)):
         write_table(made / "cells.csv", CELL_COLUMNS, cell_rows(slide.slide_id, merged, measures, readings))
-        to_review = sum(bool(reading.reasons) for reading in readings)
+        to_review = sum(reading.review for reading in readings)
         row = differential_row(slide.slide_id, slide.path, differential, to_review, record.warnings)
         write_table(made / "differential.csv", DIFFERENTIAL_COLUMNS, [row])
+        write_differential(
+            made / "differential.json", slide.slide_id, slide.path, differential, measures, to_review, record.warnings
+        )
         write_masks(made / "masks.zarr", slide, merged, names)
-        write_geojson(made / "cells.geojson", merged, measures, readings)
+        write_geojson(made / "cells.geojson", slide.slide_id, merged, measures, readings)
     results.publish(made, record)
     return record
 
@@ -81,7 +86,8 @@ def _warnings(work: SlideWork, figures: ScanFigures, notes: list[str]) -> tuple[
     if work.lost:
         share = 100 * unreadable_share(work)
         warnings.append(
-            f"{share:.1f} % of the scanned area ({len(work.lost)} of {len(work.plan.regions)} regions) could not be read"
+            f"{share:.1f} % of the scanned area ({len(work.lost)} of {len(work.plan.regions)} regions) "
+            "could not be read"
         )
     if figures.audit_cells:
         missed = figures.audit_cells / figures.audited_mm2 * max(figures.scanned_mm2, 0)
@@ -94,7 +100,7 @@ def _warnings(work: SlideWork, figures: ScanFigures, notes: list[str]) -> tuple[
 
 
 def write_run_tables(results: ResultsFolder) -> None:
-    """`differential.csv` and `cells.csv` over all slides in the folder, in the order of their ids, each put in place at once."""
+    """`differential.csv` and `cells.csv` over all slides in the folder, by id, each put in place at once."""
     folders = [results.slide(record.slide_id) for record in results.records()]
     for name, columns in (("differential.csv", DIFFERENTIAL_COLUMNS), ("cells.csv", CELL_COLUMNS)):
         target = results.root / name
@@ -117,5 +123,6 @@ def _as_output_error(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(
-            f"{target}: cannot be written: {error.strerror or error}; check space and permissions, then run again to go on"
+            f"{target}: cannot be written: {error.strerror or error}; "
+            "check space and permissions, then run again to go on"
         ) from error

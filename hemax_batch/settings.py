@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from .cells.differential import Rules
+from .cells.rules import Rules
 from .errors import UsageError
 
 #: Raised whenever results of an earlier version could differ from this one's, so that they are made again.

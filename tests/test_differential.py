@@ -1,16 +1,18 @@
-"""The differential against published tables, and explanations against classes."""
+"""The differential against published tables, and its flags against its rules."""
 
 import numpy as np
 import pytest
-from cellbank import cells_at
 from scipy import stats
 
 from hemax_batch.cells import differential
-from hemax_batch.cells.differential import Rules, clopper_pearson, count
-from hemax_batch.cells.explain import CONTRADICTIONS, read_cells
-from hemax_batch.cells.measure import NORMAL_RBC_UM, measure
+from hemax_batch.cells.differential import NOT_ASSESSED, clopper_pearson, count
+from hemax_batch.cells.rules import SOURCES, Rules
 from hemax_batch.errors import UsageError
-from hemax_batch.vocabulary import ATTRIBUTES, CLASS_NAMES, WHITE_NAMES
+from hemax_batch.vocabulary import CLASS_NAMES, WHITE_NAMES
+
+
+def flagged(d) -> dict[str, str]:
+    return {flag.rule: flag.words for flag in d.flags}
 
 
 @pytest.mark.parametrize(
@@ -37,6 +39,18 @@ def test_limits_equal_scipys_exactly():
             assert clopper_pearson(k, n) == pytest.approx((exact.low, exact.high), abs=1e-9)
 
 
+def test_limits_of_nothing_and_of_nonsense():
+    assert clopper_pearson(0, 0) == (0.0, 1.0)
+    for k, n in ((-1, 5), (6, 5), (1, 0)):
+        with pytest.raises(ValueError, match="between 0 and its total"):
+            clopper_pearson(k, n)
+
+
+def test_none_seen_in_200_cells_at_one_per_cent_happens_13_times_in_100():
+    assert stats.binom.pmf(0, 200, 0.01) == pytest.approx(0.13, abs=0.005)
+    assert clopper_pearson(0, 200)[1] > 0.01  # so the limits of 0/200 must hold 1 %
+
+
 def test_denominator_is_white_cells_only():
     d = count(
         ["lymphocyte"] * 30
@@ -49,14 +63,55 @@ def test_denominator_is_white_cells_only():
     assert d.n_white == 100 and d.shares["lymphocyte"].percent == 30
     assert (d.neutrophils.count, d.neutrophils.percent) == (70, 70)
     assert d.nrbc_per_100 == 6 and d.corrected_wbc == pytest.approx(10.0) and d.unidentified == 4
-    assert not d.sufficient and d.flags[0].startswith("insufficient: 100 white cells counted, 200 asked for")
-    assert any("left shift" in f for f in d.flags) and any("6 nucleated red cells" in f for f in d.flags)
+    assert not d.sufficient
+    assert flagged(d) == {
+        "sufficiency": "insufficient: 100 white cells counted, 200 asked for",
+        "nrbc_count": "6 nucleated red cells seen",
+        "left_shift_band_percent": "left shift: band neutrophils 10.0 % (over 5 %)",
+        "nrbc_correction_per_100":
+            "6.0 nucleated red cells per 100 white cells: white count corrected from 10.60 to 10.00",
+        "range_band_neutrophil": "band neutrophil 10.0 % (above 0-5 %, adults, ARUP)",
+    }  # fmt: skip
 
 
 def test_no_cells_are_no_percentages():
     d = count([])
     assert np.isnan([d.neutrophils.percent, d.nrbc_per_100, *(s.percent for s in d.shares.values())]).all()
-    assert d.flags == ("insufficient: 0 white cells counted, 200 asked for",)
+    assert flagged(d) == {"sufficiency": "insufficient: 0 white cells counted, 200 asked for"}
+
+
+def test_nucleated_red_cells_alone_have_no_white_cells_to_be_counted_against():
+    d = count(["erythroblast"] * 3, wbc=5.0)
+    assert np.isnan(d.nrbc_per_100) and d.corrected_wbc is None and "nrbc_count" in flagged(d)
+
+
+def test_a_names_that_is_no_class_is_refused():
+    with pytest.raises(UsageError, match="'smudge': no class; known: blast"):
+        count(["lymphocyte", "smudge"])
+
+
+def test_one_blast_is_flagged_and_said_in_the_singular():
+    names = ["lymphocyte"] * 300 + ["blast"]
+    assert flagged(count(names))["blast_count"] == "1 blast seen"
+    assert "blast_count" not in flagged(count(names, rules=Rules(blast_count=0)))
+    assert "blast_count" not in flagged(count(names, rules=Rules(blast_count=2)))
+
+
+def test_limits_of_the_rules_themselves_are_not_flagged():
+    d = count(
+        ["metamyelocyte"] * 2 + ["band_neutrophil"] * 5 + ["segmented_neutrophil"] * 60 + ["lymphocyte"] * 33, 100
+    )
+    assert d.flags == () and d.sufficient
+
+
+def test_many_unidentified_cells_are_flagged():
+    d = count(["lymphocyte"] * 80 + ["unidentified"] * 20, 50)
+    assert flagged(d)["unidentified_percent"] == "20 of 100 cells unidentified"
+
+
+def test_every_threshold_has_a_source_and_platelets_are_not_assessed():
+    assert set(SOURCES) == set(Rules.__dataclass_fields__) - {"ranges_of"}
+    assert any("platelet clumps" in what for what in NOT_ASSESSED) and "parasites" in NOT_ASSESSED
 
 
 def test_fewer_nucleated_red_cells_than_the_rule_correct_nothing():
@@ -68,7 +123,11 @@ def test_clinical_order():
         "blast", "promyelocyte", "myelocyte", "metamyelocyte", "band_neutrophil", "segmented_neutrophil",
         "eosinophil", "basophil", "monocyte", "lymphocyte",
     )  # fmt: skip
-    assert differential.LOINC["blast"] == "26446-5"
+    assert tuple(count([]).shares) == WHITE_NAMES
+    assert differential.LOINC == {
+        "basophil": "30180-4", "blast": "26446-5", "eosinophil": "26450-7", "monocyte": "26485-3",
+        "band_neutrophil": "26508-2",
+    } and set(differential.LOINC) <= set(CLASS_NAMES)  # fmt: skip
 
 
 def test_rules_from_a_file(tmp_path):
@@ -79,74 +138,25 @@ def test_rules_from_a_file(tmp_path):
         rules.left_shift_band_percent == 10
         and rules.ranges["monocyte"] == (2, 12)
         and rules.ranges["basophil"] == (0, 2)
+        and rules.ranges_of == "rules.toml"
     )
+    assert any("(below 2-12 %, rules.toml)" in flag.words for flag in count(["lymphocyte"] * 9, rules=rules).flags)
+    path.write_text("blast_count = 3\n")
+    assert Rules.from_toml(path) == Rules(blast_count=3)
     for bad in (
         "nonsense = 1",
         "[ranges]\nblasts = [0, 1]",
         "[ranges]\nmonocyte = [9, 1]",
+        "[ranges]\nmonocyte = [1, 'x']",
+        "[ranges]\nmonocyte = 4",
+        "ranges = 4",
+        "ranges_of = 4",
         "left_shift_band_percent = 'x'",
+        "left_shift_band_percent = nan",
+        "nrbc_count = true",
+        "blast_count = -1",
         "= =",
     ):
         path.write_text(bad)
         with pytest.raises(UsageError, match="rules.toml"):
             Rules.from_toml(path)
-
-
-# --- measures and explanations -----------------------------------------------------------------------------------
-
-
-def reading_of(**about):
-    cells = cells_at([(100, 100)], about.pop("diameter", 100), **about)
-    return read_cells(cells, measure(cells, 0.1, np.full(50, 7.0)), (1000, 1000), 0.5)[0]
-
-
-def test_areas_and_ratios_of_a_disc():
-    m = measure(cells_at([(0, 0)], 100), 0.1, np.full(50, 5.0))
-    assert m.cell_area_um2[0] == pytest.approx(np.pi * 25, rel=0.01)
-    assert m.nucleus_fraction[0] == pytest.approx(0.36, abs=0.01)
-    assert m.nc_ratio[0] == pytest.approx(0.36 / 0.64, abs=0.02)
-    assert m.diameter_um[0] == pytest.approx(10, rel=0.01) and m.size_vs_rbc[0] == pytest.approx(2, rel=0.01)
-    assert measure(cells_at([(0, 0)], 100), 0.1, np.full(5, 5.0)).rbc_diameter_um == NORMAL_RBC_UM
-
-
-def test_a_sentence_reads_as_a_morphologist_would_say_it():
-    r = reading_of(classes="segmented_neutrophil", confidence=0.97,
-                   states={"granularity": "fine", "nucleus_shape": "multilobed",
-                           "cytoplasm_colour": "light_blue"})  # fmt: skip
-    assert r.explanation == (
-        "Segmented neutrophil (confidence 0.97): multilobed (segmented) nucleus, fine granules, "
-        "pale or light blue cytoplasm; small, 10.0 µm across, 1.4 times a red cell; "
-        "nucleus/cytoplasm area ratio 0.56 (nucleus 36 % of the cell), abundant cytoplasm."
-    )
-    assert r.reasons == () and r.class_name == "segmented_neutrophil"
-
-
-def test_an_unsure_cell_is_unidentified_and_says_between_what():
-    r = reading_of(classes="monocyte", confidence=0.4)
-    assert r.class_name == "unidentified" and r.explanation.startswith("Unidentified: a monocyte (0.40) or a")
-    assert "low confidence" in r.reasons[0]
-
-
-def test_a_contradicting_explanation_goes_to_review_and_keeps_its_class():
-    r = reading_of(classes="lymphocyte", states={"granularity": "coarse"})
-    assert r.class_name == "lymphocyte" and r.reasons == (
-        "explanation contradicts class: coarse granules in a lymphocyte",
-    )
-    assert "contradicts" in reading_of(classes="eosinophil", states={"granularity": "fine"}).reasons[0]
-    assert "in an eosinophil" in reading_of(classes="eosinophil", states={"granularity": "fine"}).reasons[0]
-
-
-def test_odd_sizes_and_the_slides_edge_go_to_review():
-    assert "unusual size (4.0 µm across)" in reading_of(diameter=40).reasons
-    cells = cells_at([(0, 50)], 100)
-    assert (
-        "cut by the edge of the slide"
-        in read_cells(cells, measure(cells, 0.1, np.zeros(0)), (1000, 1000), 0.5)[0].reasons
-    )
-
-
-def test_contradictions_speak_of_the_vocabulary():
-    states = {a.name: a.states for a in ATTRIBUTES}
-    for name, rules in CONTRADICTIONS.items():
-        assert name in CLASS_NAMES
-        assert all(set(s) <= set(states[a]) and set(s) != set(states[a]) for a, s in rules.items())

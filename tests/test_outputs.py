@@ -133,7 +133,7 @@ def test_a_cell_hidden_by_others_keeps_a_pixel(tmp_path):
 
 def test_outlines_are_valid_polygons_of_the_masks_area(done, tmp_path):
     _, merged, measures, readings = done
-    geojson.write_geojson(tmp_path / "c.geojson", merged, measures, readings)
+    geojson.write_geojson(tmp_path / "c.geojson", "s", merged, measures, readings)
     features = json.loads((tmp_path / "c.geojson").read_text())["features"]
     assert [f["properties"]["name"] for f in features] == ["1", "2", "3", "4"]
     for f, area in zip(features, measures.cell_area_um2 / 0.25**2, strict=True):

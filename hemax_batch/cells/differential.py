@@ -2,23 +2,25 @@
 
 Sources: order and reporting, ICSH and CLSI H20; limits, Clopper & Pearson 1934 (Rümke's table is that, rounded
 outward); flags after the international consensus rules for smear review; reference ranges, ARUP (adults). Thresholds
-differ between laboratories: `Rules`.
+differ between laboratories: `rules.Rules`.
 """
 
 from __future__ import annotations
 
-import tomllib
+import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from dataclasses import dataclass
+
+from scipy.special import betaincinv
 
 from ..errors import UsageError
-from ..vocabulary import CLAIM, UNIDENTIFIED, WHITE_NAMES
+from ..vocabulary import CLAIM, CLASS_NAMES, CLASSES, UNIDENTIFIED, WHITE_NAMES
+from .rules import NEUTROPHILS, Rules
 
-NEUTROPHILS = ("band_neutrophil", "segmented_neutrophil")
+NEUTROPHIL_NAMES = ("band_neutrophil", "segmented_neutrophil")
 
-#: LOINC codes per 100 leukocytes in blood, those that were verified.
+#: LOINC codes per 100 leukocytes in blood: those that were verified, and no others.
 LOINC = {
     "basophil": "30180-4",
     "blast": "26446-5",
@@ -27,6 +29,7 @@ LOINC = {
     "band_neutrophil": "26508-2",
 }
 
+#: What the network was not taught to see; said in every differential.
 NOT_ASSESSED = (
     "platelets and platelet clumps",
     "smudge cells",
@@ -35,49 +38,6 @@ NOT_ASSESSED = (
     "parasites",
     "red-cell morphology",
 )
-
-
-@dataclass(frozen=True)
-class Rules:
-    """When a differential is flagged. Per cents of white cells; `ranges` are reference ranges (low, high) in per
-    cent, ARUP adults.
-
-    `neutrophils` in `ranges` means bands and segmented together.
-    """
-
-    metamyelocyte_percent: float = 2.0  # more than this
-    left_shift_band_percent: float = 5.0  # more than this
-    nrbc_correction_per_100: float = 5.0  # from here on the white count is to be corrected
-    ranges: dict[str, tuple[float, float]] = field(
-        default_factory=lambda: {
-            "neutrophils": (45, 79), "band_neutrophil": (0, 5), "lymphocyte": (16, 47),
-            "monocyte": (0, 9), "eosinophil": (0, 6), "basophil": (0, 2),
-        }
-    )  # fmt: skip
-
-    @classmethod
-    def from_toml(cls, path: Path) -> Rules:
-        """Defaults changed by a TOML file: the fields' names, and a table [ranges] of name = [low, high]. UsageError
-        if malformed."""
-        try:
-            given = tomllib.loads(path.read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{path}: cannot be read as TOML ({error})") from error
-        known = {f.name for f in fields(cls)}
-        if unknown := set(given) - known:
-            raise UsageError(f"{path}: unknown {', '.join(sorted(unknown))}; known: {', '.join(sorted(known))}")
-        ranges = dict(cls().ranges)
-        for name, value in given.pop("ranges", {}).items():
-            if name != "neutrophils" and name not in WHITE_NAMES:
-                raise UsageError(
-                    f"{path}: [ranges] {name}: not a white cell; known: neutrophils, {', '.join(WHITE_NAMES)}"
-                )
-            if not (isinstance(value, list) and len(value) == 2 and 0 <= value[0] <= value[1] <= 100):
-                raise UsageError(f"{path}: [ranges] {name} = {value}: expected [low, high] in per cent")
-            ranges[name] = (float(value[0]), float(value[1]))
-        if bad := [k for k, v in given.items() if not isinstance(v, int | float)]:
-            raise UsageError(f"{path}: {', '.join(bad)}: expected a number")
-        return cls(**given, ranges=ranges)
 
 
 @dataclass(frozen=True)
@@ -91,6 +51,14 @@ class Share:
 
 
 @dataclass(frozen=True)
+class Flag:
+    """Why a slide needs a person's eye: the rule that says so, and the sentence."""
+
+    rule: str
+    words: str
+
+
+@dataclass(frozen=True)
 class Differential:
     """One slide's count. `shares` holds the white classes in clinical order; `neutrophils` is bands and segmented
     together."""
@@ -100,10 +68,12 @@ class Differential:
     n_white: int
     target_cells: int
     nrbc: int
-    nrbc_per_100: float
+    nrbc_per_100: float  # NaN without white cells
+    wbc: float | None  # the analyser's count, 10⁹/l
     corrected_wbc: float | None
     unidentified: int
-    flags: tuple[str, ...]
+    flags: tuple[Flag, ...]
+    rules: Rules
     claim: str = CLAIM
 
     @property
@@ -111,24 +81,29 @@ class Differential:
         """Whether as many white cells were counted as were asked for."""
         return self.n_white >= self.target_cells
 
+    def share(self, name: str) -> Share:
+        """Of a white class, or of "neutrophils"."""
+        return self.neutrophils if name == NEUTROPHILS else self.shares[name]
+
 
 def clopper_pearson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Exact two-sided limits of a proportion, as fractions; (0, 1) for n = 0.
+    """Exact two-sided limits of a proportion, as fractions; (0, 1) for n = 0. ValueError unless 0 <= k <= n.
 
     >>> [round(100 * v, 1) for v in clopper_pearson(9, 100)]
     [4.2, 16.4]
     """
-    from scipy.special import betaincinv
-
+    if not 0 <= k <= n:
+        raise ValueError(f"{k} of {n}: a count must lie between 0 and its total")
     tail = (1 - level) / 2
     low = 0.0 if k == 0 else float(betaincinv(k, n - k + 1, tail))
     high = 1.0 if k == n else float(betaincinv(k + 1, n - k, 1 - tail))
     return low, high
 
 
-def _share(k: int, n: int) -> Share:
+def share_of(k: int, n: int) -> Share:
+    """k of n."""
     if n == 0:
-        return Share(0, float("nan"), float("nan"), float("nan"))
+        return Share(0, math.nan, math.nan, math.nan)
     low, high = clopper_pearson(k, n)
     return Share(k, 100 * k / n, 100 * low, 100 * high)
 
@@ -136,7 +111,7 @@ def _share(k: int, n: int) -> Share:
 def count(
     class_names: Iterable[str], target_cells: int = 200, wbc: float | None = None, rules: Rules | None = None
 ) -> Differential:
-    """The differential of cells with these final classes.
+    """The differential of cells with these final classes. UsageError where a name is no class.
 
     Denominator: white cells only. Nucleated red cells are given per 100 of them; with the analyser's count `wbc`
     (10⁹/l) and at least `rules.nrbc_correction_per_100`, corrected = wbc × 100 / (100 + NRBC). Unidentified cells are
@@ -144,39 +119,69 @@ def count(
     """
     rules = rules or Rules()
     found = Counter(class_names)
+    if unknown := sorted(set(found) - {*CLASS_NAMES, UNIDENTIFIED}):
+        raise UsageError(f"{', '.join(map(repr, unknown))}: no class; known: {', '.join((*CLASS_NAMES, UNIDENTIFIED))}")
     n = sum(found[name] for name in WHITE_NAMES)
-    shares = {name: _share(found[name], n) for name in WHITE_NAMES}
-    nrbc = found["erythroblast"]
-    per_100 = 100 * nrbc / n if n else float("nan")
+    nrbc, unidentified = found["erythroblast"], found[UNIDENTIFIED]
+    per_100 = 100 * nrbc / n if n else math.nan
     corrected = wbc * 100 / (100 + per_100) if wbc is not None and per_100 >= rules.nrbc_correction_per_100 else None
-    neutrophils = _share(sum(found[name] for name in NEUTROPHILS), n)
-    flags = _flags(shares, neutrophils, n, target_cells, nrbc, found[UNIDENTIFIED], rules)
-    return Differential(shares, neutrophils, n, target_cells, nrbc, per_100, corrected, found[UNIDENTIFIED], flags)
+    shares = {name: share_of(found[name], n) for name in WHITE_NAMES}
+    neutrophils = share_of(sum(found[name] for name in NEUTROPHIL_NAMES), n)
+    flags = (
+        *_flags_on_numbers(n, target_cells, unidentified, rules),
+        *_flags_on_cells(shares, nrbc, rules),
+        *_flags_on_correction(per_100, wbc, corrected, rules),
+        *_flags_on_ranges(shares, neutrophils, rules),
+    )
+    return Differential(shares, neutrophils, n, target_cells, nrbc, per_100, wbc, corrected, unidentified, flags, rules)
 
 
-def _flags(
-    shares: dict[str, Share], neutrophils: Share, n: int, target: int, nrbc: int, unidentified: int, rules: Rules
-) -> tuple[str, ...]:
+def _flags_on_numbers(n: int, target: int, unidentified: int, rules: Rules) -> list[Flag]:
     flags = []
     if n < target:
-        flags.append(f"insufficient: {n} white cells counted, {target} asked for")
-    flags += [
-        f"{shares[k].count} {k}{'s' if shares[k].count > 1 else ''} seen"
-        for k in ("blast", "promyelocyte", "myelocyte")
-        if shares[k].count
-    ]
-    if n and shares["metamyelocyte"].percent > rules.metamyelocyte_percent:
-        flags.append(f"metamyelocytes {shares['metamyelocyte'].percent:.1f} % (over {rules.metamyelocyte_percent:g} %)")
-    if n and shares["band_neutrophil"].percent > rules.left_shift_band_percent:
-        flags.append(
-            f"left shift: bands {shares['band_neutrophil'].percent:.1f} % (over {rules.left_shift_band_percent:g} %)"
-        )
-    if nrbc:
-        flags.append(f"{nrbc} nucleated red cell{'s' if nrbc > 1 else ''} seen")
+        flags.append(Flag("sufficiency", f"insufficient: {_cells(n, 'white cell')} counted, {target} asked for"))
+    if unidentified and 100 * unidentified > rules.unidentified_percent * (n + unidentified):
+        flags.append(Flag("unidentified_percent", f"{unidentified} of {_cells(n + unidentified, 'cell')} unidentified"))
+    return flags
+
+
+def _flags_on_cells(shares: dict[str, Share], nrbc: int, rules: Rules) -> list[Flag]:
+    """Cells that normal blood of adults does not hold, or hardly."""
+    seen = {name: shares[name].count for name in ("blast", "promyelocyte", "myelocyte")}
+    words = {c.name: c.words for c in CLASSES}
+    wanted = [(f"{name}_count", k, words[name]) for name, k in seen.items()]
+    wanted.append(("nrbc_count", nrbc, words["erythroblast"]))
+    flags = [Flag(rule, f"{_cells(k, name)} seen") for rule, k, name in wanted if 0 < getattr(rules, rule) <= k]
+    for rule, name, what in (
+        ("metamyelocyte_percent", "metamyelocyte", "metamyelocytes"),
+        ("left_shift_band_percent", "band_neutrophil", "left shift: band neutrophils"),
+    ):
+        percent, limit = shares[name].percent, getattr(rules, rule)
+        if percent > limit:  # NaN, without white cells, is not
+            flags.append(Flag(rule, f"{what} {percent:.1f} % (over {limit:g} %)"))
+    return flags
+
+
+def _flags_on_correction(per_100: float, wbc: float | None, corrected: float | None, rules: Rules) -> list[Flag]:
+    if not per_100 >= rules.nrbc_correction_per_100:
+        return []
+    told = f"{per_100:.1f} nucleated red cells per 100 white cells"
+    if corrected is None:
+        return [Flag("nrbc_correction_per_100", f"{told}: correct the analyser's white count (--wbc gives it)")]
+    return [Flag("nrbc_correction_per_100", f"{told}: white count corrected from {wbc:.2f} to {corrected:.2f}")]
+
+
+def _flags_on_ranges(shares: dict[str, Share], neutrophils: Share, rules: Rules) -> list[Flag]:
+    flags = []
     for name, (low, high) in rules.ranges.items():
-        share = neutrophils if name == "neutrophils" else shares[name]
-        if n and not low <= share.percent <= high:
-            flags.append(f"{name.replace('_', ' ')} {share.percent:.1f} % (reference {low:g}-{high:g} %)")
-    if n + unidentified and unidentified > 0.1 * (n + unidentified):
-        flags.append(f"{unidentified} of {n + unidentified} cells unidentified")
-    return tuple(flags)
+        percent = neutrophils.percent if name == NEUTROPHILS else shares[name].percent
+        if percent < low or percent > high:
+            side = "below" if percent < low else "above"
+            words = f"{name.replace('_', ' ')} {percent:.1f} % ({side} {low:g}-{high:g} %, {rules.ranges_of})"
+            flags.append(Flag(f"range_{name}", words))
+    return flags
+
+
+def _cells(k: int, words: str) -> str:
+    """ "1 blast", "2 blasts"."""
+    return f"{k} {words}{'' if k == 1 else 's'}"

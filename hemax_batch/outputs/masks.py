@@ -6,17 +6,17 @@
     masks.zarr/labels/nucleus/0…
 
 Only blocks that hold a cell are ever touched: most of a smear holds none. A block of level 0 is one shard, painted
-whole in memory and written once, with the smaller levels of the same block; so memory is bounded by one block, and no
-two writes meet in a chunk.
+whole in memory and written once, with the next two levels of the same block; the smaller levels are made from the one
+before, chunk by chunk. So memory is bounded by one block and its cells, and no two writes meet in a chunk.
 
-Where masks overlap the smaller cell lies on top, and every cell keeps at least the pixel nearest its middle, so that
-the label's values are exactly the ids.
+Where masks overlap the smaller cell lies on top. A cell that would be hidden altogether gets the pixel of its mask that
+is nearest its middle, from a cell that can spare one: so the values of the `cell` label at level 0 are exactly the ids.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,28 +29,37 @@ from ..vocabulary import CLASSES, UNIDENTIFIED, UNIDENTIFIED_COLOUR
 
 BLOCK_PX = 4096
 CHUNK_PX = 1024
+BLOCK_LEVELS = 3  # the levels at which a block's part is whole chunks
 SMALLEST_PX = 1024  # the pyramid ends when both sides are at most this
-MAX_LEVELS = 6  # so that a block's part of the smallest level is still a whole chunk
 NAMED_CELLS = 20_000  # colours and properties are written for so many cells at the most: they are text in the metadata
+LABELS = ("cell", "nucleus")
+
+Place = tuple[int, int]  # row, column: of a block, a chunk or a pixel; or height, width
 
 
 def write_masks(path: Path, slide: Slide, merged: MergedCells, class_names: list[str]) -> None:
-    """Write both labels of a slide to a new folder `path`.
+    """Write both labels of a slide to a new folder `path`; the caller renames it into place.
 
     class_names  the final class of each cell, for colours and properties
+
+    Steps: the groups and empty arrays; block by block the cells; the smaller levels.
     """
     root = zarr.open_group(path, mode="w-", zarr_format=3)
     shapes = level_shapes(slide.height, slide.width)
     root.attrs["ome"] = {
         "version": "0.5",
-        "multiscales": [_multiscale("cell ids", slide.mpp, len(shapes), "labels/cell/")],
+        "multiscales": [_multiscale("cell ids", slide.mpp, shapes, "labels/cell/")],
     }
-    root.create_group("labels").attrs["ome"] = {"version": "0.5", "labels": ["cell", "nucleus"]}
-    levels = {name: _create_label(root, name, slide, merged, class_names) for name in ("cell", "nucleus")}
-    for (by, bx), rows in _cells_by_block(merged.cells, slide):
-        cell, nucleus = _paint(merged, rows, by * BLOCK_PX, bx * BLOCK_PX, slide)
-        for name, block in (("cell", cell), ("nucleus", nucleus)):
-            _store(levels[name], block, by, bx)
+    root.create_group("labels").attrs["ome"] = {"version": "0.5", "labels": list(LABELS)}
+    levels = {name: _create_label(root, name, slide, shapes, merged, class_names) for name in LABELS}
+    touched: list[Place] = []
+    for block, rows in _cells_by_block(merged.cells, slide):
+        painted = _paint(merged, rows, block[0] * BLOCK_PX, block[1] * BLOCK_PX, slide)
+        for name, pixels in zip(LABELS, painted, strict=True):
+            _store_block(levels[name][:BLOCK_LEVELS], pixels, block)
+        touched.append(block)
+    for name in LABELS:
+        _make_smaller_levels(levels[name], touched)
 
 
 def level_shapes(height: int, width: int) -> list[tuple[int, int]]:
@@ -60,54 +69,54 @@ def level_shapes(height: int, width: int) -> list[tuple[int, int]]:
     [(3000, 2000), (1500, 1000), (750, 500)]
     """
     shapes = [(height, width)]
-    while max(shapes[-1]) > SMALLEST_PX and len(shapes) < MAX_LEVELS:
+    while max(shapes[-1]) > SMALLEST_PX:
         shapes.append((-(-shapes[-1][0] // 2), -(-shapes[-1][1] // 2)))
     return shapes
 
 
 def _create_label(
-    root: zarr.Group, name: str, slide: Slide, merged: MergedCells, class_names: list[str]
+    root: zarr.Group, name: str, slide: Slide, shapes: list[Place], merged: MergedCells, class_names: list[str]
 ) -> list[zarr.Array]:
     group = root.create_group(f"labels/{name}")
-    arrays = []
-    for k, shape in enumerate(level_shapes(slide.height, slide.width)):
-        side = min(CHUNK_PX, BLOCK_PX >> k)
-        arrays.append(
-            group.create_array(
-                str(k), shape=shape, dtype="uint32", chunks=(side, side),
-                shards=(BLOCK_PX, BLOCK_PX) if k == 0 else None,
-                compressors=ZstdCodec(level=3), fill_value=0, dimension_names=("y", "x"),
-                config={"write_empty_chunks": False},
-            )
-        )  # fmt: skip
+    arrays = [
+        group.create_array(
+            str(k), shape=shape, dtype="uint32", chunks=(CHUNK_PX, CHUNK_PX),
+            shards=(BLOCK_PX, BLOCK_PX) if k == 0 else None,
+            compressors=ZstdCodec(level=3), fill_value=0, dimension_names=("y", "x"),
+            config={"write_empty_chunks": False},
+        )
+        for k, shape in enumerate(shapes)
+    ]  # fmt: skip
     label = {"source": {"image": "../../"}}
-    if len(merged.ids) and len(merged.ids) <= NAMED_CELLS:
+    if 0 < len(merged.ids) <= NAMED_CELLS:
         colours = {c.name: c.colour for c in CLASSES} | {UNIDENTIFIED: UNIDENTIFIED_COLOUR}
-        label["colors"] = [
-            {"label-value": int(i), "rgba": [*_rgb(colours[c]), 255]}
-            for i, c in zip(merged.ids, class_names, strict=True)
-        ]
-        label["properties"] = [
-            {"label-value": int(i), "class": c} for i, c in zip(merged.ids, class_names, strict=True)
-        ]
+        named = list(zip(merged.ids.tolist(), class_names, strict=True))
+        label["colors"] = [{"label-value": i, "rgba": [*_rgb(colours[c]), 255]} for i, c in named]
+        label["properties"] = [{"label-value": i, "class": c} for i, c in named]
     group.attrs["ome"] = {
         "version": "0.5",
-        "multiscales": [_multiscale(name, slide.mpp, len(arrays))],
+        "multiscales": [_multiscale(name, slide.mpp, shapes)],
         "image-label": label,
     }
     return arrays
 
 
-def _multiscale(name: str, mpp: float, levels: int, folder: str = "") -> dict:
-    """OME-Zarr's description of a pyramid of halves in `folder`."""
-    datasets = [
-        {"path": f"{folder}{k}", "coordinateTransformations": [{"type": "scale", "scale": [mpp * 2**k, mpp * 2**k]}]}
-        for k in range(levels)
-    ]
+def _multiscale(name: str, mpp: float, shapes: list[Place], folder: str = "") -> dict:
+    """OME-Zarr's description of a pyramid of halves in `folder`.
+
+    A pixel of level k covers 2^k pixels of level 0 a side, so its centre lies (2^k - 1) / 2 of them further in.
+    """
+    datasets = []
+    for k in range(len(shapes)):
+        steps = [{"type": "scale", "scale": [mpp * 2**k] * 2}]
+        if k:
+            steps.append({"type": "translation", "translation": [mpp * (2**k - 1) / 2] * 2})
+        datasets.append({"path": f"{folder}{k}", "coordinateTransformations": steps})
     return {
         "name": name,
         "axes": [{"name": a, "type": "space", "unit": "micrometer"} for a in "yx"],
         "datasets": datasets,
+        "type": "largest label of each 2 x 2",
     }
 
 
@@ -115,7 +124,7 @@ def _rgb(colour: str) -> list[int]:
     return [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
 
 
-def _cells_by_block(cells: Cells, slide: Slide) -> Iterator[tuple[tuple[int, int], list[int]]]:
+def _cells_by_block(cells: Cells, slide: Slide) -> Iterator[tuple[Place, list[int]]]:
     """Blocks that hold (part of) a cell's mask crop, with those cells, in row-major order."""
     blocks = defaultdict(list)
     low = np.maximum(cells.mask_xy, 0)
@@ -129,51 +138,72 @@ def _cells_by_block(cells: Cells, slide: Slide) -> Iterator[tuple[tuple[int, int
 
 
 def _paint(merged: MergedCells, rows: list[int], y0: int, x0: int, slide: Slide) -> tuple[np.ndarray, np.ndarray]:
-    """Both labels of one block, uint32 [h, w]: larger cells first, then every cell's own middle pixel."""
+    """Both labels of the block at y0, x0, uint32 [h, w]: larger cells first, then a pixel for each that is hidden."""
     h, w = min(BLOCK_PX, slide.height - y0), min(BLOCK_PX, slide.width - x0)
     cell, nucleus = np.zeros((h, w), np.uint32), np.zeros((h, w), np.uint32)
     cells = merged.cells
     order = np.array(rows)[np.lexsort((merged.ids[rows], -area(cells.boxes_xyxy[rows])))]
-    middles = []
-    for i in order:
-        mask, value = unpack_mask(cells.masks[i], cells.mask_hw[i]), merged.ids[i]
-        left, top = int(cells.mask_xy[i, 0]) - x0, int(cells.mask_xy[i, 1]) - y0
-        ys, xs = slice(max(top, 0), min(top + mask.shape[0], h)), slice(max(left, 0), min(left + mask.shape[1], w))
-        part = mask[ys.start - top : ys.stop - top, xs.start - left : xs.stop - left]
-        cell[ys, xs][part > 0] = value
+    crops = [_crop(cells, i, y0, x0, h, w) for i in order]
+    for i, (window, mask) in zip(order, crops, strict=True):
+        value = merged.ids[i]
+        cell[window][mask > 0] = value
         # a smaller cell on top hides the larger one's nucleus too
-        nucleus[ys, xs][part > 0] = np.where(part[part > 0] == 2, value, 0)
-        y, x = _middle(mask)
-        if 0 <= y + top < h and 0 <= x + left < w:
-            middles.append((y + top, x + left, value))
-    for y, x, value in middles:
-        cell[y, x] = value
+        nucleus[window][mask > 0] = np.where(mask[mask > 0] == 2, value, 0)
+    for i, (window, mask) in zip(order, crops, strict=True):
+        if mask.any() and not (cell[window] == merged.ids[i]).any():
+            y, x = _spare_pixel(cell, window, mask)
+            cell[window][y, x] = merged.ids[i]
+            nucleus[window][y, x] = merged.ids[i] if mask[y, x] == 2 else 0
     return cell, nucleus
 
 
-def _middle(mask: np.ndarray) -> tuple[int, int]:
-    """The mask pixel nearest the mask's centroid."""
+def _crop(cells: Cells, i: int, y0: int, x0: int, h: int, w: int) -> tuple[tuple[slice, slice], np.ndarray]:
+    """Where cell `i` lies in the block of h x w at y0, x0, and its mask there."""
+    mask = unpack_mask(cells.masks[i], cells.mask_hw[i])
+    left, top = int(cells.mask_xy[i, 0]) - x0, int(cells.mask_xy[i, 1]) - y0
+    ys, xs = slice(max(top, 0), min(top + mask.shape[0], h)), slice(max(left, 0), min(left + mask.shape[1], w))
+    return (ys, xs), mask[ys.start - top : ys.stop - top, xs.start - left : xs.stop - left]
+
+
+def _spare_pixel(cell: np.ndarray, window: tuple[slice, slice], mask: np.ndarray) -> Place:
+    """The pixel of a hidden cell's mask nearest its middle whose owner keeps another: row, column in the window.
+
+    An owner keeps another where it holds more than one pixel of the mask; where none does (as many cells as pixels,
+    which merging rules out) the pixel nearest the middle is taken.
+    """
     ys, xs = np.nonzero(mask)
-    at = int(((ys - ys.mean()) ** 2 + (xs - xs.mean()) ** 2).argmin())
+    _, which, times = np.unique(cell[window][ys, xs], return_inverse=True, return_counts=True)
+    far = (ys - ys.mean()) ** 2 + (xs - xs.mean()) ** 2
+    at = int(np.lexsort((far, times[which] < 2))[0])
     return int(ys[at]), int(xs[at])
 
 
-def _store(levels: list[zarr.Array], block: np.ndarray, by: int, bx: int) -> None:
-    """A level-0 block and its part of every smaller level. A block's side is a power of two, so the parts never share
-    a chunk."""
+def _store_block(levels: list[zarr.Array], pixels: np.ndarray, block: Place) -> None:
+    """A level-0 block and its part of the next levels, which are whole chunks there."""
     for k, array in enumerate(levels):
-        if not block.any():
+        if not pixels.any():
             return
-        side = BLOCK_PX >> k
-        y, x = by * side, bx * side
-        array[y : y + block.shape[0], x : x + block.shape[1]] = block
-        block = _halve(block)
+        y, x = (at * (BLOCK_PX >> k) for at in block)
+        array[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
+        pixels = _halve(pixels)
 
 
-def _halve(block: np.ndarray) -> np.ndarray:
-    """Half the size, rounded up; of each 2 x 2 the largest label, so that values stay ids and small cells stay
-    seen."""
-    h, w = block.shape
-    padded = np.pad(block, ((0, h % 2), (0, w % 2)))
-    rows = np.maximum(padded[::2], padded[1::2])  # four times as fast as a reduction over both axes at once
+def _make_smaller_levels(levels: list[zarr.Array], touched: Iterable[Place]) -> None:
+    """Fill the levels after the blocks' own from the one before, where `touched` blocks lie, a chunk at a time."""
+    places = set(touched)  # at the last of the blocks' levels a block is one chunk
+    for finer, coarser in zip(levels[BLOCK_LEVELS - 1 :], levels[BLOCK_LEVELS:], strict=False):
+        places = {(y // 2, x // 2) for y, x in places}
+        for cy, cx in sorted(places):
+            y, x = cy * CHUNK_PX, cx * CHUNK_PX
+            pixels = finer[2 * y : 2 * (y + CHUNK_PX), 2 * x : 2 * (x + CHUNK_PX)]
+            if pixels.any():
+                coarser[y : y + CHUNK_PX, x : x + CHUNK_PX] = _halve(pixels)
+
+
+def _halve(pixels: np.ndarray) -> np.ndarray:
+    """Half the size, rounded up; of each 2 x 2 the largest label, so that values stay ids and small cells stay seen."""
+    h, w = pixels.shape
+    if h % 2 or w % 2:
+        pixels = np.pad(pixels, ((0, h % 2), (0, w % 2)))
+    rows = np.maximum(pixels[::2], pixels[1::2])
     return np.maximum(rows[:, ::2], rows[:, 1::2])

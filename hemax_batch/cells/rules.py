@@ -1,0 +1,107 @@
+"""When a differential is flagged, and against which ranges: defaults with their sources, and a laboratory's own.
+
+    # rules.toml: only what differs from the defaults
+    left_shift_band_percent = 10
+    ranges_of = "children 1-6 years, our laboratory 2026"
+    [ranges]
+    lymphocyte = [30, 65]
+
+All per cents are of white cells.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from ..errors import UsageError
+from ..vocabulary import WHITE_NAMES
+
+NEUTROPHILS = "neutrophils"  # bands and segmented together
+
+_CONSENSUS = "after the international consensus rules for smear review"
+
+#: Where each default comes from.
+SOURCES = {
+    "blast_count": _CONSENSUS,
+    "promyelocyte_count": _CONSENSUS,
+    "myelocyte_count": _CONSENSUS,
+    "metamyelocyte_percent": _CONSENSUS,
+    "nrbc_count": _CONSENSUS,
+    "left_shift_band_percent": "the upper end of ARUP's adult range for bands",
+    "nrbc_correction_per_100": "usual laboratory practice: corrected count = count x 100 / (100 + NRBC)",
+    "unidentified_percent": "this tool's own: above it the per cents rest on too small a part of the cells",
+    "ranges": "ARUP Laboratories, adults",
+}
+
+
+def _arup_adults() -> dict[str, tuple[float, float]]:
+    return {
+        NEUTROPHILS: (45.0, 79.0), "band_neutrophil": (0.0, 5.0), "lymphocyte": (16.0, 47.0), "monocyte": (0.0, 9.0),
+        "eosinophil": (0.0, 6.0), "basophil": (0.0, 2.0),
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Thresholds. A count flags from that many cells on (0: never); a per cent, of white cells, flags above it.
+
+    nrbc_correction_per_100  nucleated red cells per 100 white cells from which the white count is corrected
+    unidentified_percent     of white and unidentified cells together
+    ranges                   reference ranges (low, high) in per cent of white cells
+    ranges_of                whose they are, as flags and reports quote it
+    """
+
+    blast_count: float = 1
+    promyelocyte_count: float = 1
+    myelocyte_count: float = 1
+    metamyelocyte_percent: float = 2.0
+    nrbc_count: float = 1
+    left_shift_band_percent: float = 5.0
+    nrbc_correction_per_100: float = 5.0
+    unidentified_percent: float = 10.0
+    ranges: dict[str, tuple[float, float]] = field(default_factory=_arup_adults)
+    ranges_of: str = "adults, ARUP"
+
+    @classmethod
+    def from_toml(cls, path: Path) -> Rules:
+        """The defaults, changed by a TOML file of the fields' names and a table [ranges] of name = [low, high].
+
+        Ranges given without `ranges_of` are quoted as those of the file's name. UsageError, naming the file and the
+        entry, where it is malformed.
+        """
+        try:
+            given = tomllib.loads(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{path}: cannot be read as TOML ({error})") from error
+        known = {f.name for f in fields(cls)}
+        if unknown := set(given) - known:
+            raise UsageError(f"{path}: unknown {', '.join(sorted(unknown))}; known: {', '.join(sorted(known))}")
+        ranges, ranges_of = given.pop("ranges", {}), given.pop("ranges_of", None)
+        if ranges_of is not None and not isinstance(ranges_of, str):
+            raise UsageError(f"{path}: ranges_of = {ranges_of!r}: expected text")
+        for name, value in given.items():
+            if not _is_number(value) or value < 0:
+                raise UsageError(f"{path}: {name} = {value!r}: expected a number of at least 0")
+        quoted = ranges_of or (path.name if ranges else cls.ranges_of)
+        return cls(**given, ranges=_arup_adults() | _checked_ranges(path, ranges), ranges_of=quoted)
+
+
+def _checked_ranges(path: Path, ranges: object) -> dict[str, tuple[float, float]]:
+    if not isinstance(ranges, dict):
+        raise UsageError(f"{path}: ranges = {ranges!r}: expected a table [ranges] of name = [low, high]")
+    for name, value in ranges.items():
+        if name != NEUTROPHILS and name not in WHITE_NAMES:
+            known = ", ".join((NEUTROPHILS, *WHITE_NAMES))
+            raise UsageError(f"{path}: [ranges] {name}: not a white cell; known: {known}")
+        if not (isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))):
+            raise UsageError(f"{path}: [ranges] {name} = {value!r}: expected [low, high] in per cent")
+        if not 0 <= value[0] <= value[1] <= 100:
+            raise UsageError(f"{path}: [ranges] {name} = {value}: expected 0 <= low <= high <= 100 per cent")
+    return {name: (float(low), float(high)) for name, (low, high) in ranges.items()}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

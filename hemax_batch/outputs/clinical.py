@@ -1,0 +1,72 @@
+"""`differential.json`: one slide's differential for other programs, with codes, ranges, rules and the claim."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from ..cells.differential import LOINC, NOT_ASSESSED, Differential
+from ..cells.measure import Measures
+from ..cells.rules import NEUTROPHILS, SOURCES
+from ..vocabulary import CLASSES, WHITE_NAMES
+
+
+def write_differential(path: Path, slide_id: str, slide_path: str, d: Differential, measures: Measures, to_review: int,
+                       warnings: tuple[str, ...]) -> None:  # fmt: skip
+    """Write the record of one slide; figures that do not exist are null. The caller renames the file into place."""
+    record = {
+        "claim": d.claim,
+        "slide": slide_id,
+        "path": slide_path,
+        "white_cells": d.n_white,
+        "target_cells": d.target_cells,
+        "sufficient": d.sufficient,
+        "interval": "95 %, Clopper-Pearson (exact)",
+        "classes": [_class_record(d, name) for name in (NEUTROPHILS, *WHITE_NAMES)],
+        "nucleated_red_cells": {
+            "count": d.nrbc, "per_100_white": _figure(d.nrbc_per_100, 2),
+            "wbc": d.wbc, "corrected_wbc": _figure(d.corrected_wbc, 2),
+        },
+        "unidentified": d.unidentified,
+        "to_review": to_review,
+        "red_cell_diameter_um": {
+            "median": _figure(measures.rbc_diameter_um, 2), "measured": measures.rbc_measured,
+            "assumed": measures.rbc_is_assumed,
+        },
+        "flags": [{"rule": flag.rule, "words": flag.words} for flag in d.flags],
+        "warnings": list(warnings),
+        "not_assessed": list(NOT_ASSESSED),
+        "rules": _rules_record(d),
+    }  # fmt: skip
+    text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    path.write_bytes(text.encode("utf-8", "backslashreplace"))
+
+
+def _class_record(d: Differential, name: str) -> dict:
+    """A white class, or total neutrophils, which come first because the split into bands is unreliable."""
+    share = d.share(name)
+    words = {c.name: c.words for c in CLASSES} | {NEUTROPHILS: "neutrophil, band and segmented"}
+    record = {
+        "class": name, "words": words[name], "count": share.count, "percent": _figure(share.percent, 2),
+        "low95": _figure(share.low, 2), "high95": _figure(share.high, 2),
+    }  # fmt: skip
+    if name in LOINC:
+        record["loinc"] = LOINC[name]
+    if name in d.rules.ranges:
+        record["reference_percent"] = list(d.rules.ranges[name])
+    return record
+
+
+def _rules_record(d: Differential) -> dict:
+    """Every threshold with the default's source, so that a reader can tell what raised a flag."""
+    thresholds = {
+        name: {"value": getattr(d.rules, name), "default_from": source}
+        for name, source in SOURCES.items()
+        if name != "ranges"
+    }
+    return {"reference_ranges_of": d.rules.ranges_of, **thresholds}
+
+
+def _figure(value: float | None, decimals: int) -> float | None:
+    return None if value is None or not math.isfinite(value) else round(float(value), decimals)

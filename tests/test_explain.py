@@ -1,0 +1,169 @@
+"""Explanations: what is said of a cell, and when a person must look."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from cellbank import cells_at, disc
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hemax_batch.cells.explain import CONTRADICTIONS, NUCLEUS_FRACTION, _either, read_cells
+from hemax_batch.cells.measure import measure
+from hemax_batch.records import pack_mask
+from hemax_batch.vocabulary import ATTRIBUTES, CLASS_NAMES, N_ATTRIBUTE_STATES, N_CLASSES, attribute_slices
+
+SEGMENTED = {"granularity": "fine", "nucleus_shape": "multilobed", "cytoplasm_colour": "light_blue"}
+UNTAUGHT = ("chromatin", "nucleol", "auer", "vacuol")
+
+
+def read(cells, rbc=50, min_confidence=0.5, mpp=0.1):
+    return read_cells(cells, measure(cells, mpp, np.full(rbc, 7.0)), (1000, 1000), min_confidence)[0]
+
+
+def reading_of(**about):
+    return read(cells_at([(100, 100)], about.pop("diameter", 100), **about))
+
+
+def unsure(attribute: str, probs: list[float], **about):
+    cells = cells_at([(100, 100)], 100, **about)
+    attributes = cells.attribute_probs.copy()
+    attributes[0, attribute_slices()[attribute]] = probs
+    return read(replace(cells, attribute_probs=attributes))
+
+
+def with_nucleus(share_of_diameter: float, **about):
+    cells = cells_at([(100, 100)], 100, **about)
+    return read(replace(cells, masks=(pack_mask(disc(100, share_of_diameter)),)))
+
+
+def test_a_sentence_reads_as_a_morphologist_would_say_it():
+    r = reading_of(classes="segmented_neutrophil", confidence=0.97, states=SEGMENTED)
+    assert r.explanation == (
+        "Segmented neutrophil (confidence 0.97): multilobed (segmented) nucleus, fine granules, "
+        "pale or light blue cytoplasm; small, 10.0 µm across, 1.4 times a red cell; "
+        "nucleus/cytoplasm area ratio 0.56 (nucleus 36 % of the cell), abundant cytoplasm."
+    )
+    assert r.reasons == () and not r.review and r.class_name == "segmented_neutrophil"
+
+
+def test_a_less_sure_class_names_the_next():
+    r = reading_of(classes="monocyte", confidence=0.7)
+    assert r.explanation.startswith("Monocyte (confidence 0.70; otherwise blast, 0.03): ")
+
+
+def test_an_unsure_cell_is_unidentified_and_says_between_what_and_why():
+    cells = cells_at([(100, 100)], 100, classes="monocyte", confidence=0.4)
+    probs = cells.class_probs.copy()
+    probs[0, :] = 0
+    probs[0, [CLASS_NAMES.index(name) for name in ("monocyte", "eosinophil", "blast")]] = 0.45, 0.4, 0.15
+    r = read(replace(cells, class_probs=probs))
+    assert r.class_name == "unidentified" and r.confidence == pytest.approx(0.45)
+    assert r.explanation.startswith(
+        "Unidentified: most like a monocyte (0.45) or an eosinophil (0.40), below the 0.50 asked for: round nucleus"
+    )
+    assert r.reasons == ("low confidence (0.45 for monocyte, 0.40 for eosinophil)",) and r.review
+
+
+def test_the_confidence_asked_for_itself_is_enough():
+    cells = cells_at([(100, 100)], 100, classes="monocyte", confidence=0.75)
+    assert read(cells, min_confidence=0.75).class_name == "monocyte"
+    assert read(cells, min_confidence=0.76).class_name == "unidentified"
+
+
+def test_a_contradicting_explanation_goes_to_review_and_keeps_its_class():
+    r = reading_of(classes="lymphocyte", states={"granularity": "coarse"})
+    assert r.class_name == "lymphocyte" and r.reasons == (
+        "explanation contradicts class: coarse granules in a lymphocyte",
+    )
+    (only,) = reading_of(classes="eosinophil", states={"granularity": "agranular", "nucleus_shape": "bilobed"}).reasons
+    assert only == "explanation contradicts class: no granules in an eosinophil"
+
+
+@pytest.mark.parametrize(("sure", "contradicts"), [(0.69, False), (0.71, True)])
+def test_only_a_sure_attribute_contradicts(sure, contradicts):
+    r = unsure("granularity", [1 - sure, 0, sure], classes="lymphocyte")
+    assert r.review == contradicts
+
+
+def test_a_segmented_neutrophil_may_have_a_band_nucleus():
+    """WBCAtt's experts call 41 % of the PBC's segmented neutrophils' nuclei bands."""
+    assert not reading_of(classes="segmented_neutrophil", states={**SEGMENTED, "nucleus_shape": "band"}).review
+    assert reading_of(classes="segmented_neutrophil", states={**SEGMENTED, "nucleus_shape": "round"}).review
+
+
+def test_an_unsure_attribute_is_said_to_be_so():
+    shape = [a for a in ATTRIBUTES if a.name == "nucleus_shape"][0].states
+    assert shape[:2] == ("round", "indented")
+    assert (
+        "): round or indented (kidney-shaped) nucleus, "
+        in unsure("nucleus_shape", [0.5, 0.4, 0.1, 0, 0, 0]).explanation
+    )
+    assert "): probably round nucleus, " in unsure("nucleus_shape", [0.5, 0.1, 0.1, 0.1, 0.1, 0.1]).explanation
+    assert "): nucleus of unclear shape, " in unsure("nucleus_shape", [0.3, 0.2, 0.2, 0.1, 0.1, 0.1]).explanation
+    assert ", fine granules or none, " in unsure("granularity", [0.4, 0.5, 0.1]).explanation
+    assert ", no granules or coarse ones, " in unsure("granularity", [0.5, 0.1, 0.4]).explanation
+    assert ", fine or coarse granules, " in unsure("granularity", [0.1, 0.5, 0.4]).explanation
+    assert ", probably pale or light blue cytoplasm; " in unsure("cytoplasm_colour", [0.5, 0.4, 0.1]).explanation
+    assert "cytoplasm; 10.0 µm across" in unsure("size_vs_rbc", [0.5, 0.5]).explanation
+
+
+@pytest.mark.parametrize(("diameter", "odd"), [(48, True), (52, False), (298, False), (303, True)])
+def test_odd_sizes_go_to_review(diameter, odd):
+    assert any(reason.startswith("unusual size") for reason in reading_of(diameter=diameter).reasons) == odd
+
+
+@pytest.mark.parametrize("place", [(0, 50), (50, 0), (900, 50), (50, 900)])
+def test_a_cell_at_the_slides_edge_goes_to_review(place):
+    assert read(cells_at([place], 100)).reasons == ("cut by the edge of the slide",)
+
+
+def test_an_implausible_ratio_goes_to_review():
+    r = with_nucleus(0.95, classes="segmented_neutrophil", states=SEGMENTED)
+    assert r.reasons == ("unusual N:C (nucleus 90 % of the cell; for a segmented neutrophil 15 to 70 %)",)
+    assert "scant rim of cytoplasm" in r.explanation
+    assert with_nucleus(0.9).reasons == ()  # a lymphocyte's usual
+
+
+def test_a_cell_without_nucleus_or_cytoplasm_is_said_to_be_so():
+    none = with_nucleus(0.0)
+    assert none.reasons == ("no nucleus found",) and none.explanation.endswith("; no nucleus was outlined.")
+    full = with_nucleus(1.0)
+    assert full.explanation.endswith("; the nucleus fills the cell; no cytoplasm was outlined.") and full.review
+
+
+def test_an_assumed_red_cell_is_said_to_be_assumed():
+    assert (
+        "times a red cell of normal size (7.3 µm: too few were measured)"
+        in read(cells_at([(100, 100)], 100), rbc=3).explanation
+    )
+
+
+def test_tables_speak_of_the_vocabulary():
+    states = {a.name: a.states for a in ATTRIBUTES}
+    assert set(CONTRADICTIONS) == set(NUCLEUS_FRACTION) == set(CLASS_NAMES) - {"platelet"}
+    for rules in CONTRADICTIONS.values():
+        assert all(set(s) <= set(states[a]) and set(s) != set(states[a]) for a, s in rules.items())
+    assert all(0 < low < high < 1 for low, high in NUCLEUS_FRACTION.values())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(0.0, 1.0))
+def test_whatever_the_network_says_the_sentence_is_whole(seed, nucleus):
+    random = np.random.default_rng(seed)
+    cells = cells_at([(100, 100)], 100)
+    attributes = np.concatenate([random.dirichlet(np.full(len(a.states), 0.5)) for a in ATTRIBUTES])
+    assert attributes.shape == (N_ATTRIBUTE_STATES,)
+    cells = replace(
+        cells, class_probs=random.dirichlet(np.full(N_CLASSES, 0.3), 1).astype(np.float32),
+        attribute_probs=attributes[None].astype(np.float32), masks=(pack_mask(disc(100, nucleus)),),
+    )  # fmt: skip
+    r = read(cells)
+    text = r.explanation
+    assert text[0].isupper() and text.endswith(".") and text.count("(") == text.count(")")
+    assert not any(bad in text for bad in ("  ", "nan", "inf", ", ,", " ,", ";;", ": ;", " a e", " an m", ",;"))
+    assert not any(word in (text + "; ".join(r.reasons)).lower() for word in UNTAUGHT)
+
+
+def test_two_states_of_one_noun_are_joined():
+    assert _either("round nucleus", "bilobed nucleus") == "round or bilobed nucleus"
