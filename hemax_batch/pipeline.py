@@ -97,6 +97,7 @@ class Run:
         weights = os.path.abspath(self.options.weights) if self.options.weights else None
         return Look(
             weights, self.card.sha256, self.settings.exhaustive, self.settings.audit, self.options.batch_size,
+            timeout_s=self.options.region_timeout_s,
         )  # fmt: skip
 
     def admit(self, work: SlideWork) -> None:

@@ -215,7 +215,7 @@ def _configure(local: bool) -> None:
 
     settings = {
         "distributed.worker.multiprocessing-method": "spawn",  # forking after CUDA has started is unsupported
-        "distributed.scheduler.allowed-failures": 2,
+        "distributed.scheduler.allowed-failures": 1,
         "distributed.worker.daemon": True,
         "distributed.admin.tick.limit": "60s",  # a region holds the interpreter for long stretches, and that is fine
     }

@@ -146,6 +146,8 @@ class WorkQueue:
         """Make the executor, the first time."""
         if self._executor is None:
             self._executor = self._connect(work)
+            if not self._executor.workers:  # ending a hung region's process would end the run
+                self._look = replace(self._look, timeout_s=0.0)
             self._reporter.workers_started(self._executor.description)
             if self._executor.workers:
                 self._finisher = ThreadPoolExecutor(1, thread_name_prefix="finish")

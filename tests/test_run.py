@@ -349,8 +349,9 @@ def test_regions_of_a_killed_worker_are_done_again(go, slide, tmp_path, monkeypa
     assert content(tmp_path / "out" / "smear") == content(tmp_path / "whole" / "smear")
 
 
-def test_a_region_that_kills_every_worker_is_lost_alone(go, slide, tmp_path, monkeypatch):
-    monkeypatch.setenv("HEMAX_TEST_FAULT", "die")
-    assert go(slide, "--max-unreadable", 0.5, workers=1).exit_code == 0
+@pytest.mark.parametrize("fault", ["die", "hang"])
+def test_a_region_that_kills_or_hangs_every_worker_is_lost_alone(go, slide, tmp_path, monkeypatch, fault):
+    monkeypatch.setenv("HEMAX_TEST_FAULT", fault)
+    assert go(slide, "--max-unreadable", 0.5, "--region-timeout", 2, workers=1).exit_code == 0
     record = json.loads((tmp_path / "out" / "run.json").read_text())["slides"][0]
     assert record["unreadable_regions"] == [0] and record["cells"] > 5
