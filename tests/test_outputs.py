@@ -2,6 +2,7 @@
 
 import csv
 import json
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -9,36 +10,49 @@ import pytest
 import shapely
 import zarr
 from cellbank import cells_at, disc
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from hemax_batch.cells.differential import count
 from hemax_batch.cells.explain import read_cells
 from hemax_batch.cells.measure import measure
 from hemax_batch.cells.merge import merge
-from hemax_batch.outputs import geojson, masks, tables
-from hemax_batch.records import Slide
+from hemax_batch.outputs import clinical, geojson, masks, tables
+from hemax_batch.records import MergedCells, Slide
+from hemax_batch.vocabulary import CLASS_NAMES, WHITE_NAMES
 
 
 def slide_of(width, height, mpp=0.25):
     return Slide("/s.tif", "s", "f", width, height, mpp, ((width, height),), (1.0,), "generic", "tiff")
 
 
+WIDTH, HEIGHT = 750, 625
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """Blocks, chunks and the end of the pyramid at an eighth of their size: the same steps on small arrays."""
+    monkeypatch.setattr(masks, "BLOCK_PX", 512)
+    monkeypatch.setattr(masks, "CHUNK_PX", 128)
+    monkeypatch.setattr(masks, "SMALLEST_PX", 128)
+
+
 @pytest.fixture(scope="module")
 def done():
     """Four cells: one across the border of two blocks, two overlapping, one at the slide's corner."""
-    slide = slide_of(6000, 5000)
+    slide = slide_of(WIDTH, HEIGHT)
     merged = merge(
         [
             cells_at(
-                [(4080, 100), (300, 300), (322, 300), (5960, 4960)],
+                [(496, 100), (300, 300), (322, 300), (710, 585)],
                 [40, 40, 30, 40],
                 ["monocyte", "lymphocyte", "basophil", "blast"],
             )
         ]
     )
     measures = measure(merged.cells, slide.mpp, np.full(30, 7.0))
-    return slide, merged, measures, read_cells(merged.cells, measures, (6000, 5000), 0.5)
+    return slide, merged, measures, read_cells(merged.cells, measures, (WIDTH, HEIGHT), 0.5)
 
 
 def test_cells_table_has_the_promised_columns_and_the_same_bytes_twice(done, tmp_path):
@@ -53,22 +67,56 @@ def test_cells_table_has_the_promised_columns_and_the_same_bytes_twice(done, tmp
         "basophil",
         "blast",
     }
-    promised = ["slide", "cell_id", "class", "confidence", "x0", "y0", "x1", "y1", "granularity", "cytoplasm_colour", "nucleus_shape",
-                "size_vs_rbc",
-                "nucleus_area_um2", "cell_area_um2", "nc_ratio", "nucleus_fraction", "in_differential", "review",
-                "review_reasons", "explanation"]  # fmt: skip
-    assert set(promised) <= set(table.columns) and (table.filter(like="p_").sum(axis=1) > 0).all()
+    attributes = ("granularity", "cytoplasm_colour", "nucleus_shape", "size_vs_rbc")
+    assert list(table.columns) == [
+        "slide", "cell_id", "class", "confidence", "x0", "y0", "x1", "y1",
+        *(f"p_{name}" for name in CLASS_NAMES),
+        *(column for name in attributes for column in (name, f"{name}_confidence")),
+        "diameter_um", "diameter_vs_rbc", "nucleus_area_um2", "cell_area_um2", "nc_ratio", "nucleus_fraction",
+        "in_differential", "review", "review_reasons", "explanation",
+    ]  # fmt: skip
+    assert np.allclose(table.filter(like="p_").sum(axis=1), 1, atol=1e-3) and set(table.size_vs_rbc) == {"small"}
     assert table.in_differential.all() and np.allclose(
         table.nc_ratio, table.nucleus_fraction / (1 - table.nucleus_fraction), atol=1e-3
     )
+    text = (tmp_path / "a.csv").read_text()
+    assert ",496.0,100.0,536.0,140.0," in text and "\r" not in text and text.startswith("slide,cell_id,")
 
 
-@given(st.text(max_size=30))
-def test_no_text_is_a_formula_and_single_lines_come_back(text):
+def test_our_own_reader_gives_back_what_was_written(done, tmp_path):
+    _, merged, measures, readings = done
+    name = '=odd, "name"\n\'é\r'
+    tables.write_table(tmp_path / "a.csv", tables.CELL_COLUMNS, tables.cell_rows(name, merged, measures, readings))
+    (tmp_path / "bom.csv").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "a.csv").read_bytes())
+    for file in ("a.csv", "bom.csv"):
+        rows = list(tables.read_table(tmp_path / file))
+        assert [r["slide"] for r in rows] == [name] * 4
+        assert [r["explanation"] for r in rows] == [reading.explanation for reading in readings]
+    assert len((tmp_path / "a.csv").read_text().splitlines()) == 5  # a row is a line
+
+
+def test_figures_that_do_not_exist_are_empty(tmp_path):
+    d = count([])
+    row = dict(zip(tables.DIFFERENTIAL_COLUMNS, tables.differential_row("s", "p", d, 0, ()), strict=True))
+    assert row["lymphocyte_percent"] == row["nrbc_per_100_white"] == row["corrected_wbc"] == ""
+    assert row["lymphocyte_count"] == "0" and row["sufficient"] == "false" and "insufficient" in row["flags"]
+
+
+_HOSTILE = st.text(st.sampled_from("=+-@\t\r\n'\" a1,;\uff1d\xa0"), max_size=8)
+
+
+@given(st.one_of(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="␊␍"), max_size=30), _HOSTILE))
+def test_no_text_is_a_formula_and_every_text_comes_back(text):
     safe = tables.safe_text(text)
-    assert not safe.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
-    if not set(text) & set("\r\n"):
-        assert tables.plain_text(safe) == text
+    assert not safe.lstrip(' \t"').startswith(("=", "+", "-", "@", "\uff1d"))
+    assert not set(safe) & set("\r\n")
+    assert tables.plain_text(safe) == text
+
+
+def test_a_file_name_of_no_encoding_can_be_written(tmp_path):
+    row = tables.differential_row("s", "/x/\udcff.tif", count([]), 0, ())
+    tables.write_table(tmp_path / "d.csv", tables.DIFFERENTIAL_COLUMNS, [row])
+    assert "/x/\\udcff.tif" in (tmp_path / "d.csv").read_text("utf-8")
 
 
 def test_a_hostile_slide_name_is_safe_in_the_differential(tmp_path):
@@ -86,12 +134,12 @@ def test_mask_values_are_exactly_the_ids_and_lie_where_the_cells_are(done, tmp_p
     path = tmp_path / "masks.zarr"
     masks.write_masks(path, slide, merged, [r.class_name for r in readings])
     cell = zarr.open_array(path / "labels/cell/0")
-    assert cell.shape == (5000, 6000) and cell.dtype == np.uint32
+    assert cell.shape == (HEIGHT, WIDTH) and cell.dtype == np.uint32
     whole = cell[:]
     assert set(np.unique(whole)) == {0, *merged.ids.tolist()}
     assert set(np.unique(zarr.open_array(path / "labels/nucleus/0")[:])) == {0, *merged.ids.tolist()}
-    i = int(np.flatnonzero(merged.cells.mask_xy[:, 0] == 4080)[0])  # the one across two blocks
-    assert np.array_equal(whole[100:140, 4080:4120] == merged.ids[i], disc(40) > 0)
+    i = int(np.flatnonzero(merged.cells.mask_xy[:, 0] == 496)[0])  # the one across two blocks
+    assert np.array_equal(whole[100:140, 496:536] == merged.ids[i], disc(40) > 0)
     files = [p for p in (path / "labels/cell/0").rglob("*") if p.is_file() and p.name != "zarr.json"]
     assert len(files) == 3  # of four blocks, the one without a cell is not written
 
@@ -110,10 +158,44 @@ def test_masks_open_with_ome_zarr_py_and_validate(done, tmp_path):
     assert len(list(Reader(parse_url(path))())) >= 2  # the folder as a whole: its image and its labels
     nodes = list(Reader(parse_url(path / "labels/cell"))())
     data = nodes[0].data
-    assert [d.shape for d in data] == masks.level_shapes(5000, 6000)
+    assert [d.shape for d in data] == masks.level_shapes(HEIGHT, WIDTH)
     assert set(np.unique(np.asarray(data[-1]))) == {0, *merged.ids.tolist()}
     scale = nodes[0].metadata["coordinateTransformations"]
-    assert scale[0][0]["scale"] == [0.25, 0.25] and scale[1][0]["scale"] == [0.5, 0.5]
+    assert scale[0] == [{"type": "scale", "scale": [0.25, 0.25]}]
+    assert scale[1] == [{"type": "scale", "scale": [0.5, 0.5]}, {"type": "translation", "translation": [0.125, 0.125]}]
+    assert zarr.open_group(path / "labels", mode="r").attrs["ome"] == {"version": "0.5", "labels": ["cell", "nucleus"]}
+    named = zarr.open_group(path / "labels/nucleus", mode="r").attrs["ome"]["image-label"]
+    assert [entry["label-value"] for entry in named["colors"]] == merged.ids.tolist()
+    assert [entry["class"] for entry in named["properties"]] == [r.class_name for r in readings]
+
+
+def test_every_level_is_the_halved_one_before_and_nuclei_lie_in_their_cells(done, tmp_path):
+    slide, merged, _, readings = done
+    masks.write_masks(tmp_path / "m.zarr", slide, merged, [r.class_name for r in readings])
+    for name in ("cell", "nucleus"):
+        levels = [zarr.open_array(tmp_path / f"m.zarr/labels/{name}/{k}")[:] for k in range(4)]
+        assert [v.shape for v in levels] == [(625, 750), (313, 375), (157, 188), (79, 94)]
+        for finer, coarser in pairwise(levels):
+            h, w = finer.shape
+            even = np.pad(finer, ((0, h % 2), (0, w % 2)))
+            assert np.array_equal(coarser, even.reshape(coarser.shape[0], 2, -1, 2).max((1, 3)))
+    cell, nucleus = (zarr.open_array(tmp_path / f"m.zarr/labels/{name}/0")[:] for name in ("cell", "nucleus"))
+    assert np.array_equal(nucleus[nucleus > 0], cell[nucleus > 0])
+
+
+def test_masks_are_stored_as_promised(done, tmp_path, monkeypatch):
+    monkeypatch.undo()
+    merged = merge([cells_at([(4080, 100)], 40)])
+    masks.write_masks(tmp_path / "m.zarr", slide_of(9000, 4200), merged, ["blast"])
+    level = zarr.open_array(tmp_path / "m.zarr/labels/cell/0")
+    assert level.dtype == np.uint32 and level.chunks == (1024, 1024) and level.shards == (4096, 4096)
+    assert np.array_equal(level[100:140, 4080:4120] > 0, disc(40) > 0)
+    assert [c.to_dict()["name"] for c in level.compressors] == ["zstd"]
+    files = [p for p in (tmp_path / "m.zarr/labels/cell/0").rglob("*") if p.is_file() and p.name != "zarr.json"]
+    assert (
+        len(files) == 2 and sum(p.stat().st_size for p in files) < 20_000
+    )  # of six shards two, and in them two chunks
+    assert masks.level_shapes(100_000, 90_000)[-1] == (782, 704)
 
 
 def test_a_slide_without_cells_has_valid_empty_masks(tmp_path):
@@ -121,14 +203,16 @@ def test_a_slide_without_cells_has_valid_empty_masks(tmp_path):
     assert not zarr.open_array(tmp_path / "m.zarr/labels/cell/0")[:].any()
 
 
-def test_a_cell_hidden_by_others_keeps_a_pixel(tmp_path):
-    slide = slide_of(200, 200)
-    cells = cells_at([(50, 50), (40, 50), (60, 50), (50, 40), (50, 60)], [30, 26, 26, 26, 26])
-    from hemax_batch.records import MergedCells
-
-    merged = MergedCells(cells, np.arange(1, 6), {})
-    masks.write_masks(tmp_path / "m.zarr", slide, merged, ["blast"] * 5)
-    assert set(np.unique(zarr.open_array(tmp_path / "m.zarr/labels/cell/0")[:])) == {0, 1, 2, 3, 4, 5}
+@pytest.mark.parametrize("border", [0, 512 - 65])  # within a block, and across the border of two
+def test_a_cell_hidden_by_others_keeps_a_pixel(tmp_path, border):
+    slide = slide_of(700, 200)
+    places = [(50, 50), (40, 50), (60, 50), (50, 40), (50, 60), (50, 50), (50, 50)]
+    cells = cells_at([(x + border, y) for x, y in places], [30, 26, 26, 26, 26, 30, 30])
+    merged = MergedCells(cells, np.arange(1, 8), {})
+    masks.write_masks(tmp_path / "m.zarr", slide, merged, ["blast"] * 7)
+    cell, nucleus = (zarr.open_array(tmp_path / f"m.zarr/labels/{name}/0")[:] for name in ("cell", "nucleus"))
+    assert set(np.unique(cell)) == set(range(8))
+    assert np.array_equal(nucleus[nucleus > 0], cell[nucleus > 0])
 
 
 def test_outlines_are_valid_polygons_of_the_masks_area(done, tmp_path):
@@ -142,3 +226,53 @@ def test_outlines_are_valid_polygons_of_the_masks_area(done, tmp_path):
         assert shape.buffer(1).contains(shapely.geometry.shape(f["nucleusGeometry"]))
     box = shapely.geometry.shape(features[0]["geometry"]).bounds
     assert np.allclose(box, merged.cells.boxes_xyxy[0], atol=1)
+    assert len({f["id"] for f in features}) == 4
+    geojson.write_geojson(tmp_path / "d.geojson", "other slide", merged, measures, readings)
+    others = json.loads((tmp_path / "d.geojson").read_text())["features"]
+    assert not {f["id"] for f in features} & {f["id"] for f in others}  # QuPath keeps objects apart by id
+
+
+def test_a_slide_without_cells_has_a_valid_empty_collection(tmp_path):
+    empty = merge([])
+    geojson.write_geojson(tmp_path / "c.geojson", "s", empty, measure(empty.cells, 0.1, np.zeros(0)), [])
+    read = json.loads((tmp_path / "c.geojson").read_text())
+    assert read["features"] == [] and "research use only" in read["claim"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 40), st.floats(0.0, 6.0))
+def test_outlines_of_any_mask_are_valid(seed, h, w, smooth):
+    """Specks, spirals, holes and islands in holes: nuclei of a poor network."""
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(h, w)), smooth)
+    mask = noise > np.median(noise)
+    outline = geojson.outline_of(mask, (1000, 2000))
+    if not mask.any():
+        assert outline is None
+        return
+    shape = shapely.geometry.shape(outline)
+    assert shape.is_valid and shape.area > 0
+    x0, y0, x1, y1 = shape.bounds
+    assert x0 >= 999.5 and y0 >= 1999.5 and x1 <= 1000 + w and y1 <= 2000 + h
+
+
+def test_the_differentials_record_is_whole(tmp_path):
+    d = count(["lymphocyte"] * 30 + ["band_neutrophil"] * 10 + ["erythroblast"] * 4, wbc=8.0)
+    measures = measure(merge([]).cells, 0.1, np.full(30, 7.0))
+    clinical.write_differential(tmp_path / "d.json", "s", "/x/s.tif", d, measures, 3, ("pale stain",))
+    read = json.loads((tmp_path / "d.json").read_text())
+    assert [c["class"] for c in read["classes"]] == ["neutrophils", *WHITE_NAMES]
+    band = read["classes"][5]
+    assert (band["count"], band["percent"], band["loinc"]) == (10, 25.0, "26508-2")
+    assert band["reference_percent"] == [0.0, 5.0] and band["low95"] < 25 < band["high95"]
+    assert "loinc" not in read["classes"][6]  # none was verified for it
+    assert read["nucleated_red_cells"] == {"count": 4, "per_100_white": 10.0, "wbc": 8.0, "corrected_wbc": 7.27}
+    assert not read["sufficient"] and read["flags"][0]["rule"] == "sufficiency"
+    assert "parasites" in read["not_assessed"] and "research use only" in read["claim"]
+    assert read["red_cell_diameter_um"] == {"median": 7.0, "measured": 30, "assumed": False}
+
+
+def test_a_record_without_cells_has_nulls_not_nan(tmp_path):
+    measures = measure(merge([]).cells, 0.1, np.zeros(0))
+    clinical.write_differential(tmp_path / "d.json", "s", "/x/\udcff", count([]), measures, 0, ())
+    read = json.loads((tmp_path / "d.json").read_text("utf-8"))
+    assert read["classes"][0]["percent"] is None and read["nucleated_red_cells"]["per_100_white"] is None

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ NAMED_CELLS = 20_000  # colours and properties are written for so many cells at 
 LABELS = ("cell", "nucleus")
 
 Place = tuple[int, int]  # row, column: of a block, a chunk or a pixel; or height, width
+Window = tuple[slice, slice]  # rows, columns
 
 
 def write_masks(path: Path, slide: Slide, merged: MergedCells, class_names: list[str]) -> None:
@@ -52,11 +54,12 @@ def write_masks(path: Path, slide: Slide, merged: MergedCells, class_names: list
     }
     root.create_group("labels").attrs["ome"] = {"version": "0.5", "labels": list(LABELS)}
     levels = {name: _create_label(root, name, slide, shapes, merged, class_names) for name in LABELS}
+    canvases = {name: _Canvas.blank() for name in LABELS}
     touched: list[Place] = []
     for block, rows in _cells_by_block(merged.cells, slide):
-        painted = _paint(merged, rows, block[0] * BLOCK_PX, block[1] * BLOCK_PX, slide)
-        for name, pixels in zip(LABELS, painted, strict=True):
-            _store_block(levels[name][:BLOCK_LEVELS], pixels, block)
+        windows = _paint(canvases["cell"].levels[0], canvases["nucleus"].levels[0], merged, rows, block, slide)
+        for name in LABELS:
+            canvases[name].store(levels[name], block, windows)
         touched.append(block)
     for name in LABELS:
         _make_smaller_levels(levels[name], touched)
@@ -137,13 +140,53 @@ def _cells_by_block(cells: Cells, slide: Slide) -> Iterator[tuple[Place, list[in
         yield key, blocks[key]
 
 
-def _paint(merged: MergedCells, rows: list[int], y0: int, x0: int, slide: Slide) -> tuple[np.ndarray, np.ndarray]:
-    """Both labels of the block at y0, x0, uint32 [h, w]: larger cells first, then a pixel for each that is hidden."""
+@dataclass
+class _Canvas:
+    """One block of a label at its three levels, blank between blocks: fresh memory a block costs more than the painting.
+
+    levels  uint32 [4096, 4096], [2048, 2048], [1024, 1024]
+    """
+
+    levels: list[np.ndarray]
+
+    @classmethod
+    def blank(cls) -> _Canvas:
+        return cls([np.zeros((BLOCK_PX >> k, BLOCK_PX >> k), np.uint32) for k in range(BLOCK_LEVELS)])
+
+    def store(self, arrays: list[zarr.Array], block: Place, windows: list[Window]) -> None:
+        """Shrink what was painted in `windows` of level 0 to the other levels, write all, and be blank again."""
+        for k in range(1, BLOCK_LEVELS):
+            for window in windows:
+                ys, xs = _at_level(window, k)
+                finer = self.levels[k - 1][2 * ys.start : 2 * ys.stop, 2 * xs.start : 2 * xs.stop]
+                self.levels[k][ys, xs] = _halve(finer)
+        if any(self.levels[0][window].any() for window in windows):
+            for array, pixels in zip(arrays, self.levels, strict=False):
+                y, x = (at * len(pixels) for at in block)
+                h, w = min(len(pixels), array.shape[0] - y), min(len(pixels), array.shape[1] - x)
+                array[y : y + h, x : x + w] = pixels[:h, :w]
+        for k, pixels in enumerate(self.levels):
+            for window in windows:
+                pixels[_at_level(window, k)] = 0
+
+
+def _at_level(window: Window, k: int) -> Window:
+    """The pixels of level k that cover a window of level 0."""
+    ys, xs = (slice(part.start >> k, -(-part.stop >> k)) for part in window)
+    return ys, xs
+
+
+def _paint(
+    cell: np.ndarray, nucleus: np.ndarray, merged: MergedCells, rows: list[int], block: Place, slide: Slide
+) -> list[Window]:
+    """Paint cells `rows` on both labels' blank block: larger ones first, then a pixel for each that is hidden.
+
+    Returns the windows painted in.
+    """
+    y0, x0 = (at * BLOCK_PX for at in block)
     h, w = min(BLOCK_PX, slide.height - y0), min(BLOCK_PX, slide.width - x0)
-    cell, nucleus = np.zeros((h, w), np.uint32), np.zeros((h, w), np.uint32)
-    cells = merged.cells
-    order = np.array(rows)[np.lexsort((merged.ids[rows], -area(cells.boxes_xyxy[rows])))]
-    crops = [_crop(cells, i, y0, x0, h, w) for i in order]
+    order = np.array(rows)[np.lexsort((merged.ids[rows], -area(merged.cells.boxes_xyxy[rows])))]
+    crops = [_crop(merged.cells, i, y0, x0, h, w) for i in order]
     for i, (window, mask) in zip(order, crops, strict=True):
         value = merged.ids[i]
         cell[window][mask > 0] = value
@@ -154,10 +197,10 @@ def _paint(merged: MergedCells, rows: list[int], y0: int, x0: int, slide: Slide)
             y, x = _spare_pixel(cell, window, mask)
             cell[window][y, x] = merged.ids[i]
             nucleus[window][y, x] = merged.ids[i] if mask[y, x] == 2 else 0
-    return cell, nucleus
+    return [window for window, _ in crops]
 
 
-def _crop(cells: Cells, i: int, y0: int, x0: int, h: int, w: int) -> tuple[tuple[slice, slice], np.ndarray]:
+def _crop(cells: Cells, i: int, y0: int, x0: int, h: int, w: int) -> tuple[Window, np.ndarray]:
     """Where cell `i` lies in the block of h x w at y0, x0, and its mask there."""
     mask = unpack_mask(cells.masks[i], cells.mask_hw[i])
     left, top = int(cells.mask_xy[i, 0]) - x0, int(cells.mask_xy[i, 1]) - y0
@@ -165,7 +208,7 @@ def _crop(cells: Cells, i: int, y0: int, x0: int, h: int, w: int) -> tuple[tuple
     return (ys, xs), mask[ys.start - top : ys.stop - top, xs.start - left : xs.stop - left]
 
 
-def _spare_pixel(cell: np.ndarray, window: tuple[slice, slice], mask: np.ndarray) -> Place:
+def _spare_pixel(cell: np.ndarray, window: Window, mask: np.ndarray) -> Place:
     """The pixel of a hidden cell's mask nearest its middle whose owner keeps another: row, column in the window.
 
     An owner keeps another where it holds more than one pixel of the mask; where none does (as many cells as pixels,
@@ -176,16 +219,6 @@ def _spare_pixel(cell: np.ndarray, window: tuple[slice, slice], mask: np.ndarray
     far = (ys - ys.mean()) ** 2 + (xs - xs.mean()) ** 2
     at = int(np.lexsort((far, times[which] < 2))[0])
     return int(ys[at]), int(xs[at])
-
-
-def _store_block(levels: list[zarr.Array], pixels: np.ndarray, block: Place) -> None:
-    """A level-0 block and its part of the next levels, which are whole chunks there."""
-    for k, array in enumerate(levels):
-        if not pixels.any():
-            return
-        y, x = (at * (BLOCK_PX >> k) for at in block)
-        array[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
-        pixels = _halve(pixels)
 
 
 def _make_smaller_levels(levels: list[zarr.Array], touched: Iterable[Place]) -> None:
