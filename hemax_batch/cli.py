@@ -90,6 +90,8 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
 )
 @click.option("--region-timeout", "region_timeout_s", type=float, default=1800.0, metavar="SECONDS",
               help="A region that takes a worker longer counts as hung.")  # fmt: skip
+@click.option("--settle", "settle_s", type=float, default=0.0, metavar="SECONDS",
+              help="Leave slides that changed this recently (still being copied?) for the next run.")  # fmt: skip
 @click.option("--log-json", type=_FILE, help="Append every event to this file, one JSON object a line.")
 @click.option("--quiet", "-q", is_flag=True, help="Only failures and the last line.")
 @click.option("--config", type=_EXISTING_FILE, is_eager=True, expose_value=False, callback=_read_config,

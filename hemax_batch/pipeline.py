@@ -24,6 +24,7 @@ from .results import ResultsFolder
 from .run_record import EXIT_OUTPUT, RunSummary, summarise, write_run_record
 from .scheduler import SerialExecutor, connect
 from .settings import RunOptions, RunSettings
+from .slides.companions import unchanged_for_s
 from .slides.discovery import find_slides
 from .slides.reader import open_slide
 from .stopping import StopFlag
@@ -113,6 +114,10 @@ class Run:
 
         Raises SlideError where the slide cannot be opened, or its results folder is not ours.
         """
+        if self.options.settle_s and (quiet_s := unchanged_for_s(work.file.path)) < self.options.settle_s:
+            work.state = "not reached"
+            work.reason = f"changed {quiet_s:.0f} s ago, --settle {self.options.settle_s:g}: the next run takes it"
+            return
         with open_slide(work.file.path, work.slide_id, self.settings.mpp) as reader:
             work.slide = reader.slide
         work.fingerprint = self.settings.result_fingerprint(work.slide.fingerprint, self.card.sha256)

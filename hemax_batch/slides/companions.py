@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from pathlib import Path
 
 from . import dicom
@@ -17,6 +19,18 @@ def slide_files(path: Path) -> tuple[Path, ...]:
     if series is None:
         return (path,)
     return tuple(sorted(p for p in path.parent.iterdir() if p.is_file() and dicom.series_uid(p) == series))
+
+
+def unchanged_for_s(path: Path) -> float:
+    """Seconds since any file of the slide was last written, renamed or given its times; infinite where it is missing.
+
+    Copying tools set back the modification time at the end, but nobody can set back the time of change.
+    """
+    try:
+        times = [max(now.st_mtime, now.st_ctime) for now in (p.stat() for p in slide_files(path))]
+    except OSError:
+        return math.inf  # opening it will say what is wrong
+    return time.time() - max(times)
 
 
 def data_folders(path: Path) -> tuple[Path, ...]:
