@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from .settings import FORMAT_VERSION
 
 STATE_FOLDER = ".hemax"
 RESULT_NAME = "result.json"
+_ID = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)  # never a path that leads out of the folder
 RUN_TABLES = ("differential.csv", "cells.csv", "run.json")
 
 
@@ -107,7 +109,7 @@ class ResultsFolder:
         """Absolute path to id of all slides that earlier runs named, so that ids stay from night to night."""
         try:
             known = json.loads((self.state / "ids.json").read_text("utf-8"))
-            return {str(path): str(slide_id) for path, slide_id in known.items()}
+            return {str(path): str(slide_id) for path, slide_id in known.items() if _ID.fullmatch(str(slide_id))}
         except (OSError, ValueError, AttributeError):
             return {record.path: record.slide_id for record in self.records()}
 

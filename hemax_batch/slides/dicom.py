@@ -19,6 +19,8 @@ _UNDEFINED = 0xFFFFFFFF
 
 def series_uid(path: str | os.PathLike) -> str | None:
     """SeriesInstanceUID of a DICOM file; None where it is no DICOM file or has none in its first 256 KiB."""
+    if not os.path.isfile(path):  # opening a pipe would wait for ever
+        return None
     try:
         with open(path, "rb") as file:
             if file.read(132)[128:] != b"DICM":
