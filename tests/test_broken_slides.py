@@ -56,3 +56,11 @@ def test_every_broken_slide_is_done_or_failed_with_a_reason(corpus, tmp_path):
         assert "Traceback" not in slide["reason"] and "\n" not in slide["reason"], slide
     assert next(s for s in slides if s["path"] == str(good))["state"] == "done"
     print(dict(outcomes))
+
+
+def test_a_few_seconds_of_fuzzing_find_nothing(tmp_path):
+    command = [sys.executable, HERE / "fuzz_tiff.py", "0.05", "1"]
+    env = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+    ran = subprocess.run(list(map(str, command)), cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert int(ran.stdout.split()[0]) > 5
