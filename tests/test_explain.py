@@ -99,7 +99,7 @@ def test_an_unsure_attribute_is_said_to_be_so():
         "): round or indented (kidney-shaped) nucleus, "
         in unsure("nucleus_shape", [0.5, 0.4, 0.1, 0, 0, 0]).explanation
     )
-    assert "): probably round nucleus, " in unsure("nucleus_shape", [0.5, 0.1, 0.1, 0.1, 0.1, 0.1]).explanation
+    assert "): probably a round nucleus, " in unsure("nucleus_shape", [0.5, 0.1, 0.1, 0.1, 0.1, 0.1]).explanation
     assert "): nucleus of unclear shape, " in unsure("nucleus_shape", [0.3, 0.2, 0.2, 0.1, 0.1, 0.1]).explanation
     assert ", fine granules or none, " in unsure("granularity", [0.4, 0.5, 0.1]).explanation
     assert ", no granules or coarse ones, " in unsure("granularity", [0.5, 0.1, 0.4]).explanation
@@ -123,6 +123,8 @@ def test_an_implausible_ratio_goes_to_review():
     assert r.reasons == ("unusual N:C (nucleus 90 % of the cell; for a segmented neutrophil 15 to 70 %)",)
     assert "scant rim of cytoplasm" in r.explanation
     assert with_nucleus(0.9).reasons == ()  # a lymphocyte's usual
+    unidentified = with_nucleus(0.2, confidence=0.4)
+    assert unidentified.reasons[1] == "unusual N:C (nucleus 4 % of the cell; for a nucleated cell 12 to 98 %)"
 
 
 def test_a_cell_without_nucleus_or_cytoplasm_is_said_to_be_so():

@@ -255,6 +255,13 @@ def test_outlines_of_any_mask_are_valid(seed, h, w, smooth):
     assert x0 >= 999.5 and y0 >= 1999.5 and x1 <= 1000 + w and y1 <= 2000 + h
 
 
+def test_an_outline_has_few_points_and_keeps_its_area():
+    for diameter in (20, 60, 150):
+        mask = disc(diameter) > 0
+        (ring,) = geojson.outline_of(mask, (0, 0))["coordinates"]
+        assert len(ring) < diameter and shapely.Polygon(ring).area == pytest.approx(mask.sum(), rel=0.03)
+
+
 def test_the_differentials_record_is_whole(tmp_path):
     d = count(["lymphocyte"] * 30 + ["band_neutrophil"] * 10 + ["erythroblast"] * 4, wbc=8.0)
     measures = measure(merge([]).cells, 0.1, np.full(30, 7.0))

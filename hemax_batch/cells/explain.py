@@ -60,6 +60,8 @@ NUCLEUS_FRACTION: dict[str, tuple[float, float]] = {
     "erythroblast": (0.15, 0.90),
 }
 
+ANY_NUCLEUS_FRACTION = (0.12, 0.98)  # of an unidentified cell: the widest of the above
+
 _UNCLEAR = {
     "granularity": "unclear granulation",
     "cytoplasm_colour": "cytoplasm of unclear colour",
@@ -132,13 +134,12 @@ def _odd_measures(measures: Measures, i: int, class_name: str) -> list[str]:
     diameter, fraction = measures.diameter_um[i], measures.nucleus_fraction[i]
     if not SIZE_UM[0] <= diameter <= SIZE_UM[1]:
         found.append(f"unusual size ({diameter:.1f} µm across; usual is {SIZE_UM[0]:g} to {SIZE_UM[1]:g})")
-    low, high = NUCLEUS_FRACTION.get(class_name, (0.0, 1.0))
+    low, high = NUCLEUS_FRACTION.get(class_name, ANY_NUCLEUS_FRACTION)
     if np.isnan(fraction):
         found.append("no nucleus found")
     elif not low <= fraction <= high:
-        usual = (
-            f"for {with_article(CLASSES[CLASS_NAMES.index(class_name)].words)} {100 * low:.0f} to {100 * high:.0f} %"
-        )
+        words = "nucleated cell" if class_name == UNIDENTIFIED else CLASSES[CLASS_NAMES.index(class_name)].words
+        usual = f"for {with_article(words)} {100 * low:.0f} to {100 * high:.0f} %"
         found.append(f"unusual N:C (nucleus {100 * fraction:.0f} % of the cell; {usual})")
     return found
 
@@ -174,7 +175,9 @@ def _attribute_words(probs: np.ndarray, attribute: Attribute) -> str:
         return ""  # of two sizes neither is likely: the figures that follow say it better
     if probs[order[1]] >= RIVAL_ATTRIBUTE and " or " not in best + rival:
         return _either(best, rival)
-    return f"probably {best}" if probs[order[0]] >= UNCLEAR_ATTRIBUTE else _UNCLEAR[attribute.name]
+    if probs[order[0]] < UNCLEAR_ATTRIBUTE:
+        return _UNCLEAR[attribute.name]
+    return f"probably {with_article(best) if best.endswith('nucleus') else best}"
 
 
 def _either(one: str, other: str) -> str:

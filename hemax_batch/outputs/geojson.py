@@ -69,7 +69,7 @@ def outline_of(mask: np.ndarray, xy) -> dict | None:
     polygons = []
     for contour in find_contours(filled, 0.5):
         ring = _simplified(contour)
-        polygons.append([[[round(x - 0.5 + int(xy[0]), 2), round(y - 0.5 + int(xy[1]), 2)] for y, x in ring.tolist()]])
+        polygons.append([[[round(x - 0.5 + int(xy[0]), 1), round(y - 0.5 + int(xy[1]), 1)] for y, x in ring.tolist()]])
     if not polygons:
         return None
     if len(polygons) == 1:
@@ -89,9 +89,11 @@ def _crosses_itself(ring: np.ndarray) -> bool:
     n = len(a)
     side = _turn(a[:, None], b[:, None], np.stack([a, b])[:, None])  # [2, n, n]: ends of segment j as seen from i
     apart = side[0] * side[1] > 0
+    low, high = np.minimum(a, b), np.maximum(a, b)
+    beside = ((low[:, None] > high[None]) | (low[None] > high[:, None])).any(-1)  # segments of one line need not meet
     i, j = np.triu_indices(n, 2)
     neighbours = (i == 0) & (j == n - 1)
-    return bool((~apart[i, j] & ~apart[j, i] & ~neighbours).any())
+    return bool((~apart[i, j] & ~apart[j, i] & ~beside[i, j] & ~neighbours).any())
 
 
 def _turn(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
