@@ -25,8 +25,8 @@ ALL = os.environ.get("HEMAX_FAULTS") == "all"
 def corpus(tmp_path_factory) -> list[Path]:
     folder = tmp_path_factory.mktemp("corpus")
     sound = sound_slides(folder / "sound")
-    if ALL and REAL.is_dir():
-        sound += sorted(p for p in REAL.iterdir() if p.suffix in (".svs", ".tif", ".ndpi"))  # DICOM copies of one series count as one slide
+    if ALL and REAL.is_dir():  # without DICOM: copies of one series in a folder count as one slide
+        sound += sorted(p for p in REAL.iterdir() if p.suffix in (".svs", ".tif", ".ndpi"))
     return write_corpus(folder / "broken", sound)
 
 
