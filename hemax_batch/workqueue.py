@@ -262,7 +262,7 @@ class WorkQueue:
 
     def _end(self, work: SlideWork, state: str, reason: str = "") -> None:
         work.state, work.reason = state, reason
-        work.seconds = time.monotonic() - work.begun
+        work.seconds = time.monotonic() - work.begun if work.begun else 0.0
         work.todo.clear()
         self._reporter.slide_ended(work.slide_id, state, work.cells, work.seconds, reason)
         if state == "failed" and self._fail_fast:
