@@ -43,6 +43,7 @@ def run(inputs: Sequence[str], out: Path, settings: RunSettings, options: RunOpt
         StopFlag(options.max_minutes) as stop,
         Reporter(options.quiet, options.log_json) as reporter,
     ):
+        job.results.tidy()
         files = find_slides(inputs, job.results.known_ids())
         job.results.remember_ids({str(f.path): f.slide_id for f in files})
         reporter.run_started(len(files), str(job.results.root))

@@ -118,6 +118,18 @@ class ResultsFolder:
         known = {**self.known_ids(), **ids}
         write_bytes(self.state / "ids.json", json.dumps(known, indent=0, sort_keys=True).encode())
 
+    def tidy(self) -> None:
+        """Settle what a killed run left: earlier results go back where nothing replaced them, and else away.
+
+        To be called by the run that holds the lock.
+        """
+        for old in sorted((self.state / "old").glob("*")):
+            if os.path.lexists(self.slide(old.name)):
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                old.rename(self.slide(old.name))
+        shutil.rmtree(self.state / "making", ignore_errors=True)
+
     def making(self, slide_id: str) -> Path:
         """A new, empty folder in which a slide's results are made; what a killed run left there is removed."""
         folder = self.state / "making" / slide_id

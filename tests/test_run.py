@@ -355,3 +355,17 @@ def test_a_region_that_kills_or_hangs_every_worker_is_lost_alone(go, slide, tmp_
     assert go(slide, "--max-unreadable", 0.5, "--region-timeout", 2, workers=1).exit_code == 0
     record = json.loads((tmp_path / "out" / "run.json").read_text())["slides"][0]
     assert record["unreadable_regions"] == [0] and record["cells"] > 5
+
+
+def test_what_a_kill_left_between_two_renames_is_settled(tmp_path):
+    from hemax_batch.results import ResultsFolder
+
+    results = ResultsFolder(tmp_path)
+    for name in ("replaced", "orphan"):
+        (results.state / "old" / name).mkdir(parents=True)
+        (results.state / "old" / name / "result.json").write_text("{}")
+    (tmp_path / "replaced").mkdir()
+    (results.state / "making" / "half").mkdir(parents=True)
+    results.tidy()
+    assert (tmp_path / "orphan" / "result.json").exists() and (tmp_path / "replaced").exists()
+    assert not list((results.state / "old").iterdir()) and not (results.state / "making").exists()
