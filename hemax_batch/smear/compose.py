@@ -41,9 +41,9 @@ def _overlap(shape: tuple[int, int], x0: int, y0: int, painted: Painted):
     return (slice(a, b), slice(c, d)), (slice(a - top, b - top), slice(c - left, d - left))
 
 
-@lru_cache(maxsize=2)
-def noise_pool() -> np.ndarray:
-    """Sensor noise, slightly correlated as after a camera's colour reconstruction: float32 [1536, 1536, 3], unit, period 512."""
+@lru_cache(maxsize=1)
+def _noise_pool() -> np.ndarray:
+    """Noise slightly correlated as after a camera's colour reconstruction: float32 [1536, 1536, 3], unit, period 512."""
     white = np.random.default_rng(5).standard_normal((NOISE_PX, NOISE_PX, 3)).astype(np.float32)
     soft = ndimage.gaussian_filter(white, (0.55, 0.55, 0.35), mode="wrap")
     return np.tile(soft / soft.std(), (3, 3, 1))
@@ -59,5 +59,7 @@ def add_noise(light: np.ndarray, noise: float, x: int, y: int) -> np.ndarray:
     """Noise from the pool at (x, y), modulo its period; rounded and clipped to uint8."""
     h, w = light.shape[:2]
     x, y = x % NOISE_PX, y % NOISE_PX
-    noisy = light + np.float32(noise) * noise_pool()[y : y + h, x : x + w]
-    return np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
+    noisy = _noise_pool()[y : y + h, x : x + w] * np.float32(noise)
+    noisy += light
+    noisy += np.float32(0.5)  # so that cutting off rounds
+    return np.clip(noisy, 0, 255, out=noisy).astype(np.uint8)

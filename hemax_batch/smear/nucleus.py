@@ -52,7 +52,9 @@ def _capsules(u, v, points: np.ndarray, radii: np.ndarray) -> np.ndarray:
 def _round(rng, u, v, cell_um, radius_um):
     stretch = rng.uniform(1.0, 1.14)
     room = max(cell_um - radius_um * stretch, 0)
-    return NucleusField(_ellipse(u, v, rng.uniform(0.2, 0.85) * room, 0, radius_um * stretch, radius_um / stretch, 1.57))
+    return NucleusField(
+        _ellipse(u, v, rng.uniform(0.2, 0.85) * room, 0, radius_um * stretch, radius_um / stretch, 1.57)
+    )
 
 
 def _bitten(rng, u, v, cell_um, radius_um, depth: float, width: float):
@@ -62,20 +64,26 @@ def _bitten(rng, u, v, cell_um, radius_um, depth: float, width: float):
     body = _ellipse(u, v, off, 0, radius_um * 1.12 / long * 1.08, radius_um * 1.1 * long, 0)
     edge = off - radius_um * 1.2 / long
     radius = width * radius_um
-    bite = _ellipse(u, v, edge - radius + depth * radius_um, rng.normal(0, 0.2) * radius_um, radius * 1.1, radius, 0)
-    return NucleusField(-_smooth_max(-body, bite, 0.6))
+    bite = _ellipse(
+        u, v, edge - radius + depth * radius_um, rng.normal(0, 0.3) * radius_um,
+        radius * 1.2, radius * rng.uniform(0.6, 1.1), rng.normal(0, 0.35),
+    )  # fmt: skip
+    return NucleusField(-_smooth_max(-body, bite, 0.12 * radius_um + 0.4))
 
 
 def _indented(rng, u, v, cell_um, radius_um):
-    return _bitten(rng, u, v, cell_um, radius_um, rng.uniform(0.5, 0.95), rng.uniform(0.38, 0.7))
+    return _bitten(rng, u, v, cell_um, radius_um, rng.uniform(0.3, 0.85), rng.uniform(0.3, 0.8))
 
 
 def _irregular(rng, u, v, cell_um, radius_um):
     """Three or four swellings about one body, run together."""
-    body = _ellipse(u, v, 0, 0, radius_um * 0.8, radius_um * 0.7)
-    for angle in np.linspace(0, 2 * np.pi, rng.integers(3, 6))[:-1] + rng.normal(0, 0.35):
-        far, size = rng.uniform(0.5, 0.75) * radius_um, rng.uniform(0.45, 0.65) * radius_um
-        lobe = _ellipse(u, v, far * np.cos(angle), far * np.sin(angle), size * 1.2, size * 0.9, angle + rng.normal(0, 0.6))
+    body = _ellipse(u, v, 0, 0, radius_um * 0.85, radius_um * 0.75)
+    n = rng.integers(2, 5)
+    for angle in np.linspace(0, 2 * np.pi, n, endpoint=False) + rng.normal(0, 0.5, n):
+        far, size = rng.uniform(0.35, 0.8) * radius_um, rng.uniform(0.42, 0.72) * radius_um
+        lobe = _ellipse(
+            u, v, far * np.cos(angle), far * np.sin(angle), size * 1.25, size * 0.85, angle + rng.normal(0, 0.9)
+        )
         body = _smooth_max(body, lobe, 0.5)
     return NucleusField(body)
 
@@ -101,7 +109,7 @@ def _lobes(rng, u, v, centres: np.ndarray, radius: float, gap_strands: bool = Tr
     body = None
     steps = np.gradient(centres, axis=0)
     for (cx, cy), (dx, dy) in zip(centres, steps, strict=True):
-        stretch, size = rng.uniform(1.0, 1.3), radius * rng.uniform(0.82, 1.15)
+        stretch, size = rng.uniform(0.95, 1.25), radius * rng.uniform(0.8, 1.2)
         turn = np.arctan2(dy, dx) + rng.normal(0, 0.5)
         lobe = _ellipse(u, v, cx, cy, size * stretch, size / stretch, turn)
         body = lobe if body is None else np.maximum(body, lobe)
@@ -120,7 +128,7 @@ def _multilobed(rng, u, v, cell_um, radius_um):
     """Three to five lobes along an open ring or a zigzag."""
     n = int(rng.choice([3, 4, 5], p=[0.5, 0.37, 0.13]))
     lobe = radius_um / np.sqrt(n) * 1.02
-    ring = min(cell_um - lobe - 0.8, lobe * rng.uniform(1.35, 1.75) * n / 3.2)
+    ring = min(cell_um - lobe - 0.8, lobe * rng.uniform(1.2, 1.6) * n / 3.3)
     span = rng.uniform(1.2, 1.75) * np.pi * (n - 1) / n
     angles = np.linspace(-span / 2, span / 2, n) + rng.normal(0, 0.12, n)
     far = ring * rng.uniform(0.82, 1.1, n)

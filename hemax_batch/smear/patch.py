@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from .compose import lay_over, sensor
-from .red_cell import FOCUS_STEPS_UM, RedLayout, red_layout, red_places, stamp_reds
 from .recipes import RECIPES
+from .red_cell import FOCUS_STEPS_UM, RedLayout, red_layout, red_places, stamp_reds
 from .stain import Stain, random_stain
 from .white_cell import RBC_UM, Painted, SmearCell, draw_diameter_um, paint_cell, paint_platelet, paint_speck
 
@@ -14,8 +14,13 @@ _LAYOUTS = 4  # different fields of red cells; a patch is a random piece of one
 
 
 def draw_cell_patch(
-    rng: np.random.Generator, class_name: str, size_px: int, mpp: float, stain: Stain | None = None,
-    off_centre_um: float = 2.5, neighbours: float = 0.25,
+    rng: np.random.Generator,
+    class_name: str,
+    size_px: int,
+    mpp: float,
+    stain: Stain | None = None,
+    off_centre_um: float = 2.5,
+    neighbours: float = 0.25,
 ) -> tuple[np.ndarray, list[SmearCell]]:
     """A field of size_px pixels of mpp µm with a cell of `class_name` near its middle: uint8 [S, S, 3] and all its cells.
 
@@ -27,7 +32,7 @@ def draw_cell_patch(
     reach outside the field. Steps: place and paint nucleated cells, platelets, specks; red cells below; light, noise.
     """  # fmt: skip
     stain = stain or random_stain(rng)
-    focus_um = float(np.clip(abs(rng.normal(0, 0.16)) - 0.05, 0, 0.5))
+    focus_um = float(np.clip(abs(rng.normal(0, 0.16)) - 0.08, 0, 0.5))
     painted = _nucleated(rng, class_name, size_px, mpp, stain, off_centre_um, neighbours, focus_um)
     whites = [p for p in painted if p.cell.class_name != "platelet"]
     painted += _small_things(rng, size_px, mpp, stain, whites, focus_um)
@@ -88,7 +93,9 @@ def _reds(rng, size_px, mpp, whites: list[Painted], focus_um) -> np.ndarray:
         reach = (x1 - x0 + y1 - y0) / 4 + 0.3 * RBC_UM
         keep &= np.hypot(xy_um[:, 0] - (x0 + x1) / 2, xy_um[:, 1] - (y0 + y1) / 2) > reach
     xy_um, index = xy_um[keep], index[keep]
-    focus = np.searchsorted(FOCUS_STEPS_UM, np.abs(rng.normal(focus_um, 0.12, len(index)))).clip(0, len(FOCUS_STEPS_UM) - 1)
+    focus = np.searchsorted(FOCUS_STEPS_UM, np.abs(rng.normal(focus_um, 0.12, len(index)))).clip(
+        0, len(FOCUS_STEPS_UM) - 1
+    )
     plane = np.zeros((size_px, size_px), np.int16)
     stamp_reds(plane, 0, 0, xy_um / mpp, rng.permutation(64)[layout.variant[index]], focus, mpp)
     return plane

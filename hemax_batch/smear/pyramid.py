@@ -24,9 +24,19 @@ _COLUMNS = (
 
 
 def write_smear(
-    path, seed: int, width: int, height: int, mpp: float, white_per_mm2: float = 150.0, mixture: dict[str, float] | None = None,
-    stain: str | Stain = "wright-giemsa", margin_um: float | None = None, truth_masks: bool = False, quality: int = 88,
-    stripe_rows: int = 1024, smallest_px: int = 1500,
+    path,
+    seed: int,
+    width: int,
+    height: int,
+    mpp: float,
+    white_per_mm2: float = 150.0,
+    mixture: dict[str, float] | None = None,
+    stain: str | Stain = "wright-giemsa",
+    margin_um: float | None = None,
+    truth_masks: bool = False,
+    quality: int = 88,
+    stripe_rows: int = 1024,
+    smallest_px: int = 1500,
 ) -> Path:
     """Write a synthetic smear and `<stem>.truth.csv`; returns the slide's path.
 
@@ -53,7 +63,9 @@ def write_smear(
     _write_truth(path, truth, width, height)
     if truth_masks:
         labels = {f"label_{i}": c.label for i, c in enumerate(truth)}
-        np.savez_compressed(path.with_suffix(".truth.npz"), x0=[c.x0 for c in truth], y0=[c.y0 for c in truth], **labels)
+        np.savez_compressed(
+            path.with_suffix(".truth.npz"), x0=[c.x0 for c in truth], y0=[c.y0 for c in truth], **labels
+        )
     return path
 
 
@@ -117,8 +129,8 @@ def _levels(width: int, height: int, smallest_px: int, quality: int) -> list[_Le
 def _halved(rows: np.ndarray) -> np.ndarray:
     """The mean of each 2 x 2 pixels, rounded: uint8 [h // 2, w // 2, 3]."""
     h, w = rows.shape[0] // 2 * 2, rows.shape[1] // 2 * 2
-    pairs = rows[0:h:2, :w].astype(np.uint16) + rows[1:h:2, :w]
-    return ((pairs[:, 0::2] + pairs[:, 1::2] + 2) >> 2).astype(np.uint8)
+    pairs = np.add(rows[0:h:2, :w], rows[1:h:2, :w], dtype=np.uint16)
+    return ((pairs[:, 0::2] + pairs[:, 1::2] + np.uint16(2)) >> 2).astype(np.uint8)
 
 
 def _encoded(rows: np.ndarray, quality: int) -> Iterator[bytes]:
@@ -128,7 +140,9 @@ def _encoded(rows: np.ndarray, quality: int) -> Iterator[bytes]:
     for y in range(0, h, TILE_PX):
         for x in range(0, w, TILE_PX):
             tile = np.ascontiguousarray(padded[y : y + TILE_PX, x : x + TILE_PX])
-            yield imagecodecs.jpeg8_encode(tile, level=quality, colorspace="RGB", outcolorspace="YCBCR", subsampling=(2, 2))
+            yield imagecodecs.jpeg8_encode(
+                tile, level=quality, colorspace="RGB", outcolorspace="YCBCR", subsampling=(2, 2)
+            )
 
 
 # --- truth ------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from .stain import Stain
 from .white_cell import RBC_UM
 
 THICKNESS = 1000  # of a typical rim
-FOCUS_STEPS_UM = (0.0, 0.18, 0.36, 0.6)  # blur (sigma) of the bank's four planes
+FOCUS_STEPS_UM = (0.0, 0.16, 0.34, 0.6)  # blur (sigma) of the bank's four planes
 VARIANTS = 64
 TORUS_UM = 384.0
 REDS_PER_UM2 = 0.0165  # before thinning: a monolayer with some overlap
@@ -50,12 +50,12 @@ def _paint_red(rng, mpp: float) -> np.ndarray:
         outline += 0.04 * np.cos(rng.integers(14, 22) * angle)
     border = radius_um * outline.clip(0.75, 1.3)
     t = far / border
-    pallor, width = np.clip(rng.normal(0.5, 0.22), 0, 0.93), rng.uniform(0.34, 0.5)
+    pallor, width = np.clip(rng.normal(0.66, 0.24), 0, 0.97), rng.uniform(0.36, 0.56)
     ox, oy = rng.normal(0, 0.05, 2) * radius_um
     u = np.hypot((x - ox) * rng.uniform(0.85, 1.2), y - oy) / (border * width)
     height = 0.94 - pallor * np.exp(-(u ** rng.uniform(1.8, 3.2))) + 0.12 * np.exp(-(((t - 0.78) / 0.14) ** 2))
     depth_um = border - far
-    edge = 1 / (1 + np.exp(-np.clip(depth_um - 0.12, -3, 3) / 0.13))
+    edge = 1 / (1 + np.exp(-np.clip(depth_um - 0.10, -3, 3) / 0.10))
     fringe = rng.uniform(0.0, 0.07) * np.exp(-(((depth_um + 0.45) / 0.3) ** 2))
     return (edge * height * rng.uniform(0.85, 1.12) - fringe).astype(np.float32)
 
@@ -101,7 +101,9 @@ def red_places(layout: RedLayout, window_um: tuple[float, float, float, float], 
     return np.concatenate(xy), np.concatenate(index)
 
 
-def stamp_reds(plane: np.ndarray, x0: int, y0: int, xy_px: np.ndarray, variant: np.ndarray, focus: np.ndarray, mpp: float) -> None:
+def stamp_reds(
+    plane: np.ndarray, x0: int, y0: int, xy_px: np.ndarray, variant: np.ndarray, focus: np.ndarray, mpp: float
+) -> None:
     """Add red cells to an int16 plane whose top-left pixel is (x0, y0)."""
     bank = red_bank(mpp)
     h, w = plane.shape
@@ -119,6 +121,7 @@ def stamp_reds(plane: np.ndarray, x0: int, y0: int, xy_px: np.ndarray, variant: 
 def red_light(stain: Stain) -> np.ndarray:
     """Light let through glass with red cells, by thickness + LUT_OFFSET: float32 [6144, 3], 0..255."""
     thickness = (np.arange(_LUT_SIZE) - LUT_OFFSET) / THICKNESS
+    thickness = np.where(thickness > 1.1, 1.1 + 0.62 * (thickness - 1.1), thickness)  # cells that overlap lie flatter
     density = thickness[:, None] * np.array(stain.red)
     return np.minimum(np.array(stain.background) * 10**-density, 255).astype(np.float32)
 

@@ -48,8 +48,14 @@ class Place:
 
 
 def draw_smear(
-    seed: int, width: int, height: int, mpp: float, white_per_mm2: float = 150.0, mixture: dict[str, float] | None = None,
-    stain: str | Stain = "wright-giemsa", margin_um: float | None = None,
+    seed: int,
+    width: int,
+    height: int,
+    mpp: float,
+    white_per_mm2: float = 150.0,
+    mixture: dict[str, float] | None = None,
+    stain: str | Stain = "wright-giemsa",
+    margin_um: float | None = None,
 ) -> Smear:
     """A smear of width x height pixels of mpp µm, to be looked at by `window` and `cells`; nothing is drawn yet.
 
@@ -79,7 +85,9 @@ class Smear:
         self._weights = weights / weights.sum() if len(weights) else weights
         self._per_um2 = _before_thinning(white_per_mm2 * 1e-6)
         rng = np.random.default_rng([self.seed, 0])
-        self._density, self._focus, self._film = (_Waves(rng, lengths) for lengths in ((250, 900), (400, 1500), (60, 700)))
+        self._density, self._focus, self._film = (
+            _Waves(rng, lengths) for lengths in ((250, 900), (400, 1500), (60, 700))
+        )
         self._red_shift_um = rng.uniform(0, 1000, 2)
         self._candidates = lru_cache(maxsize=256)(self._deal)
         self._paint = lru_cache(maxsize=256)(self._paint_place)
@@ -142,7 +150,7 @@ class Smear:
 
     def _blur_um(self, xy_um: np.ndarray) -> np.ndarray:
         """Defocus (sigma) at points [n, 2]."""
-        return np.clip(0.05 + 0.3 * self._focus.at(xy_um), 0, 0.4)
+        return np.clip(0.02 + 0.22 * self._focus.at(xy_um), 0, 0.35)
 
     # --- places -------------------------------------------------------------------------------------------------
 
@@ -215,7 +223,10 @@ class _Waves:
         """At every (y, x): float32 [h, w]."""
         out = np.zeros((len(y_um), len(x_um)), np.float32)
         for k, p in zip(self._k, self._phase, strict=True):
-            out += np.sin(y_um * k[1] + p[1]).astype(np.float32)[:, None] * np.sin(x_um * k[0] + p[0]).astype(np.float32)[None, :]
+            out += (
+                np.sin(y_um * k[1] + p[1]).astype(np.float32)[:, None]
+                * np.sin(x_um * k[0] + p[0]).astype(np.float32)[None, :]
+            )
         return out / 2
 
 

@@ -17,17 +17,17 @@ class Stain:
     """
 
     background: tuple[float, float, float] = (254, 229, 203)  # clear glass, 0..255
-    red: OD = (0.118, 0.180, 0.105)  # a red cell's rim
-    nucleus: OD = (0.62, 1.02, 0.21)
-    pale: OD = (0.085, 0.130, 0.055)  # cytoplasm of a mature granulocyte
+    red: OD = (0.107, 0.160, 0.094)  # a red cell's rim
+    nucleus: OD = (0.60, 1.00, 0.205)
+    pale: OD = (0.070, 0.125, 0.060)  # cytoplasm of a mature granulocyte
     light_blue: OD = (0.15, 0.17, 0.055)
-    blue: OD = (0.29, 0.27, 0.07)
-    purple_blue: OD = (0.25, 0.31, 0.08)
-    fine: OD = (0.15, 0.28, 0.07)  # neutrophil granules, above the cytoplasm
+    blue: OD = (0.28, 0.26, 0.07)
+    purple_blue: OD = (0.22, 0.27, 0.075)
+    fine: OD = (0.12, 0.22, 0.06)  # neutrophil granules, above the cytoplasm
     azurophil: OD = (0.30, 0.66, 0.10)
-    eosinophil: OD = (0.07, 0.31, 0.15)
+    eosinophil: OD = (0.11, 0.33, 0.165)
     basophil: OD = (0.46, 0.82, 0.15)
-    noise: float = 1.6  # standard deviation of the sensor's noise, grey levels
+    noise: float = 1.9  # standard deviation of the sensor's noise, grey levels
 
 
 STAINS: dict[str, Stain] = {

@@ -56,7 +56,9 @@ class Painted:
     cell: SmearCell | None
 
 
-def paint_cell(rng, class_name: str, xy: tuple[float, float], mpp: float, stain: Stain, diameter_um=None, focus_um=0.0) -> Painted:
+def paint_cell(
+    rng, class_name: str, xy: tuple[float, float], mpp: float, stain: Stain, diameter_um=None, focus_um=0.0
+) -> Painted:
     """A nucleated cell of the given class centred at xy (pixels).
 
     Steps: outline, nucleus of the recipe's shape and fraction, masks; then densities of cytoplasm, nucleus and granules.
@@ -156,8 +158,10 @@ def _cytoplasm(rng, recipe, canvas, cell_depth, nucleus_depth, stain, colour) ->
     shape = cell_depth.shape
     base = np.array(_cytoplasm_colour(rng, recipe, stain, colour), np.float32)
     strength = 1 + recipe.mottle * noise(rng, shape, 0.45 / canvas.mpp) + 0.08 * noise(rng, shape, 2.5 / canvas.mpp)
-    strength *= 1 + recipe.basophilia * (0.5 * np.exp(-cell_depth / 0.9) - 0.35 * np.exp(nucleus_depth / 0.8).clip(0, 1))
-    strength *= rng.uniform(0.88, 1.12)
+    strength *= 1 + recipe.basophilia * (
+        0.5 * np.exp(-cell_depth / 0.9) - 0.35 * np.exp(nucleus_depth / 0.8).clip(0, 1)
+    )
+    strength *= recipe.cytoplasm * rng.uniform(0.85, 1.15)
     strength += 0.12 * np.exp(-np.abs(cell_depth - 0.15) / 0.15)  # the membrane
     for _ in range(rng.poisson(recipe.vacuoles)):
         strength *= 1 - 0.75 * _spot(rng, canvas, cell_depth, rng.uniform(0.3, 0.7))
@@ -186,13 +190,16 @@ def _spot(rng, canvas, depth, radius_um) -> np.ndarray:
 def _nucleus(rng, recipe, canvas, depth, stain) -> np.ndarray:
     """Density [h, w, 3] of chromatin: clumps, pale gaps, a darker rim, nucleoli."""
     clumps = noise(rng, depth.shape, recipe.clump_um / canvas.mpp)
-    strength = 1 + recipe.clump * np.tanh(clumps) - recipe.gaps * np.clip(-clumps - 0.9, 0, 1)
-    strength += 0.10 * np.exp(-np.abs(depth - 0.15) / 0.25)
-    strength += 0.06 * noise(rng, depth.shape, 4 / canvas.mpp)
+    strength = 1 + recipe.clump * (
+        np.tanh(1.5 * clumps) + 0.85 * noise(rng, depth.shape, 0.45 * recipe.clump_um / canvas.mpp)
+    )
+    strength -= recipe.gaps * np.clip(-clumps - 0.8, 0, 1)
+    strength += 0.18 * np.exp(-np.abs(depth - 0.2) / 0.2)
+    strength += 0.05 * noise(rng, depth.shape, 4 / canvas.mpp)
     for _ in range(rng.poisson(recipe.nucleoli)):
         strength *= 1 - 0.16 * _spot(rng, canvas, depth, rng.uniform(0.7, 1.2))
     strength *= recipe.nucleus * rng.uniform(0.93, 1.05)
-    pinker = np.clip(1 - strength, 0, 0.6)[..., None] * np.array([-0.10, 0.02, 0.0], np.float32)
+    pinker = np.clip(1 - strength, 0, 0.6)[..., None] * np.array([-0.06, 0.0, 0.02], np.float32)
     return strength[..., None] * np.array(stain.nucleus, np.float32) + pinker
 
 
@@ -228,7 +235,11 @@ def paint_platelet(rng, xy, mpp: float, stain: Stain, focus_um=0.0) -> Painted:
     radii = rng.uniform(0.16, 0.3, len(xy_granules)) / mpp
     granules = stamp_granules(depth.shape, xy_granules, radii, rng.uniform(0.5, 1.0, len(xy_granules)))
     cover = soft_step(depth, max(0.4, mpp))
-    density = cover[..., None] * (0.8 * np.array(stain.light_blue, np.float32) + 0.75 * granules[..., None] * np.array(stain.basophil, np.float32))
+    haze = 0.25 * ndimage.gaussian_filter(granules, 0.25 / mpp)
+    colours = (np.array(c, np.float32) for c in (stain.light_blue, stain.basophil))
+    density = sum(
+        a[..., None] * c for a, c in zip((0.75 * cover, cover * (0.6 * granules + haze)), colours, strict=True)
+    )
     x0, y0 = round(xy[0]) - canvas.side_px // 2, round(xy[1]) - canvas.side_px // 2
     truth = _truth("platelet", depth > 0, np.zeros(depth.shape, bool), x0, y0, mpp, ("", "", ""))
     return _finish(x0, y0, density, None, focus_um / mpp, truth)
