@@ -1,4 +1,4 @@
-"""A synthetic blood smear with exact ground truth, for the demo, the tests and more training masks. Never to be called real.
+"""A synthetic blood smear with exact ground truth: for the demo, the tests and training. Never to be called real.
 
 Everything is painted as optical density, as stain on glass: red cells as one plane of thickness, nucleated cells and
 platelets as coloured densities over it, then the light, the sensor's noise and JPEG.

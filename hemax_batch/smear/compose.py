@@ -15,10 +15,10 @@ NOISE_PX = 512  # period of the noise
 
 
 def lay_over(plane: np.ndarray, x0: int, y0: int, painted: list[Painted], stain: Stain) -> np.ndarray:
-    """Light float32 [h, w, 3] through a plane of red cells whose top-left pixel is (x0, y0), and the painted cells over it.
+    """Light float32 [h, w, 3] through a plane of red cells whose top-left pixel is (x0, y0), and painted cells over it.
 
-    Nucleated cells first push the red cells away (the plane is changed), then all absorb. Each pixel depends on that pixel
-    alone, so a cell cut by a window's border is the same from both sides, given the same order of the painted.
+    Nucleated cells first push the red cells away (the plane is changed), then all absorb. Each pixel depends on that
+    pixel alone, so a cell cut by a window's border is the same from both sides, given the same order of the painted.
     """
     cuts = [(p, *cut) for p in painted if (cut := _overlap(plane.shape, x0, y0, p))]
     for p, here, there in cuts:
@@ -43,7 +43,7 @@ def _overlap(shape: tuple[int, int], x0: int, y0: int, painted: Painted):
 
 @lru_cache(maxsize=1)
 def _noise_pool() -> np.ndarray:
-    """Noise slightly correlated as after a camera's colour reconstruction: float32 [1536, 1536, 3], unit, period 512."""
+    """Noise, correlated a little as after a camera's demosaicing: float32 [1536, 1536, 3], unit, period 512."""
     white = np.random.default_rng(5).standard_normal((NOISE_PX, NOISE_PX, 3)).astype(np.float32)
     soft = ndimage.gaussian_filter(white, (0.55, 0.55, 0.35), mode="wrap")
     return np.tile(soft / soft.std(), (3, 3, 1))

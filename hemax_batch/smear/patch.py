@@ -22,15 +22,16 @@ def draw_cell_patch(
     off_centre_um: float = 2.5,
     neighbours: float = 0.25,
 ) -> tuple[np.ndarray, list[SmearCell]]:
-    """A field of size_px pixels of mpp µm with a cell of `class_name` near its middle: uint8 [S, S, 3] and all its cells.
+    """A field of size_px pixels of mpp µm, a cell of `class_name` near its middle: uint8 [S, S, 3] and all its cells.
 
     stain          one of the field's own (`random_stain`) where None
     off_centre_um  standard deviation of the cell's place
     neighbours     how many further nucleated cells of any class, on average
 
-    The first cell is the asked one. Platelets are returned too. A cell at the border is returned whole: its box and label may
-    reach outside the field. Steps: place and paint nucleated cells, platelets, specks; red cells below; light, noise.
-    """  # fmt: skip
+    The first cell is the asked one. Platelets are returned too. A cell at the border is returned whole: its box and
+    label may reach outside the field. Steps: place and paint nucleated cells, platelets, specks; red cells below;
+    light, noise.
+    """
     stain = stain or random_stain(rng)
     focus_um = float(np.clip(abs(rng.normal(0, 0.16)) - 0.08, 0, 0.5))
     painted = _nucleated(rng, class_name, size_px, mpp, stain, off_centre_um, neighbours, focus_um)
@@ -83,7 +84,7 @@ def _clear(xy, whites: list[Painted], margin_px: float) -> bool:
 
 
 def _reds(rng, size_px, mpp, whites: list[Painted], focus_um) -> np.ndarray:
-    """The plane of red cells' thickness, int16 [S, S]: a random piece of a layout, thinned, clear of nucleated cells."""
+    """The plane of red cells' thickness, int16 [S, S]: a piece of a layout, thinned, clear of nucleated cells."""
     layout: RedLayout = red_layout(int(rng.integers(_LAYOUTS)))
     side_um, margin = size_px * mpp, RBC_UM
     xy_um, index = red_places(layout, (-margin, -margin, side_um + margin, side_um + margin), rng.uniform(0, 1000, 2))

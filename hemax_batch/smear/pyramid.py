@@ -74,7 +74,8 @@ def _write_level(tiff, tiles: Iterator[bytes], width, height, mpp, subfile) -> N
     # photometric='rgb' is what goes in: tifffile then tags the tiles YCbCr 4:2:0, and `_encoded` makes just those.
     tiff.write(
         tiles, shape=(height, width, 3), dtype=np.uint8, tile=(TILE_PX, TILE_PX), compression="jpeg", photometric="rgb",
-        compressionargs={"subsampling": (2, 2)},        resolution=(1e4 / mpp, 1e4 / mpp), resolutionunit="CENTIMETER", subfiletype=subfile, metadata=None,
+        compressionargs={"subsampling": (2, 2)}, resolution=(1e4 / mpp, 1e4 / mpp), resolutionunit="CENTIMETER",
+        subfiletype=subfile, metadata=None,
         description="synthetic blood smear" if not subfile else None, software="hemax-batch",
     )  # fmt: skip
 
@@ -96,7 +97,7 @@ def _first_level(smear: Smear, levels, truth, stripe_rows, keep_labels, quality)
 class _Level:
     """A coarser level while it is being made: half of the rows that come in, encoded once a row of tiles is full.
 
-    Odd last rows and columns are dropped. Rows come in even numbers but at the slide's end: a stripe is a multiple of 256.
+    Odd last rows and columns are dropped; rows come in even numbers but at the slide's end (stripes are of 256 n).
     """
 
     def __init__(self, width: int, height: int, quality: int):

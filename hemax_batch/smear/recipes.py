@@ -9,7 +9,7 @@ Weighted = tuple[tuple[str, float], ...]  # (vocabulary state, weight)
 
 @dataclass(frozen=True)
 class Granules:
-    """One kind of granule. `solid` ones are packed and hide what is below; `over_nucleus` 0..1 is their strength there."""
+    """One kind of granule: `solid` ones hide what is below; `over_nucleus` 0..1 is their strength there."""
 
     colour: str  # a field of Stain
     radius_um: float
@@ -55,7 +55,8 @@ _LIGHT = (("light_blue", 1.0),)
 
 RECIPES: dict[str, Recipe] = {
     "blast": Recipe(
-        15.8, 1.7, 0.76, 0.06, (("round", 0.72), ("indented", 0.18), ("irregular", 0.10)), (("blue", 0.85), ("purple_blue", 0.15)),
+        15.8, 1.7, 0.76, 0.06, (("round", 0.72), ("indented", 0.18), ("irregular", 0.10)),
+        (("blue", 0.85), ("purple_blue", 0.15)),
         "agranular", 0.84, 0.55, 0.13, 0.2, basophilia=0.6, nucleoli=2.0, uneven=0.08, vacuoles=0.2,
     ),
     "promyelocyte": Recipe(
@@ -65,10 +66,12 @@ RECIPES: dict[str, Recipe] = {
     ),
     "myelocyte": Recipe(
         14.6, 1.5, 0.48, 0.06, (("round", 0.9), ("indented", 0.1)), (("light_blue", 0.7), ("purple_blue", 0.3)),
-        "fine", 0.88, 0.65, 0.18, 0.35, (*_FINE, Granules("azurophil", 0.20, 0.75, (0.2, 0.9), 0.2, 0.1)), light_blueness=0.75,
+        "fine", 0.88, 0.65, 0.18, 0.35, (*_FINE, Granules("azurophil", 0.20, 0.75, (0.2, 0.9), 0.2, 0.1)),
+        light_blueness=0.75,
     ),
     "metamyelocyte": Recipe(
-        14.3, 1.3, 0.42, 0.05, (("indented", 1.0),), _LIGHT, "fine", 0.92, 0.65, 0.19, 0.4, (*_FINE, Granules("azurophil", 0.18, 0.8, (0.2, 0.8), 0.8)), light_blueness=0.65,
+        14.3, 1.3, 0.42, 0.05, (("indented", 1.0),), _LIGHT, "fine", 0.92, 0.65, 0.19, 0.4,
+        (*_FINE, Granules("azurophil", 0.18, 0.8, (0.2, 0.8), 0.8)), light_blueness=0.65,
     ),
     "band_neutrophil": Recipe(
         14.6, 1.2, 0.35, 0.035, (("band", 1.0),), _LIGHT, "fine", 0.96, 0.7, 0.20, 0.45, _FINE, rough_um=0.06,
@@ -78,11 +81,13 @@ RECIPES: dict[str, Recipe] = {
         rough_um=0.06,
     ),
     "eosinophil": Recipe(
-        14.4, 1.1, 0.34, 0.04, (("bilobed", 0.78), ("multilobed", 0.17), ("band", 0.05)), _LIGHT, "coarse", 0.90, 0.7, 0.20, 0.4,
+        14.4, 1.1, 0.34, 0.04, (("bilobed", 0.78), ("multilobed", 0.17), ("band", 0.05)), _LIGHT,
+        "coarse", 0.90, 0.7, 0.20, 0.4,
         (Granules("eosinophil", 0.38, 0.60, (0.7, 1.1), -1.7, solid=True),), light_blueness=0.6, rough_um=0.08,
     ),
     "basophil": Recipe(
-        13.4, 1.1, 0.46, 0.05, (("irregular", 0.45), ("bilobed", 0.3), ("multilobed", 0.25)), _LIGHT, "coarse", 0.66, 0.8, 0.18, 0.3,
+        13.4, 1.1, 0.46, 0.05, (("irregular", 0.45), ("bilobed", 0.3), ("multilobed", 0.25)), _LIGHT,
+        "coarse", 0.66, 0.8, 0.18, 0.3,
         (Granules("basophil", 0.40, 0.78, (0.6, 1.1), -1.3, 0.45),), light_blueness=0.3, rough_um=0.12,
     ),
     "monocyte": Recipe(
@@ -96,7 +101,8 @@ RECIPES: dict[str, Recipe] = {
         basophilia=0.4, light_blueness=1.0, rough_um=0.08, mottle=0.14,
     ),
     "erythroblast": Recipe(
-        10.8, 1.0, 0.38, 0.08, (("round", 1.0),), (("blue", 0.5), ("purple_blue", 0.5)), "agranular", 1.0, 0.8, 0.14, 0.1,
+        10.8, 1.0, 0.38, 0.08, (("round", 1.0),), (("blue", 0.5), ("purple_blue", 0.5)),
+        "agranular", 1.0, 0.8, 0.14, 0.1,
         mottle=0.09, uneven=0.08, haemoglobin=0.75,
     ),
 }  # fmt: skip

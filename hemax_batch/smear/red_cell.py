@@ -62,7 +62,7 @@ def _paint_red(rng, mpp: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class RedLayout:
-    """Places on a torus of TORUS_UM a side: xy_um [n, 2], the variant of each, and a rank 0..1 by which they are thinned out."""
+    """Places on a torus of TORUS_UM a side: xy_um [n, 2], variants [n], ranks [n] 0..1 by which they are thinned."""
 
     xy_um: np.ndarray
     variant: np.ndarray
@@ -94,7 +94,7 @@ def red_places(layout: RedLayout, window_um: tuple[float, float, float, float], 
     xy, index = [], []
     for ty in range(int(np.floor(y0 / TORUS_UM)), int(np.floor(y1 / TORUS_UM)) + 1):
         for tx in range(int(np.floor(x0 / TORUS_UM)), int(np.floor(x1 / TORUS_UM)) + 1):
-            here = layout.xy_um + (tx * TORUS_UM, ty * TORUS_UM)
+            here = layout.xy_um + np.array([tx, ty]) * TORUS_UM
             keep = (here[:, 0] >= x0) & (here[:, 0] < x1) & (here[:, 1] >= y0) & (here[:, 1] < y1)
             xy.append(here[keep] - shift_um)
             index.append(np.flatnonzero(keep))

@@ -23,8 +23,8 @@ from .white_cell import RBC_UM, Painted, SmearCell, draw_diameter_um, paint_cell
 
 #: A mild left shift with all ten types and a few nucleated red cells, per cent.
 DEFAULT_MIXTURE: dict[str, float] = {
-    "blast": 2, "promyelocyte": 3, "myelocyte": 5, "metamyelocyte": 6, "band_neutrophil": 11, "segmented_neutrophil": 38,
-    "eosinophil": 5, "basophil": 3, "monocyte": 8, "lymphocyte": 16, "erythroblast": 3,
+    "blast": 2, "promyelocyte": 3, "myelocyte": 5, "metamyelocyte": 6, "band_neutrophil": 11,
+    "segmented_neutrophil": 38, "eosinophil": 5, "basophil": 3, "monocyte": 8, "lymphocyte": 16, "erythroblast": 3,
 }  # fmt: skip
 BLOCK_UM = 192.0
 WINDOW_PX = 1024  # the picture is drawn in squares of this size
@@ -183,7 +183,7 @@ class Smear:
         return tuple(out)
 
     def _stays(self, place: Place, bx: int, by: int) -> bool:
-        """Whether no candidate of higher priority is too near: nucleated cells rule each other, and platelets near them go."""
+        """Whether no candidate of higher priority is too near. Nucleated cells rule each other, and all platelets."""
         if place.kind == "speck":
             return True
         for dy in (-1, 0, 1):

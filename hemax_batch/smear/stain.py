@@ -40,7 +40,8 @@ STAINS: dict[str, Stain] = {
         blue=(0.22, 0.26, 0.02), purple_blue=(0.18, 0.28, 0.02), eosinophil=(0.06, 0.30, 0.12), noise=2.5,
     ),
     "rapid": Stain(  # strong eosin in greenish light, as in BCDD
-        background=(186, 234, 218), red=(0.03, 0.42, 0.26), nucleus=(0.62, 0.72, 0.24), pale=(0.06, 0.14, 0.07), noise=2.0
+        background=(186, 234, 218), red=(0.03, 0.42, 0.26), nucleus=(0.62, 0.72, 0.24),
+        pale=(0.06, 0.14, 0.07), noise=2.0,
     ),
 }  # fmt: skip
 

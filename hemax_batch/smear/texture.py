@@ -23,7 +23,7 @@ def _noise_pool(tenths: int) -> np.ndarray:
 
 
 def noise(rng: np.random.Generator, shape: tuple[int, int], grain_px: float) -> np.ndarray:
-    """A random piece of noise of unit deviation whose grains are about `grain_px` pixels: float32 [h, w], h and w below 512."""
+    """A random piece of noise of unit deviation, its grains about `grain_px` pixels: float32 [h, w], each below 512."""
     pool = _noise_pool(max(1, round(min(grain_px, 100) * 10)))
     y, x = rng.integers(0, _POOL_PX - shape[0]), rng.integers(0, _POOL_PX - shape[1])
     piece = pool[y : y + shape[0], x : x + shape[1]]
@@ -86,7 +86,7 @@ def packed_points(rng: np.random.Generator, inside: np.ndarray, spacing_px: floa
 
 
 def stamp_granules(shape: tuple[int, int], xy: np.ndarray, radii_px: np.ndarray, strengths: np.ndarray) -> np.ndarray:
-    """Round granules of about the given radii; where two overlap the stronger shows: float32 [h, w], 0..max strength."""
+    """Round granules of about the given radii; where two overlap the stronger shows: float32 [h, w], 0..strength."""
     out = np.zeros(shape, np.float32)
     sizes = np.clip(np.round(radii_px * 4).astype(int), 1, 80)
     for (x, y), size, strength in zip(xy, sizes, strengths, strict=True):

@@ -1,7 +1,7 @@
 """One nucleated cell, platelet or speck of stain, painted with its exact masks.
 
-Sizes and fractions: haematology's typical values, moved to what the PBC pictures and the Zheng masks measure (a flattened cell
-on glass is larger, and its two-dimensional nucleus/cytoplasm ratio lower, than a textbook's).
+Sizes and fractions: haematology's typical values, moved to what the PBC pictures and the Zheng masks measure (a cell
+flattened on glass is larger, and its two-dimensional nucleus/cytoplasm ratio lower, than a textbook's).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _EDGE_UM = 0.22  # how soft a cell's border is at best focus
 
 @dataclass(frozen=True)
 class SmearCell:
-    """The truth of one cell. `label` uint8 [h, w] is 0 outside, 1 cytoplasm, 2 nucleus; its top-left pixel is at (x0, y0).
+    """The truth of one cell. `label` uint8 [h, w]: 0 outside, 1 cytoplasm, 2 nucleus; its top-left pixel is (x0, y0).
 
     The box is tight round label > 0. A platelet has no nucleus, and its attributes are "" (nobody annotates them).
     """
@@ -47,7 +47,7 @@ class SmearCell:
 
 @dataclass(frozen=True)
 class Painted:
-    """What is to be laid over the red cells: light let through [h, w, 3]; how far red cells are pushed away [h, w] (0..1)."""
+    """What is laid over the red cells: light let through [h, w, 3]; how far red cells are pushed away [h, w] (0..1)."""
 
     x0: int
     y0: int
@@ -61,7 +61,7 @@ def paint_cell(
 ) -> Painted:
     """A nucleated cell of the given class centred at xy (pixels).
 
-    Steps: outline, nucleus of the recipe's shape and fraction, masks; then densities of cytoplasm, nucleus and granules.
+    Steps: outline, nucleus of the recipe's shape and fraction, masks; densities of cytoplasm, nucleus and granules.
     """
     recipe = RECIPES[class_name]
     radius_um = (diameter_um or draw_diameter_um(rng, class_name)) / 2
@@ -125,7 +125,7 @@ def _outline(rng, recipe: Recipe, canvas: Canvas, radius_um: float) -> np.ndarra
 
 
 def _depths(rng, recipe, shape, canvas, radius_um) -> tuple[np.ndarray, np.ndarray]:
-    """Depth (µm) below the cell's and the nucleus's border at every pixel; the nucleus has the recipe's share of the cell."""
+    """Depth (µm) below the border of cell and nucleus at every pixel; the nucleus has the recipe's share of the cell."""
     outline = _outline(rng, recipe, canvas, radius_um)
     fraction = float(np.clip(rng.normal(recipe.fraction, recipe.fraction_sd), 0.2, 0.93))
     x, y = canvas.grid()
@@ -154,7 +154,7 @@ def _shift_to_area(body: np.ndarray, inner: np.ndarray, wanted: float) -> np.nda
 
 
 def _cytoplasm(rng, recipe, canvas, cell_depth, nucleus_depth, stain, colour) -> np.ndarray:
-    """Density [h, w, 3]: the colour, mottled, paler near the nucleus and deeper at the border where it is basophilic."""
+    """Density [h, w, 3]: the colour, mottled; where it is basophilic, paler near the nucleus and deeper at the border."""
     shape = cell_depth.shape
     base = np.array(_cytoplasm_colour(rng, recipe, stain, colour), np.float32)
     strength = 1 + recipe.mottle * noise(rng, shape, 0.45 / canvas.mpp) + 0.08 * noise(rng, shape, 2.5 / canvas.mpp)
