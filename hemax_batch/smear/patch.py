@@ -44,7 +44,7 @@ def draw_cell_patch(
 
 
 def _nucleated(rng, class_name, size_px, mpp, stain, off_centre_um, neighbours, focus_um) -> list[Painted]:
-    """The asked cell, and others that keep clear of it and are either well inside the field or not in it."""
+    """The asked cell, and others that keep clear of it; the field's border may cut those, down to a sliver."""
     middle = size_px / 2
     xy = middle + np.clip(rng.normal(0, off_centre_um / mpp, 2), -0.3 * size_px, 0.3 * size_px)
     if class_name == "platelet":
