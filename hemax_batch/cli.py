@@ -11,9 +11,8 @@ import click
 from . import __version__
 from .cli_learning import evaluate, models, train
 from .cli_slides import doctor, info, synth
-from .errors import HemaxError, LockedError, OutputError, UsageError
+from .errors import HemaxError
 
-_EXIT_CODES = {UsageError: 2, LockedError: 5, OutputError: 6}
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -26,7 +25,7 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except HemaxError as error:
             click.echo(f"hemax-batch: {error}", err=True)
-            ctx.exit(next((code for kind, code in _EXIT_CODES.items() if isinstance(error, kind)), 1))
+            ctx.exit(error.exit_code)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -8,19 +8,27 @@ from __future__ import annotations
 
 
 class HemaxError(Exception):
-    """Anything this package refuses on purpose."""
+    """Anything this package refuses on purpose. `exit_code` is what the command line ends with."""
+
+    exit_code = 1
 
 
 class UsageError(HemaxError):
     """The arguments do not make sense together (exit code 2)."""
 
+    exit_code = 2
+
 
 class OutputError(HemaxError):
-    """The results folder cannot be used: it is a file, is not writable, or the disk is full."""
+    """The results folder cannot be used: it is a file, is not writable, or the disk is full (exit code 6)."""
+
+    exit_code = 6
 
 
 class LockedError(HemaxError):
     """Another run holds the results folder (exit code 5)."""
+
+    exit_code = 5
 
 
 class WeightsError(HemaxError):

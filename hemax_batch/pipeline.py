@@ -21,7 +21,7 @@ from .progress import Reporter
 from .publish import publish_slide, write_run_tables
 from .regions import Look
 from .results import ResultsFolder
-from .run_record import EXIT_OUTPUT, RunSummary, summarise, write_run_record
+from .run_record import RunSummary, summarise, write_run_record
 from .scheduler import SerialExecutor, connect
 from .settings import RunOptions, RunSettings
 from .slides.companions import unchanged_for_s
@@ -54,7 +54,7 @@ def run(inputs: Sequence[str], out: Path, settings: RunSettings, options: RunOpt
         try:
             queue.run()
         except OutputError as error:
-            stop.stop(str(error), EXIT_OUTPUT)
+            stop.stop(str(error), error.exit_code)
         summary = job.conclude(queue.works, stop)
         reporter.run_ended(summary.text, summary.exit_code)
         return summary
@@ -171,5 +171,5 @@ class Run:
                 self.results, works, self.settings, self.options, self.card.sha256, self.begun, summary(), self.workers
             )
         except OutputError as error:
-            stop.stop(str(error), EXIT_OUTPUT)
+            stop.stop(str(error), error.exit_code)
         return summary()

@@ -20,7 +20,7 @@ from .settings import FORMAT_VERSION, RunOptions, RunSettings
 from .vocabulary import CLAIM
 from .workqueue import SlideWork
 
-EXIT_DONE, EXIT_UNEXPECTED, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_ALL_FAILED, EXIT_LOCKED, EXIT_OUTPUT = range(7)
+EXIT_SOME_FAILED, EXIT_ALL_FAILED = 3, 4
 _PACKAGES = (
     "torch", "numpy", "scipy", "scikit-image", "openslide-python", "openslide-bin", "tifffile", "imagecodecs", "zarr",
     "dask", "distributed", "pillow", "safetensors",
