@@ -36,7 +36,8 @@ def train(data, out, work, arch, steps, start, batch_size, synthetic, seed, devi
       hemax-batch train data/ --out hemax-s.safetensors
       torchrun --nproc-per-node 2 -m hemax_batch train data/ --out hemax-s.safetensors
     """
-    from .learning.train import Recipe, train_command
+    from .learning.command import train_command
+    from .learning.train import Recipe
 
     given = {"batch": batch_size, "synthetic": synthetic, "seed": seed}
     if start:

@@ -12,10 +12,12 @@ from PIL import Image
 from hemax_batch.errors import DataError
 from hemax_batch.learning import dataset
 from hemax_batch.learning.augment import Canvas, dihedral, photometric
+from hemax_batch.learning.command import train_command
 from hemax_batch.learning.evaluate import Seen, figures
 from hemax_batch.learning.pseudo import with_pseudo_masks
 from hemax_batch.learning.sampler import PatchSampler
 from hemax_batch.learning.train import Recipe, train
+from hemax_batch.model.checkpoint import read_card
 from hemax_batch.vocabulary import CLASS_NAMES, WHITE_NAMES
 
 
@@ -165,6 +167,20 @@ def test_a_training_killed_half_way_ends_with_the_same_weights(tmp_path):
     assert all(torch.equal(whole[k], again[k]) for k in whole)
     with pytest.raises(DataError, match="another recipe"):
         train(examples, replace(recipe, steps=5), tmp_path / "killed", say=lambda _: None)
+
+
+def test_the_command_ends_with_weights_their_figures_and_a_card(tmp_path):
+    data = write_layout(tmp_path / "data")
+    images = (data / "images.csv").read_text().splitlines()
+    (data / "images.csv").write_text("\n".join([*images[:-1], images[-1].replace("train", "val")]) + "\n")
+    recipe = Recipe(steps=1, first_stage=0.0, synthetic=0, batch=2, canvas_px=96, large_canvas_px=96, pretrained=False)
+    out = tmp_path / "not yet there" / "w.safetensors"
+    train_command([data], out, tmp_path / "work", recipe, "cpu", say=lambda _: None)
+    card = read_card(out)
+    assert card.trained["steps"] == 1 and card.trained["images"]["s"] == 3 and card.metrics["all"]["cells"] == 1
+    text = out.with_suffix(".md").read_text()
+    assert card.sha256 in text and "hemax-batch train" in text and "| all / recall |" in text
+    assert Recipe.fine_tuning(out).start == card.sha256
 
 
 def every_step(go):

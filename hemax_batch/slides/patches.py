@@ -7,7 +7,6 @@ the centre, with margin for the whole support of the resampling filter, so that 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
@@ -40,14 +39,6 @@ def cut_patches(reader: SlideReader, centres_xy: np.ndarray, mpp: float, size_px
     for i, (x, y) in enumerate(centres_xy):
         pixels[i] = _cut(reader, level, x, y, scale, size_px).transpose(2, 0, 1)
     return PatchBatch(pixels, centres_xy - scale * size_px / 2, scale)
-
-
-def iter_patches(
-    reader: SlideReader, centres_xy: np.ndarray, mpp: float, size_px: int, batch_size: int
-) -> Iterator[PatchBatch]:
-    """The same in batches of at most `batch_size`, in the order of `centres_xy`; one batch's pixels exist at a time."""
-    for start in range(0, len(centres_xy), batch_size):
-        yield cut_patches(reader, centres_xy[start : start + batch_size], mpp, size_px)
 
 
 def _cut(reader: SlideReader, level: int, x: float, y: float, scale: float, size_px: int) -> np.ndarray:

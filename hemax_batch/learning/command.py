@@ -1,0 +1,88 @@
+"""`hemax-batch train`: from folders of labelled images to weights with their figures and card."""
+
+from __future__ import annotations
+
+import csv
+import os
+import time
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from ..model import checkpoint
+from ..model.predictor import Predictor
+from .card import write_card
+from .dataset import Example, read_folder
+from .evaluate import evaluate
+from .pseudo import pseudo_candidates, with_pseudo_masks
+from .train import Recipe, train
+
+
+def train_command(
+    data, out: Path, work: Path, recipe: Recipe, device: str, say=print, start: Path | None = None
+) -> None:
+    """Read, train, save, measure on the split `val`, and save again with the figures and the model card.
+
+    `data` folders as `dataset.read_folder`; `out` a .safetensors, its card beside it as .md; `work` as `train.train`.
+    """
+    if device == "cpu" and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        torch.set_num_threads(1)
+    out.parent.mkdir(parents=True, exist_ok=True)  # an hour before it is needed
+    examples = [e for folder in data for e in read_folder(folder)]
+    learnt = [e for e in examples if e.split == "train"]
+    held_out = [e for e in examples if e.split == "val"]
+    started = time.monotonic()
+    model = train(learnt, recipe, work, device, say, start)
+    if int(os.environ.get("RANK", 0)) != 0:
+        return
+    names = " ".join(str(d) for d in data)
+    trained = {
+        "command": f"{_launcher()} train {names} --out {out.name} --arch {recipe.arch} --steps {recipe.steps} "
+        f"--seed {recipe.seed}" + (f" --from-weights {start.name}" if start else ""),
+        "before": checkpoint.read_card(start).trained if start else None,
+        "seed": recipe.seed, "steps": recipe.steps, "batch": recipe.batch,
+        "minutes": _minutes(work, time.monotonic() - started), "pseudo_masks": _pseudo_shares(learnt, work / "pseudo"),
+        "hardware": f"{torch.cuda.get_device_name() if device == 'cuda' else str(os.cpu_count()) + ' CPU cores'}",
+        "images": dict(Counter(e.source for e in learnt), synthetic=recipe.synthetic), "recipe": asdict(recipe),
+    }  # fmt: skip
+    kept = {
+        "mpp": recipe.mpp,
+        "patch_px": recipe.large_canvas_px,
+        "temperature": 1.0,
+        "min_confidence": 0.5,
+        "trained": trained,
+    }
+    checkpoint.save(model, out, metrics={}, **kept)
+    metrics = {}
+    if held_out:
+        metrics, _ = evaluate(Predictor.load(out, device, platelets=True), held_out, say)
+    write_card(checkpoint.save(model, out, metrics=metrics, **kept), out.with_suffix(".md"))
+    say(f"weights: {out}, card: {out.with_suffix('.md')}")
+
+
+def _launcher() -> str:
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    return "hemax-batch" if processes == 1 else f"torchrun --nproc-per-node {processes} -m hemax_batch"
+
+
+def _pseudo_shares(learnt: list[Example], folder: Path) -> dict[str, str]:
+    """By source, how many pictures without a mask got one that passed the check: "kept/asked"."""
+    asked = pseudo_candidates(learnt)
+    labelled = with_pseudo_masks(learnt, folder)
+    kept = Counter(learnt[i].source for i in asked if labelled[i].mask_path)
+    return {s: f"{kept[s]}/{n}" for s, n in Counter(learnt[i].source for i in asked).items()}
+
+
+def _minutes(work: Path, fallback_s: float) -> int:
+    """Training time in the log, over all resumptions."""
+    path, total, last = work / "log.csv", 0.0, 0.0
+    if not path.exists():
+        return round(fallback_s / 60)
+    with open(path, newline="") as f:
+        for row in csv.DictReader(f):
+            seconds = float(row["seconds"])
+            total += seconds - last if seconds >= last else seconds
+            last = seconds
+    return round(total / 60)
