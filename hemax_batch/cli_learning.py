@@ -20,11 +20,12 @@ import click
 @click.option("--arch", default="hemax-s", show_default=True, help="hemax-s (compact) or hemax-r50 (the paper's).")
 @click.option("--steps", type=int, help="Optimiser steps.  [default: 1900, or 420 with --from-weights]")
 @click.option("--from-weights", "start", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Go on from these weights.")
+@click.option("--lr", type=float, help="Peak learning rate; the backbone's is half.  [default: 5e-4, or 2e-4 with --from-weights]")
 @click.option("--batch-size", default=16, show_default=True, help="Patches a step, over all processes.")
 @click.option("--synthetic", default=800, show_default=True, help="Synthetic fields to add in the second stage.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-def train(data, out, work, arch, steps, start, batch_size, synthetic, seed, device):
+def train(data, out, work, arch, steps, start, lr, batch_size, synthetic, seed, device):
     """Train HemaX on labelled images and write the weights with their model card.
 
     DATA: folders in the documented layout (images.csv, cells.csv), or holding the public sets' folders. Images of
@@ -40,6 +41,8 @@ def train(data, out, work, arch, steps, start, batch_size, synthetic, seed, devi
     from .learning.train import Recipe
 
     given = {"batch": batch_size, "synthetic": synthetic, "seed": seed}
+    if lr:
+        given |= {"lr": lr, "backbone_lr": lr / 2}
     if start:
         recipe = Recipe.fine_tuning(start, steps=steps or 420, **given)
     else:

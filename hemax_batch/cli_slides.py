@@ -27,7 +27,7 @@ def info(inputs, mpp, core_um, as_json):
     from dataclasses import asdict
 
     from .errors import SlideError
-    from .planning import PlanJob, plan_slide
+    from .running.planning import PlanJob, plan_slide
     from .slides.discovery import find_slides
     from .slides.reader import open_slide
 

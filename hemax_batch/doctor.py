@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 from .errors import HemaxError
-from .resources import cpu_limit, memory_limit_bytes, visible_gpus
+from .running.resources import cpu_limit, memory_limit_bytes, visible_gpus
 
 #: Package name to module, for what a run imports.
 _LIBRARIES = {
@@ -105,7 +105,7 @@ def _open_files() -> Finding:
 
 
 def _results(out: Path) -> Finding:
-    from .results import ResultsFolder
+    from .results.folder import ResultsFolder
 
     results = ResultsFolder(out)
     if not results.root.exists():

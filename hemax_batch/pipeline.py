@@ -13,22 +13,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .errors import OutputError, SlideError
-from .journal import Failure, RegionJournal, forget_failure, note_failure, read_failure
-from .lock import OutputLock
 from .model.checkpoint import WeightsCard, read_card
-from .planning import PlanJob, plan_slide
-from .progress import Reporter
-from .publish import publish_slide, write_run_tables
-from .regions import Look
-from .results import ResultsFolder
-from .run_record import RunSummary, summarise, write_run_record
-from .scheduler import SerialExecutor, connect
+from .results.folder import ResultsFolder
+from .results.journal import Failure, RegionJournal, forget_failure, note_failure, read_failure
+from .results.lock import OutputLock
+from .running.planning import PlanJob, plan_slide
+from .running.progress import Reporter
+from .running.publish import publish_slide, write_run_tables
+from .running.regions import Look
+from .running.run_record import RunSummary, summarise, write_run_record
+from .running.scheduler import SerialExecutor, connect
+from .running.stopping import StopFlag
+from .running.workqueue import SlideWork, WorkQueue
 from .settings import RunOptions, RunSettings
 from .slides.companions import unchanged_for_s
 from .slides.discovery import find_slides
 from .slides.reader import open_slide
-from .stopping import StopFlag
-from .workqueue import SlideWork, WorkQueue
 
 
 def run(inputs: Sequence[str], out: Path, settings: RunSettings, options: RunOptions) -> RunSummary:
@@ -105,10 +105,10 @@ class Run:
     def admit(self, work: SlideWork) -> None:
         """Open a slide and decide what becomes of it; then clear away what other circumstances left."""
         self.decide(work)
-        if work.state == "working":
+        if work.journal is not None:
             work.journal.sweep()
-            if self.options.overwrite:
-                work.journal.clear()
+        if work.state == "skipped" or (work.state == "working" and self.options.overwrite):
+            work.journal.clear()  # of a skipped one: a run killed between publishing and this left it
 
     def decide(self, work: SlideWork) -> None:
         """Leave `work` as working, or end it: current already, or failed before and unchanged. Changes no file.

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import painted_network
 
-from hemax_batch import regions, workqueue
 from hemax_batch.records import RegionResult
+from hemax_batch.running import regions, workqueue
 from hemax_batch.slides.reader import SlideReader
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from broken_slides import sound_slides
 
 from hemax_batch.errors import SlideError
-from hemax_batch.planning import PlanJob, plan_slide
+from hemax_batch.running.planning import PlanJob, plan_slide
 from hemax_batch.slides.reader import open_slide
 
 _EXTREMES = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)

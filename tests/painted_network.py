@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from hemax_batch import regions, vocabulary
+from hemax_batch import vocabulary
 from hemax_batch.geometry import centres
 from hemax_batch.model.checkpoint import read_card
 from hemax_batch.records import Cells, PatchBatch, RegionResult, pack_mask
+from hemax_batch.running import regions
 
 N_QUERIES = 12
 
@@ -103,7 +104,7 @@ def process_region(job: regions.RegionJob) -> RegionResult:
 
 def install() -> None:
     """Put it in the place of the real network for runs in this process and its workers."""
-    from hemax_batch import workqueue
+    from hemax_batch.running import workqueue
 
     workqueue.process_region = process_region
 

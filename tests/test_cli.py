@@ -73,7 +73,7 @@ def test_inputs_that_are_not_there_are_usage_errors(tmp_path):
 
 def test_a_config_file_gives_defaults_and_the_command_line_goes_first(slide, tmp_path, monkeypatch):
     from hemax_batch import pipeline
-    from hemax_batch.run_record import RunSummary
+    from hemax_batch.running.run_record import RunSummary
 
     seen = []
     monkeypatch.setattr(pipeline, "run", lambda inputs, out, s, o: seen.append((s, o)) or RunSummary(0, "ran"))

@@ -12,10 +12,8 @@ import hemax_batch
 ROOT = Path(hemax_batch.__file__).parent
 #: From the top down: a module may import from its own layer (within its folder) and from those below.
 LAYERS = (
-    {"__main__"}, {"cli"}, {"cli_slides", "cli_learning"}, {"doctor", "pipeline"}, {"learning"},
-    {"workqueue", "publish", "run_record"},
-    {"results", "scheduler", "regions", "planning", "lock", "progress", "stopping", "journal", "smear"},
-    {"eye", "settings", "resources"}, {"slides", "model", "cells", "outputs"}, {"durable"},
+    {"__main__"}, {"cli"}, {"cli_slides", "cli_learning", "cli_review"}, {"doctor", "pipeline"}, {"learning", "review"}, {"running"},
+    {"results", "smear"}, {"settings"}, {"slides", "model", "cells", "outputs"},
     {"records", "vocabulary", "geometry", "errors"},
 )  # fmt: skip
 _LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

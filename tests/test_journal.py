@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hemax_batch import vocabulary
-from hemax_batch.journal import (
+from hemax_batch.records import Cells, RegionResult, pack_mask
+from hemax_batch.results.journal import (
     Failure,
     RegionJournal,
     forget_failure,
@@ -14,7 +15,6 @@ from hemax_batch.journal import (
     read_failure,
     to_bytes,
 )  # fmt: skip
-from hemax_batch.records import Cells, RegionResult, pack_mask
 
 
 def some_cells(n: int, seed: int = 0) -> Cells:

@@ -10,11 +10,11 @@ import time
 import pytest
 
 from hemax_batch.errors import LockedError
-from hemax_batch.lock import Holder, OutputLock, process_start
+from hemax_batch.results.lock import Holder, OutputLock, process_start
 
 HOLD = """
 import sys, time, pathlib
-from hemax_batch.lock import OutputLock
+from hemax_batch.results.lock import OutputLock
 with OutputLock(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

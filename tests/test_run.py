@@ -19,8 +19,8 @@ from click.testing import CliRunner
 from painted import smear, write_field, write_pyramid
 from tiny_network import tiny_weights
 
-from hemax_batch import workqueue
 from hemax_batch.cli import main
+from hemax_batch.running import workqueue
 
 COMMAND = [sys.executable, str(Path(__file__).with_name("painted_network.py")), "run"]
 
@@ -255,7 +255,7 @@ def test_unreadable_regions_are_counted_and_too_many_fail_the_slide(go, slide, t
 def test_a_slide_that_vanishes_in_the_middle_fails_alone(go, slide, tmp_path, monkeypatch):
     doomed = tmp_path / "doomed.tif"
     doomed.write_bytes(slide.read_bytes())
-    from hemax_batch import regions
+    from hemax_batch.running import regions
 
     def vanish(job):
         if job.slide.slide_id == "doomed" and job.region.index == 2:
@@ -358,7 +358,7 @@ def test_a_region_that_kills_or_hangs_every_worker_is_lost_alone(go, slide, tmp_
 
 
 def test_what_a_kill_left_between_two_renames_is_settled(tmp_path):
-    from hemax_batch.results import ResultsFolder
+    from hemax_batch.results.folder import ResultsFolder
 
     results = ResultsFolder(tmp_path)
     for name in ("replaced", "orphan"):

@@ -9,10 +9,10 @@ import time
 import psutil
 import pytest
 
-from hemax_batch import resources, scheduler
 from hemax_batch.errors import UsageError
-from hemax_batch.resources import cpu_limit, memory_limit_bytes, visible_gpus
-from hemax_batch.scheduler import AHEAD, SerialExecutor, connect
+from hemax_batch.running import resources, scheduler
+from hemax_batch.running.resources import cpu_limit, memory_limit_bytes, visible_gpus
+from hemax_batch.running.scheduler import AHEAD, SerialExecutor, connect
 from hemax_batch.settings import RunOptions
 
 

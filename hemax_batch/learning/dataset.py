@@ -6,8 +6,8 @@ The documented layout (`read_layout`) is a folder with
     cells.csv   file, x0, y0, x1, y1, class, mask, <attribute>…   a row per cell, any column but `file` may be missing
                 or empty
 
-where `class` may name several allowed classes ("band_neutrophil|segmented_neutrophil") or be empty ("some white
-cell"), `mask` is a PNG of the image's size (0 outside, 1 cytoplasm, 2 nucleus), and `bystanders` says whether cells
+where `class` may name several allowed classes ("band_neutrophil|segmented_neutrophil"), be empty ("some white cell")
+or be "ignore" (neither cell nor background: nothing is taught inside that box), `mask` is a PNG of the image's size (0 outside, 1 cytoplasm, 2 nucleus), and `bystanders` says whether cells
 without a row may be in the picture: "none", "stained" (only where the stain is as dark as a nucleus) or "anywhere"
 outside the boxes.
 """
@@ -91,6 +91,9 @@ def read_layout(folder: Path) -> list[Example]:
         if row["file"] not in images:
             raise DataError(f"{where}: image {row['file']!r} is not in images.csv")
         example = images[row["file"]]
+        if row.get("class") == "ignore":
+            images[row["file"]] = replace(example, ignored=(*example.ignored, _box_of_row(row, example, where)))
+            continue
         cell = _cell_of_row(row, example, where)
         images[row["file"]] = replace(
             example, cells=(*example.cells, cell), mask_path=_mask_of_row(row, folder, example, where)
@@ -103,13 +106,7 @@ def _cell_of_row(row: dict[str, str], example: Example, where: str) -> CellLabel
     for name in allowed:
         if name not in CLASS_NAMES:
             raise DataError(f"{where}: unknown class {name!r}; known: {', '.join(CLASS_NAMES)}")
-    box = None
-    if row.get("x0"):
-        box = tuple(float(row[k]) for k in ("x0", "y0", "x1", "y1"))
-        with Image.open(example.path) as im:
-            w, h = im.size
-        if not (-1 <= box[0] < box[2] <= w + 1 and -1 <= box[1] < box[3] <= h + 1):
-            raise DataError(f"{where}: box {box} does not lie in the image of {w} x {h} px")
+    box = _box_of_row(row, example, where) if row.get("x0") else None
     attributes = []
     for a in ATTRIBUTES:
         state = row.get(a.name) or ""
@@ -118,6 +115,18 @@ def _cell_of_row(row: dict[str, str], example: Example, where: str) -> CellLabel
         if state:
             attributes.append((a.name, state))
     return CellLabel(box, allowed, tuple(attributes))
+
+
+def _box_of_row(row: dict[str, str], example: Example, where: str) -> tuple[float, float, float, float]:
+    try:
+        x0, y0, x1, y1 = (float(row.get(k) or "") for k in ("x0", "y0", "x1", "y1"))
+    except ValueError:
+        raise DataError(f"{where}: x0, y0, x1, y1 are not four numbers") from None
+    with Image.open(example.path) as im:
+        w, h = im.size
+    if not (-1 <= x0 < x1 <= w + 1 and -1 <= y0 < y1 <= h + 1):
+        raise DataError(f"{where}: box {(x0, y0, x1, y1)} does not lie in the image of {w} x {h} px")
+    return x0, y0, x1, y1
 
 
 def _mask_of_row(row: dict[str, str], folder: Path, example: Example, where: str) -> str:

@@ -12,6 +12,9 @@ from PIL import Image
 from ..smear import SmearCell, draw_cell_patch
 from ..vocabulary import ATTRIBUTE_NAMES, CLASSES
 
+#: A cell cut by the border to less than this share of its area is not taught as a cell, nor as background.
+LEAST_VISIBLE = 0.4
+
 TYPES = tuple(c.name for c in CLASSES if c.name != "platelet")
 
 
@@ -23,17 +26,25 @@ def write_synthetic(folder: Path, count: int, seed: int, size_px: int, mpp: floa
     for i in range(count):
         rng = np.random.default_rng([seed, i])
         rgb, drawn = draw_cell_patch(rng, TYPES[i % len(TYPES)], size_px, mpp)
-        white = [c for c in drawn if c.class_name != "platelet"]
+        nucleated = [c for c in drawn if c.class_name != "platelet" and _visible(c, size_px) > 0]
+        white = [c for c in nucleated if _visible(c, size_px) >= LEAST_VISIBLE]
         Image.fromarray(rgb).save(folder / f"{i:05d}.png")
         Image.fromarray(_label_map(white, size_px)).save(folder / f"{i:05d}_mask.png")
         images.append([f"{i:05d}.png", mpp, "synthetic", "train", "none"])
-        for c in white:
-            box = np.clip(c.box_xyxy, 0, size_px).round(1)
-            cells.append(
-                [f"{i:05d}.png", *box, c.class_name, f"{i:05d}_mask.png", *(getattr(c, a) for a in ATTRIBUTE_NAMES)]
-            )
+        for c in nucleated:
+            place = [f"{i:05d}.png", *np.clip(c.box_xyxy, 0, size_px).round(1)]
+            if _visible(c, size_px) < LEAST_VISIBLE:
+                cells.append([*place, "ignore", "", *("" for _ in ATTRIBUTE_NAMES)])
+            else:
+                cells.append([*place, c.class_name, f"{i:05d}_mask.png", *(getattr(c, a) for a in ATTRIBUTE_NAMES)])
     _write(folder / "images.csv", ["file", "mpp", "source", "split", "bystanders"], images)
     _write(folder / "cells.csv", ["file", "x0", "y0", "x1", "y1", "class", "mask", *ATTRIBUTE_NAMES], cells)
+
+
+def _visible(cell: SmearCell, size_px: int) -> float:
+    """Share of the cell's area that lies inside the field."""
+    inside = cell.label[max(-cell.y0, 0) : max(size_px - cell.y0, 0), max(-cell.x0, 0) : max(size_px - cell.x0, 0)]
+    return float((inside > 0).sum() / (cell.label > 0).sum())
 
 
 def _label_map(cells: list[SmearCell], size_px: int) -> np.ndarray:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .geometry import centres
-from .records import Cells
-from .slides import patches
-from .slides.reader import SlideReader
+from ..geometry import centres
+from ..records import Cells
+from ..slides import patches
+from ..slides.reader import SlideReader
 
 OWN_UM = (
     5.0  # a cell this near to a candidate is that candidate's own: candidates sit on nuclei, cells are 7-20 µm wide

@@ -21,13 +21,13 @@ from functools import lru_cache
 
 import numpy as np
 
-from .errors import ReadError, SlideError, WeightsError
+from ..errors import ReadError, SlideError, WeightsError
+from ..geometry import inside
+from ..records import Cells, Region, RegionResult, Slide, StainProfile
+from ..slides import quality, screen
+from ..slides.patches import cut_patches
+from ..slides.reader import SlideReader, reopen
 from .eye import OWN_UM, Eye, Seen
-from .geometry import inside
-from .records import Cells, Region, RegionResult, Slide, StainProfile
-from .slides import quality, screen
-from .slides.patches import cut_patches
-from .slides.reader import SlideReader, reopen
 
 LARGEST_CELL_UM = 22.0  # promyelocytes and blasts reach 21 µm: whole in some patch of --exhaustive's lattice
 FIELD_STEP_UM, FIELD_MPP, FIELD_PX = 100.0, 0.5, 150  # 75 µm of every 100: some ten single red cells each
@@ -90,7 +90,7 @@ def unreadable(region_index: int, why: str) -> RegionResult:
 @lru_cache(maxsize=1)
 def load_predictor(weights: str | None, sha256: str, device: str):
     """This process's network, loaded once. WeightsError where the file is not the one that the run began with."""
-    from .model.predictor import Predictor
+    from ..model.predictor import Predictor
 
     predictor = Predictor.load(weights, _device(device))
     if predictor.card.sha256 != sha256:

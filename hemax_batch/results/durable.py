@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .errors import OutputError
+from ..errors import OutputError
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -17,9 +17,9 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ..errors import OutputError, SlideError
+from ..settings import FORMAT_VERSION
 from .durable import write_bytes
-from .errors import OutputError, SlideError
-from .settings import FORMAT_VERSION
 
 STATE_FOLDER = ".hemax"
 RESULT_NAME = "result.json"

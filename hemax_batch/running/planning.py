@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .records import Slide, TilePlan
-from .slides.quality import measure_stain
-from .slides.reader import reopen
-from .slides.tiling import plan_regions
+from ..records import Slide, TilePlan
+from ..slides.quality import measure_stain
+from ..slides.reader import reopen
+from ..slides.tiling import plan_regions
 
 
 @dataclass(frozen=True)

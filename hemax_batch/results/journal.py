@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..records import Cells, RegionResult
 from .durable import write_bytes
-from .records import Cells, RegionResult
 
 _SHORT = 16  # characters of the fingerprint in a folder's name: 64 bits
 _SCALARS = tuple(f.name for f in fields(RegionResult) if f.name not in ("cells", "rbc_diameters_um"))

@@ -12,12 +12,12 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from importlib import metadata
 
-from . import __version__
-from .durable import write_bytes
+from .. import __version__
+from ..results.durable import write_bytes
+from ..results.folder import ResultsFolder
+from ..settings import FORMAT_VERSION, RunOptions, RunSettings
+from ..vocabulary import CLAIM
 from .resources import cpu_limit, memory_limit_bytes
-from .results import ResultsFolder
-from .settings import FORMAT_VERSION, RunOptions, RunSettings
-from .vocabulary import CLAIM
 from .workqueue import SlideWork
 
 EXIT_SOME_FAILED, EXIT_ALL_FAILED = 3, 4

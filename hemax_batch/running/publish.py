@@ -12,19 +12,19 @@ from pathlib import Path
 
 import numpy as np
 
-from . import __version__
-from .cells.differential import count
-from .cells.explain import read_cells
-from .cells.measure import measure
-from .cells.merge import merge
-from .errors import OutputError
-from .outputs.clinical import write_differential
-from .outputs.geojson import write_geojson
-from .outputs.masks import write_masks
-from .outputs.tables import CELL_COLUMNS, DIFFERENTIAL_COLUMNS, cell_rows, differential_row, write_table
-from .records import RegionResult
-from .results import ResultsFolder, ScanFigures, SlideRecord
-from .settings import FORMAT_VERSION, RunSettings
+from .. import __version__
+from ..cells.differential import count
+from ..cells.explain import read_cells
+from ..cells.measure import measure
+from ..cells.merge import merge
+from ..errors import OutputError
+from ..outputs.clinical import write_differential
+from ..outputs.geojson import write_geojson
+from ..outputs.masks import write_masks
+from ..outputs.tables import CELL_COLUMNS, DIFFERENTIAL_COLUMNS, cell_rows, differential_row, write_table
+from ..records import RegionResult
+from ..results.folder import ResultsFolder, ScanFigures, SlideRecord
+from ..settings import FORMAT_VERSION, RunSettings
 from .workqueue import SlideWork, unreadable_share
 
 _MOST_WARNINGS = 12

@@ -19,7 +19,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from .errors import LockedError, OutputError
+from ..errors import LockedError, OutputError
 
 _POLL_S = 0.5
 

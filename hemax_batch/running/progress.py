@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .records import RegionResult
+    from ..records import RegionResult
 
 _LINE_EVERY_S = 30.0  # plain progress lines: enough for a nightly log, not a flood
 

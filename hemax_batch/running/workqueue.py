@@ -13,15 +13,15 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
-from .errors import HemaxError, SlideError, UnreadableSlideError
-from .journal import RegionJournal
+from ..errors import HemaxError, SlideError, UnreadableSlideError
+from ..records import Region, RegionResult, Slide, TilePlan
+from ..results.journal import RegionJournal
+from ..slides.discovery import SlideFile
+from ..slides.reader import reopen
 from .planning import PlanJob, plan_slide
 from .progress import Reporter
-from .records import Region, RegionResult, Slide, TilePlan
 from .regions import Look, RegionJob, process_region, unreadable
 from .scheduler import Finished
-from .slides.discovery import SlideFile
-from .slides.reader import reopen
 from .stopping import StopFlag, StopNow
 
 _TRIES = 2  # of a region that fails unexpectedly

@@ -14,9 +14,9 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import HemaxError, UsageError
+from ..errors import HemaxError, UsageError
+from ..settings import RunOptions, TlsFiles
 from .resources import cpu_limit, memory_limit_bytes, visible_gpus
-from .settings import RunOptions, TlsFiles
 
 AHEAD = 4  # tasks in flight per worker: the next ones are there when one ends, and the graph stays small
 _WORKER_BYTES = 1.5 * 2**30  # torch, the weights and a region's pixels
