@@ -16,6 +16,8 @@ from . import vocabulary
 
 Rect = tuple[int, int, int, int]
 
+PICTURE_UM = 24.0  # side of a cell's picture, whose middle is the middle of the cell's box: promyelocytes reach 21 µm
+
 
 @dataclass(frozen=True)
 class Slide:
@@ -123,7 +125,7 @@ class Cells:
     masks            N packed crops (pack_mask) at level-0 resolution
     off_centre_um    float32 [N], distance of the cell from the centre of the patch that saw it
     region_index     int32 [N], the region whose task found it
-    pictures         N JPEGs of the cell for the report (b"" where none was kept)
+    pictures         N JPEGs for the report, PICTURE_UM a side round the middle of the box (b"" where none was kept)
     """
 
     boxes_xyxy: np.ndarray

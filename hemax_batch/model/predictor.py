@@ -17,13 +17,12 @@ from torch.nn import functional as F
 
 from .. import vocabulary
 from ..geometry import centres, pairwise_iou
-from ..records import Cells, PatchBatch, pack_mask
+from ..records import PICTURE_UM, Cells, PatchBatch, pack_mask
 from . import checkpoint
 from .hemax import fold_norms
 
 MIN_SCORE = 0.5  # that there is a cell at all
 SAME_CELL_IOU = 0.6  # two queries on one cell of one patch
-PICTURE_UM = 24.0
 PLATELET = vocabulary.CLASS_NAMES.index("platelet")
 
 

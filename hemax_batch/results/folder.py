@@ -51,6 +51,9 @@ class SlideRecord:
     format: int
     slide_id: str
     path: str
+    width: int  # level-0 pixels
+    height: int
+    mpp: float  # µm per level-0 pixel
     fingerprint: str
     slide_fingerprint: str
     weights_sha256: str

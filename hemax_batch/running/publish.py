@@ -21,6 +21,7 @@ from ..errors import OutputError
 from ..outputs.clinical import write_differential
 from ..outputs.geojson import write_geojson
 from ..outputs.masks import write_masks
+from ..outputs.pictures import write_pictures
 from ..outputs.tables import CELL_COLUMNS, DIFFERENTIAL_COLUMNS, cell_rows, differential_row, write_table
 from ..records import RegionResult
 from ..results.folder import ResultsFolder, ScanFigures, SlideRecord
@@ -46,7 +47,7 @@ def publish_slide(
     names = [reading.class_name for reading in readings]
     differential = count(names, settings.target_cells, settings.wbc, settings.rules)
     record = SlideRecord(
-        FORMAT_VERSION, slide.slide_id, slide.path, work.fingerprint, slide.fingerprint, weights_sha256, __version__,
+        FORMAT_VERSION, slide.slide_id, slide.path, slide.width, slide.height, slide.mpp, work.fingerprint, slide.fingerprint, weights_sha256, __version__,
         len(merged.cells), len(work.plan.regions), tuple(sorted(work.lost)), round(unreadable_share(work), 6),
         _warnings(work, figures, notes), merged.dropped["duplicate"], measures.rbc_diameter_um, measures.rbc_measured,
         figures,
@@ -61,6 +62,7 @@ def publish_slide(
             made / "differential.json", slide.slide_id, slide.path, differential, measures, to_review, record.warnings
         )
         write_masks(made / "masks.zarr", slide, merged, names)
+        write_pictures(made / "pictures.zip", merged)
         write_geojson(made / "cells.geojson", slide.slide_id, merged, measures, readings)
     results.publish(made, record)
     return record
