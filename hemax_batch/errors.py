@@ -39,6 +39,10 @@ class DataError(HemaxError):
     """A training or evaluation data set is malformed; the message names the file and row."""
 
 
+class ResultsError(HemaxError):
+    """A slide's published results cannot be read back: half done, damaged, of another format or edited by hand."""
+
+
 class SlideError(HemaxError):
     """One slide cannot be done; `str(error)` names it. The others go on."""
 

@@ -47,6 +47,17 @@ WHITE_NAMES: tuple[str, ...] = tuple(c.name for c in CLASSES if c.white)
 UNIDENTIFIED = "unidentified"
 UNIDENTIFIED_COLOUR = "#BBBBBB"
 
+#: What a reviewer may call a cell besides the above. The network knows none of these, so they are no part of
+#: `fingerprint()`, and "not assessed" stands until a person has looked.
+REVIEW_CLASSES: tuple[CellClass, ...] = (
+    CellClass("variant_lymphocyte", "variant lymphocyte", "#66CCBB"),
+    CellClass("plasma_cell", "plasma cell", "#4477AA"),
+    CellClass("other", "other white cell", "#777777"),
+    CellClass("smudge", "smudge cell", "#A0A0C8", white=False),
+    CellClass("artefact", "artefact", "#555555", white=False),
+)
+REVIEW_NAMES: tuple[str, ...] = tuple(c.name for c in REVIEW_CLASSES)
+
 
 @dataclass(frozen=True)
 class Attribute:

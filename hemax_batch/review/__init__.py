@@ -1,0 +1,1 @@
+"""What people do with results: look at them, correct them, count again. Reads published results back."""
