@@ -1,0 +1,71 @@
+"""Outlines of cells and nuclei, read back from `cells.geojson` and drawn as SVG paths."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..records import PICTURE_UM
+
+Ring = tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Outlines:
+    """The closed rings of one cell and of its nucleus, in level-0 pixels; empty where there is none."""
+
+    cell: tuple[Ring, ...]
+    nucleus: tuple[Ring, ...]
+
+
+def read_outlines(path: Path) -> dict[int, Outlines]:
+    """Cell id to outlines. OSError, or ValueError, KeyError or TypeError where the file is not one of ours.
+
+    Each feature is boiled down as soon as it is parsed, so that a file of many cells takes little more memory than
+    its text.
+    """
+    found: dict[int, Outlines] = {}
+
+    def boil_down(entry: dict):
+        if "coordinates" in entry:
+            return _rings(entry)
+        if entry.get("type") == "Feature":
+            cell_id = int(entry["properties"]["name"])
+            if cell_id in found:
+                raise ValueError(f"cell {cell_id} is there twice")
+            found[cell_id] = Outlines(entry["geometry"] or (), entry.get("nucleusGeometry") or ())
+            return None
+        return entry
+
+    whole = json.loads(path.read_text("utf-8"), object_hook=boil_down)
+    if whole["type"] != "FeatureCollection":
+        raise ValueError(f"is a {whole['type']!r}, expected a FeatureCollection")
+    return found
+
+
+def _rings(geometry: dict) -> tuple[Ring, ...]:
+    """The rings of a Polygon or MultiPolygon, holes among them."""
+    polygons = [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]
+    rings = tuple(tuple((float(x), float(y)) for x, y in ring) for polygon in polygons for ring in polygon if ring)
+    if not all(math.isfinite(v) for ring in rings for point in ring for v in point):
+        raise ValueError("a coordinate is no figure")
+    return rings
+
+
+def svg_path(rings: tuple[Ring, ...], centre: tuple[float, float], mpp: float) -> str:
+    """An SVG path in µm over the cell's picture, whose box is 0 0 PICTURE_UM PICTURE_UM.
+
+    >>> svg_path((((10, 10), (14, 10), (14, 13.5), (10, 10)),), (10, 10), 0.5)
+    'M12 12L14 12 14 13.75Z'
+    """
+    parts = []
+    for ring in rings:
+        points = [
+            " ".join(f"{(value - middle) * mpp + PICTURE_UM / 2:.2f}".rstrip("0").rstrip(".")
+                     for value, middle in zip(point, centre, strict=True))
+            for point in (ring[:-1] if ring[0] == ring[-1] else ring)
+        ]  # fmt: skip
+        parts.append(f"M{points[0]}L{' '.join(points[1:])}Z")
+    return "".join(parts)
