@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hypothesis
 import pytest
 from painted import SlideMaker
+
+# a time limit on an example fails on a loaded machine, where nothing is wrong; the suite is timed as a whole
+hypothesis.settings.register_profile("hemax", deadline=None)
+hypothesis.settings.load_profile("hemax")
 
 
 @pytest.fixture

@@ -86,8 +86,15 @@ def test_nucleated_red_cells_alone_have_no_white_cells_to_be_counted_against():
 
 
 def test_a_names_that_is_no_class_is_refused():
-    with pytest.raises(UsageError, match="'smudge': no class; known: blast"):
-        count(["lymphocyte", "smudge"])
+    with pytest.raises(UsageError, match="'smear': no class; known: blast"):
+        count(["lymphocyte", "smear"])
+
+
+def test_a_reviewers_classes_are_counted_where_they_belong():
+    d = count(["lymphocyte"] * 8 + ["variant_lymphocyte", "plasma_cell"] + ["smudge"] * 3 + ["artefact"])
+    assert d.n_white == 10 and list(d.shares)[-2:] == ["variant_lymphocyte", "plasma_cell"]
+    assert d.share("plasma_cell").percent == 10.0 and d.outside == {"smudge": 3, "artefact": 1}
+    assert list(count(["lymphocyte"]).shares) == list(WHITE_NAMES)
 
 
 def test_one_blast_is_flagged_and_said_in_the_singular():

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from scipy.special import betaincinv
 
 from ..errors import UsageError
-from ..vocabulary import CLAIM, CLASS_NAMES, CLASSES, UNIDENTIFIED, WHITE_NAMES
+from ..vocabulary import CLAIM, CLASS_NAMES, CLASSES, REVIEW_CLASSES, REVIEW_NAMES, UNIDENTIFIED, WHITE_NAMES
 from .rules import NEUTROPHILS, Rules
 
 NEUTROPHIL_NAMES = ("band_neutrophil", "segmented_neutrophil")
@@ -60,8 +60,9 @@ class Flag:
 
 @dataclass(frozen=True)
 class Differential:
-    """One slide's count. `shares` holds the white classes in clinical order; `neutrophils` is bands and segmented
-    together."""
+    """One slide's count. `shares` holds the white classes in clinical order, and after them those that only a reviewer
+    gives, where he gave them; `neutrophils` is bands and segmented together; `outside` counts a reviewer's classes that
+    are no white cells."""
 
     shares: dict[str, Share]
     neutrophils: Share
@@ -72,6 +73,7 @@ class Differential:
     wbc: float | None  # the analyser's count, 10⁹/l
     corrected_wbc: float | None
     unidentified: int
+    outside: dict[str, int]
     flags: tuple[Flag, ...]
     rules: Rules
     claim: str = CLAIM
@@ -113,19 +115,22 @@ def count(
 ) -> Differential:
     """The differential of cells with these final classes. UsageError where a name is no class.
 
-    Denominator: white cells only. Nucleated red cells are given per 100 of them; with the analyser's count `wbc`
-    (10⁹/l) and at least `rules.nrbc_correction_per_100`, corrected = wbc × 100 / (100 + NRBC). Unidentified cells are
-    outside and are stated.
+    Denominator: white cells only, a reviewer's variant lymphocytes, plasma cells and others among them. Nucleated red cells are given per 100 of them; with the analyser's count `wbc`
+    (10⁹/l) and at least `rules.nrbc_correction_per_100`, corrected = wbc × 100 / (100 + NRBC). Unidentified cells,
+    smudge cells and artefacts are outside and are stated.
     """
     rules = rules or Rules()
     found = Counter(class_names)
-    if unknown := sorted(set(found) - {*CLASS_NAMES, UNIDENTIFIED}):
-        raise UsageError(f"{', '.join(map(repr, unknown))}: no class; known: {', '.join((*CLASS_NAMES, UNIDENTIFIED))}")
-    n = sum(found[name] for name in WHITE_NAMES)
+    known = (*CLASS_NAMES, UNIDENTIFIED, *REVIEW_NAMES)
+    if unknown := sorted(set(found) - set(known)):
+        raise UsageError(f"{', '.join(map(repr, unknown))}: no class; known: {', '.join(known)}")
+    white = (*WHITE_NAMES, *(c.name for c in REVIEW_CLASSES if c.white and found[c.name]))
+    n = sum(found[name] for name in white)
     nrbc, unidentified = found["erythroblast"], found[UNIDENTIFIED]
     per_100 = 100 * nrbc / n if n else math.nan
     corrected = wbc * 100 / (100 + per_100) if wbc is not None and per_100 >= rules.nrbc_correction_per_100 else None
-    shares = {name: share_of(found[name], n) for name in WHITE_NAMES}
+    shares = {name: share_of(found[name], n) for name in white}
+    outside = {c.name: found[c.name] for c in REVIEW_CLASSES if not c.white and found[c.name]}
     neutrophils = share_of(sum(found[name] for name in NEUTROPHIL_NAMES), n)
     flags = (
         *_flags_on_numbers(n, target_cells, unidentified, rules),
@@ -133,7 +138,9 @@ def count(
         *_flags_on_correction(per_100, wbc, corrected, rules),
         *_flags_on_ranges(shares, neutrophils, rules),
     )
-    return Differential(shares, neutrophils, n, target_cells, nrbc, per_100, wbc, corrected, unidentified, flags, rules)
+    return Differential(
+        shares, neutrophils, n, target_cells, nrbc, per_100, wbc, corrected, unidentified, outside, flags, rules
+    )
 
 
 def _flags_on_numbers(n: int, target: int, unidentified: int, rules: Rules) -> list[Flag]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ..cells.differential import LOINC, NOT_ASSESSED, Differential
 from ..cells.measure import Measures
-from ..cells.rules import NEUTROPHILS, SOURCES
-from ..vocabulary import CLASSES, WHITE_NAMES
+from ..cells.rules import NEUTROPHILS, SOURCES, Rules
+from ..vocabulary import CLASSES, REVIEW_CLASSES
 
 
 def write_differential(path: Path, slide_id: str, slide_path: str, d: Differential, measures: Measures, to_review: int,
@@ -19,34 +19,54 @@ def write_differential(path: Path, slide_id: str, slide_path: str, d: Differenti
         "claim": d.claim,
         "slide": slide_id,
         "path": slide_path,
-        "white_cells": d.n_white,
-        "target_cells": d.target_cells,
-        "sufficient": d.sufficient,
-        "interval": "95 %, Clopper-Pearson (exact)",
-        "classes": [_class_record(d, name) for name in (NEUTROPHILS, *WHITE_NAMES)],
-        "nucleated_red_cells": {
-            "count": d.nrbc, "per_100_white": _figure(d.nrbc_per_100, 2),
-            "wbc": d.wbc, "corrected_wbc": _figure(d.corrected_wbc, 2),
-        },
-        "unidentified": d.unidentified,
+        **count_record(d),
         "to_review": to_review,
         "red_cell_diameter_um": {
             "median": _figure(measures.rbc_diameter_um, 2), "measured": measures.rbc_measured,
             "assumed": measures.rbc_is_assumed,
         },
-        "flags": [{"rule": flag.rule, "words": flag.words} for flag in d.flags],
         "warnings": list(warnings),
         "not_assessed": list(NOT_ASSESSED),
         "rules": _rules_record(d),
     }  # fmt: skip
+    path.write_bytes(as_json(record))
+
+
+def as_json(record: dict) -> bytes:
+    """Indented UTF-8 that keeps names as they are; never NaN."""
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    path.write_bytes(text.encode("utf-8", "backslashreplace"))
+    return text.encode("utf-8", "backslashreplace")
+
+
+def count_record(d: Differential) -> dict:
+    """What was counted: total neutrophils first, then the classes in clinical order; NRBC; what stays outside; flags."""
+    return {
+        "white_cells": d.n_white,
+        "target_cells": d.target_cells,
+        "sufficient": d.sufficient,
+        "interval": "95 %, Clopper-Pearson (exact)",
+        "classes": [_class_record(d, name) for name in (NEUTROPHILS, *d.shares)],
+        "nucleated_red_cells": {
+            "count": d.nrbc, "per_100_white": _figure(d.nrbc_per_100, 2),
+            "wbc": d.wbc, "corrected_wbc": _figure(d.corrected_wbc, 2),
+        },
+        "unidentified": d.unidentified,
+        "outside": d.outside,
+        "flags": [{"rule": flag.rule, "words": flag.words} for flag in d.flags],
+    }  # fmt: skip
+
+
+def rules_of(record: dict) -> Rules:
+    """The rules that a `differential.json` was made with. KeyError, TypeError where it does not hold them."""
+    kept = {name: entry["value"] for name, entry in record["rules"].items() if isinstance(entry, dict)}
+    ranges = {c["class"]: tuple(c["reference_percent"]) for c in record["classes"] if "reference_percent" in c}
+    return Rules(**kept, ranges=ranges, ranges_of=record["rules"]["reference_ranges_of"])
 
 
 def _class_record(d: Differential, name: str) -> dict:
     """A white class, or total neutrophils, which come first because the split into bands is unreliable."""
     share = d.share(name)
-    words = {c.name: c.words for c in CLASSES} | {NEUTROPHILS: "neutrophil, band and segmented"}
+    words = {c.name: c.words for c in (*CLASSES, *REVIEW_CLASSES)} | {NEUTROPHILS: "neutrophil, band and segmented"}
     record = {
         "class": name, "words": words[name], "count": share.count, "percent": _figure(share.percent, 2),
         "low95": _figure(share.low, 2), "high95": _figure(share.high, 2),

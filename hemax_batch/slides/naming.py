@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 MAX_ID_CHARS = 80
+RESERVED = ("reviews",)  # folders that are not slides' lie there (review.retally)
 _HASH_CHARS = 8
 _DOUBLE_SUFFIXES = (".ome.tiff", ".ome.tif", ".ome.btf", ".ome.tf8", ".ome.tf2")
 
@@ -33,7 +34,7 @@ def assign_ids(paths: Sequence[Path], names: Sequence[str], known_ids: Mapping[s
     newcomers = [i for i, path in enumerate(paths) if str(path) not in known_ids]
     crowd = Counter(wanted[i].casefold() for i in newcomers)
     ids = [known_ids.get(str(path), name) for path, name in zip(paths, wanted, strict=True)]
-    taken = {given.casefold() for given in known_ids.values()}
+    taken = {given.casefold() for given in (*RESERVED, *known_ids.values())}
     for i in newcomers:
         if wanted[i].casefold() in taken or crowd[wanted[i].casefold()] > 1:
             ids[i] = _with_hash(wanted[i], str(paths[i]))

@@ -1,0 +1,120 @@
+"""A reviewer's decisions, as `report.html` exports them: read as a foreign file, and refused unless every row holds.
+
+    slide,result_sha256,cell_id,class_before,class_after,action,reviewer,time
+
+`result_sha256` (`loaded.result_sha256`) says of which results they are; `action` is `reclassify` or `approve`; text
+cells carry the guard of `outputs.tables`. A byte-order mark, CRLF and blank lines, as editors leave them, are ignored.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from ..errors import UsageError
+from ..outputs.tables import plain_text, safe_text
+from ..vocabulary import CLASS_NAMES, REVIEW_NAMES, UNIDENTIFIED
+
+COLUMNS = ("slide", "result_sha256", "cell_id", "class_before", "class_after", "action", "reviewer", "time")
+ACTIONS = ("reclassify", "approve")
+GIVEN_CLASSES = (*CLASS_NAMES, UNIDENTIFIED, *REVIEW_NAMES)  # what a reviewer may call a cell
+MAX_BYTES = 64 * 2**20  # some 400,000 decisions
+_MOST_PROBLEMS = 12
+
+
+@dataclass(frozen=True)
+class Correction:
+    """One decision on one cell. `row` is its line in the file, for messages."""
+
+    slide_id: str
+    result_sha256: str
+    cell_id: int
+    class_before: str
+    class_after: str
+    action: str
+    reviewer: str
+    time: str
+    row: int
+
+
+def read_corrections(path: Path) -> list[Correction]:
+    """All decisions of a file, in its order, exact repetitions once. UsageError listing what is wrong, by row."""
+    reader = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
+    problems, found = [], {}
+    try:
+        missing = [c for c in COLUMNS if c not in (reader.fieldnames or ())]
+        if missing:
+            raise UsageError(
+                f"{path}: no column {', '.join(missing)}; expected {','.join(COLUMNS)}, as report.html exports it"
+            )
+        for raw in reader:
+            correction, wrong = _checked({k: plain_text(v or "") for k, v in raw.items() if k}, reader.line_num)
+            problems += wrong
+            if correction is not None:
+                key = correction.slide_id, correction.cell_id
+                earlier = found.setdefault(key, correction)
+                if (earlier.class_after, earlier.action) != (correction.class_after, correction.action):
+                    problems.append(
+                        f"row {correction.row}: cell {correction.cell_id} of {correction.slide_id!r} is "
+                        f"{correction.class_after} here and {earlier.class_after} in row {earlier.row}"
+                    )
+    except csv.Error as error:
+        raise UsageError(f"{path}: row {reader.line_num}: not a CSV table ({error})") from error
+    refuse(path, problems)
+    if not found:
+        raise UsageError(f"{path}: holds no decision; review some cells in report.html and export again")
+    return list(found.values())
+
+
+def refuse(path: Path, problems: list[str]) -> None:
+    """UsageError naming the file and up to a dozen of its problems, where there are any."""
+    if problems:
+        more = len(problems) - _MOST_PROBLEMS
+        tail = [f"and {more} more"] if more > 0 else []
+        raise UsageError("\n  ".join([f"{path}: refused, nothing was changed:", *problems[:_MOST_PROBLEMS], *tail]))
+
+
+def correction_rows(corrections: list[Correction]) -> list[list[str]]:
+    """The rows of such a file, in the order of `COLUMNS`."""
+    return [
+        [safe_text(c.slide_id), c.result_sha256, str(c.cell_id), c.class_before, c.class_after, c.action,
+         safe_text(c.reviewer), c.time]
+        for c in corrections
+    ]  # fmt: skip
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UsageError(f"{path}: {path.stat().st_size} bytes; corrections have at most {MAX_BYTES}")
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8 text (byte {error.start}); save it as CSV UTF-8") from error
+
+
+def _checked(raw: dict[str, str], row: int) -> tuple[Correction | None, list[str]]:
+    """One row as a decision, or what is wrong with it."""
+    wrong = []
+    if not raw["cell_id"].isascii() or not raw["cell_id"].isdigit() or len(raw["cell_id"]) > 12:
+        wrong.append(f"row {row}: cell_id {raw['cell_id'][:20]!r} is no cell's number")
+    if raw["action"] not in ACTIONS:
+        wrong.append(f"row {row}: action {raw['action'][:20]!r}; expected {' or '.join(ACTIONS)}")
+    if raw["class_after"] not in GIVEN_CLASSES:
+        wrong.append(f"row {row}: unknown class {raw['class_after'][:40]!r}; known: {', '.join(GIVEN_CLASSES)}")
+    elif raw["action"] == "approve" and raw["class_after"] != raw["class_before"]:
+        wrong.append(f"row {row}: approved, but {raw['class_before'][:40]!r} became {raw['class_after']!r}")
+    try:
+        datetime.fromisoformat(raw["time"])
+    except ValueError:
+        wrong.append(f"row {row}: time {raw['time'][:40]!r}; expected ISO 8601, such as 2026-11-23T21:30:00+01:00")
+    if wrong:
+        return None, wrong
+    return Correction(
+        raw["slide"], raw["result_sha256"], int(raw["cell_id"]), raw["class_before"], raw["class_after"],
+        raw["action"], raw["reviewer"].strip(), raw["time"], row,
+    ), []  # fmt: skip
