@@ -1,0 +1,60 @@
+"""The commands on finished results: `retally`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+_RESULTS = click.Path(exists=True, file_okay=False, path_type=Path)
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("results", type=_RESULTS)
+@click.option("--corrections", "files", required=True, multiple=True, type=_FILE,
+              help="What report.html exported; twice for two reviewers.")  # fmt: skip
+@click.option("--reviewer", "reviewers", multiple=True, help="Who signs each file.  [default: as the file says]")
+@click.option("--wbc", type=float, help="The analyser's white count (10^9/l).  [default: as the run was told]")
+@click.option("--wait-lock", "wait_lock_s", type=float, default=0.0, metavar="SECONDS", help="Wait for a run's end.")
+def retally(results, files, reviewers, wbc, wait_lock_s):
+    """Count again after a review: before and after side by side, who reviewed what, and when.
+
+    Every decision is checked against RESULTS first; one that does not hold refuses the whole file. With two files, of
+    two reviewers, their agreement is measured and their results merged. Written to RESULTS/reviews/; masks and tables
+    of the run are not touched.
+
+    \b
+    Example:
+      hemax-batch retally results/ --corrections corrections.csv --reviewer "A. Weber"
+      hemax-batch retally results/ --corrections first.csv --corrections second.csv
+    """
+    from .errors import UsageError
+    from .review.retally import FOLDER
+    from .review.retally import retally as apply
+
+    if reviewers and len(reviewers) != len(files):
+        raise UsageError(f"{len(files)} --corrections, {len(reviewers)} --reviewer: give one name a file, or none")
+    for review in apply(results, list(files), list(reviewers), wbc, wait_lock_s):
+        click.echo(_summary(review))
+        click.echo(f"  written to {results / FOLDER / review.slide_id / review.sha256[:16]}")
+
+
+def _summary(review) -> str:
+    """A slide's differential before and after, in lines of plain text."""
+    before, after = review.count_before, review.count_after
+    lines = [
+        f"{review.slide_id}: {len(review.decided)} of {len(review.before)} cells reviewed by {review.reviewer}",
+        f"  {'':24}{'before':>16}{'after':>16}",
+        f"  {'white cells':24}{before.n_white:>16}{after.n_white:>16}",
+    ]
+    for name in ("neutrophils", *dict.fromkeys((*before.shares, *after.shares))):
+        told = []
+        for d in (before, after):
+            share = d.share(name) if name == "neutrophils" or name in d.shares else None
+            told.append(f"{share.count} ({share.percent:.1f} %)" if share and d.n_white else "-")
+        lines.append(f"  {name.replace('_', ' '):24}{told[0]:>16}{told[1]:>16}")
+    lines.append(f"  {'nucleated red cells':24}{before.nrbc:>16}{after.nrbc:>16}")
+    lines.append(f"  {'unidentified':24}{before.unidentified:>16}{after.unidentified:>16}")
+    lines.append(f"  {after.claim}")
+    return "\n".join(lines)
