@@ -180,7 +180,8 @@ def _flags_on_correction(per_100: float, wbc: float | None, corrected: float | N
 
 def _flags_on_ranges(shares: dict[str, Share], neutrophils: Share, rules: Rules) -> list[Flag]:
     flags = []
-    for name, (low, high) in rules.ranges.items():
+    for name in (n for n in (NEUTROPHILS, *WHITE_NAMES) if n in rules.ranges):
+        low, high = rules.ranges[name]
         percent = neutrophils.percent if name == NEUTROPHILS else shares[name].percent
         if percent < low or percent > high:
             side = "below" if percent < low else "above"
