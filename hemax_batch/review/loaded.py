@@ -84,6 +84,14 @@ class LoadedSlide:
     regions: tuple[LoadedRegion, ...]
     overview: bytes
 
+    def counts_there(self, cell: LoadedCell) -> bool:
+        """Whether a white cell where `cell` lies counts; a reviewer may yet call it one."""
+        if cell.class_name in WHITE_NAMES:
+            return cell.in_differential
+        x, y = cell.centre
+        inside = [r for r in self.regions if r.rect[0] <= x < r.rect[2] and r.rect[1] <= y < r.rect[3]]
+        return all(region.used for region in inside)
+
 
 def load_slide(folder: Path) -> LoadedSlide:
     """Read a slide's folder back. ResultsError, naming the file and the remedy, where that cannot be trusted."""
@@ -162,13 +170,12 @@ def load_differential(folder: Path) -> dict:
         d = json.loads(path.read_text("utf-8"))
         for entry in d["classes"]:
             _typed(entry, words=str, count=int)
-            entry.setdefault("reference_percent", None)
             if entry["class"] not in ("neutrophils", *WHITE_NAMES):
                 raise ValueError(f"{entry['class']!r} is no white class")
             for key in ("percent", "low95", "high95"):
                 _number_or_none(entry[key])
-            if entry["reference_percent"] is not None:
-                low, high = map(_number_or_none, entry["reference_percent"])
+            if "reference_percent" in entry:
+                _low, _high = map(float, entry["reference_percent"])
         if [entry["class"] for entry in d["classes"]] != ["neutrophils", *WHITE_NAMES]:
             raise ValueError("the classes are not those of this version, in clinical order")
         _typed(d, white_cells=int, target_cells=int, sufficient=bool, unidentified=int, to_review=int, claim=str,

@@ -1,0 +1,60 @@
+"""How the classes are keyed, coloured and marked in the pages: a letter, a colour and a shape each."""
+
+from __future__ import annotations
+
+from ..vocabulary import CLASS_NAMES, CLASSES, REVIEW_CLASSES, UNIDENTIFIED, UNIDENTIFIED_COLOUR
+
+MARK_UNITS = 5.0  # half the size of a cell's mark in a drawing
+
+#: The key that gives a cell this class. Taken by the page itself: O, X, U, Z, "?" and "/".
+KEYS = {
+    "blast": "B", "promyelocyte": "P", "myelocyte": "Y", "metamyelocyte": "T", "band_neutrophil": "N",
+    "segmented_neutrophil": "S", "eosinophil": "E", "basophil": "A", "monocyte": "M", "lymphocyte": "L",
+    "variant_lymphocyte": "V", "plasma_cell": "C", "other": "H", "erythroblast": "R", "platelet": "K", "smudge": "G",
+    "artefact": "F", UNIDENTIFIED: "I",
+}  # fmt: skip
+
+#: How a class is drawn besides its colour, by its kind, so that colour is never all that tells two apart.
+SHAPES = {
+    **dict.fromkeys(("blast", "promyelocyte", "myelocyte", "metamyelocyte"), "triangle"),
+    **dict.fromkeys(("band_neutrophil", "segmented_neutrophil"), "circle"),
+    **dict.fromkeys(("eosinophil", "basophil"), "square"),
+    **dict.fromkeys(("monocyte", "lymphocyte", "variant_lymphocyte", "plasma_cell", "other"), "diamond"),
+    **dict.fromkeys(("erythroblast", "platelet", "smudge", "artefact", UNIDENTIFIED), "cross"),
+}  # fmt: skip
+
+
+def class_list() -> list[dict]:
+    """Every class that a cell may have in a review, in clinical order: those of the network, of a person, and none."""
+    known = (*CLASSES, *REVIEW_CLASSES)
+    white = [c for c in known if c.white]
+    outside = [c for c in known if not c.white]
+    listed = [
+        {"name": c.name, "words": c.words, "colour": c.colour, "white": c.white, "predicted": c.name in CLASS_NAMES}
+        for c in (*white, *outside)
+    ]
+    listed.append({"name": UNIDENTIFIED, "words": UNIDENTIFIED, "colour": UNIDENTIFIED_COLOUR, "white": False,
+                   "predicted": True})  # fmt: skip
+    return [{**entry, "key": KEYS[entry["name"]], "shape": SHAPES[entry["name"]]} for entry in listed]
+
+
+def colour_rules() -> str:
+    """CSS: `.c-NAME` holds a class's colour in --c."""
+    return "\n".join(f".c-{entry['name']}{{--c:{entry['colour']}}}" for entry in class_list())
+
+
+def mark(class_name: str, x: float, y: float, r: float = MARK_UNITS) -> str:
+    """An SVG path of a class's shape round x, y."""
+    shape, x, y = SHAPES[class_name], round(x, 1), round(y, 1)
+    if shape == "circle":
+        return f"M{x - r:g} {y:g}a{r:g} {r:g} 0 1 0 {2 * r:g} 0a{r:g} {r:g} 0 1 0 {-2 * r:g} 0z"
+    if shape == "square":
+        return f"M{x - r:g} {y - r:g}h{2 * r:g}v{2 * r:g}h{-2 * r:g}z"
+    if shape == "triangle":
+        return f"M{x:g} {y - r:g}l{r:g} {2 * r:g}h{-2 * r:g}z"
+    if shape == "diamond":
+        return f"M{x:g} {y - r:g}l{r:g} {r:g}l{-r:g} {r:g}l{-r:g} {-r:g}z"
+    bar = r / 2
+    return (
+        f"M{x - bar:g} {y - r:g}h{r:g}v{bar:g}h{bar:g}v{r:g}h{-bar:g}v{bar:g}h{-r:g}v{-bar:g}h{-bar:g}v{-r:g}h{bar:g}z"
+    )

@@ -1,0 +1,114 @@
+"""`report.html`: one slide's differential, where its cells lie, and a gallery in which they are reviewed by keyboard.
+
+One file that asks nothing of any network: styles, script and pictures lie in it, and a Content-Security-Policy holds it
+to that. The same results give the same bytes. The page's script is in `templates/`, as a browser reads it.
+
+Steps: read the slide's results back, order its cells as a reviewer meets them, fill the template piece by piece.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+
+from markupsafe import Markup
+
+from ..errors import HemaxError, OutputError
+from ..vocabulary import ATTRIBUTES, CLAIM, CLASS_NAMES, UNIDENTIFIED
+from .clinical_rows import class_rows, facts, percent
+from .legend import class_list, colour_rules
+from .loaded import LoadedCell, LoadedSlide, load_slide
+from .outlines import svg_path
+from .overview import draw_overview
+from .pages import environment, inline, script_json, write_page
+
+REPORT_NAME = "report.html"
+_BLOCK_CELLS = 48  # pictures and outlines that the page parses at a time, when they come near the screen
+_SCRIPTS = ("data.js", "review.js", "csv.js", "gallery.js", "desk.js")
+
+def write_report(folder: Path) -> Path:
+    """Write `report.html` into a slide's results folder; returns its path.
+
+    ResultsError where the results cannot be read back, OutputError where the report cannot be written.
+    """
+    slide = load_slide(folder)
+    pieces = environment().get_template("report.html.j2").generate(**_context(slide))
+    return write_page(folder / REPORT_NAME, pieces)
+
+
+def write_report_or_say_why(folder: Path) -> Path:
+    """As `write_report`, for a run: a slide's results stand whatever becomes of its report, so that anything but a
+    full or forbidden disk gives a page that says what went wrong and how to try again."""
+    try:
+        return write_report(folder)
+    except OutputError:
+        raise
+    except Exception as error:  # a page must not cost a slide its results: whatever it is, it is said in the page
+        page = environment().get_template("failed.html.j2")
+        why = str(error) if isinstance(error, HemaxError) else f"{type(error).__name__}: {error}"
+        return write_page(folder / REPORT_NAME, page.generate(slide=folder.name, why=why, claim=CLAIM))
+
+
+def gallery_order(cells: tuple[LoadedCell, ...]) -> list[LoadedCell]:
+    """As a reviewer meets them: the unidentified first, then class by class in clinical order, least certain first."""
+    order = [UNIDENTIFIED, *CLASS_NAMES]
+    return sorted(cells, key=lambda cell: (order.index(cell.class_name), cell.confidence, cell.cell_id))
+
+
+def _context(slide: LoadedSlide) -> dict:
+    """What the template asks for."""
+    classes = class_list()
+    style, style_hash = inline(("page.css", "report.css"), colour_rules())
+    script, script_hash = inline(_SCRIPTS)
+    ordered = gallery_order(slide.cells)
+    drawn = draw_overview(slide)
+    sections = [
+        {**c, "cells": [cell for cell in ordered if cell.class_name == c["name"]]}
+        for c in (classes[-1], *classes[:-1]) if c["predicted"]
+    ]  # fmt: skip
+    return {
+        "claim": CLAIM, "slide": slide.record.slide_id, "record": slide.record, "differential": slide.differential,
+        "rows": class_rows(slide.differential), "facts": facts(slide), "percent": percent,
+        "classes": classes, "sections": [section for section in sections if section["cells"]], "overview": drawn,
+        "style": style, "style_hash": style_hash, "script": script, "script_hash": script_hash, "to_review": sum(c.review for c in slide.cells),
+        "data": script_json(_data(slide, classes, ordered, drawn.units_per_px)), "blocks": _blocks(slide, ordered),
+    }  # fmt: skip
+
+
+def _data(slide: LoadedSlide, classes: list[dict], ordered: list[LoadedCell], units_per_px: float) -> dict:
+    """What the page's script works on, besides pictures and outlines."""
+    return {
+        "slide": slide.record.slide_id,
+        "sha": slide.sha256,
+        "classes": classes,
+        "attributes": [{"name": a.name, "words": a.words} for a in ATTRIBUTES],
+        "block": _BLOCK_CELLS,
+        "cells": [_cell(cell, slide, units_per_px) for cell in ordered],
+    }
+
+
+def _cell(cell: LoadedCell, slide: LoadedSlide, units_per_px: float) -> dict:
+    x, y = cell.centre
+    return {
+        "id": cell.cell_id, "class": cell.class_name, "p": cell.confidence, "counts": slide.counts_there(cell),
+        "x": round(x * units_per_px, 2), "y": round(y * units_per_px, 2), "states": cell.states, "um": cell.diameter_um,
+        "rbc": cell.diameter_vs_rbc, "nc": cell.nc_ratio, "nucleus": cell.nucleus_fraction, "why": cell.reasons,
+        "say": cell.explanation,
+    }  # fmt: skip
+
+
+def _blocks(slide: LoadedSlide, ordered: list[LoadedCell]) -> Iterator[Markup]:
+    """Pictures and outlines, in the order of the gallery, a block at a time so that no page is ever whole in memory."""
+    for start in range(0, len(ordered), _BLOCK_CELLS):
+        yield script_json([_looks(slide, cell) for cell in ordered[start : start + _BLOCK_CELLS]])
+
+
+def _looks(slide: LoadedSlide, cell: LoadedCell) -> list[str]:
+    """[JPEG in base64, outline of the cell, outline of the nucleus]; "" where there is none."""
+    jpeg = base64.b64encode(slide.pictures.get(cell.cell_id, b"")).decode()
+    outlines = slide.outlines.get(cell.cell_id)
+    if outlines is None:
+        return [jpeg, "", ""]
+    centre, mpp = cell.centre, slide.record.mpp
+    return [jpeg, svg_path(outlines.cell, centre, mpp), svg_path(outlines.nucleus, centre, mpp)]

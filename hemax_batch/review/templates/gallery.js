@@ -1,0 +1,176 @@
+/* The gallery: a card per cell, filled when it comes near the screen, and shown or hidden by the filters. */
+
+const cards = []; // index in CELLS -> its <article>
+const filled = new Set(); // indices whose card has its picture and words
+let shown = CELLS.map((_, index) => index); // what passes the filters, in order
+let chosen = -1; // index of the cell that keys act on
+
+const coming = new IntersectionObserver(
+  (entries) => {
+    for (const entry of entries) {
+      if (!entry.isIntersecting) continue;
+      fill(Number(entry.target.dataset.index));
+      coming.unobserve(entry.target);
+    }
+  },
+  { rootMargin: "700px 0px" },
+);
+
+/** An empty card per cell, in its section. Cheap: words and pictures come later. */
+function layOut() {
+  const empty = document.createElement("article");
+  empty.className = "card";
+  empty.tabIndex = -1;
+  const fragments = new Map();
+  CELLS.forEach((cell, index) => {
+    const card = empty.cloneNode();
+    card.dataset.index = index;
+    card.id = `cell-${cell.id}`;
+    cards.push(card);
+    if (!fragments.has(cell.class)) fragments.set(cell.class, document.createDocumentFragment());
+    fragments.get(cell.class).append(card);
+  });
+  for (const [name, fragment] of fragments) sectionOf(name).querySelector(".cards").append(fragment);
+  cards.forEach((card, index) => {
+    speak(index);
+    coming.observe(card);
+  });
+}
+
+const sectionOf = (className) => document.querySelector(`[data-section="${className}"]`);
+
+/** Give a card its picture, outlines and words. */
+function fill(index) {
+  if (filled.has(index)) return;
+  filled.add(index);
+  const cell = CELLS[index];
+  const card = cards[index];
+  const looks = looksOf(index);
+  card.append(...byId("card").content.firstElementChild.cloneNode(true).childNodes);
+  const img = card.querySelector("img");
+  if (looks.jpeg) img.src = `data:image/jpeg;base64,${looks.jpeg}`;
+  else card.querySelector(".picture").classList.add("missing");
+  card.querySelector("path.halo").setAttribute("d", looks.cell);
+  card.querySelector("path.cell").setAttribute("d", looks.cell);
+  card.querySelector("path.nucleus").setAttribute("d", looks.nucleus);
+  card.querySelector(".figures").textContent = figures(cell);
+  card.querySelector(".chips").append(...chips(cell));
+  card.querySelector(".why").textContent = cell.why;
+  card.querySelector(".say").textContent = cell.say;
+  refresh(index);
+}
+
+function figures(cell) {
+  const parts = [`confidence ${cell.p.toFixed(2)}`];
+  if (cell.um !== null) parts.push(`${cell.um.toFixed(1)} µm`);
+  if (cell.rbc !== null) parts.push(`${cell.rbc.toFixed(1)} × red cell`);
+  return parts.join(" · ");
+}
+
+/** The five attributes: nucleus shape, granularity, cytoplasm colour, size, N:C. An unsure one is marked "?". */
+function chips(cell) {
+  const said = new Map(DATA.attributes.map((a, i) => [a.name, [a.words[cell.states[i][0]], cell.states[i][1]]]));
+  const order = ["nucleus_shape", "granularity", "cytoplasm_colour", "size_vs_rbc"];
+  const list = order.map((key) => {
+    const [words, sure] = said.get(key);
+    return chip(words.replace(/ cytoplasm$/, ""), sure, key.replaceAll("_", " "));
+  });
+  list.push(chip(cell.nc === null ? "N:C –" : `N:C ${cell.nc.toFixed(2)}`, 1, "nucleus over cytoplasm, by area"));
+  return list;
+}
+
+function chip(words, sure, title) {
+  const item = document.createElement("li");
+  item.textContent = sure < 0.6 ? `${words} ?` : words;
+  item.title = sure < 1 ? `${title}: ${Math.round(100 * sure)} % sure` : title;
+  item.classList.toggle("unsure", sure < 0.6);
+  return item;
+}
+
+/** The name that a screen reader speaks. */
+function speak(index) {
+  const cell = CELLS[index];
+  const mark = marks.get(cell.id);
+  const state = !mark ? "not reviewed" : mark.after === cell.class ? "approved" : `reclassified from ${words(cell.class)}`;
+  const why = cell.why ? `; for review: ${cell.why}` : "";
+  cards[index].setAttribute("aria-label", `Cell ${cell.id}: ${words(classNow(cell))}, confidence ${cell.p.toFixed(2)}, ${state}${why}`);
+}
+
+const words = (className) => CLASSES.get(className).words;
+
+/** Bring a card up to date with the review. */
+function refresh(index) {
+  const cell = CELLS[index];
+  const card = cards[index];
+  const mark = marks.get(cell.id);
+  const now = CLASSES.get(classNow(cell));
+  speak(index);
+  card.classList.toggle("approved", mark?.after === cell.class);
+  card.classList.toggle("changed", Boolean(mark) && mark.after !== cell.class);
+  card.classList.toggle("doubt", Boolean(cell.why));
+  if (!filled.has(index)) return;
+  const sign = card.querySelector(".sign");
+  sign.setAttribute("class", `sign c-${now.name}`);
+  sign.querySelector("use").setAttribute("href", `#s-${now.shape}`);
+  card.querySelector(".class-now").textContent = now.words;
+  card.querySelector(".was").textContent = mark && mark.after !== cell.class ? `was ${words(cell.class)}` : "";
+  card.querySelector(".state").textContent = !mark ? `№ ${cell.id}` : mark.after === cell.class ? `✓ ${cell.id}` : `✎ ${cell.id}`;
+}
+
+/** Choose the cell at `index`: the one that keys act on. */
+function choose(index, focus = true) {
+  if (chosen >= 0) {
+    cards[chosen].tabIndex = -1;
+    cards[chosen].classList.remove("chosen");
+  }
+  chosen = index;
+  if (index < 0) return;
+  fill(index);
+  const card = cards[index];
+  card.tabIndex = 0;
+  card.classList.add("chosen");
+  if (focus && document.activeElement !== card) card.focus({ preventScroll: true });
+  if (focus) intoView(card);
+}
+
+/** Scroll so that a card stands clear of the bars above and below. */
+function intoView(card) {
+  const { top, bottom } = card.getBoundingClientRect();
+  const clear = document.querySelector(".desk").getBoundingClientRect().bottom + 8;
+  const floor = innerHeight - byId("dock").offsetHeight - 8;
+  if (top < clear) scrollBy(0, top - clear);
+  else if (bottom > floor) scrollBy(0, Math.min(bottom - floor, top - clear));
+}
+
+/** The filters as they stand, as a test of a cell. */
+function wanted() {
+  const className = byId("f-class").value;
+  const below = Number(byId("f-below").value);
+  const text = byId("f-text").value.trim().toLowerCase();
+  const [review, open] = [byId("f-review").checked, byId("f-open").checked];
+  return (cell) =>
+    (!className || classNow(cell) === className || cell.class === className) &&
+    (!review || Boolean(cell.why)) &&
+    (!open || !marks.has(cell.id)) &&
+    cell.p < below &&
+    (!text || `${cell.say} ${cell.why} ${cell.id}`.toLowerCase().includes(text));
+}
+
+/** Show what passes the filters. Not called after a mark: a card must not vanish under the reviewer's eyes. */
+function filter() {
+  const passes = wanted();
+  shown = [];
+  CELLS.forEach((cell, index) => {
+    const pass = passes(cell);
+    if (cards[index].hidden === pass) cards[index].hidden = !pass;
+    if (pass) shown.push(index);
+  });
+  for (const section of document.querySelectorAll("[data-section]")) {
+    section.hidden = !section.querySelector(".card:not([hidden])");
+  }
+  const all = shown.length === CELLS.length;
+  byId("shown").textContent = all ? "" : `${shown.length} of ${CELLS.length} shown`;
+  byId("nothing").hidden = shown.length > 0 || !CELLS.length;
+  if (chosen < 0 || cards[chosen].hidden) choose(shown[0] ?? -1, false);
+  showChosen();
+}
