@@ -369,3 +369,16 @@ def test_what_a_kill_left_between_two_renames_is_settled(tmp_path):
     results.tidy()
     assert (tmp_path / "orphan" / "result.json").exists() and (tmp_path / "replaced").exists()
     assert not list((results.state / "old").iterdir()) and not (results.state / "making").exists()
+
+
+def test_a_journal_left_by_a_kill_after_publishing_is_cleared_by_the_next_run(go, slide, tmp_path, monkeypatch):
+    from hemax_batch.results.journal import RegionJournal
+
+    with monkeypatch.context() as killed_before_clearing:
+        killed_before_clearing.setattr(RegionJournal, "clear", lambda _self: None)
+        assert go(slide).exit_code == 0
+    kept = list((tmp_path / "out" / ".hemax" / "regions").rglob("*.npz"))
+    assert kept
+    done = go(slide)
+    assert done.exit_code == 0 and "1 skipped" in done.output
+    assert not any(path.exists() for path in kept)
