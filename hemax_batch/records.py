@@ -191,11 +191,56 @@ class Cells:
 
 
 @dataclass(frozen=True)
+class Squares:
+    """How dense the film is in S squares of the slide-wide lattice of slides.zones; equal wherever they are measured.
+
+    places     int32 [S, 2], column and row of each square
+    layers     uint16 [S, L], lattice pixels by the thickness of the film in red cells, those of nuclei left aside
+    nuclear    uint16 [S], lattice pixels of nuclei
+    nuclear_od float64 [S], their nuclear stain above the glass, summed in whole 1/4096
+    """
+
+    places: np.ndarray
+    layers: np.ndarray
+    nuclear: np.ndarray
+    nuclear_od: np.ndarray
+
+    def __post_init__(self):
+        n = len(self.places)
+        shapes = {"places": self.places.shape[1:] == (2,), "layers": self.layers.shape[:1] == (n,),
+                  "nuclear": self.nuclear.shape == (n,), "nuclear_od": self.nuclear_od.shape == (n,)}  # fmt: skip
+        if wrong := [name for name, fits in shapes.items() if not fits]:
+            raise ValueError(f"Squares.{wrong[0]} has shape {getattr(self, wrong[0]).shape} for {n} squares")
+
+    @classmethod
+    def empty(cls) -> Squares:
+        """No squares."""
+        return cls(np.zeros((0, 2), np.int32), np.zeros((0, 0), np.uint16), np.zeros(0, np.uint16), np.zeros(0))
+
+
+@dataclass(frozen=True)
+class OverviewPiece:
+    """A region's part of the slide's overview: uint8 [h, w, 3], its top-left at pixel (x, y) of the overview."""
+
+    x: int
+    y: int
+    pixels: np.ndarray
+
+    @classmethod
+    def empty(cls) -> OverviewPiece:
+        """Nothing."""
+        return cls(0, 0, np.zeros((0, 0, 3), np.uint8))
+
+
+@dataclass(frozen=True)
 class RegionResult:
-    """What one task brings back: its cells and what it cost. Small; never pixels of the slide.
+    """What one task brings back: its cells and what it cost. Small: of the slide's pixels only pictures of its cells
+    and its part of the overview.
 
     rbc_diameters_um  float32 [R], single red cells measured in this region (a bounded sample)
-    audited_um2, audit_cells   area of the random sample of passed-over glass, and cells HemaX found there
+    passed_over_um2   area of the squares in which the screen saw nothing
+    audited_um2, audit_cells   area of the random sample of them, and cells HemaX found there
+    squares           how dense the film is in every square that the core reaches into
     """
 
     region_index: int
@@ -205,8 +250,11 @@ class RegionResult:
     patches: int  # patches sent through the network
     saturated: int  # patches with as many cells as queries, re-read in smaller windows
     platelets: int  # seen in patches, not tabulated
+    passed_over_um2: float = 0.0
     audited_um2: float = 0.0
     audit_cells: int = 0
+    squares: Squares = field(default_factory=Squares.empty)
+    overview: OverviewPiece = field(default_factory=OverviewPiece.empty)
     focus: float = float("nan")  # variance of the Laplacian at the screen's scale, stain-normalised
     seconds_read: float = 0.0
     seconds_network: float = 0.0

@@ -136,9 +136,9 @@ def test_a_cell_of_22_um_is_whole_in_some_patch_of_the_exhaustive_lattice(mpp, x
 def test_the_audit_draws_the_same_patches_however_the_slide_is_cut(cut, seed, fraction):
     proposals = np.random.default_rng(seed).uniform(0, 5000, (60, 2))
     args = (proposals, fraction, seed, 0.1, 38.4)
-    whole, area = screen.audit_centres((0, 0, 5000, 5000), *args)
-    left, _ = screen.audit_centres((0, 0, cut, 5000), *args)
-    right, _ = screen.audit_centres((cut, 0, 5000, 5000), *args)
+    whole, area, passed_over = screen.audit_centres((0, 0, 5000, 5000), *args)
+    left, *_ = screen.audit_centres((0, 0, cut, 5000), *args)
+    right, *_ = screen.audit_centres((cut, 0, 5000, 5000), *args)
     assert sorted(map(tuple, np.concatenate([left, right]))) == sorted(map(tuple, whole))
     assert area == pytest.approx(len(whole) * 38.4**2)
     for centre in whole:
@@ -147,9 +147,9 @@ def test_the_audit_draws_the_same_patches_however_the_slide_is_cut(cut, seed, fr
 
 def test_the_audit_draws_about_the_fraction_and_another_seed_draws_others():
     core, none = (0, 0, 40_000, 40_000), np.zeros((0, 2))
-    every, _ = screen.audit_centres(core, none, 1.0, 0, 0.1, 38.4)
-    some, _ = screen.audit_centres(core, none, 0.05, 0, 0.1, 38.4)
-    others, _ = screen.audit_centres(core, none, 0.05, 1, 0.1, 38.4)
+    every, *_ = screen.audit_centres(core, none, 1.0, 0, 0.1, 38.4)
+    some, *_ = screen.audit_centres(core, none, 0.05, 0, 0.1, 38.4)
+    others, *_ = screen.audit_centres(core, none, 0.05, 1, 0.1, 38.4)
     assert 0.04 < len(some) / len(every) < 0.06
     assert len({*map(tuple, some)} & {*map(tuple, others)}) < len(some) / 4
     assert not len(screen.audit_centres(core, none, 0.0, 0, 0.1, 38.4)[0])

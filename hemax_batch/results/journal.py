@@ -20,12 +20,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ..records import Cells, RegionResult
+from ..records import Cells, OverviewPiece, RegionResult, Squares
 from .durable import write_bytes
 
 _SHORT = 16  # characters of the fingerprint in a folder's name: 64 bits
-_SCALARS = tuple(f.name for f in fields(RegionResult) if f.name not in ("cells", "rbc_diameters_um"))
+_NOT_SCALAR = ("cells", "rbc_diameters_um", "squares", "overview")
+_SCALARS = tuple(f.name for f in fields(RegionResult) if f.name not in _NOT_SCALAR)
 _ARRAYS = tuple(f.name for f in fields(Cells) if f.name not in ("masks", "pictures"))
+_SQUARES = tuple(f.name for f in fields(Squares))
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,9 @@ def to_bytes(result: RegionResult) -> bytes:
         blobs = getattr(result.cells, name)
         arrays[f"{name}_bytes"] = np.frombuffer(b"".join(blobs), np.uint8)
         arrays[f"{name}_lengths"] = np.array([len(b) for b in blobs], np.int64)
+    arrays |= {f"squares_{name}": getattr(result.squares, name) for name in _SQUARES}
+    arrays["overview_xy"] = np.array([result.overview.x, result.overview.y], np.int64)
+    arrays["overview_pixels"] = result.overview.pixels
     arrays["rbc_diameters_um"] = result.rbc_diameters_um
     arrays["scalars_json"] = np.frombuffer(json.dumps(scalars).encode(), np.uint8)
     buffer = io.BytesIO()
@@ -125,8 +130,12 @@ def from_bytes(raw: bytes) -> RegionResult:
         columns = {name: stored[f"cells_{name}"] for name in _ARRAYS}
         blobs = {name: _split(stored[f"{name}_bytes"], stored[f"{name}_lengths"]) for name in ("masks", "pictures")}
         diameters_um = stored["rbc_diameters_um"]
+        squares = Squares(**{name: stored[f"squares_{name}"] for name in _SQUARES})
+        overview = OverviewPiece(*stored["overview_xy"].tolist(), stored["overview_pixels"])
     scalars["notes"] = tuple(scalars["notes"])
-    return RegionResult(cells=Cells(**columns, **blobs), rbc_diameters_um=diameters_um, **scalars)
+    return RegionResult(
+        cells=Cells(**columns, **blobs), rbc_diameters_um=diameters_um, squares=squares, overview=overview, **scalars
+    )
 
 
 def _split(joined: np.ndarray, lengths: np.ndarray) -> tuple[bytes, ...]:

@@ -25,8 +25,10 @@ from ..errors import ReadError, SlideError, WeightsError
 from ..geometry import inside
 from ..records import Cells, Region, RegionResult, Slide, StainProfile
 from ..slides import quality, screen
+from ..slides.overview import overview_piece
 from ..slides.patches import cut_patches
 from ..slides.reader import SlideReader, reopen
+from ..slides.zones import measure_squares
 from .eye import OWN_UM, Eye, Seen
 
 LARGEST_CELL_UM = 22.0  # promyelocytes and blasts reach 21 µm: whole in some patch of --exhaustive's lattice
@@ -102,11 +104,15 @@ def load_predictor(weights: str | None, sha256: str, device: str):
 
 
 def _look_at(job: RegionJob, predictor) -> RegionResult:
-    """Steps: candidates, red cells, patches, crowded patches again in smaller windows, follow-ups, the audit."""
+    """Steps: one coarse look, candidates, density of the film, red cells, patches, crowded patches again in smaller
+    windows, follow-ups, the audit."""
     reader, card, region = _reader(job.slide), predictor.card, job.region
     eye = Eye(reader, predictor, job.look.batch_size)
     begun = time.perf_counter()
-    candidates = _candidates(job, reader, card)
+    view = screen.read_view(reader, region.window, job.stain)
+    candidates = _candidates(job, view, card)
+    squares = measure_squares(view, region.core, job.slide, job.stain)
+    overview = overview_piece(view, region.core, job.slide)
     diameters_um, focus = _red_cells(job, reader)
     seconds_screen = time.perf_counter() - begun
     mine = candidates[inside(candidates, region.core)]
@@ -124,20 +130,21 @@ def _look_at(job: RegionJob, predictor) -> RegionResult:
         notes = _notes_on_cut(seen, job.slide.mpp) + _notes_on_cut(follow_ups, job.slide.mpp)
     cells = Cells.concat([*kept, windows.cells.take(~windows.cut)]).with_region(region.index)
     patches, platelets = eye.patches, eye.platelets
-    audited_um2, audit_cells = _audit(job, eye, candidates, card)
+    passed_over_um2, audited_um2, audit_cells = _audit(job, eye, candidates, card)
     return RegionResult(
         region.index, cells, diameters_um, proposals=len(mine), patches=patches,
-        saturated=len(seen.crowded_xy), platelets=platelets, audited_um2=audited_um2, audit_cells=audit_cells,
-        focus=focus, seconds_read=seconds_screen + eye.seconds_read,
+        saturated=len(seen.crowded_xy), platelets=platelets,
+        passed_over_um2=passed_over_um2, audited_um2=audited_um2, audit_cells=audit_cells,
+        squares=squares, overview=overview, focus=focus, seconds_read=seconds_screen + eye.seconds_read,
         seconds_network=eye.seconds_network, notes=notes + _notes_on_crowds(windows),
     )  # fmt: skip
 
 
-def _candidates(job: RegionJob, reader: SlideReader, card) -> np.ndarray:
+def _candidates(job: RegionJob, view: screen.View, card) -> np.ndarray:
     """Where to look, float64 [N, 2]: what the screen proposes in the window, or the lattice that covers it all."""
     if job.look.exhaustive:
         return screen.lattice_centres(job.region.window, card.patch_px * card.mpp - LARGEST_CELL_UM, job.slide.mpp)
-    return screen.propose(reader, job.region.window, job.stain)
+    return screen.propose_in(view, job.region.window, job.stain)
 
 
 def _red_cells(job: RegionJob, reader: SlideReader) -> tuple[np.ndarray, float]:
@@ -213,20 +220,20 @@ def smaller_windows(crowded_xy: np.ndarray, card, mpp: float) -> np.ndarray:
     return (crowded_xy[:, None] + offsets[None]).reshape(-1, 2)
 
 
-def _audit(job: RegionJob, eye: Eye, candidates: np.ndarray, card) -> tuple[float, int]:
-    """Area (µm²) of the sampled glass that the screen passed over, and the cells centred in it that it missed.
+def _audit(job: RegionJob, eye: Eye, candidates: np.ndarray, card) -> tuple[float, float, int]:
+    """Area (µm²) that the screen passed over, area of the sample of it, and the cells centred there that it missed.
 
     The squares looked at are patches, so every cell centred in one counts, cut or not, that no candidate stands for.
     """
-    if job.look.exhaustive or not job.look.audit:
-        return 0.0, 0
+    if job.look.exhaustive:
+        return 0.0, 0.0, 0
     patch_um = card.patch_px * card.mpp
-    centres_xy, area_um2 = screen.audit_centres(
+    centres_xy, audited_um2, passed_over_um2 = screen.audit_centres(
         job.region.core, candidates, job.look.audit, AUDIT_SEED, job.slide.mpp, patch_um
     )
     found_xy = eye.see(centres_xy, card.patch_px).centres_xy()
     away_um = np.hypot(*(found_xy[:, None] - candidates[None]).transpose(2, 0, 1)) * job.slide.mpp
-    return area_um2, int((away_um > OWN_UM).all(1).sum())
+    return passed_over_um2, audited_um2, int((away_um > OWN_UM).all(1).sum())
 
 
 def _device(wanted: str) -> str:

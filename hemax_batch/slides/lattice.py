@@ -60,11 +60,11 @@ def read_lattice(reader, lattice: Lattice, rect: Rect, fill_rgb) -> np.ndarray:
     for y in range(top, bottom, rows):
         end = min(y + rows, bottom)
         pixels = reader.read(lattice.level, left * a, y * a, (right - left) * a, (end - y) * a)
-        out[y - y0 : end - y0, left - x0 : right - x0] = _block_mean(pixels, a)
+        out[y - y0 : end - y0, left - x0 : right - x0] = block_mean(pixels, a)
     return out
 
 
-def _block_mean(pixels: np.ndarray, a: int) -> np.ndarray:
+def block_mean(pixels: np.ndarray, a: int) -> np.ndarray:
     """Rounded mean over a x a blocks: uint8 [h / a, w / a, 3]. Exact, so that it does not depend on the window."""
     if a == 1:
         return pixels

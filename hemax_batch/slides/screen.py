@@ -17,6 +17,7 @@ found at a point depends on nothing farther away than `SUPPORT_UM`.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
@@ -44,20 +45,44 @@ _PLATEAU_UM = 2.0  # half the square in which a peak is the largest pixel
 _APART_UM = 4.0  # two peaks closer than this are one cell: lobes are 3-4 µm apart, lymphocytes that touch 7
 
 
+@dataclass(frozen=True)
+class View:
+    """What the screen reads of a window, once: uint8 [h, w, 3] of the lattice, over `rect` in lattice pixels.
+
+    It holds the window, in whole blocks, and glass beyond the slide's edges; nothing where the slide has no lattice
+    pixel there.
+    """
+
+    lattice: Lattice
+    rect: Rect
+    pixels: np.ndarray
+
+
+def read_view(reader, window: Rect, stain: StainProfile) -> View:
+    """The view of a window (level-0 pixels)."""
+    lattice = lattice_of(reader.slide, STEP_UM)
+    rect = _lattice_rect(window, lattice, _block_px(lattice))
+    if rect is None:
+        return View(lattice, (0, 0, 0, 0), np.zeros((0, 0, 3), np.uint8))
+    return View(lattice, rect, read_lattice(reader, lattice, rect, stain.background_rgb))
+
+
 def propose(reader, window: Rect, stain: StainProfile) -> np.ndarray:
+    """`propose_in` a view of the window, read here."""
+    return propose_in(read_view(reader, window, stain), window, stain)
+
+
+def propose_in(view: View, window: Rect, stain: StainProfile) -> np.ndarray:
     """Centres of what may be nucleated cells in `window` (level-0 pixels): float64 [N, 2] (x, y), row-major.
 
     Exact for every point that is SUPPORT_UM inside the window or nearer to the slide's own edge than to the window's.
 
-    Steps: read the lattice, nuclear stain, subtract the local ground, squash, smooth to a nucleus, peaks.
+    Steps: nuclear stain, subtract the local ground, squash, smooth to a nucleus, peaks.
     """
-    lattice = lattice_of(reader.slide, STEP_UM)
-    block_px = max(1, round(_BLOCK_UM / lattice.step_um))
-    rect = _lattice_rect(window, lattice, block_px)
-    if rect is None:
+    lattice, rect, pixels = view.lattice, view.rect, view.pixels
+    if pixels.size == 0:
         return np.zeros((0, 2))
-    pixels = read_lattice(reader, lattice, rect, stain.background_rgb)
-    k = blue_weight(stain)
+    block_px, k = _block_px(lattice), blue_weight(stain)
     nuclear = ndimage.uniform_filter(
         nuclear_stain(pixels, k), _odd(_DENOISE_UM, lattice), output=np.int32, mode="nearest"
     )
@@ -68,6 +93,11 @@ def propose(reader, window: Rect, stain: StainProfile) -> np.ndarray:
     peaks_ij = _peaks(height, rect, lattice)
     centres_xy = (peaks_ij + 0.5) * lattice.step_px
     return centres_xy[inside(centres_xy, window)]
+
+
+def _block_px(lattice: Lattice) -> int:
+    """Side of a block of the local ground, in lattice pixels."""
+    return max(1, round(_BLOCK_UM / lattice.step_um))
 
 
 def blue_weight(stain: StainProfile) -> float:
@@ -170,8 +200,9 @@ def lattice_centres(rect: Rect, step_um: float, mpp: float) -> np.ndarray:
 
 def audit_centres(
     core: Rect, proposals_xy: np.ndarray, fraction: float, seed: int, mpp: float, patch_um: float
-) -> tuple[np.ndarray, float]:
-    """A random sample of the patches that the screen passed over: centres float64 [N, 2], and their area in µm².
+) -> tuple[np.ndarray, float, float]:
+    """A random sample of the patches that the screen passed over: centres float64 [N, 2], their area in µm², and the
+    area of all that it passed over.
 
     The slide is paved with squares of patch_um; those centred in `core` without a proposal in them are passed over, and
     a hash of place and seed draws `fraction` of these, so that the draw does not depend on the grid of cores.
@@ -181,9 +212,9 @@ def audit_centres(
     i, j = _lattice_places(core, step_px)
     drawn = _hash(i.astype(np.uint32), j.astype(np.uint32), seed) < fraction * 2.0**32
     proposed = {(x, y) for x, y in np.floor(proposals_xy / step_px).astype(int).tolist()}
-    passed_over = [place not in proposed for place in zip(i.tolist(), j.tolist(), strict=True)]
-    centres_xy = np.stack([i + 0.5, j + 0.5], 1)[drawn & np.array(passed_over, bool)] * step_px
-    return centres_xy, len(centres_xy) * patch_um**2
+    passed_over = np.array([place not in proposed for place in zip(i.tolist(), j.tolist(), strict=True)], bool)
+    centres_xy = np.stack([i + 0.5, j + 0.5], 1)[drawn & passed_over] * step_px
+    return centres_xy, len(centres_xy) * patch_um**2, float(passed_over.sum() * patch_um**2)
 
 
 def _lattice_places(rect: Rect, step_px: float) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,58 @@
+"""The whole slide at a glance, from what the screen reads anyway.
+
+An overview pixel is the mean of `block` x `block` lattice pixels of the screen, from the slide's origin, the fewest that
+keep the long side within `LONG_SIDE_PX`. Each region brings the pixels that its core reaches into, so two regions bring
+the same for what they share; what no region looked at (bare glass, unreadable places) keeps the colour of the glass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from ..records import OverviewPiece, Rect, Slide, StainProfile
+from .lattice import block_mean, lattice_of
+from .screen import STEP_UM, SUPPORT_UM, View
+
+LONG_SIDE_PX = 1600
+
+
+def block_of(slide: Slide) -> int:
+    """Lattice pixels per overview pixel, each way.
+
+    A scan of 20 x 40 mm at a lattice step of 0.5 µm has 80,000 lattice pixels on its long side: blocks of 50 (25 µm).
+    """
+    lattice = lattice_of(slide, STEP_UM)
+    return max(1, math.ceil(max(lattice.width, lattice.height) / LONG_SIDE_PX))
+
+
+def overview_piece(view: View, core: Rect, slide: Slide) -> OverviewPiece:
+    """The overview's pixels that `core` (level-0 pixels) reaches into; those cut by the slide's edge are left out.
+
+    `view` is of the core's window. Where a block is wider than the window's margin (a scan over 75 mm long) nothing.
+    """
+    lattice, block = view.lattice, block_of(slide)
+    if view.pixels.size == 0 or (block + 1) * lattice.step_um > SUPPORT_UM:
+        return OverviewPiece.empty()
+    step_px = block * lattice.step_px
+    x0, y0 = max(0, math.floor(core[0] / step_px)), max(0, math.floor(core[1] / step_px))
+    x1 = min(lattice.width // block, math.ceil(core[2] / step_px))
+    y1 = min(lattice.height // block, math.ceil(core[3] / step_px))
+    if x0 >= x1 or y0 >= y1:
+        return OverviewPiece.empty()
+    left, top = view.rect[:2]
+    pixels = view.pixels[y0 * block - top : y1 * block - top, x0 * block - left : x1 * block - left]
+    return OverviewPiece(x0, y0, np.ascontiguousarray(block_mean(pixels, block)))
+
+
+def assemble(slide: Slide, stain: StainProfile, pieces: Iterable[OverviewPiece]) -> np.ndarray:
+    """The overview, uint8 [h, w, 3], at least one pixel each way; its pieces over glass."""
+    lattice, block = lattice_of(slide, STEP_UM), block_of(slide)
+    canvas = np.empty((max(1, lattice.height // block), max(1, lattice.width // block), 3), np.uint8)
+    canvas[:] = np.clip(np.rint(stain.background_rgb), 0, 255)
+    for piece in pieces:
+        h, w = piece.pixels.shape[:2]
+        canvas[piece.y : piece.y + h, piece.x : piece.x + w] = piece.pixels
+    return canvas
