@@ -23,7 +23,9 @@ from ..vocabulary import ATTRIBUTES, CLASS_NAMES, WHITE_NAMES, attribute_slices
 from .dataset import Example
 from .sampler import PatchSampler
 
-MATURE = ("segmented_neutrophil", "eosinophil", "basophil", "monocyte", "lymphocyte")
+#: The five mature types as analysers count them: bands and segmented are one.
+FIVE_TYPES = {"band_neutrophil": "neutrophil", "segmented_neutrophil": "neutrophil",
+              **{name: name for name in ("eosinophil", "basophil", "monocyte", "lymphocyte")}}  # fmt: skip
 THICK_RIM = 0.10  # nucleus/cytoplasm is also given where the cytoplasm is at least this share of the cell
 BOOTSTRAP = 1000
 
@@ -139,14 +141,20 @@ def figures(seen: list[Seen]) -> dict:
     typed = [s for s in seen if s.allowed != WHITE_NAMES]
     if typed:
         out["classes"] = _class_figures(typed)
-    mature = [s for s in typed if len(s.allowed) == 1 and s.allowed[0] in MATURE]
+    mature = [(t, FIVE_TYPES.get(s.predicted, "")) for s in typed if (t := _one_of_five(s.allowed))]
     if mature:
-        out["mature types"] = {"accuracy": interval(np.array([float(s.predicted in s.allowed) for s in mature]))}
+        out["five mature types"] = {"accuracy": interval(np.array([float(t == p) for t, p in mature]))}
     masked = [s for s in seen if s.cell_dice == s.cell_dice]
     if masked:
         out["masks"] = _mask_figures(masked)
     out["attributes"] = {a.name: f for a in ATTRIBUTES if (f := _attribute_figures(seen, a.name))}
     return out
+
+
+def _one_of_five(allowed: tuple[str, ...]) -> str:
+    """Which of the five types a label means; "" where it means none of them, or more than one."""
+    types = {FIVE_TYPES.get(name, "") for name in allowed}
+    return types.pop() if len(types) == 1 else ""
 
 
 def _class_figures(typed: list[Seen]) -> dict:
