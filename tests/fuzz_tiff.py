@@ -22,7 +22,7 @@ from hemax_batch.running.planning import PlanJob, plan_slide
 from hemax_batch.slides.reader import open_slide
 
 _EXTREMES = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
-_SLOW_S = 20.0
+_SLOW_S = 20.0  # of processor time: the clock on the wall says more of the machine's other work
 _MEMORY_BYTES = 6 * 2**30
 
 
@@ -76,11 +76,11 @@ def main(minutes: float, seed: int) -> int:
         while time.monotonic() < deadline:
             content = damaged(chance.choice(sound), chance)
             path.write_bytes(content)
-            begun = time.monotonic()
+            begun = time.process_time()
             try:
                 outcome = examine(path)
-                if time.monotonic() - begun > _SLOW_S:
-                    raise TimeoutError(f"{time.monotonic() - begun:.0f} s")
+                if time.process_time() - begun > _SLOW_S:
+                    raise TimeoutError(f"{time.process_time() - begun:.0f} s")
             except Exception as error:
                 found += 1
                 Path(f"crash-{seed}-{found}.tif").write_bytes(content)
