@@ -194,28 +194,35 @@ class Cells:
 class Squares:
     """How dense the film is in S squares of the slide-wide lattice of slides.zones; equal wherever they are measured.
 
-    places     int32 [S, 2], column and row of each square
-    layers     uint16 [S, L], lattice pixels by the thickness of the film in red cells, those of nuclei left aside
-    nuclear    uint16 [S], lattice pixels of nuclei
-    nuclear_od float64 [S], their nuclear stain above the glass, summed in whole 1/4096
+    places        int32 [S, 2], column and row of each square
+    film          int32 [S], its lattice pixels that are not of nuclei; of these
+    covered       int32 [S], by red cells, and
+    overlaid      int32 [S], by several on one another
+    single_od     float64 [S], green optical density above the glass, summed over those covered and not overlaid
+    nuclei        int32 [S], pixels of nuclei
+    nuclear_od    float64 [S], their nuclear stain above the glass, summed
     """
 
     places: np.ndarray
-    layers: np.ndarray
-    nuclear: np.ndarray
+    film: np.ndarray
+    covered: np.ndarray
+    overlaid: np.ndarray
+    single_od: np.ndarray
+    nuclei: np.ndarray
     nuclear_od: np.ndarray
 
     def __post_init__(self):
         n = len(self.places)
-        shapes = {"places": self.places.shape[1:] == (2,), "layers": self.layers.shape[:1] == (n,),
-                  "nuclear": self.nuclear.shape == (n,), "nuclear_od": self.nuclear_od.shape == (n,)}  # fmt: skip
-        if wrong := [name for name, fits in shapes.items() if not fits]:
-            raise ValueError(f"Squares.{wrong[0]} has shape {getattr(self, wrong[0]).shape} for {n} squares")
+        for f in fields(self):
+            shape = getattr(self, f.name).shape
+            if shape != ((n, 2) if f.name == "places" else (n,)):
+                raise ValueError(f"Squares.{f.name} has shape {shape} for {n} squares")
 
     @classmethod
     def empty(cls) -> Squares:
         """No squares."""
-        return cls(np.zeros((0, 2), np.int32), np.zeros((0, 0), np.uint16), np.zeros(0, np.uint16), np.zeros(0))
+        i, d = np.zeros(0, np.int32), np.zeros(0)
+        return cls(np.zeros((0, 2), np.int32), i, i, i, d, i, d)
 
 
 @dataclass(frozen=True)
