@@ -10,7 +10,7 @@ import click
 
 from . import __version__
 from .cli_learning import evaluate, models, train
-from .cli_review import retally
+from .cli_review import report, retally
 from .cli_slides import doctor, info, synth
 from .errors import HemaxError
 
@@ -129,5 +129,5 @@ def run(inputs, out, **given):
     sys.exit(summary.exit_code)
 
 
-for _command in (retally, info, doctor, synth, train, evaluate, models):
+for _command in (report, retally, info, doctor, synth, train, evaluate, models):
     main.add_command(_command)

@@ -1,13 +1,35 @@
-"""The commands on finished results: `retally`."""
+"""The commands on finished results: `report`, `retally`."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 
 _RESULTS = click.Path(exists=True, file_okay=False, path_type=Path)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("results", type=_RESULTS)
+@click.option("--slide", "slides", multiple=True, metavar="ID", help="Only this slide; may be given again.  [default: all]")
+def report(results, slides):
+    """Make report.html of each slide, and index.html, again from RESULTS alone: no slide, no network needed.
+
+    The same results give the same files. Reviews that a browser keeps are kept: they hang on the result, not the file.
+
+    \b
+    Exit codes: 0 all made; 3 some slides' results cannot be read back; 4 none can.
+
+    \b
+    Example:
+      hemax-batch report results/
+      hemax-batch report results/ --slide smear-0042
+    """
+    from .review.rebuild import rebuild
+
+    sys.exit(rebuild(results, slides, click.echo))
 
 
 @click.command()

@@ -17,6 +17,7 @@ from .model.checkpoint import WeightsCard, read_card
 from .results.folder import ResultsFolder
 from .results.journal import Failure, RegionJournal, forget_failure, note_failure, read_failure
 from .results.lock import OutputLock
+from .review.index import write_index
 from .running.planning import PlanJob, plan_slide
 from .running.progress import Reporter
 from .running.publish import publish_slide, write_run_tables
@@ -157,7 +158,7 @@ class Run:
         forget_failure(self.results.state, work.slide_id)
 
     def conclude(self, works: list[SlideWork], stop: StopFlag) -> RunSummary:
-        """Note what failed for good; write the tables over all slides and `run.json`; the summary."""
+        """Note what failed for good; write the tables over all slides, `run.json` and `index.html`; the summary."""
 
         def summary() -> RunSummary:
             return summarise(works, stop.reason, stop.exit_code, time.time() - self.begun, str(self.results.root))
@@ -170,6 +171,7 @@ class Run:
             write_run_record(
                 self.results, works, self.settings, self.options, self.card.sha256, self.begun, summary(), self.workers
             )
+            write_index(self.results)  # last: it has the slides that failed from run.json
         except OutputError as error:
             stop.stop(str(error), error.exit_code)
         return summary()

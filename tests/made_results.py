@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -133,7 +133,7 @@ def _cell(name: str, x0: int, y0: int, mask: np.ndarray, jpeg: bytes, random: np
     )  # fmt: skip
 
 
-@lru_cache(maxsize=None)
+@cache
 def _drawing(name: str, variant: int) -> tuple[np.ndarray, bytes]:
     """A cell's mask uint8 [SIDE_PX, SIDE_PX] and its picture, centred on its box."""
     random = np.random.default_rng([variant, CLASS_NAMES.index(name)])

@@ -150,7 +150,7 @@ class ResultsFolder:
         Between the two renames an instant without results is possible, never half of them; what a kill in that instant
         leaves in `.hemax/old` is the earlier result, and the next run publishes the slide again from its journal.
         """
-        write_bytes(made / RESULT_NAME, (json.dumps(asdict(record), indent=1) + "\n").encode())
+        write_record(made, record)
         target, old = self.slide(record.slide_id), self.state / "old" / record.slide_id
         try:
             self.check_ours(record.slide_id)
@@ -175,6 +175,11 @@ class ResultsFolder:
                 f"slide {slide_id!r}: {target} is not a result of hemax-batch and is left alone; "
                 "move it away or choose another --out"
             )
+
+
+def write_record(folder: Path, record: SlideRecord) -> None:
+    """`result.json` into a slide's folder in the making."""
+    write_bytes(folder / RESULT_NAME, (json.dumps(asdict(record), indent=1) + "\n").encode())
 
 
 def read_record(folder: Path) -> SlideRecord | None:

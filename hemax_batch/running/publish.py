@@ -24,7 +24,8 @@ from ..outputs.masks import write_masks
 from ..outputs.pictures import write_pictures
 from ..outputs.tables import CELL_COLUMNS, DIFFERENTIAL_COLUMNS, cell_rows, differential_row, write_table
 from ..records import RegionResult
-from ..results.folder import ResultsFolder, ScanFigures, SlideRecord
+from ..results.folder import ResultsFolder, ScanFigures, SlideRecord, write_record
+from ..review.report import write_report_or_say_why
 from ..settings import FORMAT_VERSION, RunSettings
 from .workqueue import SlideWork, unreadable_share
 
@@ -36,7 +37,7 @@ def publish_slide(
 ) -> SlideRecord:
     """Make a slide's results from its journal and put them in place at once; returns their record.
 
-    Steps: gather the regions, merge their cells, measure, explain, count, write everything aside, rename.
+    Steps: gather the regions, merge their cells, measure, explain, count, write everything aside, the report of it last, rename.
     OutputError where the results folder cannot take them.
     """
     slide = work.slide
@@ -64,6 +65,8 @@ def publish_slide(
         write_masks(made / "masks.zarr", slide, merged, names)
         write_pictures(made / "pictures.zip", merged)
         write_geojson(made / "cells.geojson", slide.slide_id, merged, measures, readings)
+        write_record(made, record)  # the report reads the results back, this among them
+        write_report_or_say_why(made)
     results.publish(made, record)
     return record
 

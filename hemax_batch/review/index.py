@@ -1,0 +1,85 @@
+"""`index.html`: every slide of a results folder on one page, what to look at first, and what failed. Made of the slides'
+`differential.json`; asks nothing of any network. The same results give the same bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ResultsError
+from ..results.folder import RESULT_NAME, ResultsFolder
+from ..vocabulary import CLAIM, CLASSES
+from .clinical_rows import percent
+from .legend import class_list, colour_rules
+from .loaded import load_differential, load_record
+from .pages import environment, inline, write_page
+from .report import REPORT_NAME
+
+INDEX_NAME = "index.html"
+_SHOWN = ("neutrophils", "band_neutrophil", "lymphocyte", "monocyte", "eosinophil", "basophil", "blast")
+
+
+@dataclass(frozen=True)
+class SlideLine:
+    """One slide's line. `href` is "" where it has no report."""
+
+    slide_id: str
+    href: str
+    cells: int
+    differential: dict
+
+    def share(self, name: str) -> float | None:
+        """Per cent of a class, or of "neutrophils"."""
+        return next(entry["percent"] for entry in self.differential["classes"] if entry["class"] == name)
+
+    @property
+    def bar(self) -> list[tuple[str, str, float, float]]:
+        """The classes that were seen, in clinical order: name, words, where they begin and how wide they are, in per
+        cent."""
+        pieces, start = [], 0.0
+        for entry in self.differential["classes"][1:]:
+            if entry["count"]:
+                pieces.append((entry["class"], f"{entry['words']} {entry['percent']:.1f} %", round(start, 2), entry["percent"]))
+                start += entry["percent"]
+        return pieces
+
+
+def write_index(results: ResultsFolder) -> Path:
+    """Write `index.html` over all slides in the folder; returns its path. A slide whose results cannot be read is
+    listed with the reason. OutputError where the page cannot be written."""
+    lines, broken = [], []
+    for folder in slide_folders(results):
+        try:
+            record, differential = load_record(folder), load_differential(folder)
+        except ResultsError as error:
+            broken.append((folder.name, str(error)))
+            continue
+        href = f"{folder.name}/{REPORT_NAME}" if (folder / REPORT_NAME).is_file() else ""
+        lines.append(SlideLine(record.slide_id, href, record.cells, differential))
+    style, style_hash = inline(("page.css", "index.css"), colour_rules())
+    script, script_hash = inline(("index.js",))
+    pieces = environment().get_template("index.html.j2").generate(
+        claim=CLAIM, lines=lines, broken=broken, failed=list(_failed(results, {line.slide_id for line in lines})),
+        shown=_SHOWN, words={c.name: c.words for c in CLASSES} | {"neutrophils": "neutrophils"}, percent=percent,
+        classes=class_list(), style=style, style_hash=style_hash, script=script, script_hash=script_hash,
+    )  # fmt: skip
+    return write_page(results.root / INDEX_NAME, pieces)
+
+
+def slide_folders(results: ResultsFolder) -> list[Path]:
+    """The folders of slides, by name: whatever holds a `result.json`."""
+    return sorted(path.parent for path in results.root.glob(f"*/{RESULT_NAME}"))
+
+
+def _failed(results: ResultsFolder, published: set[str]) -> Iterator[tuple[str, str]]:
+    """Slides that the last run failed, with its reasons, from `run.json`; none where there is no such record."""
+    try:
+        slides = json.loads((results.root / "run.json").read_text("utf-8"))["slides"]
+        for slide in slides:
+            if slide["state"] == "failed":
+                earlier = " (what is above is an earlier result)" if slide["slide"] in published else ""
+                yield str(slide["slide"]), f"{slide['reason']}{earlier}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return

@@ -1,0 +1,54 @@
+"""`hemax-batch report`: the reports and the index made again from results alone, without slide or model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ..errors import HemaxError, OutputError, UsageError
+from ..results.folder import ResultsFolder
+from ..results.lock import OutputLock
+from .index import slide_folders, write_index
+from .report import write_report
+
+_SOME_FAILED, _ALL_FAILED = 3, 4  # as a run's exit codes
+
+
+def rebuild(root: Path, slide_ids: tuple[str, ...], say: Callable[[str], None]) -> int:
+    """Write the reports of all slides (or those of `slide_ids`) and the index; returns the exit code.
+
+    A slide whose results cannot be read back is said and never stops the others. UsageError where there are no such
+    results; LockedError where a run holds them; OutputError where they cannot be written.
+    """
+    results = ResultsFolder(root)
+    folders = slide_folders(results)
+    if not folders:
+        raise UsageError(f"{results.root}: holds no results of hemax-batch; name the folder that --out named")
+    known = {folder.name for folder in folders}
+    if unknown := [slide_id for slide_id in slide_ids if slide_id not in known]:
+        raise UsageError(f"--slide {unknown[0]}: is not in {results.root}; there are {', '.join(sorted(known)[:8])}")
+    wanted = [folder for folder in folders if not slide_ids or folder.name in slide_ids]
+    _keep_a_place_for_the_lock(results)
+    with OutputLock(results.state, 0.0):
+        failed = sum(not _one(folder, say) for folder in wanted)
+        say(str(write_index(results)))
+    return 0 if not failed else _ALL_FAILED if failed == len(wanted) else _SOME_FAILED
+
+
+def _keep_a_place_for_the_lock(results: ResultsFolder) -> None:
+    """Results that were copied elsewhere may have come without `.hemax`."""
+    try:
+        results.state.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{results.root}: cannot be written: {error.strerror}; check permissions and space") from error
+
+
+def _one(folder: Path, say: Callable[[str], None]) -> bool:
+    try:
+        say(str(write_report(folder)))
+    except OutputError:
+        raise
+    except HemaxError as error:
+        say(f"failed: {error}")
+        return False
+    return True
