@@ -270,6 +270,41 @@ class RegionResult:
 
 
 @dataclass(frozen=True)
+class RegionFigures:
+    """What is known of one region once its slide is counted: a row of `regions.csv`. NaN where nothing was measured.
+
+    state      "read" or "unreadable"
+    zone       where most of its film lies ("blank" where there is none, "" where it could not be read)
+    used       whether the cells of that zone count
+    reason     why some or all of it is left out
+    quality    what is wrong with focus or stain
+    zones_mm2  area of each of vocabulary.ZONES
+    cover, overlap, stain_contrast, nuclear_contrast   see slides.zones.film_figures, of the squares it reaches into
+    """
+
+    index: int
+    core: Rect
+    state: str
+    zone: str
+    used: bool
+    reason: str
+    quality: str
+    area_mm2: float
+    used_mm2: float
+    left_out_mm2: float
+    zones_mm2: tuple[float, ...]
+    focus: float
+    stain_contrast: float
+    nuclear_contrast: float
+    cover: float
+    overlap: float
+    rbc_per_mm2: float
+    cells: int
+    white_cells: int
+    white_cells_used: int
+
+
+@dataclass(frozen=True)
 class MergedCells:
     """A slide's cells after ownership and deduplication, in a fixed order of place.
 

@@ -113,6 +113,10 @@ N_CLASSES = len(CLASSES)
 N_ATTRIBUTE_STATES = sum(len(a.states) for a in ATTRIBUTES)
 
 
+#: Where on a smear a place lies (slides.zones), from none to too many red cells.
+ZONES = ("blank", "feathered", "monolayer", "thick")
+
+
 def fingerprint() -> str:
     """SHA-256 (hex) of class and attribute names in order: what a checkpoint must match."""
     text = json.dumps([CLASS_NAMES, [(a.name, a.states) for a in ATTRIBUTES]])

@@ -11,23 +11,28 @@ from scipy.special import gammaincinv
 class ScreenAudit:
     """Cells that the screen missed on a slide. Areas in mm².
 
-    found                   cells that the network found in the sample, and the screen had not pointed at
-    missed                  those, and what their rate leads one to expect where nobody looked; None without a sample
-    missed_low, missed_high  the exact 95 % Poisson limits of that
+    found            cells that the network found in the sample, and the screen had not pointed at
+    missed_estimate  those, and what their rate leads one to expect where nobody looked; None without a sample
+    low95, high95    the exact 95 % Poisson limits of that
     """
 
     passed_over_mm2: float
     audited_mm2: float
     found: int
-    missed: float | None
-    missed_low: float | None
-    missed_high: float | None
+    missed_estimate: float | None
+    low95: float | None
+    high95: float | None
 
-    def share_of(self, cells: int) -> tuple[float, float, float] | None:
-        """The estimate and its limits as fractions of the `cells` that the slide's results hold, if there are any."""
-        if not cells or self.missed is None:
-            return None
-        return self.missed / cells, self.missed_low / cells, self.missed_high / cells
+    def words(self, cells: int) -> str:
+        """The sentence on what was missed, against the `cells` that the slide's results hold; "" where nothing was."""
+        if not self.found:
+            return ""
+        share = f", {100 * self.missed_estimate / cells:.1f} % of the {cells} found" if cells else ""
+        return (
+            f"the screen missed {self.found} cell{'s' * (self.found > 1)} in a sample of {self.audited_mm2:.3f} mm²: at "
+            f"this rate {self.missed_estimate:.0f} on the slide (95 % limits {self.low95:.0f} to {self.high95:.0f})"
+            f"{share}; --exhaustive looks everywhere"
+        )
 
 
 def poisson_limits(k: int, level: float = 0.95) -> tuple[float, float]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 
+from ..cells.audit import ScreenAudit
+from ..cells.counting import SmearAccount
 from ..cells.differential import LOINC, NOT_ASSESSED, Differential
 from ..cells.measure import Measures
 from ..cells.rules import NEUTROPHILS, SOURCES, Rules
@@ -13,8 +16,12 @@ from ..vocabulary import CLASSES, REVIEW_CLASSES
 
 
 def write_differential(path: Path, slide_id: str, slide_path: str, d: Differential, measures: Measures, to_review: int,
-                       warnings: tuple[str, ...]) -> None:  # fmt: skip
-    """Write the record of one slide; figures that do not exist are null. The caller renames the file into place."""
+                       warnings: tuple[str, ...], smear: SmearAccount | None = None,
+                       audit: ScreenAudit | None = None) -> None:  # fmt: skip
+    """Write the record of one slide; figures that do not exist are null. The caller renames the file into place.
+
+    `smear` and `audit` say where was counted, and what the screen may have missed there.
+    """
     record = {
         "claim": d.claim,
         "slide": slide_id,
@@ -25,6 +32,8 @@ def write_differential(path: Path, slide_id: str, slide_path: str, d: Differenti
             "median": _figure(measures.rbc_diameter_um, 2), "measured": measures.rbc_measured,
             "assumed": measures.rbc_is_assumed,
         },
+        "smear": smear and asdict(smear),
+        "screen_audit": audit and asdict(audit),
         "warnings": list(warnings),
         "not_assessed": list(NOT_ASSESSED),
         "rules": _rules_record(d),

@@ -1,13 +1,18 @@
-"""`pictures.zip`: each cell's picture as the network saw it, `<cell_id>.jpg`, PICTURE_UM a side, for the report."""
+"""Pictures for the report. `pictures.zip`: each cell as the network saw it, `<cell_id>.jpg`, PICTURE_UM a side.
+`overview.jpg`: the slide at a glance."""
 
 from __future__ import annotations
 
 import zipfile
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 from ..records import MergedCells
 
 _NO_DATE = (1980, 1, 1, 0, 0, 0)  # the same cells give the same bytes
+_OVERVIEW_QUALITY = 85
 
 
 def write_pictures(path: Path, merged: MergedCells) -> None:
@@ -16,6 +21,11 @@ def write_pictures(path: Path, merged: MergedCells) -> None:
         for cell_id, jpeg in zip(merged.ids.tolist(), merged.cells.pictures, strict=True):
             if jpeg:
                 archive.writestr(zipfile.ZipInfo(f"{cell_id}.jpg", _NO_DATE), jpeg)
+
+
+def write_overview(path: Path, pixels: np.ndarray) -> None:
+    """Write the overview, uint8 [h, w, 3]. The caller renames the file into place."""
+    Image.fromarray(pixels).save(path, "JPEG", quality=_OVERVIEW_QUALITY)
 
 
 def read_pictures(path: Path) -> dict[int, bytes]:

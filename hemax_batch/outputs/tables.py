@@ -12,12 +12,13 @@ import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from ..cells.counting import Counting
 from ..cells.differential import Differential, Share
 from ..cells.explain import Reading
 from ..cells.measure import Measures
 from ..cells.rules import NEUTROPHILS
-from ..records import MergedCells
-from ..vocabulary import ATTRIBUTES, CLASS_NAMES, WHITE_NAMES, attribute_slices
+from ..records import MergedCells, RegionFigures
+from ..vocabulary import ATTRIBUTES, CLASS_NAMES, WHITE_NAMES, ZONES, attribute_slices
 
 _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last four: their full-width forms
 _SKIPPED = " \t\r\n\v\f\xa0\ufeff\"'`"  # what some spreadsheets drop before they look for a formula
@@ -26,19 +27,28 @@ _SHOWN = str.maketrans({"\n": "␊", "\r": "␍"})
 _HIDDEN = str.maketrans({"␊": "\n", "␍": "\r"})
 
 #: `confidence` is of the likeliest class, also where `class` is unidentified; `size_vs_rbc` is the category that the
-#: network saw, `diameter_vs_rbc` the diameter measured over that of the slide's median red cell.
+#: network saw, `diameter_vs_rbc` the diameter measured over that of the slide's median red cell. `left_out` says why a
+#: cell, of whatever class, does not count where it lies; `in_differential` is true of white cells that count.
 CELL_COLUMNS = (
     "slide", "cell_id", "class", "confidence", "x0", "y0", "x1", "y1",
     *(f"p_{name}" for name in CLASS_NAMES),
     *(column for a in ATTRIBUTES for column in (a.name, f"{a.name}_confidence")),
     "diameter_um", "diameter_vs_rbc", "nucleus_area_um2", "cell_area_um2", "nc_ratio", "nucleus_fraction",
-    "in_differential", "review", "review_reasons", "explanation",
+    "zone", "in_differential", "left_out", "review", "review_reasons", "explanation",
 )  # fmt: skip
 
 DIFFERENTIAL_COLUMNS = (
     "slide", "white_cells", "target_cells", "sufficient",
     *(f"{name}_{what}" for name in (NEUTROPHILS, *WHITE_NAMES) for what in ("count", "percent", "low95", "high95")),
     "nrbc", "nrbc_per_100_white", "corrected_wbc", "unidentified", "review", "flags", "warnings", "path", "claim",
+)  # fmt: skip
+
+#: A row a region: where it lies (level-0 pixels), what became of its area, and how dense, sharp and stained it is.
+REGION_COLUMNS = (
+    "slide", "region_index", "x0", "y0", "x1", "y1", "state", "zone", "used", "reason", "quality",
+    "area_mm2", "used_mm2", "left_out_mm2", *(f"{zone}_mm2" for zone in ZONES),
+    "focus", "stain_contrast", "nuclear_contrast", "cover", "overlap", "rbc_per_mm2",
+    "cells", "white_cells", "white_cells_used",
 )  # fmt: skip
 
 
@@ -70,8 +80,10 @@ def _yes(value: bool) -> str:
     return "true" if value else "false"
 
 
-def cell_rows(slide_id: str, merged: MergedCells, measures: Measures, readings: list[Reading]) -> Iterator[list[str]]:
-    """A row of text per cell, in the order of `CELL_COLUMNS`, one at a time."""
+def cell_rows(
+    slide_id: str, merged: MergedCells, measures: Measures, readings: list[Reading], counting: Counting | None = None
+) -> Iterator[list[str]]:
+    """A row of text per cell, in the order of `CELL_COLUMNS`, one at a time. Without `counting` every cell counts."""
     cells, parts, slide = merged.cells, attribute_slices(), safe_text(slide_id)
     for i, reading in enumerate(readings):
         row = [slide, str(int(merged.ids[i])), reading.class_name, _number(reading.confidence, 4)]
@@ -83,9 +95,20 @@ def cell_rows(slide_id: str, merged: MergedCells, measures: Measures, readings: 
         row += [_number(measures.diameter_um[i], 2), _number(measures.diameter_vs_rbc[i], 3)]
         row += [_number(measures.nucleus_area_um2[i], 2), _number(measures.cell_area_um2[i], 2)]
         row += [_number(measures.nc_ratio[i], 4), _number(measures.nucleus_fraction[i], 4)]
-        row += [_yes(reading.class_name in WHITE_NAMES), _yes(reading.review)]
+        zone, left_out = (counting.zones[i], counting.left_out[i]) if counting else ("", "")
+        row += [zone, _yes(reading.class_name in WHITE_NAMES and not left_out), left_out, _yes(reading.review)]
         row += [safe_text("; ".join(reading.reasons)), safe_text(reading.explanation)]
         yield row
+
+
+def region_rows(slide_id: str, regions: Iterable[RegionFigures]) -> Iterator[list[str]]:
+    """A row of text per region, in the order of `REGION_COLUMNS`."""
+    for r in regions:
+        row = [safe_text(slide_id), str(r.index), *(str(int(v)) for v in r.core), r.state, r.zone, _yes(r.used)]
+        row += [safe_text(r.reason), r.quality]
+        row += [_number(v, 6) for v in (r.area_mm2, r.used_mm2, r.left_out_mm2, *r.zones_mm2)]
+        row += [_number(v, 4) for v in (r.focus, r.stain_contrast, r.nuclear_contrast, r.cover, r.overlap)]
+        yield [*row, _number(r.rbc_per_mm2, 0), str(r.cells), str(r.white_cells), str(r.white_cells_used)]
 
 
 def differential_row(slide_id: str, path: str, d: Differential, to_review: int, warnings: tuple[str, ...]) -> list[str]:

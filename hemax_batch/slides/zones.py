@@ -29,11 +29,11 @@ import numpy as np
 from scipy import ndimage
 
 from ..records import Rect, Slide, Squares, StainProfile
+from ..vocabulary import ZONES
 from .lattice import lattice_of
 from .screen import STEP_UM, SUPPORT_UM, View, blue_weight, nuclear_stain
 
-BLANK, FEATHERED, MONOLAYER, THICK = range(4)
-ZONES = ("blank", "feathered", "monolayer", "thick")
+BLANK, FEATHERED, MONOLAYER, THICK = range(len(ZONES))
 
 SQUARE_UM = 40.0  # at most, and less than the screen's margin: a square that a core reaches into lies in its window
 AROUND = 5  # squares each way
