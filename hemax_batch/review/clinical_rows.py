@@ -81,7 +81,6 @@ def facts(slide: LoadedSlide) -> list[tuple[str, str]]:
         scanned += f"; {len(record.unreadable_regions)} unreadable ({100 * record.unreadable_share:.1f} %)"
     audit = f"{figures.audited_mm2:.3f} mm² of what the screen passed over: {figures.audit_cells} cells found"
     return [
-        ("File", record.path),
         ("Size", f"{record.width} × {record.height} px, {width_mm:.1f} × {height_mm:.1f} mm"),
         ("Resolution", f"{record.mpp:.4g} µm/px"),
         ("Scanned", scanned),

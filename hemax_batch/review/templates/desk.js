@@ -24,10 +24,21 @@ function update(ids) {
   showChosen();
 }
 
+let galleryInSight = false;
+
+/* The dock would only be in the way while the differential is read. */
+new IntersectionObserver(
+  ([entry]) => {
+    galleryInSight = entry.isIntersecting;
+    showChosen();
+  },
+  { rootMargin: "0px 0px -35% 0px" },
+).observe(gallery);
+
 /** The dock: which cell keys act on. */
 function showChosen() {
   const cell = CELLS[chosen];
-  byId("dock").hidden = !cell;
+  byId("dock").hidden = !cell || !galleryInSight;
   const here = byId("here");
   here.toggleAttribute("hidden", !cell);
   if (!cell) return;

@@ -63,7 +63,7 @@ function fill(index) {
 function figures(cell) {
   const parts = [`confidence ${cell.p.toFixed(2)}`];
   if (cell.um !== null) parts.push(`${cell.um.toFixed(1)} µm`);
-  if (cell.rbc !== null) parts.push(`${cell.rbc.toFixed(1)} × red cell`);
+  if (cell.rbc !== null) parts.push(`${cell.rbc.toFixed(1)}× red cell`);
   return parts.join(" · ");
 }
 
@@ -73,7 +73,7 @@ function chips(cell) {
   const order = ["nucleus_shape", "granularity", "cytoplasm_colour", "size_vs_rbc"];
   const list = order.map((key) => {
     const [words, sure] = said.get(key);
-    return chip(words.replace(/ cytoplasm$/, ""), sure, key.replaceAll("_", " "));
+    return chip(words.replace(/ \(.*?\)/, ""), sure, key.replaceAll("_", " "));
   });
   list.push(chip(cell.nc === null ? "N:C –" : `N:C ${cell.nc.toFixed(2)}`, 1, "nucleus over cytoplasm, by area"));
   return list;
