@@ -20,12 +20,13 @@ import click
 @click.option("--arch", default="hemax-s", show_default=True, help="hemax-s (compact) or hemax-r50 (the paper's).")
 @click.option("--steps", type=int, help="Optimiser steps.  [default: 1900, or 420 with --from-weights]")
 @click.option("--from-weights", "start", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Go on from these weights.")
+@click.option("--close", is_flag=True, help="With --from-weights: small canvases, and the stages of maturation more often.")
 @click.option("--lr", type=float, help="Peak learning rate; the backbone's is half.  [default: 5e-4, or 2e-4 with --from-weights]")
 @click.option("--batch-size", default=16, show_default=True, help="Patches a step, over all processes.")
 @click.option("--synthetic", default=800, show_default=True, help="Synthetic fields to add in the second stage.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-def train(data, out, work, arch, steps, start, lr, batch_size, synthetic, seed, device):
+def train(data, out, work, arch, steps, start, close, lr, batch_size, synthetic, seed, device):
     """Train HemaX on labelled images and write the weights with their model card.
 
     DATA: folders in the documented layout (images.csv, cells.csv), or holding the public sets' folders. Images of
@@ -44,7 +45,7 @@ def train(data, out, work, arch, steps, start, lr, batch_size, synthetic, seed, 
     if lr:
         given |= {"lr": lr, "backbone_lr": lr / 2}
     if start:
-        recipe = Recipe.fine_tuning(start, steps=steps or 420, **given)
+        recipe = Recipe.fine_tuning(start, close, steps=steps or 420, **given)
     else:
         recipe = Recipe(arch=arch, steps=steps or Recipe.steps, **given)
     train_command(data, out, work or out.with_name(out.name + ".work"), recipe, device, say=click.echo, start=start)

@@ -40,7 +40,7 @@ def train_command(
     names = " ".join(str(d) for d in data)
     trained = {
         "command": f"{_launcher()} train {names} --out {out.name} --arch {recipe.arch} --steps {recipe.steps} "
-        f"--lr {recipe.lr:g} --seed {recipe.seed}" + (f" --from-weights {start.name}" if start else ""),
+        f"--lr {recipe.lr:g} --seed {recipe.seed}" + (f" --from-weights {start.name}" if start else "") + (" --close" if recipe.hard > 1 else ""),
         "before": checkpoint.read_card(start).trained if start else None,
         "seed": recipe.seed, "steps": recipe.steps, "batch": recipe.batch,
         "minutes": _minutes(work, time.monotonic() - started), "pseudo_masks": _pseudo_shares(learnt, work / "pseudo"),

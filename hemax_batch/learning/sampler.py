@@ -22,16 +22,20 @@ NOMINAL_CELL_UM = 14.0
 SOURCE_SHARE = {"PBC": 0.52, "marrow": 0.13, "Raabin-WBC": 0.11, "BCCD": 0.05, "BCDD": 0.03, "zheng1": 0.06,
                 "zheng2": 0.05, "synthetic": 0.05}  # fmt: skip
 
+#: Stages of one line of maturation, whose borders are matters of convention.
+HARD = {"blast", "promyelocyte", "myelocyte", "metamyelocyte", "band_neutrophil", "segmented_neutrophil"}
+
 
 class PatchSampler:
     """Draws augmented patches. The same generator state gives the same patch, whichever process asks.
 
-    examples  what to draw from; working_mpp  the network's scale
+    examples  what to draw from; working_mpp  the network's scale; hard  how many times as often the stages of
+    maturation are drawn, which people too find hardest to tell apart
     """
 
-    def __init__(self, examples: list[Example], working_mpp: float):
+    def __init__(self, examples: list[Example], working_mpp: float, hard: float = 1.0):
         self.examples, self.mpp = examples, working_mpp
-        self.weights = _weights(examples)
+        self.weights = _weights(examples, hard)
         self._decoded = lru_cache(maxsize=None)(self._decode)
 
     def sample(self, rng: np.random.Generator, size_px: int) -> tuple[np.ndarray, Targets]:
@@ -106,7 +110,7 @@ class PatchSampler:
         else:
             focus = rng.uniform(0, 1, 2) * size
         middle = np.array([rect[0] + rect[2], rect[1] + rect[3]]) / 2
-        spread = 0.05 if rng.random() < 0.6 else 0.22
+        spread = 0.05 if rng.random() < 0.6 or canvas.pixels.shape[0] < CLOSE_CANVAS_PX else 0.22
         room = np.array([rect[2] - rect[0], rect[3] - rect[1]])
         offset = np.round(middle - focus + rng.normal(0, spread, 2).clip(-0.45, 0.45) * room).astype(int)
         constant = rng.random() < 0.25 or _would_mirror_a_cell(boxes, offset, rect, size)
@@ -141,11 +145,11 @@ class PatchSampler:
         return Targets(*(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays))
 
 
-def _weights(examples: list[Example]) -> np.ndarray:
+def _weights(examples: list[Example], hard: float) -> np.ndarray:
     """Probability of each example: its source's share, classes of a source alike (square root of their numbers)."""
     keys = [(e.source, e.cells[0].allowed if e.cells else ()) for e in examples]
     counts = Counter(keys)
-    raw = np.array([counts[k] ** -0.5 for k in keys])
+    raw = np.array([counts[k] ** -0.5 * (hard if k[1] and set(k[1]) <= HARD else 1.0) for k in keys])
     for source in {e.source for e in examples}:
         mine = np.array([e.source == source for e in examples])
         raw[mine] *= SOURCE_SHARE.get(source, 0.1) / raw[mine].sum()
@@ -154,12 +158,13 @@ def _weights(examples: list[Example]) -> np.ndarray:
 
 MOSAIC_SHARE = {"small": 0.15, "large": 0.5}
 LARGE_CANVAS_PX = 288  # from here on a quarter of the canvas still holds a cell
+CLOSE_CANVAS_PX = 200  # below, a canvas is filled by one cell: it is neither split nor is the cell far off its middle
 
 
 def _split(rng: np.random.Generator, s: int) -> list[tuple[int, int, int, int]]:
     """The canvas whole, or cut in two (a large one also in four) at a random place."""
     large = s >= LARGE_CANVAS_PX
-    if rng.random() >= MOSAIC_SHARE["large" if large else "small"]:
+    if s < CLOSE_CANVAS_PX or rng.random() >= MOSAIC_SHARE["large" if large else "small"]:
         return [(0, 0, s, s)]
     u, v = (int(s * rng.uniform(0.38, 0.62)) for _ in range(2))
     kind = rng.integers(3 if large else 2)
