@@ -227,7 +227,7 @@ class _Run:
             self.model.load_state_dict(self.average)
             sampler = PatchSampler(examples, self.recipe.mpp)
             mine = indices[self.world.rank :: self.world.size]
-            write_pseudo_masks(self.model, sampler, mine, folder, self.recipe.canvas_px)
+            write_pseudo_masks(self.model, sampler, mine, folder, max(self.recipe.canvas_px, Recipe.canvas_px))
             self.model.load_state_dict(live)
             self.world.barrier()
             if self.world.rank == 0:
