@@ -68,6 +68,8 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
 @click.option("--exhaustive", is_flag=True, help="The network looks everywhere, not only where the screen points.")
 @click.option("--audit", type=float, default=0.01, metavar="FRACTION", help="Share of passed-over glass to check.")
 @click.option("--target-cells", type=int, default=200, help="White cells that make a differential sufficient.")
+@click.option("--count-in", type=click.Choice(["monolayer", "all"]), default="monolayer",
+              help="Where white cells count; in the whole smear too where its monolayer holds too few.")  # fmt: skip
 @click.option("--wbc", type=float, help="The analyser's white count (10^9/l), to correct for nucleated red cells.")
 @click.option("--rules", type=_EXISTING_FILE, help="Flags and reference ranges from a TOML file.  [default: built in]")
 @click.option(

@@ -7,11 +7,12 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from .cells.counting import COUNT_IN
 from .cells.rules import Rules
 from .errors import UsageError
 
 #: Raised whenever results of an earlier version could differ from this one's, so that they are made again.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class RunSettings:
     audit           share of the passed-over glass that the network looks at, to estimate what the screen misses
     min_confidence  below it a cell is `unidentified`; None: as the weights' card says
     target_cells    white cells that make a differential sufficient
+    count_in        "monolayer": white cells elsewhere are left out where it holds target_cells; "all": they count too
     wbc             the analyser's white count (10^9/l), for the corrected count; None: not known
     rules           when a differential is flagged, and reference ranges
     max_unreadable  share of the scanned area that may be unreadable before a slide fails
@@ -35,6 +37,7 @@ class RunSettings:
     audit: float = 0.01
     min_confidence: float | None = None
     target_cells: int = 200
+    count_in: str = "monolayer"
     wbc: float | None = None
     max_unreadable: float = 0.05
     rules: Rules = field(default_factory=Rules)
@@ -45,6 +48,8 @@ class RunSettings:
         _within("--audit", self.audit, 0.0, 1.0)
         _within("--min-confidence", self.min_confidence, 0.0, 1.0)
         _within("--target-cells", self.target_cells, 1, 1_000_000)
+        if self.count_in not in COUNT_IN:
+            raise UsageError(f"--count-in {self.count_in}: must be one of {', '.join(COUNT_IN)}")
         _within("--wbc", self.wbc, 0.0, 10_000.0, open_low=True)
         _within("--max-unreadable", self.max_unreadable, 0.0, 1.0)
 

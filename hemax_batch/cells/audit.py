@@ -57,5 +57,5 @@ def audit_of(found: int, audited_mm2: float, passed_over_mm2: float) -> ScreenAu
     if audited_mm2 <= 0:
         return ScreenAudit(passed_over_mm2, audited_mm2, found, None, None, None)
     factor = max(passed_over_mm2 - audited_mm2, 0.0) / audited_mm2
-    low, high = (found + rate * factor for rate in poisson_limits(found))
-    return ScreenAudit(passed_over_mm2, audited_mm2, found, found * (1 + factor), low, high)
+    expected = (round(found + rate * factor, 2) for rate in (found, *poisson_limits(found)))
+    return ScreenAudit(passed_over_mm2, audited_mm2, found, *expected)

@@ -17,6 +17,8 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ..cells.audit import ScreenAudit
+from ..cells.counting import SmearAccount
 from ..errors import OutputError, SlideError
 from ..settings import FORMAT_VERSION
 from .durable import write_bytes
@@ -67,6 +69,8 @@ class SlideRecord:
     rbc_diameter_um: float
     rbc_measured: int
     figures: ScanFigures
+    smear: SmearAccount | None = None
+    screen_audit: ScreenAudit | None = None
 
 
 class ResultsFolder:
@@ -187,6 +191,8 @@ def read_record(folder: Path) -> SlideRecord | None:
     try:
         raw = json.loads((folder / RESULT_NAME).read_text("utf-8"))
         raw["figures"] = ScanFigures(**raw["figures"])
+        raw["smear"] = raw["smear"] and SmearAccount(**raw["smear"])
+        raw["screen_audit"] = raw["screen_audit"] and ScreenAudit(**raw["screen_audit"])
         record = SlideRecord(**raw)
     except (OSError, ValueError, TypeError, KeyError):
         return None
