@@ -16,6 +16,8 @@ from broken_slides import sound_slides, write_corpus
 from painted import smear, write_pyramid
 from tiny_network import tiny_weights
 
+from hemax_batch.slides.reader import open_slide
+
 HERE = Path(__file__).parent
 REAL = HERE.parents[1] / "shared" / "data" / "slides"
 ALL = os.environ.get("HEMAX_FAULTS") == "all"
@@ -58,6 +60,13 @@ def test_every_broken_slide_is_done_or_failed_with_a_reason(corpus, tmp_path):
         assert "Traceback" not in slide["reason"] and "\n" not in slide["reason"], slide
     assert next(s for s in slides if s["path"] == str(good))["state"] == "done"
     print(dict(outcomes))
+
+
+def test_jpeg_tables_that_are_numbers_do_not_reach_the_decoder(tmp_path):
+    """As the fuzz target found them: a damaged type of tag 347."""
+    path = write_pyramid(tmp_path / "tables.tif", smear(400, 300, 11), mpp=0.25, extratags=[(347, "H", 3, (1, 2, 3))])
+    with open_slide(path, "tables") as reader:
+        assert reader.slide.backend == "openslide"  # which gives its own reasons
 
 
 def test_a_few_seconds_of_fuzzing_find_nothing(tmp_path):

@@ -202,6 +202,8 @@ def _check_pixels(page: tifffile.TiffPage) -> None:
         )
     if page.photometric == 6 and page.compression != _JPEG:
         raise UnsupportedTiff("YCbCr colours without JPEG; save it as RGB")
+    if not isinstance(page.jpegtables, (bytes, type(None))):
+        raise UnsupportedTiff(f"JPEG tables of type {type(page.jpegtables).__name__}; damaged: copy it again")
     if page.predictor not in (1, 2):
         raise UnsupportedTiff(f"predictor {page.predictor}; save it without")
 

@@ -12,7 +12,8 @@ import numpy as np
 from . import pixels
 from .tiff_layout import TiffLevel
 
-DECODE_ERRORS = (ValueError, RuntimeError, OSError, MemoryError)  # imagecodecs' own errors are RuntimeErrors
+#: imagecodecs' own errors are RuntimeErrors; a damaged tag of the wrong type is a TypeError
+DECODE_ERRORS = (ValueError, TypeError, RuntimeError, OSError, MemoryError)
 _MIN_IS_WHITE, _RGB, _PALETTE, _SEPARATED, _YCBCR = 0, 2, 3, 5, 6
 _JPEG = 7
 _ASSOCIATED_ALPHA, _FREE_ALPHA = 1, 2
