@@ -73,7 +73,7 @@ def test_cells_table_has_the_promised_columns_and_the_same_bytes_twice(done, tmp
         *(f"p_{name}" for name in CLASS_NAMES),
         *(column for name in attributes for column in (name, f"{name}_confidence")),
         "diameter_um", "diameter_vs_rbc", "nucleus_area_um2", "cell_area_um2", "nc_ratio", "nucleus_fraction",
-        "in_differential", "review", "review_reasons", "explanation",
+        "zone", "in_differential", "left_out", "review", "review_reasons", "explanation",
     ]  # fmt: skip
     assert np.allclose(table.filter(like="p_").sum(axis=1), 1, atol=1e-3) and set(table.size_vs_rbc) == {"small"}
     assert table.in_differential.all() and np.allclose(

@@ -46,6 +46,7 @@ class LoadedCell:
     nc_ratio: float | None
     nucleus_fraction: float | None
     in_differential: bool
+    left_out: str  # why a cell that lies there does not count, whatever its class; "": it does
     review: bool
     reasons: str
     explanation: str
@@ -83,14 +84,6 @@ class LoadedSlide:
     pictures: dict[int, bytes]
     regions: tuple[LoadedRegion, ...]
     overview: bytes
-
-    def counts_there(self, cell: LoadedCell) -> bool:
-        """Whether a white cell where `cell` lies counts; a reviewer may yet call it one."""
-        if cell.class_name in WHITE_NAMES:
-            return cell.in_differential
-        x, y = cell.centre
-        inside = [r for r in self.regions if r.rect[0] <= x < r.rect[2] and r.rect[1] <= y < r.rect[3]]
-        return all(region.used for region in inside)
 
 
 def load_slide(folder: Path) -> LoadedSlide:
@@ -156,7 +149,7 @@ def _cell(row: dict[str, str], slide_id: str, line: int) -> LoadedCell:
         figures = (_figure(row[k]) for k in ("diameter_um", "diameter_vs_rbc", "nc_ratio", "nucleus_fraction"))
         return LoadedCell(
             int(row["cell_id"]), row["class"], _finite(row["confidence"]), box, states, *figures,
-            _yes(row["in_differential"]), _yes(row["review"]), row["review_reasons"], row["explanation"],
+            _yes(row["in_differential"]), row["left_out"], _yes(row["review"]), row["review_reasons"], row["explanation"],
         )  # fmt: skip
     except KeyError as error:
         raise ValueError(f"line {line}: there is no column {error}") from error

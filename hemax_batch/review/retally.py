@@ -44,7 +44,10 @@ _COUNTED_BY_EYE = {"smudge cells": "smudge", "variant lymphocytes": "variant_lym
 
 @dataclass(frozen=True)
 class Reviewed:
-    """A slide's classes before and after one reviewer, by cell id; `decided` are the cells that he looked at."""
+    """A slide's classes before and after one reviewer, by cell id; `decided` are the cells that he looked at.
+
+    `left_out`: cells that lie where the run did not count (thick or feathered areas); no class makes them count.
+    """
 
     slide_id: str
     sha256: str
@@ -52,6 +55,7 @@ class Reviewed:
     corrections: tuple[Correction, ...]
     before: dict[int, str]
     after: dict[int, str]
+    left_out: frozenset[int]
     count_before: Differential
     count_after: Differential
 
@@ -124,11 +128,11 @@ def _applied(
                 f"{path}: row {c.row}: made for other results of {slide_id!r} ({c.result_sha256[:12]!r}…) than those in "
                 f"{folder} ({sha256[:12]}…): the slide was done again since; review it again in its new report.html"
             )
-    before = _classes(folder / "cells.csv")
+    before, left_out = _classes(folder / "cells.csv")
     refuse(path, [problem for c in corrections if (problem := _problem(c, before))])
     after = before | {c.cell_id: c.class_after for c in corrections}
-    counts = [_counted(folder / "differential.json", classes, wbc) for classes in (before, after)]
-    return Reviewed(slide_id, sha256, reviewer, tuple(corrections), before, after, *counts)
+    counts = [_counted(folder / "differential.json", c, left_out, wbc) for c in (before, after)]
+    return Reviewed(slide_id, sha256, reviewer, tuple(corrections), before, after, left_out, *counts)
 
 
 def _problem(c: Correction, before: dict[int, str]) -> str:
@@ -139,14 +143,17 @@ def _problem(c: Correction, before: dict[int, str]) -> str:
     return ""
 
 
-def _classes(path: Path) -> dict[int, str]:
+def _classes(path: Path) -> tuple[dict[int, str], frozenset[int]]:
+    """The class of each cell, and the cells that lie where the run did not count."""
     try:
-        return {int(row["cell_id"]): row["class"] for row in read_table(path)}
+        rows = list(read_table(path))
+        left_out = frozenset(int(row["cell_id"]) for row in rows if row["left_out"])
+        return {int(row["cell_id"]): row["class"] for row in rows}, left_out
     except (OSError, KeyError, ValueError) as error:
         raise ResultsError(f"{path}: cannot be read as a table of cells ({error}); {REMEDY}") from error
 
 
-def _counted(path: Path, classes: dict[int, str], wbc: float | None) -> Differential:
+def _counted(path: Path, classes: dict[int, str], left_out: frozenset[int], wbc: float | None) -> Differential:
     """By the target, rules and white count of the run (or the white count given now)."""
     try:
         record = json.loads(path.read_text("utf-8"))
@@ -154,7 +161,11 @@ def _counted(path: Path, classes: dict[int, str], wbc: float | None) -> Differen
         known_wbc = record["nucleated_red_cells"]["wbc"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ResultsError(f"{path}: cannot be read as a differential ({error!r}); {REMEDY}") from error
-    return count(classes.values(), target, known_wbc if wbc is None else wbc, rules)
+    return count(_without(classes, left_out), target, known_wbc if wbc is None else wbc, rules)
+
+
+def _without(classes: dict[int, str], left_out: frozenset[int]) -> list[str]:
+    return [name for cell_id, name in classes.items() if cell_id not in left_out]
 
 
 def _refuse_one_reviewer_twice(reviews: list[Reviewed]) -> None:
@@ -260,7 +271,7 @@ def _write_agreement(folder: Path, first: Reviewed, second: Reviewed, now: str) 
         "merged": {
             "rule": "where both looked and agree, their class; where they differ, unidentified, for a third look; "
             "where one looked, that one's; else as it was",
-            **count_record(count(merged.values(), target, wbc, rules)),
+            **count_record(count(_without(merged, first.left_out), target, wbc, rules)),
         },
     }
     write_bytes(folder / "agreement.json", as_json(record))
