@@ -11,17 +11,28 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from hemax_batch import __version__
+from hemax_batch.cells.audit import audit_of
+from hemax_batch.cells.counting import Counting, choose_cells
 from hemax_batch.cells.differential import count
 from hemax_batch.cells.explain import read_cells
 from hemax_batch.cells.measure import measure
 from hemax_batch.outputs import geojson
 from hemax_batch.outputs.clinical import write_differential
-from hemax_batch.outputs.pictures import write_pictures
-from hemax_batch.outputs.tables import CELL_COLUMNS, DIFFERENTIAL_COLUMNS, cell_rows, differential_row, write_table
-from hemax_batch.records import PICTURE_UM, Cells, MergedCells, pack_mask
+from hemax_batch.outputs.pictures import write_overview, write_pictures
+from hemax_batch.outputs.tables import (
+    CELL_COLUMNS,
+    DIFFERENTIAL_COLUMNS,
+    REGION_COLUMNS,
+    cell_rows,
+    differential_row,
+    region_rows,
+    write_table,
+)
+from hemax_batch.records import PICTURE_UM, Cells, MergedCells, RegionFigures, pack_mask
 from hemax_batch.results.folder import ResultsFolder, ScanFigures, SlideRecord
+from hemax_batch.running.account import account_smear
 from hemax_batch.settings import FORMAT_VERSION
-from hemax_batch.vocabulary import ATTRIBUTES, CLASS_NAMES, N_CLASSES
+from hemax_batch.vocabulary import ATTRIBUTES, CLASS_NAMES, N_CLASSES, ZONES
 
 MPP = 0.2
 SIDE_PX = round(PICTURE_UM / MPP)
@@ -46,24 +57,68 @@ def make_results(root: Path, slide_id: str = "S1", n: int = 60, path: str | None
     diameters_um = np.full(40, 7.2)
     measures = measure(merged.cells, MPP, diameters_um)
     readings = read_cells(merged.cells, measures, (side_px, side_px), 0.5)
-    differential = count([reading.class_name for reading in readings])
+    names = [reading.class_name for reading in readings]
+    counting = choose_cells(names, _zones(merged, side_px), "monolayer", 200, is_smear=True)
+    differential = count(name for name, reason in zip(names, counting.left_out, strict=True) if not reason)
+    regions = _regions(side_px, counting)
+    smear, audit = account_smear(regions, counting, names), audit_of(1, 0.0125, 1.2)
     path = path or f"/slides/{slide_id}.svs"
     record = SlideRecord(
         FORMAT_VERSION, slide_id, path, side_px, side_px, MPP, "f" * 64, "5" * 64, "a" * 64, __version__, n, 4, (), 0.0,
         ("2 regions are out of focus",), 1, measures.rbc_diameter_um, measures.rbc_measured,
-        ScanFigures(1.25, 0.4, n + 9, n + 20, 0, 3, 0.0125, 0),
+        ScanFigures(smear.scanned_mm2, 0.4, n + 9, n + 20, 0, 3, 0.0125, 1), smear, audit,
     )  # fmt: skip
     results = ResultsFolder(root)
     results.prepare()
     made, to_review = results.making(slide_id), sum(reading.review for reading in readings)
-    write_table(made / "cells.csv", CELL_COLUMNS, cell_rows(slide_id, merged, measures, readings))
+    write_table(made / "cells.csv", CELL_COLUMNS, cell_rows(slide_id, merged, measures, readings, counting))
+    write_table(made / "regions.csv", REGION_COLUMNS, region_rows(slide_id, regions))
     row = differential_row(slide_id, path, differential, to_review, record.warnings)
     write_table(made / "differential.csv", DIFFERENTIAL_COLUMNS, [row])
-    write_differential(made / "differential.json", slide_id, path, differential, measures, to_review, record.warnings)
+    write_differential(
+        made / "differential.json", slide_id, path, differential, measures, to_review, record.warnings, smear, audit
+    )
+    write_overview(made / "overview.jpg", _overview())
     write_pictures(made / "pictures.zip", merged)
     _write_geojson(made / "cells.geojson", slide_id, merged, measures, readings)
     results.publish(made, record)
     return results.slide(slide_id)
+
+
+#: The slide from left to right: (zone, share of the width). A quarter of the cells lies outside the monolayer.
+_STRIPS = (("thick", 0.15), ("monolayer", 0.75), ("feathered", 0.1))
+
+
+def _zones(merged: MergedCells, side_px: int) -> list[str]:
+    """The zone of each cell."""
+    at = (merged.cells.boxes_xyxy[:, 0] + merged.cells.boxes_xyxy[:, 2]) / 2 / side_px
+    ends = np.cumsum([share for _, share in _STRIPS])
+    return [_STRIPS[k][0] for k in np.searchsorted(ends, at)]
+
+
+def _regions(side_px: int, counting: Counting) -> list[RegionFigures]:
+    figures, x0 = [], 0
+    for index, (zone, share) in enumerate(_STRIPS):
+        x1 = x0 + round(share * side_px)
+        area_mm2 = (x1 - x0) * side_px * (MPP / 1000) ** 2
+        reason = counting.reason(zone)
+        zones_mm2 = tuple(area_mm2 if zone == name else 0.0 for name in ZONES)
+        used_mm2 = 0.0 if reason else area_mm2
+        figures.append(
+            RegionFigures(
+                index, (x0, 0, x1, side_px), "read", zone, not reason, reason, "", area_mm2, used_mm2,
+                area_mm2 - used_mm2, zones_mm2, 0.4, 0.3, 0.8, 0.35, 0.1, 9000.0, 0, 0, 0,
+            )
+        )  # fmt: skip
+        x0 = x1
+    return figures
+
+
+def _overview() -> np.ndarray:
+    """A smear from thick to thin, uint8 [300, 300, 3]."""
+    random = np.random.default_rng(0)
+    thin = np.linspace(0.0, 1.0, 300)[None, :, None] + random.normal(0, 0.05, (300, 300, 1))
+    return np.clip(np.array([214, 150, 160]) + thin * np.array([34, 80, 72]), 0, 255).astype(np.uint8)
 
 
 def _write_geojson(path: Path, slide_id: str, merged, measures, readings) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ..cells.audit import ScreenAudit
+from ..results.folder import SlideRecord
 from .loaded import LoadedSlide
 
 _MINUS_FREE = "–"
@@ -73,23 +75,52 @@ def facts(slide: LoadedSlide) -> list[tuple[str, str]]:
         if red["assumed"]
         else f"{red['median']:g} µm, median of {red['measured']}"
     )
-    figures = record.figures
-    scanned = f"{figures.scanned_mm2:.2f} mm² in {record.regions} regions"
-    if figures.blank_mm2:
-        scanned += f"; {figures.blank_mm2:.2f} mm² blank glass"
-    if record.unreadable_regions:
-        scanned += f"; {len(record.unreadable_regions)} unreadable ({100 * record.unreadable_share:.1f} %)"
-    audit = f"{figures.audited_mm2:.3f} mm² of what the screen passed over: {figures.audit_cells} cells found"
     return [
         ("Size", f"{record.width} × {record.height} px, {width_mm:.1f} × {height_mm:.1f} mm"),
         ("Resolution", f"{record.mpp:.4g} µm/px"),
-        ("Scanned", scanned),
-        ("Audit", audit if figures.audited_mm2 else "none"),
+        *_area_facts(record),
+        ("Screen audit", _audit_words(record.screen_audit)),
         ("Red cell", red_text),
         ("Weights", record.weights_sha256),
         ("Version", f"hemax-batch {record.version}"),
         ("Result", slide.sha256),
     ]
+
+
+def _area_facts(record: SlideRecord) -> list[tuple[str, str]]:
+    """Where was looked and counted, in mm²."""
+    smear, figures = record.smear, record.figures
+    looked = f"{figures.scanned_mm2:.2f} mm² in {record.regions} regions; {figures.blank_mm2:.2f} mm² passed as blank"
+    if smear is None:
+        return [("Scanned", looked)]
+    parts = {
+        "monolayer": smear.monolayer_mm2, "feathered edge": smear.feathered_mm2, "thick area": smear.thick_mm2,
+        "bare glass": smear.bare_glass_mm2, "unreadable": smear.unreadable_mm2,
+    }  # fmt: skip
+    where = {"monolayer": "the monolayer", "all": "the whole smear"}.get(smear.counted_in, smear.counted_in)
+    counted = f"{where}: {smear.counted_because}; {smear.used_mm2:.2f} mm² used, {smear.left_out_mm2:.2f} mm² left out"
+    if smear.cells_left_out:
+        counted += f" with {smear.cells_left_out} cells"
+    looks = [
+        f"focus {smear.focus:.3g}" if smear.focus is not None else "",
+        f"{smear.regions_out_of_focus} regions out of focus" if smear.regions_out_of_focus else "",
+        f"stain contrast {smear.stain_contrast:.2f}" if smear.stain_contrast is not None else "",
+    ]
+    return [
+        ("Scanned", looked),
+        ("Of that", ", ".join(f"{words} {area:.2f}" for words, area in parts.items() if area >= 0.005) + " mm²"),
+        ("Counted in", counted),
+        ("Quality", "; ".join(filter(None, looks)) or "not measured"),
+    ]
+
+
+def _audit_words(audit: ScreenAudit | None) -> str:
+    if audit is None or audit.missed_estimate is None:
+        return "no sample was taken"
+    return (
+        f"{audit.found} cells in a sample of {audit.audited_mm2:.3f} of the {audit.passed_over_mm2:.2f} mm² passed over: "
+        f"{audit.missed_estimate:.0f} missed on the slide (95 % limits {audit.low95:.0f}–{audit.high95:.0f})"
+    )
 
 
 def percent(value: float | None, decimals: int = 1) -> str:

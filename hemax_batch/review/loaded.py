@@ -14,8 +14,9 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
+from typing import get_args, get_origin, get_type_hints
 
 from ..errors import ResultsError
 from ..outputs.pictures import read_pictures
@@ -110,9 +111,11 @@ def load_slide(folder: Path) -> LoadedSlide:
 def load_record(folder: Path) -> SlideRecord:
     """`result.json`. ResultsError says why it is not one that this version reads."""
     path = folder / RESULT_NAME
-    record = read_record(folder)
-    if record is not None:
-        return record
+    with _reading(path):
+        record = read_record(folder)
+        if record is not None:
+            _check_types(record)
+            return record
     if not path.is_file():
         raise ResultsError(f"{path}: is missing, so {folder.name!r} is half done or no result of hemax-batch; {REMEDY}")
     with _reading(path):
@@ -125,6 +128,19 @@ def load_record(folder: Path) -> SlideRecord:
             f"{path}: is of slide {slide_id!r}, but its folder is {folder.name!r}; give the folder its name back"
         )
     raise ResultsError(f"{path}: does not hold the entries of format {FORMAT_VERSION}: edited by hand? {REMEDY}")
+
+
+def _check_types(record: object) -> None:
+    """ValueError where an entry of a record, or of a record in it, is not of the type that it is declared with."""
+    for name, declared in get_type_hints(type(record)).items():
+        value, allowed = getattr(record, name), get_args(declared) or (declared,)
+        if is_dataclass(value):
+            _check_types(value)
+        elif get_origin(declared) is tuple:
+            if not isinstance(value, list) or not all(type(item) is allowed[0] for item in value):
+                raise ValueError(f"{name} is {value!r}")
+        elif type(value) not in allowed and not (float in allowed and type(value) is int):
+            raise ValueError(f"{name} is {value!r}")
 
 
 def load_cells(folder: Path, record: SlideRecord) -> tuple[LoadedCell, ...]:

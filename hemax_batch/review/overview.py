@@ -11,6 +11,7 @@ from .legend import mark
 from .loaded import LoadedRegion, LoadedSlide
 
 LONG_SIDE = 1000.0  # SVG units
+_WORDS = {"blank": "bare glass", "feathered": "feathered edge", "thick": "thick area"}
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,11 @@ class Marks:
 
 @dataclass(frozen=True)
 class Zone:
-    """All regions of one kind as one SVG path."""
+    """All regions whose film lies mostly in one zone, as one SVG path."""
 
     words: str
     used: bool
     regions: int
-    area_mm2: float
     path: str
 
 
@@ -62,16 +62,15 @@ def draw_overview(slide: LoadedSlide) -> Overview:
 
 
 def _zones(regions: tuple[LoadedRegion, ...], scale: float) -> list[Zone]:
-    """The regions by what became of them, those that count first, then by area."""
+    """The regions by zone, those that count first, then by their number."""
     kinds = defaultdict(list)
     for region in regions:
-        told = ": ".join(filter(None, (region.zone or region.state, "" if region.used else region.reason)))
-        kinds[(told, region.used)].append(region)
+        told = region.zone if region.state == "read" else region.state
+        kinds[(_WORDS.get(told, told), region.used)].append(region)
     zones = [
-        Zone(told, used, len(found), sum(r.area_mm2 for r in found), "".join(_rect(r, scale) for r in found))
-        for (told, used), found in kinds.items()
+        Zone(told, used, len(found), "".join(_rect(r, scale) for r in found)) for (told, used), found in kinds.items()
     ]
-    return sorted(zones, key=lambda zone: (not zone.used, -zone.area_mm2, zone.words))
+    return sorted(zones, key=lambda zone: (not zone.used, -zone.regions, zone.words))
 
 
 def _rect(region: LoadedRegion, scale: float) -> str:

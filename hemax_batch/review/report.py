@@ -91,7 +91,7 @@ def _data(slide: LoadedSlide, classes: list[dict], ordered: list[LoadedCell], un
 def _cell(cell: LoadedCell, slide: LoadedSlide, units_per_px: float) -> dict:
     x, y = cell.centre
     return {
-        "id": cell.cell_id, "class": cell.class_name, "p": cell.confidence, "counts": not cell.left_out,
+        "id": cell.cell_id, "class": cell.class_name, "p": cell.confidence, "out": cell.left_out,
         "x": round(x * units_per_px, 2), "y": round(y * units_per_px, 2), "states": cell.states, "um": cell.diameter_um,
         "rbc": cell.diameter_vs_rbc, "nc": cell.nc_ratio, "nucleus": cell.nucleus_fraction, "why": cell.reasons,
         "say": cell.explanation,

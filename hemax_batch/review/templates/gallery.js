@@ -56,6 +56,7 @@ function fill(index) {
   card.querySelector(".figures").textContent = figures(cell);
   card.querySelector(".chips").append(...chips(cell));
   card.querySelector(".why").textContent = cell.why;
+  card.querySelector(".out").textContent = cell.out && `not counted: ${cell.out}`;
   card.querySelector(".say").textContent = cell.say;
   refresh(index);
 }
@@ -93,7 +94,7 @@ function speak(index) {
   const mark = marks.get(cell.id);
   const state = !mark ? "not reviewed" : mark.after === cell.class ? "approved" : `reclassified from ${words(cell.class)}`;
   const why = cell.why ? `; for review: ${cell.why}` : "";
-  cards[index].setAttribute("aria-label", `Cell ${cell.id}: ${words(classNow(cell))}, confidence ${cell.p.toFixed(2)}, ${state}${why}`);
+  cards[index].setAttribute("aria-label", `Cell ${cell.id}: ${words(classNow(cell))}, confidence ${cell.p.toFixed(2)}, ${state}${why}${cell.out && `; not counted: ${cell.out}`}`);
 }
 
 const words = (className) => CLASSES.get(className).words;

@@ -74,10 +74,9 @@ function tally() {
   const add = (name) => counts.set(name, (counts.get(name) ?? 0) + 1);
   for (const cell of CELLS) {
     const name = classNow(cell);
-    const white = CLASSES.get(name).white;
-    if (white && !cell.counts) continue;
+    if (cell.out) continue; // it lies where the run did not count, whatever it is
     add(name);
-    if (white) add("white");
+    if (CLASSES.get(name).white) add("white");
     if (name === "band_neutrophil" || name === "segmented_neutrophil") add("neutrophils");
   }
   return counts;
