@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from . import __version__
 from .cli_learning import evaluate, models, train
-from .cli_review import report, retally
+from .cli_review import export, export_options, report, retally
 from .cli_slides import doctor, info, synth
 from .errors import HemaxError
 
@@ -91,11 +92,16 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
     "--wait-lock", "wait_lock_s", type=float, default=0.0, metavar="SECONDS", help="Wait for another run's end."
 )
 @click.option("--region-timeout", "region_timeout_s", type=float, default=1800.0, metavar="SECONDS",
-              help="A region that takes a worker longer counts as hung.")  # fmt: skip
+              help="A region that takes longer counts as hung; it is tried again, then lost.")  # fmt: skip
+@click.option("--open-timeout", "open_timeout_s", type=float, default=300.0, metavar="SECONDS",
+              help="A slide that takes longer to open counts as hung, and fails.")  # fmt: skip
+@click.option("--on-gpu-loss", type=click.Choice(["cpu", "retire"]), default="cpu",
+              help="Workers that lose their GPU go on without it, or end while the others go on.")  # fmt: skip
 @click.option("--settle", "settle_s", type=float, default=0.0, metavar="SECONDS",
               help="Leave slides that changed this recently (still being copied?) for the next run.")  # fmt: skip
 @click.option("--log-json", type=_FILE, help="Append every event to this file, one JSON object a line.")
 @click.option("--quiet", "-q", is_flag=True, help="Only failures and the last line.")
+@export_options
 @click.option("--config", type=_EXISTING_FILE, is_eager=True, expose_value=False, callback=_read_config,
               help="Defaults for these options from a TOML file.")  # fmt: skip
 def run(inputs, out, **given):
@@ -107,7 +113,8 @@ def run(inputs, out, **given):
 
     \b
     Exit codes: 0 all done or nothing to do; 1 unexpected; 2 usage; 3 some slides failed; 4 all failed; 5 another run
-    holds the results folder; 6 the results cannot be written; 7 --max-minutes reached; 130 SIGINT; 143 SIGTERM.
+    holds the results folder; 6 the results cannot be written; 7 --max-minutes reached; 8 a read hangs, which
+    --workers 0 cannot end; 130 SIGINT; 143 SIGTERM.
 
     \b
     Example:
@@ -115,10 +122,12 @@ def run(inputs, out, **given):
       hemax-batch run "/scans/**/*.svs" --out results/ --workers 8 --log-json run.jsonl --quiet
     """
     from .cells.rules import Rules
+    from .interchange.export import FORMATS, export_all, formats_of
     from .pipeline import dry_run
     from .pipeline import run as run_pipeline
     from .settings import RunOptions, RunSettings, TlsFiles
 
+    formats = formats_of([f.name for f in FORMATS if given.pop(f.name.replace("-", "_"))])
     given["rules"] = Rules.from_toml(given["rules"]) if given["rules"] else Rules()
     settings = RunSettings(**{name: given.pop(name) for name in RunSettings.__dataclass_fields__})
     given["tls"] = TlsFiles(*given["tls"]) if given["tls"] else None
@@ -127,9 +136,12 @@ def run(inputs, out, **given):
         summary = dry_run(inputs, out, settings, options, click.echo)
     else:
         summary = run_pipeline(inputs, out, settings, options)
+        if formats:
+            exported = export_all(out, (), formats, click.echo, renew=False)
+            summary = replace(summary, exit_code=summary.exit_code or exported)
     click.echo(summary.text)
     sys.exit(summary.exit_code)
 
 
-for _command in (report, retally, info, doctor, synth, train, evaluate, models):
+for _command in (report, retally, export, info, doctor, synth, train, evaluate, models):
     main.add_command(_command)

@@ -1,4 +1,4 @@
-"""The commands on finished results: `report`, `retally`."""
+"""The commands on finished results: `report`, `retally`, `export`."""
 
 from __future__ import annotations
 
@@ -80,3 +80,40 @@ def _summary(review) -> str:
     lines.append(f"  {'unidentified':24}{before.unidentified:>16}{after.unidentified:>16}")
     lines.append(f"  {after.claim}")
     return "\n".join(lines)
+
+
+def export_options(command):
+    """The options that choose formats, of `export` and of `run`."""
+    for name, words in (
+        ("dicom-ann", "annotations.dcm: outlines as DICOM bulk annotations, of slides that are DICOM."),
+        ("fhir", "fhir.json: the differential as a FHIR R4 DiagnosticReport, preliminary."),
+        ("anndata", "cells.h5ad: the cells as AnnData."),
+        ("parquet", "cells.parquet: the cells with typed columns."),
+    ):
+        command = click.option(f"--{name}", is_flag=True, help=words)(command)
+    return command
+
+
+@click.command()
+@click.argument("results", type=_RESULTS)
+@export_options
+@click.option("--slide", "slides", multiple=True, metavar="ID", help="Only this slide; may be given again.  [default: all]")
+@click.option("--wait-lock", "wait_lock_s", type=float, default=0.0, metavar="SECONDS", help="Wait for a run's end.")
+def export(results, slides, wait_lock_s, **wanted):
+    """Write the results in other programs' formats, into each slide's folder, from RESULTS alone.
+
+    QuPath reads cells.geojson and napari masks.zarr, which every run writes. Needs the packages of
+    `pip install 'hemax-batch[interchange]'`.
+
+    \b
+    Example:
+      hemax-batch export results/ --parquet --fhir
+      hemax-batch export results/ --dicom-ann --slide smear-0042
+    """
+    from .errors import UsageError
+    from .interchange.export import export_all, formats_of
+
+    formats = formats_of(name.replace("_", "-") for name, chosen in wanted.items() if chosen)
+    if not formats:
+        raise UsageError("choose at least one of --parquet, --anndata, --fhir, --dicom-ann")
+    sys.exit(export_all(results, slides, formats, click.echo, wait_lock_s=wait_lock_s))

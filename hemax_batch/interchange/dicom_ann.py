@@ -1,0 +1,141 @@
+"""`annotations.dcm`: the outlines as a DICOM Microscopy Bulk Simple Annotations object, for slides that are DICOM.
+
+A group of polygons a class for the cells, and one for their nuclei, in pixels of the total pixel matrix of the slide's
+finest level, which the object refers to; diameter and confidence go along. UIDs follow from the results, so that the
+same results give the same object.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import defaultdict
+from pathlib import Path
+
+import highdicom as hd
+import numpy as np
+import pydicom
+from pydicom.sr.codedict import codes
+
+from .. import __version__
+from ..review.loaded import LoadedCell, load_cells, load_record, result_sha256
+from ..review.outlines import Outlines, Ring, read_outlines
+from ..slides.dicom import series_uid
+from ..vocabulary import CLAIM
+from .export import NotApplicable
+
+_NAMESPACE = uuid.UUID("0f0b5a4e-52a1-5b6c-8a3e-1f7c9b1d2e3f")  # ours
+_MICROMETRE = hd.sr.CodedConcept("um", "UCUM", "micrometer")
+_ONE = hd.sr.CodedConcept("1", "UCUM", "no units")
+
+
+def write(path: Path, folder: Path) -> None:
+    """Write the annotations of the slide's results in `folder`.
+
+    Raises NotApplicable where the slide is no DICOM, is not there any more, or holds no cell; ResultsError where the
+    results cannot be read back.
+    """
+    record = load_record(folder)
+    source = _finest_level(Path(record.path), record.width, record.height)
+    cells, outlines = load_cells(folder, record), read_outlines(folder / "cells.geojson")
+    sha256 = result_sha256(folder)
+    groups = _groups(cells, outlines, sha256)
+    if not groups:
+        raise NotApplicable("it holds no cell")
+    made = hd.ann.MicroscopyBulkSimpleAnnotations(
+        source_images=[source],
+        annotation_coordinate_type=hd.ann.AnnotationCoordinateTypeValues.SCOORD,
+        annotation_groups=groups,
+        series_instance_uid=_uid(sha256, "series"),
+        series_number=1,
+        sop_instance_uid=_uid(sha256, "instance"),
+        instance_number=1,
+        manufacturer="hemax-batch",
+        manufacturer_model_name="HemaX",
+        software_versions=__version__,
+        device_serial_number=record.weights_sha256[:16],
+        content_description="pre-classification for review; research use only",
+        content_label="WHITE_CELLS",
+    )
+    # the same results give the same object: its dates are those of the slide
+    day, time = str(source.get("StudyDate") or "19000101"), str(source.get("StudyTime") or "000000")
+    for keyword in ("InstanceCreationDate", "ContentDate", "SeriesDate"):
+        if keyword in made:
+            setattr(made, keyword, day)
+    for keyword in ("InstanceCreationTime", "ContentTime", "SeriesTime"):
+        if keyword in made:
+            setattr(made, keyword, time)
+    for equipment in made.get("ContributingEquipmentSequence", []):
+        equipment.ContributionDateTime = day + time
+    made.save_as(path)
+
+
+def _finest_level(path: Path, width: int, height: int) -> pydicom.Dataset:
+    """The header of the series' instance whose total pixel matrix is the slide's level 0."""
+    series = series_uid(path)
+    if series is None:
+        raise NotApplicable(f"{path} is no DICOM slide" if path.exists() else f"{path} is not there any more")
+    for file in sorted(p for p in path.parent.iterdir() if series_uid(p) == series):
+        header = pydicom.dcmread(file, stop_before_pixels=True)
+        if (header.get("TotalPixelMatrixColumns"), header.get("TotalPixelMatrixRows")) == (width, height):
+            return header
+    raise NotApplicable(f"no file of the series beside {path} has a total pixel matrix of {width} x {height}")
+
+
+def _groups(cells: tuple[LoadedCell, ...], outlines: dict[int, Outlines], sha256: str) -> list[hd.ann.AnnotationGroup]:
+    """Per class the cells, then their nuclei; a cell of several pieces is its largest piece."""
+    by_class: dict[str, list[LoadedCell]] = defaultdict(list)
+    for cell in cells:
+        if cell.cell_id in outlines and outlines[cell.cell_id].cell:
+            by_class[cell.class_name].append(cell)
+    groups: list[hd.ann.AnnotationGroup] = []
+    for name in sorted(by_class):
+        members = by_class[name]
+        figures = [
+            hd.ann.Measurements(codes.SCT.Diameter, _column([c.diameter_um for c in members]), _MICROMETRE),
+            hd.ann.Measurements(codes.DCM.Probability, _column([c.confidence for c in members]), _ONE),
+        ]
+        rings = [_largest(outlines[c.cell_id].cell) for c in members]
+        groups.append(_group(len(groups) + 1, name, codes.SCT.Cell, rings, figures, sha256))
+        nuclei = [_largest(outlines[c.cell_id].nucleus) for c in members if outlines[c.cell_id].nucleus]
+        if nuclei:
+            groups.append(_group(len(groups) + 1, f"{name} nucleus", codes.SCT.Nucleus, nuclei, None, sha256))
+    return groups
+
+
+def _group(number: int, label: str, what, rings: list[np.ndarray], figures, sha256: str) -> hd.ann.AnnotationGroup:
+    return hd.ann.AnnotationGroup(
+        number=number,
+        uid=_uid(sha256, label),
+        label=label,
+        annotated_property_category=codes.SCT.AnatomicalStructure,
+        annotated_property_type=what,
+        graphic_type=hd.ann.GraphicTypeValues.POLYGON,
+        graphic_data=rings,
+        algorithm_type=hd.ann.AnnotationGroupGenerationTypeValues.AUTOMATIC,
+        algorithm_identification=hd.AlgorithmIdentificationSequence(
+            "HemaX", codes.cid7162.ArtificialIntelligence, __version__
+        ),
+        measurements=figures,
+        description=CLAIM,
+    )
+
+
+def _column(values: list[float | None]) -> np.ndarray:
+    return np.array([np.nan if v is None else v for v in values], np.float32)
+
+
+def _largest(rings: tuple[Ring, ...]) -> np.ndarray:
+    """The ring of the largest area as [V, 2] float32, without its last point, which repeats the first."""
+    arrays = [np.array(ring[:-1], np.float64) for ring in rings]
+    return max(arrays, key=_area).astype(np.float32)
+
+
+def _area(ring: np.ndarray) -> float:
+    """The shoelace formula."""
+    x, y = ring.T
+    return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
+
+
+def _uid(sha256: str, what: str) -> str:
+    """A UID of the root 2.25 (DICOM PS3.5 B.2), made from the results' hash."""
+    return f"2.25.{uuid.uuid5(_NAMESPACE, f'{sha256}/{what}').int}"

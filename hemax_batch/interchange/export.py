@@ -1,0 +1,113 @@
+"""Which formats there are, what each needs, and how its file appears in a slide's results folder: whole, at once."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import OutputError, ResultsError, UsageError
+from ..results.folder import ResultsFolder
+from ..results.lock import OutputLock
+
+EXIT_SOME_FAILED, EXIT_ALL_FAILED = 3, 4  # as of a run
+
+
+@dataclass(frozen=True)
+class Format:
+    """An export: its option, its file in the slide's folder, the packages it needs, the module with its `write`."""
+
+    name: str
+    file: str
+    packages: tuple[str, ...]
+    module: str
+
+
+FORMATS = (
+    Format("parquet", "cells.parquet", ("pyarrow",), "parquet"),
+    Format("anndata", "cells.h5ad", ("anndata",), "anndata_table"),
+    Format("fhir", "fhir.json", ("fhir.resources",), "fhir"),
+    Format("dicom-ann", "annotations.dcm", ("highdicom", "pydicom"), "dicom_ann"),
+)
+
+
+class NotApplicable(Exception):
+    """A slide of which this export cannot be made, by its nature; the message says why."""
+
+
+def formats_of(names: Iterable[str]) -> tuple[Format, ...]:
+    """The formats by name. UsageError where a package that one needs is not installed."""
+    wanted = set(names)
+    chosen = tuple(f for f in FORMATS if f.name in wanted)
+    for f in chosen:
+        missing = [package for package in f.packages if not _is_installed(package)]
+        if missing:
+            raise UsageError(
+                f"--{f.name} needs {', '.join(missing)}, which is not installed: pip install 'hemax-batch[interchange]'"
+            )
+    return chosen
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # of the package that it is in
+        return False
+
+
+def export_all(
+    root: Path, slide_ids: Iterable[str], formats: Iterable[Format], say: Callable[[str], None],
+    renew: bool = True, wait_lock_s: float = 0.0,
+) -> int:  # fmt: skip
+    """Export the slides named, or all; with `renew` False only what is not there yet. A bad one never stops the others.
+
+    Returns the exit code: 0 all done, 3 some failed, 4 all. UsageError for a slide that has no results there;
+    LockedError where a run holds the folder.
+    """
+    results, wanted = ResultsFolder(root), set(slide_ids)
+    published = [record.slide_id for record in results.records()]
+    if not results.state.is_dir():
+        raise UsageError(f"{root}: no results of hemax-batch; name the folder that `run --out` was given")
+    if unknown := sorted(wanted - set(published)):
+        raise UsageError(f"{root}: no results of {', '.join(map(repr, unknown))}; there are {', '.join(published[:8])}")
+    chosen, failed = [s for s in published if s in wanted or not wanted], 0
+    with OutputLock(results.state, wait_lock_s):
+        for slide_id in chosen:
+            try:
+                for f in formats:
+                    _export(results, slide_id, f, say, renew)
+            except (ResultsError, OutputError) as error:
+                failed += 1
+                say(f"{slide_id}: failed: {error}")
+    return 0 if not failed else EXIT_ALL_FAILED if failed == len(chosen) else EXIT_SOME_FAILED
+
+
+def _export(results: ResultsFolder, slide_id: str, f: Format, say: Callable[[str], None], renew: bool) -> None:
+    """One file, written aside and renamed. What a slide is not fit for is said, and is no failure."""
+    target = results.slide(slide_id) / f.file
+    if target.exists() and not renew:
+        return
+    aside = results.state / f"{slide_id}.{os.getpid()}.{f.file}"  # some writers go by the ending
+    try:
+        importlib.import_module(f".{f.module}", __package__).write(aside, results.slide(slide_id))
+        _flush(aside)
+        aside.replace(target)
+    except NotApplicable as why:
+        say(f"{slide_id}: no {f.file}: {why}")
+    except OSError as error:
+        raise OutputError(
+            f"{target}: cannot be written: {error.strerror or error}; check space and permissions"
+        ) from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,45 @@
+"""`cells.parquet`: the columns of `cells.csv` with their types, for pandas, polars, R and DuckDB."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..outputs.tables import CELL_COLUMNS, read_table
+from ..review.loaded import load_record
+from ..vocabulary import ATTRIBUTE_NAMES, CLAIM
+
+_TEXTS = {"slide", "class", "zone", *ATTRIBUTE_NAMES, "review_reasons", "explanation"}
+_TRUTHS = {"in_differential", "review"}
+_ROWS = 50_000  # in memory at a time
+
+
+def write(path: Path, folder: Path) -> None:
+    """Write the table of the slide's results in `folder`. ResultsError where they cannot be read back."""
+    record = load_record(folder)
+    schema = pa.schema(
+        [(name, _type_of(name)) for name in CELL_COLUMNS],
+        metadata={"slide": record.slide_id, "mpp": str(record.mpp), "claim": CLAIM},
+    )
+    rows = read_table(folder / "cells.csv")
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        while part := list(islice(rows, _ROWS)):
+            columns = [pa.array([_value(name, row[name]) for row in part], _type_of(name)) for name in CELL_COLUMNS]
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+
+
+def _type_of(name: str) -> pa.DataType:
+    if name in _TEXTS:
+        return pa.string()
+    return pa.int64() if name == "cell_id" else pa.bool_() if name in _TRUTHS else pa.float64()
+
+
+def _value(name: str, text: str):
+    if name in _TEXTS:
+        return text
+    if name in _TRUTHS:
+        return text == "true"
+    return None if text == "" else int(text) if name == "cell_id" else float(text)
