@@ -9,8 +9,8 @@ import uuid
 from pathlib import Path
 
 import numpy as np
-from scipy.ndimage import binary_fill_holes
-from skimage.measure import approximate_polygon, find_contours
+import shapely
+from skimage.measure import find_contours
 
 from ..cells.explain import Reading
 from ..cells.measure import Measures
@@ -63,13 +63,11 @@ def outline_of(mask: np.ndarray, xy) -> dict | None:
     """A mask crop's outline as a Polygon, or MultiPolygon where it has several pieces; None where it is empty.
 
     Holes are filled. Traced half-way between inside and outside pixels, so that the enclosed area is near the number
-    of pixels.
+    of pixels; simplified (Douglas & Peucker, GEOS) without crossing itself.
     """
-    filled = np.pad(binary_fill_holes(mask), 1).astype(np.float32)
-    polygons = []
-    for contour in find_contours(filled, 0.5):
-        ring = _simplified(contour)
-        polygons.append([[[round(x - 0.5 + int(xy[0]), 1), round(y - 0.5 + int(xy[1]), 1)] for y, x in ring.tolist()]])
+    offset = np.asarray(xy, float) - 0.5
+    rings = [ring[:, ::-1] + offset for ring in find_contours(np.pad(mask, 1).astype(np.float32), 0.5)]
+    polygons = [[_simplified(ring).round(1).tolist()] for ring in rings if _is_outer(ring)]
     if not polygons:
         return None
     if len(polygons) == 1:
@@ -77,25 +75,14 @@ def outline_of(mask: np.ndarray, xy) -> dict | None:
     return {"type": "MultiPolygon", "coordinates": polygons}
 
 
-def _simplified(contour: np.ndarray) -> np.ndarray:
-    """A closed ring [V, 2] with fewer points, or itself where that would make it cross itself or lose its area."""
-    ring = approximate_polygon(contour, _TOLERANCE_PX)
-    return contour if len(ring) < 5 or _crosses_itself(ring) else ring
+def _is_outer(ring: np.ndarray) -> bool:
+    """Whether a closed contour [V, 2] (x, y) goes round the mask, not round a hole in it: by the sign of its area."""
+    x, y = ring.T
+    return float(np.dot(x[:-1], y[1:]) - np.dot(x[1:], y[:-1])) > 0
 
 
-def _crosses_itself(ring: np.ndarray) -> bool:
-    """Whether any two segments of the closed ring [V, 2] that are no neighbours meet. Time V², for V of some tens."""
-    a, b = ring[:-1], ring[1:]
-    n = len(a)
-    side = _turn(a[:, None], b[:, None], np.stack([a, b])[:, None])  # [2, n, n]: ends of segment j as seen from i
-    apart = side[0] * side[1] > 0
-    low, high = np.minimum(a, b), np.maximum(a, b)
-    beside = ((low[:, None] > high[None]) | (low[None] > high[:, None])).any(-1)  # segments of one line need not meet
-    i, j = np.triu_indices(n, 2)
-    neighbours = (i == 0) & (j == n - 1)
-    return bool((~apart[i, j] & ~apart[j, i] & ~beside[i, j] & ~neighbours).any())
-
-
-def _turn(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """Twice the signed area of the triangles a, b, c [..., 2]."""
-    return (b[..., 0] - a[..., 0]) * (c[..., 1] - a[..., 1]) - (b[..., 1] - a[..., 1]) * (c[..., 0] - a[..., 0])
+def _simplified(ring: np.ndarray) -> np.ndarray:
+    """A closed ring [V, 2] with fewer points, or itself where that would make it invalid."""
+    simple = shapely.simplify(shapely.Polygon(ring), _TOLERANCE_PX, preserve_topology=True)
+    rounded = shapely.Polygon(np.asarray(simple.exterior.coords).round(1))
+    return np.asarray(simple.exterior.coords) if rounded.is_valid and rounded.area > 0 else ring
