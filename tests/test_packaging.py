@@ -65,7 +65,7 @@ def test_the_installed_package_has_the_command_and_the_version():
     assert [entry.value for entry in scripts] == ["hemax_batch.cli:main"]
 
 
-@pytest.mark.parametrize("name", ["bin/demo", "bin/test", "bin/hemax-batch", "bin/.venv-setup", ".ci/run"])
+@pytest.mark.parametrize("name", ["bin/demo", "bin/test", "bin/hemax-batch", "bin/.venv-setup", "bin/.browser-setup", ".ci/run"])
 def test_scripts_are_executable_and_sound(name):
     path = ROOT / name
     assert path.stat().st_mode & stat.S_IXUSR
