@@ -13,7 +13,7 @@ from . import __version__
 from .cli_learning import evaluate, models, train
 from .cli_review import export, export_options, report, retally
 from .cli_slides import doctor, info, synth
-from .errors import HemaxError
+from .errors import HemaxError, UsageError
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -73,6 +73,7 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
               help="Where white cells count; in the whole smear too where its monolayer holds too few.")  # fmt: skip
 @click.option("--wbc", type=float, help="The analyser's white count (10^9/l), to correct for nucleated red cells.")
 @click.option("--rules", type=_EXISTING_FILE, help="Flags and reference ranges from a TOML file.  [default: built in]")
+@click.option("--age-group", metavar="NAME", help="Use the reference ranges of this age group in --rules.")
 @click.option(
     "--max-unreadable", type=float, default=0.05, help="Share of the area that may be lost before a slide fails."
 )
@@ -128,7 +129,10 @@ def run(inputs, out, **given):
     from .settings import RunOptions, RunSettings, TlsFiles
 
     formats = formats_of([f.name for f in FORMATS if given.pop(f.name.replace("-", "_"))])
-    given["rules"] = Rules.from_toml(given["rules"]) if given["rules"] else Rules()
+    age_group, rules = given.pop("age_group"), given["rules"]
+    if age_group and not rules:
+        raise UsageError("--age-group names a table of --rules; the built-in ranges are those of adults")
+    given["rules"] = Rules.from_toml(rules, age_group) if rules else Rules()
     settings = RunSettings(**{name: given.pop(name) for name in RunSettings.__dataclass_fields__})
     given["tls"] = TlsFiles(*given["tls"]) if given["tls"] else None
     options = RunOptions(**given, command_line=tuple(sys.argv))

@@ -1,5 +1,8 @@
 """The differential against published tables, and its flags against its rules."""
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -167,3 +170,27 @@ def test_rules_from_a_file(tmp_path):
         path.write_text(bad)
         with pytest.raises(UsageError, match="rules.toml"):
             Rules.from_toml(path)
+
+
+def test_age_groups_have_their_own_ranges(tmp_path):
+    path = tmp_path / "rules.toml"
+    path.write_text(
+        'ranges_of = "L"\n[ranges]\nlymphocyte = [18, 45]\n[age_groups."1-6 years"]\nlymphocyte = [30, 65]\n'
+    )
+    adults, children = Rules.from_toml(path), Rules.from_toml(path, "1-6 years")
+    assert (adults.ranges["lymphocyte"], adults.ranges_of) == ((18, 45), "L")
+    assert (children.ranges["lymphocyte"], children.ranges_of) == ((30, 65), "L, 1-6 years")
+    assert children.ranges["basophil"] == adults.ranges["basophil"] == (0, 2)
+    blood = ["lymphocyte"] * 60 + ["segmented_neutrophil"] * 40
+    assert "range_lymphocyte" in flagged(count(blood, rules=adults))
+    assert "range_lymphocyte" not in flagged(count(blood, rules=children))
+    with pytest.raises(UsageError, match="no age group 'newborn'; there are '1-6 years'"):
+        Rules.from_toml(path, "newborn")
+    path.write_text("age_groups = 3")
+    with pytest.raises(UsageError, match="expected tables"):
+        Rules.from_toml(path)
+
+
+def test_the_example_holds_the_defaults():
+    example = Rules.from_toml(Path(__file__).parents[1] / "examples" / "rules.toml")
+    assert dataclasses.replace(example, ranges_of=Rules().ranges_of) == Rules()

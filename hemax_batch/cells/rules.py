@@ -2,11 +2,13 @@
 
     # rules.toml: only what differs from the defaults
     left_shift_band_percent = 10
-    ranges_of = "children 1-6 years, our laboratory 2026"
+    ranges_of = "our laboratory 2026"
     [ranges]
+    lymphocyte = [18, 45]
+    [age_groups."1-6 years"]     # chosen with --age-group; what it does not name is as in [ranges]
     lymphocyte = [30, 65]
 
-All per cents are of white cells.
+All per cents are of white cells. `examples/rules.toml` has every entry.
 """
 
 from __future__ import annotations
@@ -66,27 +68,35 @@ class Rules:
     ranges_of: str = "adults, ARUP"
 
     @classmethod
-    def from_toml(cls, path: Path) -> Rules:
-        """The defaults, changed by a TOML file of the fields' names and a table [ranges] of name = [low, high].
+    def from_toml(cls, path: Path, age_group: str | None = None) -> Rules:
+        """The defaults, changed by a TOML file of the fields' names, a table [ranges] of name = [low, high], and those
+        of its age group where one is asked for.
 
         Ranges given without `ranges_of` are quoted as those of the file's name. UsageError, naming the file and the
-        entry, where it is malformed.
+        entry, where it is malformed or has no such age group.
         """
         try:
             given = tomllib.loads(path.read_text("utf-8"))
         except (OSError, ValueError) as error:
             raise UsageError(f"{path}: cannot be read as TOML ({error})") from error
-        known = {f.name for f in fields(cls)}
+        known = {*(f.name for f in fields(cls)), "age_groups"}
         if unknown := set(given) - known:
             raise UsageError(f"{path}: unknown {', '.join(sorted(unknown))}; known: {', '.join(sorted(known))}")
-        ranges, ranges_of = given.pop("ranges", {}), given.pop("ranges_of", None)
+        ranges, ranges_of = _checked_ranges(path, given.pop("ranges", {})), given.pop("ranges_of", None)
+        groups = _checked_groups(path, given.pop("age_groups", {}))
         if ranges_of is not None and not isinstance(ranges_of, str):
             raise UsageError(f"{path}: ranges_of = {ranges_of!r}: expected text")
         for name, value in given.items():
             if not _is_number(value) or value < 0:
                 raise UsageError(f"{path}: {name} = {value!r}: expected a number of at least 0")
-        quoted = ranges_of or (path.name if ranges else cls.ranges_of)
-        return cls(**given, ranges=_arup_adults() | _checked_ranges(path, ranges), ranges_of=quoted)
+        quoted = ranges_of or (path.name if ranges or age_group else cls.ranges_of)
+        if age_group is not None:
+            if age_group not in groups:
+                raise UsageError(
+                    f"{path}: no age group {age_group!r}; there are {', '.join(map(repr, groups)) or 'none'}"
+                )
+            ranges, quoted = ranges | groups[age_group], f"{quoted}, {age_group}"
+        return cls(**given, ranges=_arup_adults() | ranges, ranges_of=quoted)
 
 
 def _checked_ranges(path: Path, ranges: object) -> dict[str, tuple[float, float]]:
@@ -101,6 +111,12 @@ def _checked_ranges(path: Path, ranges: object) -> dict[str, tuple[float, float]
         if not 0 <= value[0] <= value[1] <= 100:
             raise UsageError(f"{path}: [ranges] {name} = {value}: expected 0 <= low <= high <= 100 per cent")
     return {name: (float(low), float(high)) for name, (low, high) in ranges.items()}
+
+
+def _checked_groups(path: Path, groups: object) -> dict[str, dict[str, tuple[float, float]]]:
+    if not isinstance(groups, dict):
+        raise UsageError(f'{path}: age_groups = {groups!r}: expected tables [age_groups."NAME"] of name = [low, high]')
+    return {group: _checked_ranges(path, ranges) for group, ranges in groups.items()}
 
 
 def _is_number(value: object) -> bool:
