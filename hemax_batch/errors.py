@@ -43,6 +43,15 @@ class ResultsError(HemaxError):
     """A slide's published results cannot be read back: half done, damaged, of another format or edited by hand."""
 
 
+class GpuLostError(HemaxError):
+    """A graphics card failed under a task. `gpu`: as CUDA_VISIBLE_DEVICES names it; `worker`: address of the dask
+    worker that it happened to, "" without one."""
+
+    def __init__(self, message: str, gpu: str = "", worker: str = ""):
+        super().__init__(message)
+        self.gpu, self.worker = gpu, worker
+
+
 class SlideError(HemaxError):
     """One slide cannot be done; `str(error)` names it. The others go on."""
 

@@ -12,12 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .errors import OutputError, SlideError
+from .errors import HemaxError, OutputError, SlideError, UnreadableSlideError, UsageError
 from .model.checkpoint import WeightsCard, read_card
 from .results.folder import ResultsFolder
 from .results.journal import Failure, RegionJournal, forget_failure, note_failure, read_failure
+from .results.leftovers import clear_leftovers
 from .results.lock import OutputLock
 from .review.index import write_index
+from .running.aside import Aside, GivenUp, NoAnswer
 from .running.planning import PlanJob, plan_slide
 from .running.progress import Reporter
 from .running.publish import publish_slide, write_run_tables
@@ -28,8 +30,11 @@ from .running.stopping import StopFlag
 from .running.workqueue import SlideWork, WorkQueue
 from .settings import RunOptions, RunSettings
 from .slides.companions import unchanged_for_s
-from .slides.discovery import find_slides
-from .slides.reader import open_slide
+from .slides.discovery import SlideFile, find_slides
+from .slides.reader import record_slide
+
+_FIND_TIMEOUT_S = 3600.0  # for all inputs: a share with a million files takes its time, one that is gone for ever
+_SILENT_TIMEOUT_S = 10.0
 
 
 def run(inputs: Sequence[str], out: Path, settings: RunSettings, options: RunOptions) -> RunSummary:
@@ -37,42 +42,62 @@ def run(inputs: Sequence[str], out: Path, settings: RunSettings, options: RunOpt
 
     Raises UsageError, WeightsError, OutputError or LockedError where the run cannot begin.
     """
-    job = Run(ResultsFolder(out), settings, options, read_card(options.weights))
-    job.results.prepare()
+    results, card = ResultsFolder(out), read_card(options.weights)
+    results.prepare()
     with (
-        OutputLock(job.results.state, options.wait_lock_s),
+        OutputLock(results.state, options.wait_lock_s),
         StopFlag(options.max_minutes) as stop,
         Reporter(options.quiet, options.log_json) as reporter,
+        Aside(lambda: bool(stop.reason)) as aside,
     ):
-        job.results.tidy()
-        files = find_slides(inputs, job.results.known_ids())
-        job.results.remember_ids({str(f.path): f.slide_id for f in files})
-        reporter.run_started(len(files), str(job.results.root))
+        job = Run(results, settings, options, card, aside)
+        results.tidy()
+        clear_leftovers(results)
+        files = job.find(inputs)
+        aside.give_up = lambda: bool(stop)  # --max-minutes too: the slides are known now
+        results.remember_ids({str(f.path): f.slide_id for f in files})
+        reporter.run_started(len(files), str(results.root))
+
+        def conclude() -> RunSummary:
+            summary = job.conclude(queue.works, stop)
+            reporter.run_ended(summary.text, summary.exit_code)
+            return summary
+
         queue = WorkQueue(
             files, job.look(), settings.core_um, settings.max_unreadable, stop, reporter,
-            admit=job.admit, finish=job.finish, connect=job.connect, fail_fast=options.fail_fast,
+            admit=job.admit, finish=job.finish, connect=job.connect, apart=job.apart,
+            hung=lambda: reporter.warning(conclude().text), fail_fast=options.fail_fast,
+            cpu_for_gpu=options.on_gpu_loss == "cpu",
         )  # fmt: skip
         try:
             queue.run()
-        except OutputError as error:
+        except HemaxError as error:
             stop.stop(str(error), error.exit_code)
-        summary = job.conclude(queue.works, stop)
-        reporter.run_ended(summary.text, summary.exit_code)
-        return summary
+        except Exception as error:
+            stop.stop(f"unexpected {type(error).__name__}: {error}", HemaxError.exit_code)
+            conclude()
+            raise
+        return conclude()
 
 
 def dry_run(
     inputs: Sequence[str], out: Path, settings: RunSettings, options: RunOptions, say: Callable[[str], None]
 ) -> RunSummary:
     """Say what `run` would do with each slide, opening and planning it but writing nothing."""
-    job = Run(ResultsFolder(out), settings, options, read_card(options.weights))
-    works = [SlideWork(file) for file in find_slides(inputs, job.results.known_ids())]
+    with Aside() as aside:
+        return _dry_run(inputs, Run(ResultsFolder(out), settings, options, read_card(options.weights), aside), say)
+
+
+def _dry_run(inputs: Sequence[str], job: Run, say: Callable[[str], None]) -> RunSummary:
+    works = [SlideWork(file) for file in job.find(inputs)]
     for work in works:
         work.state = "working"
         try:
             job.decide(work)
             if work.state == "working":
-                plan = plan_slide(PlanJob(work.slide, settings.core_um))
+                plan = job.apart(
+                    work, job.options.region_timeout_s, plan_slide, PlanJob(work.slide, job.settings.core_um)
+                )
                 finished = len(work.journal.finished())
                 work.reason = f"{len(plan.regions)} regions, {plan.scanned_mm2:.1f} mm², {finished} finished before"
         except SlideError as error:
@@ -92,7 +117,9 @@ class Run:
     settings: RunSettings
     options: RunOptions
     card: WeightsCard
+    aside: Aside
     workers: str = "none were needed"
+    silent: set[Path] = field(default_factory=set)  # folders in which opening a slide hung
     begun: float = field(default_factory=time.time)
 
     def look(self) -> Look:
@@ -103,6 +130,35 @@ class Run:
             timeout_s=self.options.region_timeout_s,
         )  # fmt: skip
 
+    def find(self, inputs: Sequence[str]) -> list[SlideFile]:
+        """The slides that `inputs` name; [] where the run is told to stop meanwhile."""
+        try:
+            return self.aside.call(find_slides, inputs, self.results.known_ids(), timeout_s=_FIND_TIMEOUT_S)
+        except GivenUp:
+            return []
+        except NoAnswer as error:
+            raise UsageError(f"{', '.join(map(str, inputs))}: searching for slides {error}; is the share mounted?") from None
+
+    def apart(self, work: SlideWork, timeout_s: float, function: Callable, *arguments: object):
+        """`function(*arguments)`, which reads a slide, in a process that is ended where it hangs; 0: after the time
+        that opening may take. A slide beside one that hung is given far less: its share may be gone.
+
+        Raises UnreadableSlideError where it hangs or ends that process, GivenUp where the run is told to stop.
+        """
+        timeout_s = timeout_s or self.options.open_timeout_s
+        if work.file.path.parent in self.silent:
+            timeout_s = min(timeout_s, _SILENT_TIMEOUT_S)
+        try:
+            value = self.aside.call(function, *arguments, timeout_s=timeout_s)
+        except NoAnswer as error:
+            self.silent.add(work.file.path.parent)
+            raise UnreadableSlideError(
+                f"slide {work.slide_id!r} ({work.file.path}): reading it {error}; is its share still mounted, "
+                "is the file sound?"
+            ) from None
+        self.silent.discard(work.file.path.parent)
+        return value
+
     def admit(self, work: SlideWork) -> None:
         """Open a slide and decide what becomes of it; then clear away what other circumstances left."""
         self.decide(work)
@@ -110,18 +166,22 @@ class Run:
             work.journal.sweep()
         if work.state == "skipped" or (work.state == "working" and self.options.overwrite):
             work.journal.clear()  # of a skipped one: a run killed between publishing and this left it
+        if work.state == "skipped":
+            forget_failure(self.results.state, work.slide_id)
+        if work.state == "working" and self.options.retry_failed:
+            work.journal.forget_hung()
 
     def decide(self, work: SlideWork) -> None:
         """Leave `work` as working, or end it: current already, or failed before and unchanged. Changes no file.
 
         Raises SlideError where the slide cannot be opened, or its results folder is not ours.
         """
-        if self.options.settle_s and (quiet_s := unchanged_for_s(work.file.path)) < self.options.settle_s:
+        path, settle_s = work.file.path, self.options.settle_s
+        if settle_s and (quiet_s := self.apart(work, 0.0, unchanged_for_s, path)) < settle_s:
             work.state = "not reached"
-            work.reason = f"changed {quiet_s:.0f} s ago, --settle {self.options.settle_s:g}: the next run takes it"
+            work.reason = f"changed {quiet_s:.0f} s ago, --settle {settle_s:g}: the next run takes it"
             return
-        with open_slide(work.file.path, work.slide_id, self.settings.mpp) as reader:
-            work.slide = reader.slide
+        work.slide = self.apart(work, 0.0, record_slide, path, work.slide_id, self.settings.mpp)
         work.fingerprint = self.settings.result_fingerprint(work.slide.fingerprint, self.card.sha256)
         work.journal = RegionJournal.of(self.results.state, work.slide_id, work.fingerprint)
         self.results.check_ours(work.slide_id)

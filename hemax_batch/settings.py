@@ -69,6 +69,8 @@ class RunOptions:
     max_minutes    stop in good order after this long, or None
     wait_lock_s    how long to wait for another run that holds the results folder
     region_timeout_s  a region that takes longer counts as hung; its worker is ended and the region tried again
+    open_timeout_s    a slide that takes longer to open counts as hung, and fails until the next run
+    on_gpu_loss    "cpu": workers whose GPU was lost go on without it; "retire": they end, the others go on
     settle_s       a slide that changed less than this long ago may still be being copied: left for the next run
     """
 
@@ -86,6 +88,8 @@ class RunOptions:
     max_minutes: float | None = None
     wait_lock_s: float = 0.0
     region_timeout_s: float = 1800.0
+    open_timeout_s: float = 300.0
+    on_gpu_loss: str = "cpu"
     settle_s: float = 0.0
     quiet: bool = False
     log_json: Path | None = None
@@ -98,6 +102,7 @@ class RunOptions:
         _within("--max-minutes", self.max_minutes, 0.0, 1e6)
         _within("--wait-lock", self.wait_lock_s, 0.0, 1e7)
         _within("--settle", self.settle_s, 0.0, 1e7)
+        _within("--open-timeout", self.open_timeout_s, 1.0, 1e6)
         _within("--region-timeout", self.region_timeout_s, 1.0, 1e6)
         if self.scheduler and self.scheduler_file:
             raise UsageError(

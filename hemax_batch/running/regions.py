@@ -10,12 +10,8 @@ central in its patch first. The audit's sample is counted only: the cells in it 
 from __future__ import annotations
 
 import math
-import os
-import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -30,12 +26,12 @@ from ..slides.patches import cut_patches
 from ..slides.reader import SlideReader, reopen
 from ..slides.zones import measure_squares
 from .eye import OWN_UM, Eye, Seen
+from .last_words import ended_after, gpu_losses_told
 
 LARGEST_CELL_UM = 22.0  # promyelocytes and blasts reach 21 µm: whole in some patch of --exhaustive's lattice
 FIELD_STEP_UM, FIELD_MPP, FIELD_PX = 100.0, 0.5, 150  # 75 µm of every 100: some ten single red cells each
 _OPEN_SLIDES = 3  # kept open per process: this slide's, and the next one's first regions
 AUDIT_SEED = 0  # one draw for ever: the same slide gives the same sample
-HUNG_EXIT_CODE = 75  # EX_TEMPFAIL: a worker that ended itself because a read hung
 
 
 @dataclass(frozen=True)
@@ -67,9 +63,10 @@ class RegionJob:
 def process_region(job: RegionJob) -> RegionResult:
     """Look at one region; what cannot be read is tried once more with a fresh handle, then reported as its failure.
 
-    A failure concerns this region alone. Raises WeightsError where this process cannot load the same weights.
+    A failure concerns this region alone. Raises WeightsError where this process cannot load the same weights, and
+    GpuLostError, after which this process ends itself if it is a worker.
     """
-    with _ended_after(job.look.timeout_s):
+    with ended_after(job.look.timeout_s), gpu_losses_told():
         predictor = load_predictor(job.look.weights, job.look.weights_sha256, job.look.device)
         try:
             return _look_at(job, predictor)
@@ -262,18 +259,3 @@ def _forget(slide: Slide) -> None:
     reader = _readers.pop(slide, None)
     if reader is not None:
         reader.close()
-
-
-@contextmanager
-def _ended_after(timeout_s: float) -> Iterator[None]:
-    """End this process if the block takes longer: a read that hangs in the kernel can be ended in no other way."""
-    if not timeout_s:
-        yield
-        return
-    timer = threading.Timer(timeout_s, os._exit, (HUNG_EXIT_CODE,))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()

@@ -8,54 +8,28 @@ them. A slide whose last region is in is handed on to be merged and written whil
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager
+from dataclasses import replace
 
-from ..errors import HemaxError, SlideError, UnreadableSlideError
-from ..records import Region, RegionResult, Slide, TilePlan
-from ..results.journal import RegionJournal
+from ..errors import GpuLostError, HemaxError, SlideError, UnreadableSlideError
+from ..records import Region, TilePlan
 from ..slides.discovery import SlideFile
-from ..slides.reader import reopen
+from ..slides.reader import check_unchanged
+from .aside import GivenUp
 from .planning import PlanJob, plan_slide
 from .progress import Reporter
 from .regions import Look, RegionJob, process_region, unreadable
 from .scheduler import Finished
-from .stopping import StopFlag, StopNow
+from .slide_work import SlideWork, unreadable_share, why
+from .stopping import EXIT_HUNG, StopFlag, StopNow, ended_if_hung
 
-_TRIES = 2  # of a region that fails unexpectedly
+_TRIES = 2  # of a region or plan that fails unexpectedly, the last one alone
+_GPU_TRIES = 8  # of a region that met a lost GPU: each worker may have one
 _POLL_S = 0.25
 _DRAIN_S = 4.0  # for tasks in hand when the run is told to stop
-
-
-@dataclass
-class SlideWork:
-    """One slide on its way. `state`: waiting, working, done, skipped, failed or not reached."""
-
-    file: SlideFile
-    slide: Slide | None = None
-    fingerprint: str = ""
-    journal: RegionJournal | None = None
-    plan: TilePlan | None = None
-    todo: deque[Region] = field(default_factory=deque)
-    in_flight: int = 0
-    lost: dict[int, RegionResult] = field(default_factory=dict)  # regions that could not be read
-    state: str = "waiting"
-    reason: str = ""
-    failed_for_good: bool = False  # trying again would not help, unless slide, weights or settings change
-    cells: int = 0
-    warnings: tuple[str, ...] = ()
-    begun: float = 0.0
-    seconds: float = 0.0
-
-    @property
-    def slide_id(self) -> str:
-        return self.file.slide_id
-
-    def is_looked_at(self) -> bool:
-        """Whether every region is back."""
-        return self.state == "working" and self.plan is not None and not self.todo and not self.in_flight
 
 
 class WorkQueue:
@@ -64,24 +38,27 @@ class WorkQueue:
     admit(work)     opens the slide and decides: fills in slide, fingerprint and journal, or ends it (skipped, failed)
     finish(work)    merges and writes a slide whose regions are all in the journal; sets cells and warnings
     connect(work)   the executor, made when the first slide needs it
+    apart(work, seconds, function, argument)   the function's value, from a process that is ended where it hangs
+    hung()          what is to be said before this process ends itself, in which a region hangs
     """
 
     def __init__(
         self, files: list[SlideFile], look: Look, core_um: float, max_unreadable: float, stop: StopFlag,
         reporter: Reporter, admit: Callable[[SlideWork], None], finish: Callable[[SlideWork], None], connect: Callable,
-        fail_fast: bool = False,
+        apart: Callable, hung: Callable[[], None], fail_fast: bool = False, cpu_for_gpu: bool = True,
     ):  # fmt: skip
         self.works = [SlideWork(file) for file in files]
         self._look, self._core_um, self._max_unreadable = look, core_um, max_unreadable
         self._stop, self._reporter, self._fail_fast = stop, reporter, fail_fast
         self._admit, self._finish, self._connect = admit, finish, connect
+        self._apart, self._hung, self._cpu_for_gpu = apart, hung, cpu_for_gpu
         self._waiting = deque(self.works)
         self._planned: deque[SlideWork] = deque()
         self._executor = None
         self._finisher: ThreadPoolExecutor | None = None
         self._finishing: dict[Future, SlideWork] = {}
-        self._tries: dict[tuple[str, int], int] = {}
-        self._suspects: deque[tuple[SlideWork, Region]] = deque()
+        self._tries: Counter[tuple] = Counter()
+        self._suspects: deque[tuple[SlideWork, Region | None]] = deque()
 
     def run(self) -> None:
         """Work until every slide has ended, or the stop flag is up; what is left then is `not reached`.
@@ -108,7 +85,7 @@ class WorkQueue:
     def _fill(self) -> None:
         """Submit until there is no room: regions of the earliest planned slide first, else the next slide's plan.
 
-        Suspects, regions whose worker died, first wait until nothing else is in flight."""
+        Suspects, regions and plans whose worker died, first wait until nothing else is in flight."""
         while not self._stop and (self._executor is None or self._executor.in_flight < self._executor.capacity):
             if self._suspects:
                 if not self._executor.in_flight:
@@ -124,33 +101,46 @@ class WorkQueue:
                 return
 
     def _begin(self, work: SlideWork) -> None:
-        """Admit a slide and have it planned; alone in its run it is planned here, to see whether workers would pay."""
+        """Admit a slide and have it planned; alone in its run it is planned first, to see whether workers would pay."""
         work.begun, work.state = time.monotonic(), "working"
         try:
             self._admit(work)
             if work.state != "working":
                 self._end(work, work.state, work.reason)
                 return
-            job = PlanJob(work.slide, self._core_um)
-            if len(self.works) == 1:
-                self._accept_plan(work, plan_slide(job))
-                return
-        except SlideError as error:
-            self._end(work, "failed", str(error))
-            return
-        self._ready(work)
-        work.in_flight += 1
+            if len(self.works) > 1:
+                self._ready(work)
+            if self._executor is not None and self._executor.separate:
+                work.in_flight += 1
+                self._submit_plan(work)
+            else:
+                job = PlanJob(work.slide, self._core_um)
+                self._accept_plan(work, self._apart(work, self._look.timeout_s, plan_slide, job))
+        except GivenUp:
+            self._end(work, "not reached", self._stop.reason)
+        except Exception as error:
+            if isinstance(error, HemaxError) and not isinstance(error, SlideError):
+                raise
+            self._end(work, "failed", why(work, error))
+
+    def _submit_plan(self, work: SlideWork) -> None:
+        job = PlanJob(work.slide, self._core_um, self._look.timeout_s)
         self._executor.submit((work, None), plan_slide, job, urgent=True)
 
     def _ready(self, work: SlideWork) -> None:
         """Make the executor, the first time."""
         if self._executor is None:
-            self._executor = self._connect(work)
-            if not self._executor.workers:  # ending a hung region's process would end the run
-                self._look = replace(self._look, timeout_s=0.0)
+            try:
+                self._executor = self._connect(work)
+            except HemaxError:
+                raise
+            except Exception as error:  # no slide is to blame
+                raise HemaxError(f"no workers: {type(error).__name__}: {error}; --workers 0 goes without") from error
             self._reporter.workers_started(self._executor.description)
-            if self._executor.workers:
+            if self._executor.separate:
                 self._finisher = ThreadPoolExecutor(1, thread_name_prefix="finish")
+            else:
+                self._executor.watch = self._watch
 
     def _accept_plan(self, work: SlideWork, plan: TilePlan) -> None:
         done = work.journal.finished()
@@ -159,26 +149,39 @@ class WorkQueue:
         finished = len(plan.regions) - len(work.todo)
         self._reporter.slide_planned(work.slide_id, len(plan.regions), finished, plan.scanned_mm2)
         self._ready(work)
+        self._set_aside_hung(work)
         if work.todo:
             self._planned.append(work)
         else:
             self._start_finishing(work)
+
+    def _set_aside_hung(self, work: SlideWork) -> None:
+        """Without workers a region that hangs ends the run, so one that did so earlier is not tried again."""
+        for index in () if self._executor.separate else work.journal.hung():
+            work.todo = deque(region for region in work.todo if region.index != index)
+            work.lost[index] = unreadable(index, "hung in an earlier run (--retry-failed tries it again)")
 
     def _submit_region(self, work: SlideWork) -> None:
         self._submit(work, work.todo.popleft(), self._look)
 
     def _submit(self, work: SlideWork, region: Region, look: Look) -> None:
         work.in_flight += 1
+        if not self._executor.separate:  # ending a hung region's process is left to the watch
+            look = replace(look, timeout_s=0.0)
         job = RegionJob(work.slide, work.plan.stain, region, look)
         self._executor.submit((work, region), process_region, job)
 
-    def _try_alone(self, work: SlideWork, region: Region) -> None:
-        """A region whose worker died, with nothing else in flight and one patch at a time.
+    def _try_alone(self, work: SlideWork, region: Region | None) -> None:
+        """A plan or a region whose worker died, with nothing else in flight and one patch at a time.
 
         Dask blames all tasks of a worker that dies; alone, the guilty one shows itself, and memory is at its least.
         """
-        work.in_flight -= 1
-        if work.state == "working":
+        if work.state != "working":
+            work.in_flight -= 1
+        elif region is None:
+            self._submit_plan(work)
+        else:
+            work.in_flight -= 1
             self._submit(work, region, replace(self._look, batch_size=1))
 
     def _take(self, timeout_s: float) -> None:
@@ -198,24 +201,25 @@ class WorkQueue:
     def _planned_or_failed(self, work: SlideWork, ended: Finished) -> None:
         if ended.error is None:
             self._accept_plan(work, ended.value)
-        elif isinstance(ended.error, HemaxError) and not isinstance(ended.error, SlideError):
+        elif isinstance(ended.error, SlideError):
+            self._end(work, "failed", str(ended.error))
+        elif isinstance(ended.error, HemaxError):
             raise ended.error
-        else:
-            self._end(work, "failed", _why(work, ended.error))
+        elif not self._tried_again(work, None):
+            self._end(work, "failed", f"{why(work, ended.error)} (planning it, {_TRIES} times)")
 
     def _region_back(self, work: SlideWork, region: Region, ended: Finished) -> None:
         """Journal a region; one that failed by its worker is tried again, one that cannot be read is set aside."""
-        if isinstance(ended.error, HemaxError):
-            raise ended.error
         result = ended.value
-        if ended.error is not None:
-            key = (work.slide_id, region.index)
-            self._tries[key] = self._tries.get(key, 0) + 1
-            if self._tries[key] < _TRIES:
-                work.in_flight += 1  # still owed
-                self._suspects.append((work, region))
+        if isinstance(ended.error, GpuLostError):
+            if self._without_gpu(work, region, ended.error):
                 return
-            result = unreadable(region.index, f"after {_TRIES} tries: {_why(work, ended.error)}")
+        elif isinstance(ended.error, HemaxError):
+            raise ended.error
+        if ended.error is not None:
+            if self._tried_again(work, region):
+                return
+            result = unreadable(region.index, f"after {_TRIES} tries: {why(work, ended.error)}")
         if result.failure:
             work.lost[region.index] = result
         else:
@@ -223,6 +227,48 @@ class WorkQueue:
         self._reporter.region_done(work.slide_id, result)
         if work.is_looked_at():
             self._start_finishing(work)
+
+    def _tried_again(self, work: SlideWork, region: Region | None) -> bool:
+        """Whether a plan or region that failed unexpectedly has a try left; it is a suspect then."""
+        key = (work.slide_id, region and region.index)
+        self._tries[key] += 1
+        if self._tries[key] >= _TRIES:
+            return False
+        work.in_flight += 1  # still owed
+        self._suspects.append((work, region))
+        return True
+
+    def _without_gpu(self, work: SlideWork, region: Region, lost: GpuLostError) -> bool:
+        """Do what was asked for when a GPU is lost; whether the region, which is not to blame, is done again."""
+        if self._executor.separate:
+            done = self._executor.retire_gpu(lost, self._cpu_for_gpu)
+        elif self._cpu_for_gpu:
+            self._look, done = replace(self._look, device="cpu"), "this process goes on without it, on the CPU"
+        else:
+            raise lost
+        self._reporter.warning(f"{lost}; {done or 'its worker is started anew'}")
+        key = (work.slide_id, region.index, "GPU")
+        self._tries[key] += 1
+        if self._tries[key] < _GPU_TRIES:
+            work.todo.append(region)
+            if not any(other is work for other in self._planned):
+                self._planned.append(work)
+        return self._tries[key] < _GPU_TRIES
+
+    def _watch(self, tag: tuple[SlideWork, Region | None]) -> AbstractContextManager:
+        """Round a region in this very process: if it hangs that is noted for the next run, and the process ends."""
+
+        def note() -> None:
+            work, region = tag
+            work.journal.note_hung(region.index)
+            self._stop.stop(
+                f"region {region.index} of {work.slide_id} hangs for over {self._look.timeout_s:g} s and this process "
+                "cannot end it but with itself (--workers 1 can); the next run goes on without it", EXIT_HUNG,
+            )  # fmt: skip
+            self._leave_the_rest()
+            self._hung()
+
+        return ended_if_hung(self._look.timeout_s, note)
 
     def _start_finishing(self, work: SlideWork) -> None:
         share = unreadable_share(work)
@@ -241,9 +287,11 @@ class WorkQueue:
     def _too_much_lost(self, work: SlideWork, share: float) -> str:
         """Why a slide fails of which too much could not be read; a slide that has vanished is another matter."""
         try:
-            reopen(work.slide).close()
+            self._apart(work, 0.0, check_unchanged, work.slide)
         except UnreadableSlideError as error:
             return str(error)
+        except GivenUp:
+            return self._stop.reason
         work.failed_for_good = True
         first = next(iter(work.lost.values())).failure
         return (
@@ -258,7 +306,7 @@ class WorkQueue:
         elif isinstance(error, HemaxError) and not isinstance(error, SlideError):
             raise error
         else:
-            self._end(work, "failed", _why(work, error))
+            self._end(work, "failed", why(work, error))
 
     def _end(self, work: SlideWork, state: str, reason: str = "") -> None:
         work.state, work.reason = state, reason
@@ -275,7 +323,7 @@ class WorkQueue:
             self._take(_POLL_S)
 
     def _still_out(self) -> int:
-        return self._executor.in_flight if self._executor and self._executor.workers else 0
+        return self._executor.in_flight if self._executor and self._executor.separate else 0
 
     def _close(self) -> None:
         if self._executor is not None:
@@ -287,16 +335,3 @@ class WorkQueue:
         for work in self.works:
             if work.state in ("waiting", "working"):
                 self._end(work, "not reached", self._stop.reason or "the run ended early")
-
-
-def unreadable_share(work: SlideWork) -> float:
-    """Share of the scanned area whose regions could not be read, 0..1."""
-    areas = {r.index: (r.core[2] - r.core[0]) * (r.core[3] - r.core[1]) for r in work.plan.regions}
-    return sum(areas[i] for i in work.lost) / max(1, sum(areas.values()))
-
-
-def _why(work: SlideWork, error: BaseException) -> str:
-    """An error in words; an unexpected one with its kind and the slide's name."""
-    if isinstance(error, SlideError):
-        return str(error)
-    return f"slide {work.slide_id!r} ({work.file.path}): {type(error).__name__}: {error}"

@@ -52,6 +52,8 @@ class SlideReader:
             return np.full((h, w, 3), GLASS, np.uint8)
         try:
             inside = self._source.read(level, left, top, right - left, bottom - top)
+        except MemoryError:  # the machine's fault, most likely: the region is done again in smaller batches
+            raise
         except Exception as error:  # codecs raise a dozen kinds; none may stop the other regions
             place = f"level {level}, x {left}..{right}, y {top}..{bottom}"
             raise ReadError(
@@ -96,6 +98,17 @@ def open_slide(path: str | os.PathLike, slide_id: str, mpp: float | None = None)
         source.close()
         raise
     return SlideReader(slide, source)
+
+
+def record_slide(path: str | os.PathLike, slide_id: str, mpp: float | None = None) -> Slide:
+    """What a run needs to know of the slide at `path`; raises as `open_slide`."""
+    with open_slide(path, slide_id, mpp) as reader:
+        return reader.slide
+
+
+def check_unchanged(slide: Slide) -> None:
+    """Raise as `reopen` where a recorded slide cannot be opened any more or has changed."""
+    reopen(slide).close()
 
 
 def reopen(slide: Slide) -> SlideReader:

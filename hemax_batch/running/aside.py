@@ -1,0 +1,139 @@
+"""Calls that may hang, made in a process that can be ended: searching a share, opening a slide, planning it.
+
+A read from a share that has gone may wait in the kernel for ever, and a damaged file may crash a C library; made here,
+that costs one call and not the run. One process, started at the first call, makes them all, so a call costs far less
+than a millisecond; after a hang or a crash the next call starts another.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any
+
+from ..errors import HemaxError
+
+_POLL_S = 0.1
+_ORPHAN_POLL_S = 2.0
+_START_S = 300.0  # for Python and what reads slides to be loaded, on a loaded machine from a cold share
+
+
+class NoAnswer(Exception):
+    """The call hung, or ended its process; the message says which."""
+
+
+class GivenUp(Exception):
+    """Whoever waited was told to stop."""
+
+
+class Aside:
+    """A process for calls that may hang. Use as a context manager, or call `close`.
+
+    give_up: asked while waiting; once it is true the call is dropped.
+    """
+
+    def __init__(self, give_up: Callable[[], bool] = bool):
+        self.give_up = give_up
+        self._process: subprocess.Popen | None = None
+        self._connection: Connection | None = None
+
+    def call(self, function: Callable, *arguments: Any, timeout_s: float) -> Any:
+        """`function(*arguments)`, a function that can be imported by name; what it raises is raised here.
+
+        Raises NoAnswer where it takes longer than `timeout_s` or ends its process, GivenUp where `give_up` says so.
+        """
+        try:
+            if self._process is None:
+                self._start()
+                self._wait(_START_S)
+                self._connection.recv()
+            self._connection.send((function, arguments))
+            self._wait(timeout_s)
+            failed, value = self._connection.recv()
+        except (EOFError, ConnectionError):
+            raise NoAnswer(f"ended its process ({self._ended()})") from None
+        if failed:
+            raise value
+        return value
+
+    def _wait(self, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not self._connection.poll(_POLL_S):
+            if self.give_up():
+                self.close()
+                raise GivenUp
+            if time.monotonic() >= deadline:
+                self.close()
+                raise NoAnswer(f"gave no answer within {timeout_s:g} s")
+
+    def _start(self) -> None:
+        self._connection, theirs = Pipe()
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(part or os.getcwd() for part in sys.path)}
+        command = [sys.executable, "-P", "-m", __name__, str(theirs.fileno())]
+        self._process = subprocess.Popen(
+            command, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        theirs.close()
+
+    def _ended(self) -> str:
+        """How the process ended, in words; it is gone then."""
+        code = self._process.wait()
+        self.close()
+        return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+    def close(self) -> None:
+        """End the process, whatever it is at."""
+        if self._process is not None:
+            self._connection.close()
+            self._process.kill()
+            try:
+                self._process.wait(1.0)
+            except subprocess.TimeoutExpired:  # hangs in the kernel: it goes when that lets it
+                pass
+            self._process = None
+
+    def __enter__(self) -> Aside:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+def serve(connection: Connection) -> None:
+    """Say that this process is ready, then answer calls until the other end is closed."""
+    from . import planning  # noqa: F401 - loads what reads slides, whose time is not the first call's
+
+    connection.send("ready")
+    while True:
+        try:
+            function, arguments = connection.recv()
+        except (EOFError, ConnectionError):
+            return
+        try:
+            answer = (False, function(*arguments))
+        except HemaxError as error:
+            answer = (True, error)
+        except Exception as error:  # of a kind that may not travel
+            answer = (True, RuntimeError(f"{type(error).__name__}: {error}"))
+        connection.send(answer)
+
+
+def _leave_with(parent: int) -> None:
+    """End this process when its parent has, even if a call hangs."""
+    while os.getppid() == parent:
+        time.sleep(_ORPHAN_POLL_S)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGINT):  # whoever stops the run stops all its processes: the run ends this
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
+    serve(Connection(int(sys.argv[1])))

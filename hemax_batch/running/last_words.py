@@ -1,0 +1,74 @@
+"""How a worker process ends itself, and says why before it does.
+
+A read that hangs in the kernel, or a graphics card that is lost, can be got rid of with the process only. Dask would see
+a worker that died, blame all its tasks and try them again; told which task it was, the run need not find out.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..errors import GpuLostError
+
+TOPIC = "hemax-batch-hung"  # of dask's events: the key of the task and for how long it hung
+HUNG_EXIT_CODE, GPU_LOST_EXIT_CODE = 75, 76
+_TO_BE_HEARD_S = 1.0  # for what was said to reach the scheduler
+
+
+@contextmanager
+def ended_after(timeout_s: float) -> Iterator[None]:
+    """End this process if the block takes longer than `timeout_s`; 0: never."""
+    if not timeout_s:
+        yield
+        return
+    timer = threading.Timer(timeout_s, _say_and_end, (_task(), timeout_s))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextmanager
+def gpu_losses_told() -> Iterator[None]:
+    """Turn CUDA's errors into GpuLostError. They leave a process that can never use its GPU again and may spoil what it
+    computes, so a worker ends itself, once the error has been sent.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # torch.AcceleratorError, without importing torch here
+        if "CUDA error" not in str(error):
+            raise
+        task = _task()
+        if task is not None:
+            timer = threading.Timer(_TO_BE_HEARD_S, os._exit, (GPU_LOST_EXIT_CODE,))
+            timer.daemon = True
+            timer.start()
+        gpu = os.environ.get("CUDA_VISIBLE_DEVICES") or "0"
+        message = f"GPU {gpu} on {socket.gethostname()}: {str(error).splitlines()[0]}"
+        raise GpuLostError(message, gpu, task[0].address if task else "") from error
+
+
+def _task():
+    """The dask worker that runs this thread's task, and the task's key; None outside one."""
+    from distributed import get_worker
+
+    try:
+        worker = get_worker()
+        return worker, worker.get_current_task()
+    except (ValueError, AttributeError):
+        return None
+
+
+def _say_and_end(task, timeout_s: float) -> None:
+    if task is not None:
+        worker, key = task
+        worker.log_event(TOPIC, {"key": key, "seconds": timeout_s})
+        time.sleep(_TO_BE_HEARD_S)
+    os._exit(HUNG_EXIT_CODE)

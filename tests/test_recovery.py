@@ -1,0 +1,336 @@
+"""What hangs, dies or runs out costs its own slide or region at most: opening, planning, memory, graphics cards."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import hanging_slides
+import painted_network
+import psutil
+import pytest
+from click.testing import CliRunner
+from painted import smear, write_pyramid
+from test_run import content, left_behind, reason, states
+from tiny_network import tiny_weights
+
+from hemax_batch import pipeline
+from hemax_batch.cli import main
+from hemax_batch.errors import HemaxError, SlideError
+from hemax_batch.results.folder import ResultsFolder
+from hemax_batch.results.journal import Failure, RegionJournal, note_failure
+from hemax_batch.results.leftovers import clear_leftovers
+from hemax_batch.running import scheduler, workqueue
+from hemax_batch.running.aside import Aside, GivenUp, NoAnswer
+from hemax_batch.running.scheduler import Finished, SerialExecutor, WorkerDied
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return tiny_weights(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="module")
+def slides(tmp_path_factory):
+    """Two slides of 6 and 4 regions of 64 µm."""
+    folder = tmp_path_factory.mktemp("slides")
+    write_pyramid(folder / "one.tif", smear(700, 500, 4), mpp=0.25)
+    write_pyramid(folder / "two.tif", smear(500, 500, 3), mpp=0.25)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def go(weights):
+    """Runs `hemax-batch run` in this process with the painted network: its exit code and output."""
+
+    def run(inputs, out, *more, workers=0):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(workqueue, "process_region", painted_network.process_region)
+            given = ["run", inputs, "--out", out, "--weights", weights, "--core-um", 64, "--workers", workers, *more]
+            result = CliRunner().invoke(main, [str(part) for part in given])
+            assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
+            return result.exit_code, result.output
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(go, slides, tmp_path_factory):
+    """Results of a run that nothing disturbed."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    assert go(slides, out)[0] == 0
+    return out
+
+
+def assert_same_results(out, whole):
+    for name in ("one", "two"):
+        assert content(out / name) == content(whole / name), name
+
+
+def lost_regions(out: Path) -> dict[str, list[int]]:
+    return {s["slide"]: s["unreadable_regions"] for s in json.loads((out / "run.json").read_text())["slides"]}
+
+
+# calls aside
+
+
+def test_calls_aside_give_what_calls_here_give():
+    with Aside() as aside:
+        assert aside.call(divmod, 17, 5, timeout_s=60) == (3, 2)
+        first = aside._process.pid
+        with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+            aside.call(divmod, 1, 0, timeout_s=60)
+        with pytest.raises(SlideError, match="nowhere"):
+            aside.call(hanging_slides.record_slide, "/nowhere/x.tif", "x", None, timeout_s=60)
+        assert aside._process.pid == first
+    assert not psutil.pid_exists(first)
+
+
+def test_a_call_that_hangs_or_crashes_is_given_up_and_the_next_one_works():
+    with Aside() as aside:
+        assert aside.call(len, "abc", timeout_s=60) == 3
+        with pytest.raises(NoAnswer, match=r"within 0\.3 s"):
+            aside.call(time.sleep, 60, timeout_s=0.3)
+        with pytest.raises(NoAnswer, match="exit code 9"):
+            aside.call(os._exit, 9, timeout_s=60)
+        assert aside.call(len, "abc", timeout_s=60) == 3
+        aside.give_up = lambda: True
+        with pytest.raises(GivenUp):
+            aside.call(time.sleep, 60, timeout_s=60)
+
+
+def test_a_process_aside_ends_when_its_run_has_died(tmp_path):
+    code = (
+        "import os, sys, time\nfrom hemax_batch.running.aside import Aside\n"
+        "aside = Aside(); aside.call(len, '', timeout_s=60)\n"
+        "aside._connection.send((time.sleep, (3600,))); print(aside._process.pid, flush=True); os._exit(0)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
+    deadline = time.monotonic() + 60
+    while psutil.pid_exists(int(ran.stdout)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not psutil.pid_exists(int(ran.stdout))
+
+
+def test_slides_that_hang_or_crash_when_opened_fail_alone(go, slides, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "record_slide", hanging_slides.record_slide)
+    for name in ("a_hangs", "b_crashes", "c_hangs"):
+        (tmp_path / f"{name}.tif").write_bytes((slides / "two.tif").read_bytes())
+    out = tmp_path / "out"
+    assert go(tmp_path, out, slides / "one.tif", "--open-timeout", 5)[0] == 3
+    assert states(out) == {"a_hangs": "failed", "b_crashes": "failed", "c_hangs": "failed", "one": "done"}
+    assert "within 5 s" in reason(out, "a_hangs") and "SIGSEGV" in reason(out, "b_crashes")
+    monkeypatch.undo()
+    assert go(tmp_path / "a_hangs.tif", out)[0] == 0  # another night: no need to ask for another try
+
+
+# blame
+
+
+class Blaming(SerialExecutor):
+    """Calls the first `times` plans of slide `two` lost, as dask does when a neighbour has killed their worker."""
+
+    separate = True
+    capacity = 4
+    times = 1
+
+    def wait(self, timeout_s):
+        if self._waiting and self._waiting[0][0][1] is None and self._waiting[0][0][0].slide_id == "two" and self.times:
+            self.times -= 1
+            return [Finished(self._waiting.popleft()[0], error=WorkerDied("died"))]
+        return super().wait(timeout_s)
+
+
+@pytest.mark.parametrize(("times", "code"), [(1, 0), (2, 3)])
+def test_a_plan_blamed_for_a_neighbour_is_made_again_alone(go, slides, whole, tmp_path, monkeypatch, times, code):
+    monkeypatch.setattr(Blaming, "times", times)
+    monkeypatch.setattr(pipeline, "connect", lambda _options: Blaming())
+    out = tmp_path / "out"
+    assert go(slides, out)[0] == code
+    if code:
+        assert states(out) == {"one": "done", "two": "failed"} and "planning it, 2 times" in reason(out, "two")
+        monkeypatch.undo()
+        assert go(slides, out)[0] == 0
+    assert_same_results(out, whole)
+
+
+def test_a_region_that_kills_every_worker_costs_no_other_slide(go, slides, whole, tmp_path, monkeypatch):
+    """Slide two's plan and regions are in flight with the killer."""
+    (tmp_path / "in").mkdir()
+    write_pyramid(tmp_path / "in" / "zero.tif", smear(300, 280, 9), mpp=0.25)
+    monkeypatch.setenv("HEMAX_TEST_FAULT", "kills:zero")
+    out = tmp_path / "out"
+    code, _ = go(tmp_path / "in", out, slides, "--max-unreadable", 0.9, workers=1)
+    assert code == 0 and lost_regions(out) == {"zero": [0], "one": [], "two": []}
+    assert content(out / "two")["cells.csv"] == content(whole / "two")["cells.csv"]
+
+
+# memory
+
+
+def test_a_batch_too_large_for_the_device_is_halved(go, slides, whole, tmp_path, monkeypatch):
+    monkeypatch.setenv("HEMAX_TEST_FAULT", "oom")
+    assert go(slides, tmp_path / "out", "--batch-size", 8)[0] == 0
+    assert_same_results(tmp_path / "out", whole)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
+     RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory")],
+    ids=["numpy", "cuda", "cpu"],
+)  # fmt: skip
+def test_memory_short_even_for_one_patch_loses_the_region_with_a_reason(go, slides, tmp_path, monkeypatch, error):
+    def fail(_self, batch, _mpp, _size):
+        raise error
+
+    monkeypatch.setattr(painted_network.PaintedNetwork, "__call__", fail)
+    out = tmp_path / "out"
+    assert go(slides / "two.tif", out)[0] == 4
+    assert "after 2 tries" in reason(out, "two") and type(error).__name__ in reason(out, "two")
+
+
+def test_a_worker_that_takes_too_much_memory_is_ended_and_its_region_done_with_less(
+    go, slides, whole, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(scheduler, "_limit_bytes", lambda _workers: 900 * 2**20)
+    monkeypatch.setenv("HEMAX_TEST_FAULT", f"hog:{2**30}")
+    assert go(slides, tmp_path / "out", workers=1)[0] == 0
+    assert_same_results(tmp_path / "out", whole)
+
+
+# graphics cards
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """As far as the scheduler knows."""
+    monkeypatch.setattr(scheduler, "visible_gpus", lambda: ["0", "1"])
+
+
+@pytest.mark.parametrize("loss", ["cpu", "retire"])
+def test_the_other_workers_go_on_when_a_gpu_is_lost(go, slides, whole, tmp_path, monkeypatch, two_gpus, loss):
+    monkeypatch.setenv("HEMAX_TEST_FAULT", "gpu:1")
+    out, log = tmp_path / "out", tmp_path / "log.jsonl"
+    code, output = go(slides, out, "--on-gpu-loss", loss, "--log-json", log, workers=2)
+    assert code == 0, output
+    assert_same_results(out, whole)
+    told = [event["text"] for event in map(json.loads, log.read_text().splitlines()) if event["event"] == "warning"]
+    assert told and all("GPU 1" in text and "device-side assert" in text for text in told)
+
+
+def test_without_any_gpu_left_the_cpu_goes_on_or_the_run_stops_as_configured(
+    go, slides, whole, tmp_path, monkeypatch, two_gpus
+):
+    monkeypatch.setenv("HEMAX_TEST_FAULT", "gpu:")
+    assert go(slides, tmp_path / "cpu", workers=2)[0] == 0
+    assert_same_results(tmp_path / "cpu", whole)
+    code, output = go(slides, tmp_path / "out", "--on-gpu-loss", "retire", workers=2)
+    assert code == 1 and "no GPU is left" in output and "--on-gpu-loss cpu" in output
+    assert set(states(tmp_path / "out").values()) == {"not reached"}
+    monkeypatch.delenv("HEMAX_TEST_FAULT")
+    assert go(slides, tmp_path / "out")[0] == 0
+    assert_same_results(tmp_path / "out", whole)
+
+
+@pytest.mark.parametrize(("loss", "code"), [("cpu", 0), ("retire", 1)])
+def test_this_process_alone_loses_its_gpu(go, slides, whole, tmp_path, monkeypatch, loss, code):
+    see = painted_network.PaintedNetwork.__call__
+
+    def lost_unless_on_the_cpu(self, *batch):
+        if self.device != "cpu":
+            raise RuntimeError("CUDA error: the launch timed out and was terminated")
+        return see(self, *batch)
+
+    monkeypatch.setattr(painted_network.PaintedNetwork, "__call__", lost_unless_on_the_cpu)
+    assert go(slides, tmp_path / "out", "--on-gpu-loss", loss)[0] == code
+    if code == 0:
+        assert_same_results(tmp_path / "out", whole)
+
+
+# a read that hangs without workers
+
+
+def test_without_workers_a_region_that_hangs_ends_the_run_and_the_next_one_goes_on_without_it(
+    go, slides, whole, weights, tmp_path
+):
+    out = tmp_path / "out"
+    command = [sys.executable, HERE / "faulty_run.py", "run", slides, "--out", out, "--weights", weights]
+    command += ["--core-um", 64, "--workers", 0, "--region-timeout", 6]
+    env = {**os.environ, "HEMAX_FAULT": "hang-always"}
+    ran = subprocess.run([str(c) for c in command], env=env, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 8 and "--workers 1" in ran.stderr, ran.stderr
+    assert states(out) == {"one": "not reached", "two": "not reached"}
+    assert go(slides / "one.tif", out, "--max-unreadable", 0.5)[0] == 0
+    assert lost_regions(out) == {"one": [1]}
+    assert go(slides, out, "--max-unreadable", 0.5, "--retry-failed")[0] == 0
+    assert go(slides, out)[0] == 0
+    assert_same_results(out, whole)
+    assert left_behind(out) == []
+
+
+# unexpected
+
+
+def test_what_nobody_expected_is_one_slides_failure_when_it_is_opened_and_noted_when_it_is_not(
+    go, slides, tmp_path, monkeypatch
+):
+    decide = pipeline.Run.decide
+    monkeypatch.setattr(pipeline.Run, "decide", lambda self, work: 1 / 0 if work.slide_id == "one" else decide(self, work))
+    assert go(slides, tmp_path / "out")[0] == 3
+    assert "ZeroDivisionError" in reason(tmp_path / "out", "one") and states(tmp_path / "out")["two"] == "done"
+    monkeypatch.undo()
+    monkeypatch.setattr(workqueue.WorkQueue, "_take", lambda *_: 1 / 0)
+    with pytest.raises(AssertionError):
+        go(slides, tmp_path / "bug")
+    assert json.loads((tmp_path / "bug" / "run.json").read_text())["exit_code"] == 1
+    assert "ZeroDivisionError" in json.loads((tmp_path / "bug" / "run.json").read_text())["summary"]
+
+
+def test_an_error_of_the_whole_run_still_gives_its_record(go, slides, tmp_path, monkeypatch):
+    def lose(*_):
+        raise HemaxError("the dask scheduler is lost")
+
+    monkeypatch.setattr(workqueue.WorkQueue, "_take", lose)
+    code, output = go(slides, tmp_path / "out")
+    assert code == 1 and "the dask scheduler is lost" in output
+    assert set(states(tmp_path / "out").values()) == {"not reached"}
+
+
+# what kills leave
+
+
+def test_leftovers_of_the_dead_go_and_what_is_of_use_stays(go, slides, tmp_path):
+    out = tmp_path / "out"
+    assert go(slides / "one.tif", out)[0] == 0
+    results = ResultsFolder(out)
+    dead, record = 2**22 + 1, results.record("one")  # beyond any pid
+    of_published = RegionJournal.of(results.state, "one", record.fingerprint)
+    of_other = RegionJournal.of(results.state, "one", "f" * 64)
+    of_absent = RegionJournal.of(results.state, "elsewhere", "a" * 64)
+    long_ago = RegionJournal.of(results.state, "forgotten", "a" * 64)
+    for journal in (of_published, of_other, of_absent, long_ago):
+        journal.note_hung(0)
+        (journal.folder / f".00001.npz.{dead}.partial").touch()
+    os.utime(long_ago.folder, (0, 0))
+    gone = [results.state / f".ids.json.{dead}.partial", results.state / f"cells.csv.{dead}.partial",
+            out / f".run.json.{dead}.partial", results.state / f".probe.{dead}"]  # fmt: skip
+    alive = [out / f".index.html.{os.getpid()}.partial", results.state / ".lock.9.elsewhere.77"]
+    for path in (*gone, *alive):
+        path.touch()
+    clear_leftovers(results)
+    assert not any(path.exists() for path in gone) and all(path.exists() for path in alive)
+    assert [j.folder.exists() for j in (of_published, of_other, of_absent, long_ago)] == [False, True, True, False]
+    assert not list(results.state.rglob("*.partial"))
+
+
+def test_a_note_of_failure_left_by_a_kill_after_publishing_goes_when_the_slide_is_skipped(go, slides, tmp_path):
+    out = tmp_path / "out"
+    assert go(slides / "one.tif", out)[0] == 0
+    note_failure(out / ".hemax", "one", Failure("of another setting", "too much lost"))
+    assert go(slides / "one.tif", out)[0] == 0
+    assert left_behind(out) == []
