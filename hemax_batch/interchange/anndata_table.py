@@ -1,7 +1,7 @@
 """`cells.h5ad`: the cells as AnnData, for scanpy, squidpy and SpatialData's tables.
 
 X           float32 [N, 6]: the measured figures (NaN where there is none), named in var
-obs         class, confidence, the attributes, zone, in_differential, review and its reasons, the explanation
+obs         class, confidence, the attributes, zone, left_out, in_differential, review and its reasons, the explanation
 obsm        spatial, float64 [N, 2]: the middle of the box in level-0 pixels; class_probabilities, float32 [N, K]
 uns         slide, mpp, classes, claim
 """
@@ -14,12 +14,12 @@ import anndata
 import numpy as np
 import pandas as pd
 
-from ..outputs.tables import CELL_COLUMNS, read_table
+from ..outputs.tables import read_table
 from ..review.loaded import load_record
 from ..vocabulary import ATTRIBUTE_NAMES, ATTRIBUTES, CLAIM, CLASS_NAMES, UNIDENTIFIED
 
 FIGURES = ("diameter_um", "diameter_vs_rbc", "nucleus_area_um2", "cell_area_um2", "nc_ratio", "nucleus_fraction")
-_CATEGORIES = ("class", *ATTRIBUTE_NAMES, *(("zone",) if "zone" in CELL_COLUMNS else ()))
+_CATEGORIES = ("class", *ATTRIBUTE_NAMES, "zone", "left_out")
 
 
 def write(path: Path, folder: Path) -> None:

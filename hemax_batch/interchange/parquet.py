@@ -12,7 +12,7 @@ from ..outputs.tables import CELL_COLUMNS, read_table
 from ..review.loaded import load_record
 from ..vocabulary import ATTRIBUTE_NAMES, CLAIM
 
-_TEXTS = {"slide", "class", "zone", *ATTRIBUTE_NAMES, "review_reasons", "explanation"}
+_TEXTS = {"slide", "class", *ATTRIBUTE_NAMES, "zone", "left_out", "review_reasons", "explanation"}
 _TRUTHS = {"in_differential", "review"}
 _ROWS = 50_000  # in memory at a time
 
