@@ -125,7 +125,8 @@ class Cells:
     masks            N packed crops (pack_mask) at level-0 resolution
     off_centre_um    float32 [N], distance of the cell from the centre of the patch that saw it
     region_index     int32 [N], the region whose task found it
-    pictures         N JPEGs for the report, PICTURE_UM a side round the middle of the box (b"" where none was kept)
+    pictures         N JPEGs for the report, PICTURE_UM a side round the middle of the box (b"" where none was kept);
+                     while a slide is published, where each lies in its journal (results.kept_pictures)
     """
 
     boxes_xyxy: np.ndarray

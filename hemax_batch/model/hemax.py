@@ -137,7 +137,7 @@ class FineLook(nn.Module):
         g = FINE_GRID
         wide = torch.cat([boxes[..., :2], boxes[..., 2:] * 1.15], -1)
         look = sample_in_boxes(embedding, wide, g, 4).flatten(0, 1).transpose(1, 2)  # [BQ, C, G²]
-        masks = sample_in_boxes(mask_logits.flatten(0, 1).clamp(-8, 8) / 4, wide.reshape(b * q, 1, 4), g, 4)
+        masks = sample_in_boxes(mask_logits.flatten(0, 1).clamp(-8.0, 8.0) / 4, wide.reshape(b * q, 1, 4), g, 4)
         look = torch.cat([look, masks[:, 0].transpose(1, 2)], 1).unflatten(2, (g, g))
         look = F.relu(self.conv2(F.relu(self.conv1(look))))
         return self.norm(self.out(look.flatten(1))).unflatten(0, (b, q))
@@ -213,7 +213,7 @@ class HemaX(nn.Module):
         feature = m8.flatten(2).transpose(1, 2).gather(1, at[..., None].expand(-1, -1, m8.shape[1]))
         raw = self.first_box(feature)
         centre = grid_centres(h, w, 8, m8.device)[at] + raw[..., :2] * 8
-        size = BOX_UNIT_PX * raw[..., 2:].clamp(-3, 1.5).exp()
+        size = BOX_UNIT_PX * raw[..., 2:].clamp(-3.0, 1.5).exp()
         return self.query_content(feature), torch.cat([centre, size], -1), heat
 
     def _position(self, boxes: Tensor, q: Tensor) -> Tensor:

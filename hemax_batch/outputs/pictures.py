@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,14 @@ _NO_DATE = (1980, 1, 1, 0, 0, 0)  # the same cells give the same bytes
 _OVERVIEW_QUALITY = 85
 
 
-def write_pictures(path: Path, merged: MergedCells) -> None:
-    """Write the pictures that were kept. The caller renames the file into place."""
+def write_pictures(path: Path, merged: MergedCells, read: Callable[..., bytes] = bytes) -> None:
+    """Write the pictures that were kept, one in memory at a time. The caller renames the file into place.
+
+    read  gives the JPEG of what stands in `Cells.pictures`, where that is only its place (results.kept_pictures)
+    """
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for cell_id, jpeg in zip(merged.ids.tolist(), merged.cells.pictures, strict=True):
-            if jpeg:
+        for cell_id, picture in zip(merged.ids.tolist(), merged.cells.pictures, strict=True):
+            if jpeg := read(picture):
                 archive.writestr(zipfile.ZipInfo(f"{cell_id}.jpg", _NO_DATE), jpeg)
 
 

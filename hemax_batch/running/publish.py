@@ -37,6 +37,7 @@ from ..outputs.tables import (
 )
 from ..records import Cells, RegionResult
 from ..results.folder import ResultsFolder, ScanFigures, SlideRecord, write_record
+from ..results.kept_pictures import KeptPictures
 from ..review.report import write_report_or_say_why
 from ..settings import FORMAT_VERSION, RunSettings
 from ..slides.overview import assemble
@@ -93,7 +94,7 @@ def publish_slide(
             smear, found.audit,
         )  # fmt: skip
         write_masks(made / "masks.zarr", slide, merged, names)
-        write_pictures(made / "pictures.zip", merged)
+        write_pictures(made / "pictures.zip", merged, found.pictures.read)
         write_overview(made / "overview.jpg", assemble(slide, work.plan.stain, [r.overview for r in found.looked]))
         write_geojson(made / "cells.geojson", slide.slide_id, merged, measures, readings)
         write_record(made, record)  # the report reads the results back, this among them
@@ -108,6 +109,7 @@ class _Found:
 
     looked: list[RegionResult]
     cells: list[Cells]
+    pictures: KeptPictures
     figures: ScanFigures
     audit: ScreenAudit
     diameters_um: np.ndarray
@@ -115,8 +117,9 @@ class _Found:
 
 
 def _gather(work: SlideWork) -> _Found:
-    """The journal, read once."""
-    looked = list(work.journal.results())
+    """The journal, read once; the pictures stay there."""
+    pictures = KeptPictures(work.journal)
+    looked = [pictures.set_aside(result) for result in work.journal.results()]
     audited_mm2 = round(sum(r.audited_um2 for r in looked) / 1e6, 6)
     missed = sum(r.audit_cells for r in looked)
     figures = ScanFigures(
@@ -129,7 +132,7 @@ def _gather(work: SlideWork) -> _Found:
     diameters_um = np.concatenate([np.zeros(0, np.float32), *(r.rbc_diameters_um for r in looked)])
     notes = [f"region {r.region_index}: {note}" for r in looked for note in r.notes]
     audit = audit_of(missed, audited_mm2, passed_over_mm2)
-    return _Found(looked, [r.cells for r in looked], figures, audit, diameters_um, notes)
+    return _Found(looked, [r.cells for r in looked], pictures, figures, audit, diameters_um, notes)
 
 
 def _warnings(work: SlideWork, told: list[str], notes: list[str]) -> tuple[str, ...]:

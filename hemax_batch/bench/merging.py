@@ -1,0 +1,120 @@
+"""Merging and writing by themselves: a journal of made-up cells of a slide that is not there, published as a run does.
+
+`python -m hemax_batch.bench.merging FOLDER CELLS` makes the journal in a process of its own, publishes it in this one,
+and prints time and peak memory as JSON.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import multiprocessing
+import resource
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..records import PICTURE_UM, Cells, Region, RegionResult, Slide, StainProfile, TilePlan, pack_mask
+from ..results.folder import ResultsFolder
+from ..results.journal import RegionJournal
+from ..running.publish import SlideWork, publish_slide
+from ..settings import RunSettings
+from ..slides.discovery import SlideFile
+from ..vocabulary import ATTRIBUTES, N_CLASSES
+
+SLIDE_PX, MPP, CORE_PX = (200_000, 100_000), 0.25, 1536  # 50 x 25 mm in regions of about 400 µm
+_VARIANTS = 24  # masks and pictures
+_PICTURE_PX = round(PICTURE_UM / 0.12)
+
+
+def made_up_work(root: Path, size_px: tuple[int, int] = SLIDE_PX) -> SlideWork:
+    """A slide of `size_px` (width, height) whose regions are all looked at; its journal lies in results folder `root`."""
+    width, height = size_px
+    slide = Slide(str(root / "made-up.tif"), "made-up", "0" * 64, width, height, MPP, (size_px,), (1.0,), "none", "tiff")
+    cores = [
+        (x, y, min(x + CORE_PX, width), min(y + CORE_PX, height))
+        for y in range(0, height, CORE_PX) for x in range(0, width, CORE_PX)
+    ]  # fmt: skip
+    regions = tuple(Region(i, core, core) for i, core in enumerate(cores))
+    plan = TilePlan(slide, StainProfile((240, 240, 240), (0.1, 0.3, 0.2), 0.3), regions, width * height * 6.25e-8, 0.0)
+    journal = RegionJournal.of(ResultsFolder(root).state, slide.slide_id, "f" * 64)
+    return SlideWork(SlideFile(Path(slide.path), slide.slide_id), slide, "f" * 64, journal, plan, state="working")
+
+
+def fill_journal(root: Path, n_cells: int, size_px: tuple[int, int] = SLIDE_PX) -> None:
+    """Spread `n_cells` evenly over the regions, and write these down."""
+    ResultsFolder(root).prepare()
+    work, random = made_up_work(root, size_px), np.random.default_rng(0)
+    drawings = [(_mask(random), _picture(random)) for _ in range(_VARIANTS)]
+    edges = np.linspace(0, n_cells, len(work.plan.regions) + 1).astype(int)
+    for region, start, stop in zip(work.plan.regions, edges, edges[1:], strict=False):
+        work.journal.save(_region(region, int(stop - start), drawings, random))
+
+
+def publish(root: Path, size_px: tuple[int, int] = SLIDE_PX) -> dict[str, float]:
+    """Publish what `fill_journal` left. Seconds, and this process's peak memory before and after (MB)."""
+    work = made_up_work(root, size_px)
+    before_mb, begun = _peak_mb(), time.perf_counter()
+    record = publish_slide(ResultsFolder(root), work, RunSettings(), 0.5, "0" * 64)
+    return {
+        "cells": record.cells, "seconds": round(time.perf_counter() - begun, 2),
+        "base_mb": round(before_mb), "over_base_mb": round(_peak_mb() - before_mb),
+    }  # fmt: skip
+
+
+def _region(region: Region, n: int, drawings: list[tuple[np.ndarray, bytes]], random) -> RegionResult:
+    """A region with `n` cells on a jittered lattice, so that none is another's duplicate where there is room."""
+    x0, y0, x1, y1 = region.core
+    across = max(1, math.ceil(math.sqrt(n)))
+    places = np.stack([np.arange(n) % across, np.arange(n) // across], 1) + random.uniform(0.2, 0.4, (n, 2))
+    xy = (np.array([x0, y0]) + places / across * (x1 - x0 - 64, y1 - y0 - 64)).astype(np.int32)
+    which = random.integers(0, len(drawings), n)
+    hw = np.array([drawings[k][0].shape for k in which], np.int32).reshape(n, 2)
+    cells = Cells(
+        np.concatenate([xy, xy + hw[:, ::-1]], 1).astype(np.float32), random.uniform(0.6, 1, n).astype(np.float32),
+        random.dirichlet(np.full(N_CLASSES, 0.05), n).astype(np.float32).reshape(n, N_CLASSES),
+        np.concatenate([random.dirichlet(np.full(len(a.states), 0.2), n) for a in ATTRIBUTES], 1).astype(np.float32),
+        xy, hw, tuple(pack_mask(drawings[k][0]) for k in which), random.uniform(0, 4, n).astype(np.float32),
+        np.full(n, region.index, np.int32), tuple(drawings[k][1] for k in which),
+    )  # fmt: skip
+    return RegionResult(region.index, cells, random.normal(7.3, 0.4, 3).astype(np.float32), n, n, 0, 0)
+
+
+def _mask(random) -> np.ndarray:
+    """A lumpy cell of 9 to 15 µm with its nucleus, as a network outlines it."""
+    side = int(random.uniform(9, 15) / MPP)
+    y, x = (np.mgrid[:side, :side] + 0.5) / side - 0.5
+    lumps = 1 + 0.06 * np.sin(random.integers(3, 7) * np.arctan2(y, x) + random.uniform(0, 6))
+    mask = (np.hypot(x, y) < 0.45 * lumps).astype(np.uint8)
+    mask += mask & (np.hypot(x - random.uniform(-0.1, 0.1), y) < 0.3 * lumps)
+    return mask
+
+
+def _picture(random) -> bytes:
+    """A JPEG about as large as a real picture of a cell (4 to 8 kB)."""
+    coarse = random.uniform(90, 240, (_PICTURE_PX // 8, _PICTURE_PX // 8, 3)).astype(np.uint8)
+    image = Image.fromarray(coarse).resize((_PICTURE_PX, _PICTURE_PX), Image.Resampling.BICUBIC)
+    noisy = np.clip(np.asarray(image) + random.normal(0, 4, (_PICTURE_PX, _PICTURE_PX, 1)), 0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noisy).save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main(folder: str, cells: str) -> None:
+    """Make and publish; see the module."""
+    filling = multiprocessing.get_context("spawn").Process(target=fill_journal, args=(Path(folder), int(cells)))
+    filling.start()
+    filling.join()
+    print(json.dumps(publish(Path(folder))))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
