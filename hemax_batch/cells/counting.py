@@ -43,7 +43,7 @@ def choose_cells(
 ) -> Counting:
     """Decide for cells of these final classes in these zones ("monolayer", "thick" or "feathered").
 
-    is_smear: whether the slide looks like a stained smear at all; if not, zones mean nothing.
+    is_smear: whether the slide looks like a smear, with single red cells in its monolayer; if not, zones mean nothing.
     """
     white = [zone for name, zone in zip(class_names, zones, strict=True) if name in WHITE_NAMES]
     inside = white.count("monolayer")
@@ -51,7 +51,7 @@ def choose_cells(
     if count_in == "all":
         counted_in, because = "all", "--count-in all"
     elif not is_smear:
-        counted_in, because = "all", "the slide does not look like a smear, so that no monolayer can be told"
+        counted_in, because = "all", "hardly any single red cell is seen, so that no monolayer can be told"
     elif inside < target_cells:
         counted_in, because = "all", held
     else:

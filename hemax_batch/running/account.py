@@ -10,15 +10,25 @@ import numpy as np
 
 from ..cells.counting import Counting, SmearAccount
 from ..geometry import inside
-from ..records import Region, RegionFigures, RegionResult, TilePlan
-from ..slides.quality import MIN_FOCUS, MIN_STAIN_CONTRAST
-from ..slides.zones import BLANK, ZoneMap, film_figures
+from ..records import Region, RegionFigures, RegionResult, Slide, TilePlan
+from ..slides.quality import FEW_RED_CELLS_PER_MM2, MIN_FOCUS, MIN_STAIN_CONTRAST
+from ..slides.zones import BLANK, MONOLAYER, ZoneMap, film_figures
 from ..vocabulary import WHITE_NAMES, ZONES
+from .regions import FIELD_MPP, FIELD_PX, FIELD_STEP_UM
+
+FIELD_SHARE = (FIELD_PX * FIELD_MPP / FIELD_STEP_UM) ** 2  # of the film, in which red cells are measured
 
 _UNEVEN = 2.0  # times paler in one region than in another (10th and 90th percentile), the stain is uneven
 _FEW_REGIONS = 10  # too few to say so
 _SOME_AREA = 0.01  # of a region's film, below which a zone's share is not worth a reason
 _OUT_OF_FOCUS_SHARE = 0.05  # of the regions, above which it is a warning
+
+
+def holds_single_cells(zone_map: ZoneMap, slide: Slide, measured: int) -> bool:
+    """Whether what looks like the monolayer of a slide holds single red cells, of which `measured` were: tissue may be
+    as dense as a monolayer, but has hardly any."""
+    monolayer_mm2 = zone_map.areas_in((0, 0, slide.width, slide.height))[MONOLAYER] * (slide.mpp / 1000) ** 2
+    return measured > FEW_RED_CELLS_PER_MM2 * FIELD_SHARE * monolayer_mm2
 
 
 def account_regions(

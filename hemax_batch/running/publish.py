@@ -43,7 +43,7 @@ from ..settings import FORMAT_VERSION, RunSettings
 from ..slides.overview import assemble
 from ..slides.zones import zone_map
 from ..vocabulary import ZONES
-from .account import account_regions, account_smear, words_on_quality
+from .account import account_regions, account_smear, holds_single_cells, words_on_quality
 from .workqueue import SlideWork, unreadable_share
 
 _MOST_WARNINGS = 12
@@ -67,7 +67,7 @@ def publish_slide(
     zones = zone_map(slide, [r.squares for r in found.looked])
     counting = choose_cells(
         names, [ZONES[z] for z in zones.at(centres_xy)], settings.count_in, settings.target_cells,
-        is_smear=not work.plan.stain.warnings,
+        is_smear=holds_single_cells(zones, slide, len(found.diameters_um)),
     )  # fmt: skip
     regions = account_regions(
         work.plan, found.looked, work.lost, zones, counting, centres_xy, names, measures.rbc_diameter_um

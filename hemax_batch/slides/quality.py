@@ -23,10 +23,12 @@ _GLASS_SHARE = 0.05  # the brightest pixels of a view with red cells are glass: 
 _MIN_CONTRAST_OD = 0.03  # green; below, a window holds nothing stained (the palest red cells met: 0.13, BCCD)
 _DARK = 60  # background below this: not a bright-field scan
 _ENOUGH_MM2 = 0.05  # of stained view, before a lack of red cells says anything:
-_FEW_RED_CELLS_PER_MM2 = 100  # mosaics of smear fields show 400-1000 round single ones, tissue sections 0-10
+FEW_RED_CELLS_PER_MM2 = 100  # mosaics of smear fields show 400-1000 round single ones, tissue sections 0-10
 
 #: Where no red cell is seen: the palest usual, and the smallest blue weight, which is right for pale rapid stains.
 DEFAULT_RBC_OD = (0.06, 0.12, 0.12)
+_THICKER = 1.4  # times as dense in one window as in another: the film may differ in thickness
+_FAR_MORE = 1.5  # times as many single red cells (fields of several laboratories side by side: 1.2)
 _BASE_THRESHOLD = 0.12  # nuclear stain; red cells lie at 0..0.1 of their slide, the palest nuclei at 0.3
 _TOP_THRESHOLD = 0.20
 
@@ -46,7 +48,8 @@ def measure_stain(reader) -> StainProfile:
     """Measure the slide's stain, once, on at most 64 windows at the screen's scale; deterministic.
 
     Steps: read evenly spaced windows, find clear glass over all, red cells window by window (each against its own
-    brightest glass, so that uneven light does not matter), set the screen's threshold above what red cells reach, warn.
+    brightest glass, so that uneven light does not matter), of these the typical single one, set the screen's threshold
+    above what red cells reach, warn.
     """
     lattice = lattice_of(reader.slide, STEP_UM)
     windows = [read_lattice(reader, lattice, rect, (255, 255, 255)) for rect in _sample_rects(lattice)]
@@ -54,7 +57,7 @@ def measure_stain(reader) -> StainProfile:
     background = _background(pixels)
     views = [window for window in windows if _is_stained(window)]
     red_cells = [red for red in map(_red_cell_densities, views) if len(red)]
-    rbc_od = _median_of([np.median(red, axis=0) for red in red_cells], DEFAULT_RBC_OD)
+    rbc_od = _typical_red_cell([np.median(red, axis=0) for red in red_cells], views, background, lattice.step_um)
     k = blue_weight(StainProfile(background, rbc_od, _BASE_THRESHOLD))
     reached = _median_of([[np.percentile(red @ np.array([1, 1, -k]), 90)] for red in red_cells], (0.0,))[0]
     stain = StainProfile(background, rbc_od, min(max(_BASE_THRESHOLD, reached + 0.05), _TOP_THRESHOLD))
@@ -148,6 +151,32 @@ def _red_cell_densities(window: np.ndarray) -> np.ndarray:
     return red if enough else red[:0]
 
 
+def _typical_red_cell(medians: list[np.ndarray], views: list[np.ndarray], background, spacing_um: float):
+    """Optical density, per channel, of a single red cell, from the medians of windows.
+
+    Where much of the film is thick, most windows show several red cells on one another; the least dense fifth then shows
+    what a single one is like, and the proof is that far more round single cells are found with it.
+    """
+    typical = _median_of(medians, DEFAULT_RBC_OD)
+    if len(medians) < 2:
+        return typical
+    green = np.array([median[1] for median in medians])
+    least = [median for median in medians if median[1] <= np.percentile(green, 20)]
+    if np.percentile(green, 90) < _THICKER * np.percentile(green, 10):
+        return typical
+    palest = _median_of(least, DEFAULT_RBC_OD)
+    singles, more = (
+        sum(len(rbc_diameters_um(view, spacing_um, StainProfile(background, od, _BASE_THRESHOLD))) for view in _some(views))
+        for od in (typical, palest)
+    )
+    return palest if more > _FAR_MORE * singles else typical
+
+
+def _some(views: list[np.ndarray]) -> list[np.ndarray]:
+    """At most 12 of them, evenly spaced."""
+    return views[:: -(-len(views) // 12)] if views else []
+
+
 def _median_of(rows, default) -> tuple[float, ...]:
     return tuple(float(v) for v in np.median(np.asarray(rows, float), axis=0)) if len(rows) else tuple(default)
 
@@ -159,10 +188,10 @@ def _warnings(stain: StainProfile, views: list[np.ndarray], spacing_um: float) -
         return (f"no stained smear: the background is dark (RGB {shown} of 255), as in fluorescence",)
     if not views:
         return (f"no stained smear: nothing darker than the glass (RGB {shown}) in the places looked at",)
-    views = views[:: -(-len(views) // 12)]
+    views = _some(views)
     area_mm2 = sum(view.shape[0] * view.shape[1] for view in views) * (spacing_um / 1000) ** 2
     count = sum(len(rbc_diameters_um(view, spacing_um, stain)) for view in views)
-    expected = _FEW_RED_CELLS_PER_MM2 * area_mm2
+    expected = FEW_RED_CELLS_PER_MM2 * area_mm2
     if area_mm2 > _ENOUGH_MM2 and count < expected:
         return (
             f"{count} single red cells in {area_mm2:.2f} mm², a smear shows over {expected:.0f}: "
