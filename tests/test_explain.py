@@ -169,3 +169,12 @@ def test_whatever_the_network_says_the_sentence_is_whole(seed, nucleus):
 
 def test_two_states_of_one_noun_are_joined():
     assert _either("round nucleus", "bilobed nucleus") == "round or bilobed nucleus"
+
+
+def test_a_tie_of_band_and_segmented_stays_a_neutrophil_for_review():
+    cells = cells_at([(100, 100)], 100, "band_neutrophil", confidence=0.48)
+    probs = np.full((1, N_CLASSES), 0.007, np.float32)
+    probs[0, [CLASS_NAMES.index("band_neutrophil"), CLASS_NAMES.index("segmented_neutrophil")]] = 0.48, 0.45
+    cells = replace(cells, class_probs=probs)
+    [reading] = read_cells(cells, measure(cells, 0.1, np.full(40, 7.2)), (1000, 1000), 0.6)
+    assert reading.class_name == "band_neutrophil" and reading.reasons[0].startswith("band or segmented neutrophil (0.4")

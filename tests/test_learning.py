@@ -13,7 +13,7 @@ from hemax_batch.errors import DataError
 from hemax_batch.learning import dataset
 from hemax_batch.learning.augment import Canvas, dihedral, photometric
 from hemax_batch.learning.command import train_command
-from hemax_batch.learning.evaluate import Seen, figures
+from hemax_batch.learning.figures import Seen, figures
 from hemax_batch.learning.pseudo import with_pseudo_masks
 from hemax_batch.learning.sampler import PatchSampler
 from hemax_batch.learning.train import Recipe, train

@@ -24,6 +24,7 @@ SIZE_UM = (5.0, 30.0)  # a nucleated cell outside this is an artefact or two cel
 SCANT, ABUNDANT = 0.70, 0.40  # nucleus/cell area: above, a scant rim; below, abundant cytoplasm
 
 _LOBED = ("bilobed", "multilobed")
+_NEUTROPHILS = ("band_neutrophil", "segmented_neutrophil")
 
 #: class -> attribute -> states that a typical cell of it does not show. From the usual descriptions (blast: round or
 #: oval nucleus, no granules; eosinophil: large granules; lymphocyte: round, few or no granules …). Where WBCAtt labels a
@@ -95,7 +96,12 @@ def _read(cells: Cells, measures: Measures, i: int, slide_size: tuple[int, int],
     confidence, next_best = float(cells.class_probs[i, first]), float(cells.class_probs[i, second])
     name = CLASS_NAMES[first]
     unsure = confidence < min_confidence
-    if unsure:
+    if unsure and {name, CLASS_NAMES[second]} == set(_NEUTROPHILS) and confidence + next_best >= min_confidence:
+        # surely a neutrophil: total neutrophils must not lose it to a split that people disagree on too
+        reasons = [f"band or segmented neutrophil ({confidence:.2f} for {CLASSES[first].words}, {next_best:.2f})"]
+        reasons += _contradictions(cells.attribute_probs[i], name)
+        head = _named(first, second, confidence, next_best)
+    elif unsure:
         name = UNIDENTIFIED
         reasons = [
             f"low confidence ({confidence:.2f} for {CLASSES[first].words}, {next_best:.2f} for {CLASSES[second].words})"
@@ -121,6 +127,11 @@ def _contradictions(attribute_probs: np.ndarray, class_name: str) -> list[str]:
             words = with_article(CLASSES[CLASS_NAMES.index(class_name)].words)
             found.append(f"explanation contradicts class: {a.words[state]} in {words}")
     return found
+
+
+def contradicts(attribute_probs: np.ndarray, class_name: str) -> bool:
+    """Whether the explanation of one cell, float [A], speaks against its class."""
+    return bool(_contradictions(attribute_probs, class_name))
 
 
 def _odd_place(box_xyxy: np.ndarray, slide_size: tuple[int, int]) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..model.checkpoint import WeightsCard
 from ..vocabulary import CLAIM
-from .evaluate import flat_rows
+from .figures import flat_rows
 
 SOURCES = {
     "PBC": "PBC, Acevedo et al. 2020 (CC BY 4.0); boxes, White Blood Cell Detection Dataset (CC BY 4.0); "

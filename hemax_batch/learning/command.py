@@ -6,16 +6,17 @@ import csv
 import os
 import time
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
 from ..model import checkpoint
 from ..model.predictor import Predictor
+from .calibration import at_temperature, choose_threshold, fit_temperature
 from .card import write_card
 from .dataset import Example, read_folder
-from .evaluate import evaluate
+from .evaluate import look, report_of
 from .pseudo import pseudo_candidates, with_pseudo_masks
 from .train import Recipe, train
 
@@ -47,18 +48,31 @@ def train_command(
         "hardware": f"{torch.cuda.get_device_name() if device == 'cuda' else str(os.cpu_count()) + ' CPU cores'}",
         "images": dict(Counter(e.source for e in learnt), synthetic=recipe.synthetic), "recipe": asdict(recipe),
     }  # fmt: skip
-    kept = {
-        "mpp": recipe.mpp,
-        "patch_px": recipe.large_canvas_px,
-        "temperature": 1.0,
-        "min_confidence": 0.5,
-        "trained": trained,
-    }
-    checkpoint.save(model, out, metrics={}, **kept)
-    metrics = {}
+    checkpoint.save(
+        model, out, mpp=recipe.mpp, patch_px=recipe.large_canvas_px, temperature=1.0, min_confidence=0.5,
+        trained=trained, metrics={},
+    )  # fmt: skip
+    calibrate(out, out, held_out, device, say)
+
+
+def calibrate(weights: Path, out: Path, held_out: list[Example], device: str, say=print) -> None:
+    """Fit temperature and threshold on one half of `held_out`, measure everything, and write weights and card to `out`.
+
+    Without held-out images the weights keep what they have.
+    """
+    model, card = checkpoint.load(weights)
+    kept = {"temperature": card.temperature, "min_confidence": card.min_confidence, "metrics": card.metrics}
     if held_out:
-        metrics, _ = evaluate(Predictor.load(out, device, platelets=True), held_out, say)
-    write_card(checkpoint.save(model, out, metrics=metrics, **kept), out.with_suffix(".md"))
+        predictor = Predictor.load(weights, device, platelets=True)
+        predictor.card = replace(predictor.card, temperature=1.0)
+        seen, fields = look(predictor, held_out, say)
+        kept["temperature"] = fit_temperature(seen)
+        seen = at_temperature(seen, kept["temperature"])
+        kept["min_confidence"] = choose_threshold(seen)
+        kept["metrics"] = report_of(seen, fields, kept["min_confidence"])
+        say(f"temperature {kept['temperature']}, unidentified below {kept['min_confidence']}")
+    made = checkpoint.save(model, out, mpp=card.mpp, patch_px=card.patch_px, trained=card.trained, **kept)
+    write_card(made, out.with_suffix(".md"))
     say(f"weights: {out}, card: {out.with_suffix('.md')}")
 
 

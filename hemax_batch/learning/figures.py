@@ -1,0 +1,223 @@
+"""What a checkpoint reaches, from the cells that were looked at.
+
+Everything has a bootstrap 95 % interval, and beside it what always answering the commonest would score. A cell that is
+not found counts as wrong. Definitions:
+
+recall      cells with a box that have a prediction of IoU >= 0.5
+jaccard     mean IoU of the predicted box with the true one over all cells with a box (0 where none was found)
+dice        2 |P ∩ T| / (|P| + |T|) of a cell's mask, mean over cells with an expert mask; iou = dice / (2 - dice)
+nmse        sum (p - t)² / sum t², and the variance-normalised sum (p - t)² / sum (t - mean t)², of nucleus/cell and
+            nucleus/cytoplasm; Bland-Altman limits: mean difference ± 1.96 standard deviations
+ece         expected calibration error: |accuracy - confidence| over 15 bins of confidence, weighed by their cells
+review      of the wrong classes, the share among cells that a person is asked to look at (unidentified, or with an
+            explanation that contradicts the class), and the share of cells so asked
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..vocabulary import ATTRIBUTES, CLASS_NAMES, WHITE_NAMES
+
+#: The five mature types as analysers count them: bands and segmented are one.
+FIVE_TYPES = {"band_neutrophil": "neutrophil", "segmented_neutrophil": "neutrophil",
+              **{name: name for name in ("eosinophil", "basophil", "monocyte", "lymphocyte")}}  # fmt: skip
+THICK_RIM = 0.10  # nucleus/cytoplasm is also given where the cytoplasm is at least this share of the cell
+BOOTSTRAP = 1000
+#: Agreement of two experts of WBCAtt (Tsutsui et al. 2023).
+PEOPLE_AGREE = {"granularity": 0.999, "cytoplasm_colour": 0.954, "nucleus_shape": 0.903, "size_vs_rbc": 0.898}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One labelled cell and what was predicted for it (`found` False: nothing). NaN where there is no truth to
+    compare with."""
+
+    source: str
+    allowed: tuple[str, ...]
+    found: bool
+    predicted: str  # "" if not found
+    confidence: float
+    iou: float
+    nucleus_dice: float
+    cell_dice: float
+    true_fraction: float  # nucleus/cell by expert mask
+    fraction: float
+    attributes: tuple[tuple[str, str, str], ...]  # attribute, true state, predicted state
+    path: str
+    contradicted: bool = False  # whether the explanation speaks against the class
+    class_probs: tuple[float, ...] = ()
+
+
+def interval(values: np.ndarray, statistic=np.mean, seed: int = 0) -> dict[str, float]:
+    """A statistic of rows [N, ...] with its percentile-bootstrap 95 % interval over rows."""
+    rng = np.random.default_rng(seed)
+    draws = [statistic(values[rng.integers(len(values), size=len(values))]) for _ in range(BOOTSTRAP)]
+    low, high = np.nanpercentile(draws, [2.5, 97.5])
+    return {"value": float(statistic(values)), "low": float(low), "high": float(high), "n": len(values)}
+
+
+def figures(seen: list[Seen], min_confidence: float = 0.0) -> dict:
+    """All figures of a set of cells; a figure without data is absent. `min_confidence`: below it, unidentified."""
+    out: dict = {"cells": len(seen), "found": sum(s.found for s in seen)}
+    boxed = np.array([s.iou for s in seen if s.iou == s.iou and s.allowed != ("platelet",)])
+    if len(boxed):
+        out["recall"] = interval((boxed >= 0.5).astype(float))
+        out["jaccard"] = interval(boxed)
+    typed = [s for s in seen if s.allowed != WHITE_NAMES]
+    if typed:
+        out["classes"] = _class_figures(typed)
+        if measured := [s for s in typed if not fits(s.path)]:
+            out["confidence (other half than fitted on)"] = _confidence_figures(measured, min_confidence)
+    mature = [(t, FIVE_TYPES.get(s.predicted, "")) for s in typed if (t := _one_of_five(s.allowed))]
+    if mature:
+        out["five mature types"] = {"accuracy": interval(np.array([float(t == p) for t, p in mature]))}
+    masked = [s for s in seen if s.cell_dice == s.cell_dice]
+    if masked:
+        out["masks"] = _mask_figures(masked)
+    out["attributes"] = {a.name: f for a in ATTRIBUTES if (f := _attribute_figures(seen, a.name))}
+    return out
+
+
+def fits(path: str) -> bool:
+    """Whether an image is of the half that temperature and threshold are fitted on."""
+    return hashlib.sha256(Path(path).name.encode()).digest()[0] % 2 == 0
+
+
+def _one_of_five(allowed: tuple[str, ...]) -> str:
+    """Which of the five types a label means; "" where it means none of them, or more than one."""
+    types = {FIVE_TYPES.get(name, "") for name in allowed}
+    return types.pop() if len(types) == 1 else ""
+
+
+def _class_figures(typed: list[Seen]) -> dict:
+    """Accuracy over labels of any breadth; balanced accuracy, macro F1 and confusion over cells of one known
+    class."""
+    from sklearn.metrics import balanced_accuracy_score, f1_score
+
+    out = {"accuracy": interval(np.array([float(s.predicted in s.allowed) for s in typed]))}
+    exact = [s for s in typed if len(s.allowed) == 1]
+    if not exact:
+        return out
+    names = [*CLASS_NAMES, "not found"]
+    pairs = np.array([(names.index(s.allowed[0]), names.index(s.predicted or "not found")) for s in exact])
+    present = sorted(set(pairs[:, 0]))
+    out["balanced accuracy"] = interval(pairs, lambda p: _quiet(balanced_accuracy_score, p[:, 0], p[:, 1]))
+    out["macro F1"] = interval(
+        pairs, lambda p: f1_score(p[:, 0], p[:, 1], labels=present, average="macro", zero_division=0)
+    )
+    out["majority baseline"] = float(np.bincount(pairs[:, 0]).max() / len(pairs))
+    blast = names.index("blast")
+    if blast in present and len(present) > 1:
+        is_blast, said = pairs[:, 0] == blast, pairs[:, 1] == blast
+        out["blast sensitivity"] = interval(said[is_blast].astype(float))
+        out["blast specificity"] = interval((~said[~is_blast]).astype(float))
+    out["recall by class"] = {names[c]: interval((pairs[pairs[:, 0] == c, 1] == c).astype(float)) for c in present}
+    matrix = np.zeros((len(names), len(names)), int)
+    np.add.at(matrix, (pairs[:, 0], pairs[:, 1]), 1)
+    out["confusion"] = {names[c]: {names[p]: int(matrix[c, p]) for p in np.flatnonzero(matrix[c])} for c in present}
+    return out
+
+
+def _confidence_figures(typed: list[Seen], min_confidence: float) -> dict:
+    """How far confidence can be believed, and what review would catch."""
+    pairs = np.array([(s.confidence, float(s.predicted in s.allowed)) for s in typed])
+    kept = pairs[pairs[:, 0] >= min_confidence]
+    asked = np.array([s.confidence < min_confidence or s.contradicted for s in typed])
+    wrong = pairs[:, 1] == 0
+    out = {
+        "ece": interval(pairs, ece),
+        f"share at or above {min_confidence:g}": interval((pairs[:, 0] >= min_confidence).astype(float)),
+        "asked to review": interval(asked.astype(float)),
+    }
+    if len(kept):
+        out[f"accuracy at or above {min_confidence:g}"] = interval(kept[:, 1])
+    if wrong.any():
+        out["errors that review catches"] = interval(asked[wrong].astype(float))
+    return out
+
+
+def bins_of(pairs: np.ndarray, n: int = 15) -> list[tuple[float, float, int]]:
+    """Reliability of (confidence, right) rows [N, 2]: mean confidence, accuracy and number of each bin that holds any."""
+    index = np.minimum((pairs[:, 0] * n).astype(int), n - 1)
+    parts = [pairs[index == k] for k in range(n)]
+    return [(float(p[:, 0].mean()), float(p[:, 1].mean()), len(p)) for p in parts if len(p)]
+
+
+def ece(pairs: np.ndarray) -> float:
+    """Expected calibration error of (confidence, right) rows [N, 2] (Naeini et al. 2015)."""
+    return sum(abs(right - sure) * n for sure, right, n in bins_of(pairs)) / len(pairs)
+
+
+def _quiet(function, *arguments):
+    """sklearn warns when a bootstrap draw predicts a class that it holds none of; that is expected here."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return function(*arguments)
+
+
+def _mask_figures(masked: list[Seen]) -> dict:
+    fraction = np.array([(s.true_fraction, s.fraction) for s in masked])
+    ratio = fraction / np.maximum(1 - fraction, 1e-3)
+    thick = fraction[:, 0] <= 1 - THICK_RIM
+    return {
+        "nucleus dice": interval(np.array([s.nucleus_dice for s in masked])),
+        "cell dice": interval(np.array([s.cell_dice for s in masked])),
+        "nucleus iou": interval(np.array([s.nucleus_dice / (2 - s.nucleus_dice) for s in masked])),
+        "cell iou": interval(np.array([s.cell_dice / (2 - s.cell_dice) for s in masked])),
+        "nucleus/cell nmse": interval(fraction, _nmse),
+        "nucleus/cell nmse, variance-normalised": interval(fraction, _nmse_variance),
+        f"nucleus/cytoplasm nmse, rim >= {THICK_RIM:.0%}": interval(ratio[thick], _nmse),
+        f"nucleus/cytoplasm nmse, rim >= {THICK_RIM:.0%}, variance-normalised": interval(ratio[thick], _nmse_variance),
+        "nucleus/cell mean absolute error": interval(np.abs(fraction[:, 0] - fraction[:, 1])),
+        "nucleus/cell mean difference": interval(fraction, lambda p: float((p[:, 1] - p[:, 0]).mean())),
+        "nucleus/cell Bland-Altman half-width": interval(fraction, lambda p: float(1.96 * (p[:, 1] - p[:, 0]).std())),
+    }
+
+
+def _nmse(pairs: np.ndarray) -> float:
+    return float(((pairs[:, 1] - pairs[:, 0]) ** 2).sum() / (pairs[:, 0] ** 2).sum())
+
+
+def _nmse_variance(pairs: np.ndarray) -> float:
+    spread = ((pairs[:, 0] - pairs[:, 0].mean()) ** 2).sum()
+    return float(((pairs[:, 1] - pairs[:, 0]) ** 2).sum() / max(spread, 1e-9))
+
+
+def _attribute_figures(seen: list[Seen], name: str) -> dict:
+    from sklearn.metrics import balanced_accuracy_score, f1_score
+
+    states = next(a.states for a in ATTRIBUTES if a.name == name)
+    pairs = np.array([(states.index(t), states.index(p)) for s in seen for a, t, p in s.attributes if a == name])
+    if not len(pairs):
+        return {}
+    return {
+        "accuracy": interval((pairs[:, 0] == pairs[:, 1]).astype(float)),
+        "balanced accuracy": interval(pairs, lambda p: _quiet(balanced_accuracy_score, p[:, 0], p[:, 1])),
+        "macro F1": interval(
+            pairs,
+            lambda p: f1_score(p[:, 0], p[:, 1], labels=sorted(set(pairs[:, 0])), average="macro", zero_division=0),
+        ),
+        "majority baseline": float(np.bincount(pairs[:, 0]).max() / len(pairs)),
+        "two people agree": PEOPLE_AGREE[name],
+    }
+
+
+def flat_rows(report: dict, prefix: str = "") -> list[tuple[str, float, float, float, int]]:
+    """The report's figures as rows (name, value, low, high, n), for CSV and for the terminal."""
+    rows = []
+    for key, value in report.items():
+        name = f"{prefix} / {key}" if prefix else str(key)
+        if isinstance(value, dict) and "low" in value:
+            rows.append((name, value["value"], value["low"], value["high"], value["n"]))
+        elif isinstance(value, dict) and key != "confusion":
+            rows += flat_rows(value, name)
+        elif isinstance(value, float):
+            rows.append((name, value, float("nan"), float("nan"), 0))
+    return rows

@@ -1,0 +1,71 @@
+"""Confidence: what is fitted on one half of the images, and what it does to the other."""
+
+import numpy as np
+import pytest
+
+from hemax_batch.learning.average_precision import Field, average_precision
+from hemax_batch.learning.calibration import at_temperature, choose_threshold, fit_temperature
+from hemax_batch.learning.figures import Seen, bins_of, ece, figures, fits
+from hemax_batch.vocabulary import CLASS_NAMES, N_CLASSES
+
+
+def made_up(n=3000, spread=2.0, too_sure=1.0, seed=0):
+    """Cells whose labels are drawn from the very probabilities that are stated, once those are made too sure."""
+    rng = np.random.default_rng(seed)
+    nan, out = float("nan"), []
+    for i in range(n):
+        logits = rng.normal(0, spread, N_CLASSES)
+        true = np.exp(logits) / np.exp(logits).sum()
+        label = CLASS_NAMES[rng.choice(N_CLASSES, p=true)]
+        said = np.exp(logits * too_sure) / np.exp(logits * too_sure).sum()
+        best = int(said.argmax())
+        out.append(Seen("s", (label,), True, CLASS_NAMES[best], float(said[best]), nan, nan, nan, nan, nan, (),
+                        f"{i}.png", False, tuple(said.tolist())))  # fmt: skip
+    return out
+
+
+@pytest.mark.parametrize("too_sure", [0.6, 1.0, 1.8])
+def test_the_temperature_that_was_put_in_is_found(too_sure):
+    seen = made_up(too_sure=too_sure)
+    temperature = fit_temperature(seen)
+    assert temperature == pytest.approx(too_sure, rel=0.08)
+    calibrated = at_temperature(seen, temperature)
+    assert [s.predicted for s in calibrated] == [s.predicted for s in seen]
+    held_out = np.array([(s.confidence, s.predicted in s.allowed) for s in calibrated if not fits(s.path)], float)
+    assert ece(held_out) < 0.04
+
+
+def test_what_is_measured_was_not_fitted_on():
+    seen = made_up(400)
+    both = sum(fits(s.path) for s in seen)
+    assert 150 < both < 250
+    told = figures(seen, 0.5)["confidence (other half than fitted on)"]
+    assert told["ece"]["n"] == 400 - both
+
+
+def test_the_threshold_reaches_its_accuracy_or_keeps_nine_in_ten():
+    easy, hard = made_up(spread=5.0), made_up(spread=1.0)
+    for seen in (easy, hard):
+        threshold = choose_threshold(seen)
+        mine = np.array([(s.confidence, s.predicted in s.allowed) for s in seen if fits(s.path)], float)
+        kept = mine[mine[:, 0] >= threshold]
+        assert len(kept) >= 0.9 * len(mine)
+    assert choose_threshold([]) == 0.5
+
+
+def test_bins_hold_every_cell_and_a_perfect_forecast_has_no_error():
+    pairs = np.array([(1.0, 1.0)] * 5 + [(0.0, 0.0)] * 5)
+    assert sum(n for _, _, n in bins_of(pairs)) == 10 and ece(pairs) == 0
+    assert ece(np.array([(0.9, 1.0), (0.9, 0.0)])) == pytest.approx(0.4)
+
+
+def test_average_precision_ignores_what_the_border_cuts_and_punishes_what_is_not_there():
+    truth, cut = np.array([[10.0, 10, 110, 110], [300, 10, 340, 110]]), np.array([False, True])
+    perfect = average_precision([Field(truth, cut, truth[:1], np.array([0.9]))])
+    assert perfect == {"AP": pytest.approx(1), "AP50": pytest.approx(1), "AP75": pytest.approx(1)}
+    also_cut = average_precision([Field(truth, cut, truth, np.array([0.8, 0.9]))])
+    assert also_cut["AP50"] == pytest.approx(1)
+    false = np.array([[10.0, 10, 110, 110], [150, 150, 250, 250]])
+    assert average_precision([Field(truth, cut, false, np.array([0.5, 0.9]))])["AP50"] == pytest.approx(0.5, abs=0.01)
+    assert average_precision([Field(truth, cut, np.zeros((0, 4)), np.zeros(0))])["AP"] == 0
+    assert average_precision([]) == {}
