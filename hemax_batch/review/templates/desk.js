@@ -69,7 +69,7 @@ function undo() {
   const ids = undoStep();
   if (!ids.length) return say("Nothing to undo.");
   const index = INDEX_OF_ID.get(ids[0]);
-  if (!cards[index].hidden) choose(index);
+  if (cards[index].isConnected) choose(index);
   update(ids);
   say(`Undone: ${ids.length === 1 ? `cell ${ids[0]}` : plural(ids.length, "cell")}.`);
 }
@@ -205,6 +205,7 @@ byId("keys-help").addEventListener("close", () => cards[chosen]?.focus({ prevent
 byId("small").addEventListener("click", () => {
   const on = document.body.classList.toggle("small-cards");
   byId("small").setAttribute("aria-pressed", on);
+  estimate();
   if (chosen >= 0) intoView(cards[chosen]);
 });
 byId("reviewer").addEventListener("input", keep);
@@ -253,6 +254,7 @@ addEventListener("afterprint", () => {
   for (const card of document.querySelectorAll(".not-printed")) card.classList.remove("not-printed");
 });
 
+addEventListener("resize", estimate);
 addEventListener("pagehide", () => keepTimer && keepNow());
 /* The same report in another window: its review is this one's too, or the last to be closed would undo the other. */
 addEventListener("storage", (event) => {
@@ -264,7 +266,7 @@ addEventListener("storage", (event) => {
 });
 
 recall();
-layOut();
+makeCards();
 filter();
 update([...marks.keys()]);
 document.documentElement.dataset.ready = "true";

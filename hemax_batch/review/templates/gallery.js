@@ -1,43 +1,69 @@
-/* The gallery: a card per cell, filled when it comes near the screen, and shown or hidden by the filters. */
+/* The gallery: a card per cell, filled when it comes near the screen, and shown or hidden by the filters.
 
-const cards = []; // index in CELLS -> its <article>
+Cards stand in batches: what is far from the screen costs the browser nothing per card, only per batch. */
+
+const BATCH = 60; // cards: whole rows of 1 to 6, but for the last batch of a class
+const ROW_PX = { cards: 236, small: 196 }; // about, until a batch has been laid out
+
+const cards = []; // index in CELLS -> its <article>; in the document while it is shown
 const filled = new Set(); // indices whose card has its picture and words
-let shown = CELLS.map((_, index) => index); // what passes the filters, in order
+let shown = []; // what passes the filters, in order
 let chosen = -1; // index of the cell that keys act on
 
 const coming = new IntersectionObserver(
   (entries) => {
     for (const entry of entries) {
       if (!entry.isIntersecting) continue;
-      fill(Number(entry.target.dataset.index));
+      for (const card of entry.target.children) fill(Number(card.dataset.index));
       coming.unobserve(entry.target);
     }
   },
   { rootMargin: "700px 0px" },
 );
 
-/** An empty card per cell, in its section. Cheap: words and pictures come later. */
-function layOut() {
+/** An empty card per cell. Cheap: words and pictures come later. */
+function makeCards() {
   const empty = document.createElement("article");
   empty.className = "card";
   empty.tabIndex = -1;
-  const fragments = new Map();
   CELLS.forEach((cell, index) => {
     const card = empty.cloneNode();
     card.dataset.index = index;
     card.id = `cell-${cell.id}`;
     cards.push(card);
-    if (!fragments.has(cell.class)) fragments.set(cell.class, document.createDocumentFragment());
-    fragments.get(cell.class).append(card);
-  });
-  for (const [name, fragment] of fragments) sectionOf(name).querySelector(".cards").append(fragment);
-  cards.forEach((card, index) => {
-    speak(index);
-    coming.observe(card);
+    refresh(index);
   });
 }
 
-const sectionOf = (className) => document.querySelector(`[data-section="${className}"]`);
+/** Put the shown cards into the document, class by class and batch by batch. */
+function arrange() {
+  coming.disconnect();
+  for (const section of document.querySelectorAll("[data-section]")) {
+    const own = shown.filter((index) => CELLS[index].class === section.dataset.section);
+    const batches = [];
+    for (let start = 0; start < own.length; start += BATCH) {
+      const batch = document.createElement("div");
+      batch.className = "batch";
+      batch.append(...own.slice(start, start + BATCH).map((index) => cards[index]));
+      batches.push(batch);
+    }
+    section.hidden = !own.length;
+    section.querySelector(".cards").replaceChildren(...batches);
+  }
+  estimate();
+  for (const batch of document.querySelectorAll(".batch")) coming.observe(batch);
+}
+
+/** Tell the browser how high the batches will be that it has not laid out. */
+function estimate() {
+  const batches = document.querySelectorAll(".batch");
+  if (!batches.length) return;
+  const columns = getComputedStyle(batches[0]).gridTemplateColumns.split(" ").length;
+  const row = document.body.classList.contains("small-cards") ? ROW_PX.small : ROW_PX.cards;
+  for (const batch of batches) {
+    batch.style.containIntrinsicBlockSize = `auto ${Math.ceil(batch.children.length / columns) * row}px`;
+  }
+}
 
 /** Give a card its picture, outlines and words. */
 function fill(index) {
@@ -160,18 +186,11 @@ function wanted() {
 /** Show what passes the filters. Not called after a mark: a card must not vanish under the reviewer's eyes. */
 function filter() {
   const passes = wanted();
-  shown = [];
-  CELLS.forEach((cell, index) => {
-    const pass = passes(cell);
-    if (cards[index].hidden === pass) cards[index].hidden = !pass;
-    if (pass) shown.push(index);
-  });
-  for (const section of document.querySelectorAll("[data-section]")) {
-    section.hidden = !section.querySelector(".card:not([hidden])");
-  }
+  shown = CELLS.map((_, index) => index).filter((index) => passes(CELLS[index]));
+  arrange();
   const all = shown.length === CELLS.length;
   byId("shown").textContent = all ? "" : `${shown.length} of ${CELLS.length} shown`;
   byId("nothing").hidden = shown.length > 0 || !CELLS.length;
-  if (chosen < 0 || cards[chosen].hidden) choose(shown[0] ?? -1, false);
+  if (chosen < 0 || !cards[chosen].isConnected) choose(shown[0] ?? -1, false);
   showChosen();
 }
