@@ -118,7 +118,7 @@ def _audit_words(audit: ScreenAudit | None) -> str:
     if audit is None or audit.missed_estimate is None:
         return "no sample was taken"
     return (
-        f"{audit.found} cells in a sample of {audit.audited_mm2:.3f} of the {audit.passed_over_mm2:.2f} mm² passed over: "
+        f"{audit.found} cell{'' if audit.found == 1 else 's'} in a sample of {audit.audited_mm2:.3f} of the {audit.passed_over_mm2:.2f} mm² passed over: "
         f"{audit.missed_estimate:.0f} missed on the slide (95 % limits {audit.low95:.0f}–{audit.high95:.0f})"
     )
 

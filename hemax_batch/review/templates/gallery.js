@@ -160,13 +160,14 @@ function choose(index, focus = true) {
   if (focus) intoView(card);
 }
 
-/** Scroll so that a card stands clear of the bars above and below. */
-function intoView(card) {
+/** Scroll so that a card stands clear of the bars above and below; and again while batches above it are laid out. */
+function intoView(card, again = 3) {
   const { top, bottom } = card.getBoundingClientRect();
   const clear = document.querySelector(".desk").getBoundingClientRect().bottom + 8;
   const floor = innerHeight - byId("dock").offsetHeight - 8;
   if (top < clear) scrollBy(0, top - clear);
   else if (bottom > floor) scrollBy(0, Math.min(bottom - floor, top - clear));
+  if (again) requestAnimationFrame(() => card === cards[chosen] && intoView(card, again - 1));
 }
 
 /** The filters as they stand, as a test of a cell. */
