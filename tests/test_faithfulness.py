@@ -1,0 +1,102 @@
+"""Interventions change what they say and nothing else; the tests of faithfulness pass a faithful network and fail a
+random one."""
+
+import numpy as np
+import pytest
+
+from hemax_batch.learning import faithfulness as tested
+from hemax_batch.learning.faithfulness import Said, Subject, concept_path, delete, intervene
+from hemax_batch.learning.interventions import INTERVENTIONS
+from hemax_batch.vocabulary import ATTRIBUTES, CLASS_NAMES, N_ATTRIBUTE_STATES, N_CLASSES, attribute_slices
+
+SIDE, MPP = 160, 0.12
+BY_NAME = {i.name: i for i in INTERVENTIONS}
+
+
+def painted_cell(seed=0):
+    """A cell of 12 µm with an oval nucleus: pixels, label."""
+    rng = np.random.default_rng(seed)
+    yy, xx = np.indices((SIDE, SIDE)) - SIDE / 2
+    label = (np.hypot(yy, xx) * MPP < 6).astype(np.uint8) + (np.hypot(yy / 1.5, xx / 0.8) * MPP < 2.8)
+    pixels = np.array([[235, 230, 232], [190, 180, 215], [96, 60, 140]], float)[label]
+    return np.clip(pixels + rng.normal(0, 4, pixels.shape), 0, 255).astype(np.uint8), label
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_a_change_stays_within_its_part_of_the_cell(name):
+    pixels, label = painted_cell()
+    changed = BY_NAME[name].change(pixels, label, MPP, np.random.default_rng(0))
+    assert changed.dtype == np.uint8 and changed.shape == pixels.shape
+    differs = np.abs(changed.astype(int) - pixels).max(2) > 12
+    assert differs.sum() > 30
+    far = np.hypot(*(np.indices(label.shape) - SIDE / 2)) * MPP > (8.5 if "enlarged by 1.25" in name else 6.8)
+    assert not differs[far].any()
+    if "cytoplasm" in name:
+        deep = np.hypot(*(np.indices(label.shape) - SIDE / 2)) * MPP < 1.5
+        assert not differs[deep].any()
+
+
+def test_a_cell_without_cytoplasm_or_nucleus_is_left_alone():
+    pixels, label = painted_cell()
+    for name, without in (("granules added", label * 0 + 2 * (label > 0)), ("nucleus rounded", (label > 0) * 1)):
+        assert BY_NAME[name].change(pixels, without.astype(np.uint8), MPP, np.random.default_rng(0)) is None
+
+
+def answer(pixels, label, explain) -> Said:
+    attributes = explain(pixels, label)
+    probs = np.full(N_CLASSES, 0.01)
+    nucleus = float((pixels[..., 0] < 140).sum()) / (label > 0).sum()
+    probs[CLASS_NAMES.index("monocyte")] = min(0.9, nucleus)
+    return Said(probs, attributes, nucleus, 12.0, label)
+
+
+def by_the_picture(pixels, label):
+    """An explanation that follows the cytoplasm's blueness and nothing else."""
+    out = np.concatenate([np.full(len(a.states), 1 / len(a.states)) for a in ATTRIBUTES])
+    part, ring = attribute_slices()["cytoplasm_colour"], pixels[label == 1].mean(0)
+    blue = float(np.clip((ring[2] - ring[0]) / 90, 0.02, 0.96))
+    out[part] = np.array([0.98 - blue, blue, 0.02])
+    return out
+
+
+def by_chance(pixels, label):
+    rng = np.random.default_rng(int(pixels.astype(np.uint64).sum() % 2**32))
+    return rng.dirichlet(np.ones(N_ATTRIBUTE_STATES))
+
+
+@pytest.mark.parametrize(("explain", "passes"), [(by_the_picture, True), (by_chance, False)])
+def test_a_faithful_explanation_passes_and_a_random_one_fails(monkeypatch, explain, passes):
+    cells = []
+    for seed in range(40):
+        pixels, label = painted_cell(seed)
+        cells.append(Subject("s", ("monocyte",), pixels, answer(pixels, label, explain)))
+    label = cells[0].said.label
+    monkeypatch.setattr(tested, "say_of", lambda _network, pixels: answer(pixels, label, explain))
+
+    class Network:
+        class card:
+            mpp = MPP
+
+    found = intervene(Network, cells)["cytoplasm bluer"]
+    if passes:
+        assert found["moves the right way"]["low"] > 0.9 and found["others stay"]["low"] > 0.9
+    else:
+        assert found["moves the right way"]["low"] < 0.6 and found["others stay"]["value"] < 0.7
+    curves = delete(Network, cells[:8])
+    assert curves["nucleus"]["value"] < curves["at random"]["value"] < curves["background"]["value"] + 0.05
+
+
+def test_the_concept_path_finds_what_the_classes_differ_in():
+    rng, cells = np.random.default_rng(0), []
+    part = attribute_slices()["granularity"]
+    for k in range(120):
+        name = ("eosinophil", "lymphocyte")[k % 2]
+        attributes = rng.dirichlet(np.ones(N_ATTRIBUTE_STATES))
+        attributes[part] = (0.05, 0.05, 0.9) if name == "eosinophil" else (0.9, 0.05, 0.05)
+        probs = np.eye(N_CLASSES)[CLASS_NAMES.index(name)]
+        cells.append(Subject("s", (name,), np.zeros((1, 1, 3), np.uint8),
+                             Said(probs, attributes, rng.random(), 12 + rng.random(), np.zeros((1, 1), np.uint8))))  # fmt: skip
+    report = concept_path(cells[:60], cells[60:])
+    assert report["accuracy"]["value"] == 1 and report["agrees with the direct class"]["value"] == 1
+    lost = {name: f["value"] for name, f in report["lost when blanked"].items()}
+    assert lost["granularity"] > 0.3 and max(v for k, v in lost.items() if k != "granularity") < 0.1
