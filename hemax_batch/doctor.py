@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import resource
-import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
@@ -22,7 +22,11 @@ _LIBRARIES = {
     "distributed": "distributed", "torch": "torch", "safetensors": "safetensors", "click": "click", "rich": "rich",
 }  # fmt: skip
 _NEEDED_GIB = 2.0
-_NEEDED_FILES = 1024
+_LEAST_FREE_GIB = 0.1  # below it a slide's results hardly fit
+_LEAST_INODES = 1000  # a slide's results are some hundred files
+_NEEDED_FILES, _LEAST_FILES = 1024, 128
+_LARGEST_FILE_GIB = 1.0  # masks of a dense smear
+_NVIDIA = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"))
 
 
 @dataclass(frozen=True)
@@ -39,15 +43,16 @@ def examine(out: Path | None = None, weights: Path | None = None) -> list[Findin
     findings = [_python(), *(_library(*names) for names in _LIBRARIES.items())]
     checks: list[tuple[str, Callable[[], Finding]]] = [
         ("OpenSlide", _openslide), ("weights", lambda: _weights(weights)), ("GPU", _gpu), ("limits", _limits),
-        ("files", _open_files),
+        ("files", _open_files), ("file size", _file_size),
     ]  # fmt: skip
     if out is not None:
-        checks += [("results", lambda: _results(out)), ("disk", lambda: _disk(out))]
+        checks += [("results", lambda: _results(out)), ("lock", lambda: _lock(out)), ("disk", lambda: _disk(out))]
     for subject, check in checks:
         try:
             findings.append(check())
-        except (HemaxError, OSError, ImportError, RuntimeError) as error:
-            findings.append(Finding("wrong", subject, str(error)))
+        except Exception as error:  # whatever a broken installation raises: saying so is what this is for
+            said = str(error) if isinstance(error, HemaxError) else f"{type(error).__name__}: {error}"
+            findings.append(Finding("wrong", subject, said))
     return findings
 
 
@@ -66,9 +71,20 @@ def _library(package: str, module: str) -> Finding:
 
 
 def _openslide() -> Finding:
+    """Not its version alone: that the library opens a file and gives back what is in it."""
+    import numpy as np
     import openslide
+    import tifffile
 
-    return Finding("ok", "OpenSlide", f"library {openslide.__library_version__}")
+    painted = np.full((64, 64, 3), (200, 100, 50), np.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "painted.tif")
+        tifffile.imwrite(path, painted, tile=(64, 64), photometric="rgb", metadata=None)
+        with openslide.OpenSlide(path) as slide:
+            read = np.asarray(slide.read_region((0, 0), 0, (64, 64)).convert("RGB"))
+    if not np.array_equal(read, painted):
+        return Finding("wrong", "OpenSlide", f"library {openslide.__library_version__} misreads a painted slide; reinstall")
+    return Finding("ok", "OpenSlide", f"library {openslide.__library_version__} reads a painted slide")
 
 
 def _weights(path: Path | None) -> Finding:
@@ -80,6 +96,11 @@ def _weights(path: Path | None) -> Finding:
 
 def _gpu() -> Finding:
     gpus = visible_gpus()
+    if not gpus and any(path.exists() for path in _NVIDIA):
+        import torch
+
+        why = "hidden by CUDA_VISIBLE_DEVICES?" if torch.version.cuda else "this PyTorch is built for the CPU"
+        return Finding("warning", "GPU", f"a driver is there, but no GPU for PyTorch ({why}): the CPU is used")
     if not gpus:
         return Finding("ok", "GPU", "none visible: the CPU is used")
     import torch
@@ -92,16 +113,27 @@ def _gpu() -> Finding:
 def _limits() -> Finding:
     cores, gib = cpu_limit(), memory_limit_bytes() / 2**30
     text = f"{cores} of {os.cpu_count()} cores, {gib:.1f} GiB of memory may be used"
+    space = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if space != resource.RLIM_INFINITY and space < 2 * _NEEDED_GIB * 2**30:
+        return Finding(
+            "wrong", "limits", f"{text}, but {space / 2**30:.1f} GiB of addresses: raise it (ulimit -v unlimited)"
+        )
     return Finding("ok" if gib >= _NEEDED_GIB else "warning", "limits", text)
 
 
 def _open_files() -> Finding:
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if soft < _NEEDED_FILES:
-        return Finding(
-            "warning", "files", f"at most {soft} may be open; raise it to {_NEEDED_FILES} (ulimit -n) for many workers"
-        )
-    return Finding("ok", "files", f"at most {soft} may be open")
+    if soft == resource.RLIM_INFINITY or soft >= _NEEDED_FILES:
+        return Finding("ok", "files", "any number may be open" if soft < 0 else f"at most {soft} may be open")
+    level = "warning" if soft >= _LEAST_FILES else "wrong"
+    return Finding(level, "files", f"at most {soft} may be open; raise it to {_NEEDED_FILES} (ulimit -n)")
+
+
+def _file_size() -> Finding:
+    largest = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if largest == resource.RLIM_INFINITY or largest >= _LARGEST_FILE_GIB * 2**30:
+        return Finding("ok", "file size", "files may be large enough")
+    return Finding("wrong", "file size", f"files may have {largest} bytes at most; raise it (ulimit -f unlimited)")
 
 
 def _results(out: Path) -> Finding:
@@ -120,7 +152,18 @@ def _results(out: Path) -> Finding:
     return Finding("ok", "results", f"{results.root} can be written, {len(results.records())} slides in it")
 
 
+def _lock(out: Path) -> Finding:
+    from .results.folder import STATE_FOLDER
+    from .results.lock import holder_of
+
+    held = holder_of(out / STATE_FOLDER)
+    return Finding("warning" if held else "ok", "lock", held or "no run holds the results folder")
+
+
 def _disk(out: Path) -> Finding:
     place = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
-    free = shutil.disk_usage(place).free / 2**30
+    state = os.statvfs(place)
+    free, inodes = state.f_bavail * state.f_frsize / 2**30, state.f_favail
+    if free < _LEAST_FREE_GIB or (state.f_files and inodes < _LEAST_INODES):
+        return Finding("wrong", "disk", f"{free:.2f} GiB and {inodes} files free at {place}; make room")
     return Finding("ok" if free >= _NEEDED_GIB else "warning", "disk", f"{free:.1f} GiB free at {place}")

@@ -1,6 +1,7 @@
 """The command line: help that teaches, options that are checked, start-up that is quick."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -9,11 +10,13 @@ import click
 import pytest
 from click.testing import CliRunner
 from painted import smear, write_pyramid
+from PIL import Image
 from tiny_network import tiny_weights
 
 from hemax_batch import doctor
 from hemax_batch.cli import main
 from hemax_batch.errors import UsageError
+from hemax_batch.results.lock import OutputLock
 from hemax_batch.settings import RunOptions, RunSettings
 
 
@@ -112,6 +115,50 @@ def test_doctor_exits_non_zero_when_something_is_wrong(tmp_path):
 
 def test_doctor_names_a_library_that_does_not_import():
     assert doctor._library("ours", "no_such_library_of_ours").level == "wrong"
+
+
+def level_of(subject: str, out=None) -> str:
+    return next(finding.level for finding in doctor.examine(out) if finding.subject == subject)
+
+
+def test_doctor_finds_an_openslide_that_cannot_read(monkeypatch):
+    assert level_of("OpenSlide") == "ok"
+    monkeypatch.setattr("openslide.OpenSlide.read_region", lambda *_: Image.new("RGB", (64, 64)))
+    assert level_of("OpenSlide") == "wrong"
+    monkeypatch.setattr("openslide.OpenSlide.__init__", lambda *_: 1 / 0)
+    assert level_of("OpenSlide") == "wrong"
+
+
+def test_doctor_finds_a_gpu_that_does_not_work(monkeypatch, tmp_path):
+    (tmp_path / "driver").touch()
+    monkeypatch.setattr(doctor, "_NVIDIA", (tmp_path / "driver",))
+    assert level_of("GPU") == "warning"  # a driver, and no GPU for PyTorch
+    monkeypatch.setattr(doctor, "visible_gpus", lambda: ["0"])
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda _: "broken")
+    monkeypatch.setattr("torch.zeros", lambda *_, **__: 1 / 0)
+    assert level_of("GPU") == "wrong"
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "subject"),
+    [("RLIMIT_NOFILE", 64, "files"), ("RLIMIT_FSIZE", 10_000, "file size"), ("RLIMIT_AS", 2**30, "limits")],
+)
+def test_doctor_finds_limits_that_are_too_low(monkeypatch, limit, value, subject):
+    real = doctor.resource.getrlimit
+    number = getattr(doctor.resource, limit)
+    monkeypatch.setattr(doctor.resource, "getrlimit", lambda n: (value, value) if n == number else real(n))
+    assert level_of(subject) == "wrong"
+
+
+def test_doctor_finds_a_full_disk_a_folder_that_may_not_be_written_and_a_run_at_work(monkeypatch, tmp_path):
+    assert level_of("disk", tmp_path) in ("ok", "warning") and level_of("lock", tmp_path) == "ok"
+    with OutputLock(tmp_path / ".hemax"):
+        assert level_of("lock", tmp_path) == "warning"
+    full = os.statvfs_result((4096, 4096, 10**6, 10, 10, 10**6, 10**6, 10**6, 0, 255))
+    monkeypatch.setattr(doctor.os, "statvfs", lambda _: full)
+    assert level_of("disk", tmp_path) == "wrong"
+    monkeypatch.setattr(doctor.os, "access", lambda *_: False)
+    assert level_of("results", tmp_path / "below") == "wrong"
 
 
 def test_synth_writes_a_slide_that_info_reads_and_its_truth(tmp_path):

@@ -197,8 +197,8 @@ def test_memory_short_even_for_one_patch_loses_the_region_with_a_reason(go, slid
 def test_a_worker_that_takes_too_much_memory_is_ended_and_its_region_done_with_less(
     go, slides, whole, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(scheduler, "_limit_bytes", lambda _workers: 900 * 2**20)
-    monkeypatch.setenv("HEMAX_TEST_FAULT", f"hog:{2**30}")
+    monkeypatch.setattr(scheduler, "_limit_bytes", lambda _workers: 700 * 2**20)
+    monkeypatch.setenv("HEMAX_TEST_FAULT", f"hog:{600 * 2**20}")
     assert go(slides, tmp_path / "out", workers=1)[0] == 0
     assert_same_results(tmp_path / "out", whole)
 
@@ -260,7 +260,7 @@ def test_without_workers_a_region_that_hangs_ends_the_run_and_the_next_one_goes_
 ):
     out = tmp_path / "out"
     command = [sys.executable, HERE / "faulty_run.py", "run", slides, "--out", out, "--weights", weights]
-    command += ["--core-um", 64, "--workers", 0, "--region-timeout", 6]
+    command += ["--core-um", 64, "--workers", 0, "--region-timeout", 6, "--max-unreadable", 0.5]
     env = {**os.environ, "HEMAX_FAULT": "hang-always"}
     ran = subprocess.run([str(c) for c in command], env=env, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 8 and "--workers 1" in ran.stderr, ran.stderr

@@ -132,6 +132,13 @@ class OutputLock:
         )
 
 
+def holder_of(folder: Path) -> str:
+    """Who holds the lock in `folder`, in words with the remedy; "" where nobody does. LockedError: it is damaged."""
+    lock = OutputLock(folder)
+    holder = lock._in_force()[1]
+    return "" if holder is None or holder.is_gone() else lock._explain()
+
+
 def process_start(pid: int) -> str | None:
     """When a process started, in the kernel's ticks (clock changes do not move it); None without such a process."""
     try:
