@@ -58,7 +58,7 @@ def train(data, out, work, arch, steps, start, close, lr, batch_size, synthetic,
 )
 @click.option("--split", default="val", show_default=True, help="Which split to measure, or `all`.")
 @click.option(
-    "--out", type=click.Path(file_okay=False, path_type=Path), help="Write evaluation.json and evaluation.csv here."
+    "--out", type=click.Path(file_okay=False, path_type=Path), help="Write evaluation.json, .csv and .html here."
 )
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 def evaluate(data, weights, split, out, device):
@@ -74,17 +74,19 @@ def evaluate(data, weights, split, out, device):
     from .learning.dataset import read_folder
     from .learning.evaluate import evaluate as measure
     from .learning.figures import flat_rows
+    from .learning.page import write_page
     from .model.predictor import Predictor
 
     examples = [e for folder in data for e in read_folder(folder) if split in ("all", e.split)]
     predictor = Predictor.load(weights, device, platelets=True)
-    report, _ = measure(predictor, examples, say=lambda text: click.echo(text, err=True))
+    report, seen = measure(predictor, examples, say=lambda text: click.echo(text, err=True))
     for name, value, low, high, n in flat_rows(report):
         click.echo(f"{name:70} {value:.4f}" + (f"  ({low:.4f} to {high:.4f}, n {n})" if n else ""))
     if out:
         out.mkdir(parents=True, exist_ok=True)
         (out / "evaluation.json").write_text(json.dumps(report, indent=1))
         write_figures(report, out / "evaluation.csv")
+        write_page(out / "evaluation.html", predictor.card, report, seen)
 
 
 @click.command()

@@ -2,11 +2,15 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from hemax_batch.learning.average_precision import Field, average_precision
 from hemax_batch.learning.calibration import at_temperature, choose_threshold, fit_temperature
+from hemax_batch.learning.evaluate import report_of
 from hemax_batch.learning.figures import Seen, bins_of, ece, figures, fits
-from hemax_batch.vocabulary import CLASS_NAMES, N_CLASSES
+from hemax_batch.learning.page import write_page
+from hemax_batch.model.checkpoint import read_card
+from hemax_batch.vocabulary import CLAIM, CLASS_NAMES, N_CLASSES
 
 
 def made_up(n=3000, spread=2.0, too_sure=1.0, seed=0):
@@ -69,3 +73,24 @@ def test_average_precision_ignores_what_the_border_cuts_and_punishes_what_is_not
     assert average_precision([Field(truth, cut, false, np.array([0.5, 0.9]))])["AP50"] == pytest.approx(0.5, abs=0.01)
     assert average_precision([Field(truth, cut, np.zeros((0, 4)), np.zeros(0))])["AP"] == 0
     assert average_precision([]) == {}
+
+
+def test_the_page_holds_figures_confusion_and_the_surest_mistakes(tmp_path):
+    files = []
+    for i in range(4):
+        files.append(tmp_path / f"{i}<b>.png")
+        Image.new("RGB", (50, 40), (200, 100 + i, 150)).save(files[-1])
+    nan, probs = float("nan"), (1 / N_CLASSES,) * N_CLASSES
+    seen = [
+        Seen("s", ("blast",), True, said, sure, 0.9, nan, nan, nan, nan, (), str(file), False, probs)
+        for file, said, sure in zip(
+            files, ("blast", "monocyte", "lymphocyte", "blast"), (0.9, 0.6, 0.8, 0.7), strict=True
+        )
+    ]
+    card = read_card()
+    write_page(tmp_path / "p.html", card, report_of(seen, {}, 0.5), seen)
+    page = (tmp_path / "p.html").read_text()
+    assert CLAIM in page and card.sha256 in page and "http" not in page.replace("http-equiv", "")
+    surest, next_one = page.index("called lymphocyte (0.80)"), page.index("called monocyte (0.60)")
+    assert surest < next_one and "2&lt;b&gt;.png" in page and page.count("data:image/jpeg") == 2
+    assert "all / classes / accuracy" in page and "0.5000" in page
