@@ -400,6 +400,19 @@ def test_nothing_sticks_out_and_pictures_are_kept_to_be_looked_at(browser, resul
     browser.execute_script("localStorage.clear(); marks.clear(); clearTimeout(keepTimer); keepTimer = 0")
 
 
+def test_on_paper_there_are_the_differential_and_the_cells_but_no_controls(page):
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    page.execute_script("dispatchEvent(new Event('beforeprint'))")
+    seen = page.execute_script(
+        "return ['#differential', '#map', '.card', '#print-note', '.desk', '#dock', '.approve-rest']"
+        ".map(css => document.querySelector(css).checkVisibility())"
+    )
+    assert seen == [True] * 4 + [False] * 3
+    assert page.execute_script("return cards.every(card => card.querySelector('img'))")
+    assert "0 of 300 cells reviewed." in text(page, "#print-note")
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
 def test_the_index_sorts_finds_and_leads_to_the_reports(browser, results):
     show(browser, results / "index.html")
 
