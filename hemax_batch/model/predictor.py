@@ -19,6 +19,7 @@ from .. import vocabulary
 from ..geometry import centres, pairwise_iou
 from ..records import PICTURE_UM, Cells, PatchBatch, pack_mask
 from . import checkpoint
+from .allocator import keep_freed_memory
 from .hemax import fold_norms
 
 MIN_SCORE = 0.5  # that there is a cell at all
@@ -59,6 +60,7 @@ class Predictor:
         """From a checkpoint (None = the shipped one). WeightsError as `checkpoint.read_card`."""
         if device == "cpu":
             torch.set_num_threads(1)  # a worker per core, and the same sums in the same order everywhere
+            keep_freed_memory()
         model, card = checkpoint.load(path)
         return cls(fold_norms(model), card, device, batch_size, platelets)
 
