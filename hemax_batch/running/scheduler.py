@@ -330,6 +330,7 @@ def _security(tls: TlsFiles | None):
 def _configure(local: bool) -> None:
     """Dask's settings for this process and the workers that it starts; no configuration file is touched."""
     import dask
+    import distributed  # noqa: F401 - gives its loggers their levels when it is imported, so before they are changed
 
     settings = {
         "distributed.worker.multiprocessing-method": "spawn",  # forking after CUDA has started is unsupported
@@ -347,5 +348,5 @@ def _configure(local: bool) -> None:
         # a new process may take long on a loaded machine, and would be dropped meanwhile
         settings |= {"distributed.deploy.lost-worker-timeout": "600s"}
     dask.config.set(settings)
-    for name in ("distributed", "distributed.worker", "distributed.nanny", "distributed.scheduler"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    for name in ("", ".client", ".core", ".worker", ".nanny", ".scheduler"):  # what matters is raised, and said once
+        logging.getLogger(f"distributed{name}").setLevel(logging.CRITICAL)
