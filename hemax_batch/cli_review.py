@@ -57,9 +57,26 @@ def retally(results, files, reviewers, wbc, wait_lock_s):
 
     if reviewers and len(reviewers) != len(files):
         raise UsageError(f"{len(files)} --corrections, {len(reviewers)} --reviewer: give one name a file, or none")
-    for review in apply(results, list(files), list(reviewers), wbc, wait_lock_s):
+    tally = apply(results, list(files), list(reviewers), wbc, wait_lock_s)
+    for review in tally.reviews:
         click.echo(_summary(review))
         click.echo(f"  written to {results / FOLDER / review.slide_id / review.sha256[:16]}")
+    for agreement in tally.agreements:
+        click.echo(_agreement_words(agreement))
+
+
+def _agreement_words(a) -> str:
+    """Two reviewers of a slide, in lines of plain text."""
+    agreed, both = len(a.seen_by_both) - len(a.disputed), len(a.seen_by_both)
+    kappa = f"kappa {a.kappa:.2f}" if a.kappa == a.kappa else "no kappa: chance alone would agree as well"
+    told = f"{a.first.slide_id}: {a.first.reviewer} and {a.second.reviewer} agree on {agreed} of the {both} cells that "
+    lines = [told + f"both reviewed ({kappa})" if both else told + "both reviewed"]
+    if a.disputed:
+        shown = ", ".join(map(str, a.disputed[:12])) + (" …" if len(a.disputed) > 12 else "")
+        lines.append(f"  disputed, unidentified in the merged count, for a third look: cells {shown}")
+    beyond = [d.class_name.replace("_", " ") for d in a.differences if d.beyond_chance]
+    lines.append(f"  counts that differ beyond chance: {', '.join(beyond) or 'none'}")
+    return "\n".join(lines)
 
 
 def _summary(review) -> str:
@@ -78,6 +95,10 @@ def _summary(review) -> str:
         lines.append(f"  {name.replace('_', ' '):24}{told[0]:>16}{told[1]:>16}")
     lines.append(f"  {'nucleated red cells':24}{before.nrbc:>16}{after.nrbc:>16}")
     lines.append(f"  {'unidentified':24}{before.unidentified:>16}{after.unidentified:>16}")
+    lines += [f"  {name:24}{before.outside.get(name, 0):>16}{k:>16}" for name, k in after.outside.items()]
+    if review.unidentified_not_looked_at:
+        lines.append(f"  not yet looked at: {review.unidentified_not_looked_at} of the unidentified cells")
+    lines += [f"  after the review: {flag.words}" for flag in after.flags]
     lines.append(f"  {after.claim}")
     return "\n".join(lines)
 

@@ -1,6 +1,7 @@
 """The differential against published tables, and its flags against its rules."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,20 @@ def flagged(d) -> dict[str, str]:
 def test_limits_are_those_of_the_published_table(k, n, low, high):
     found = [100 * v for v in clopper_pearson(k, n)]
     assert found == pytest.approx([low, high], abs=0.05 if high > 1 else 0.005)
+
+
+@pytest.mark.parametrize(
+    ("percent", "of_100", "of_200", "of_1000"),
+    [
+        (0, (0, 4), (0, 2), (0, 1)), (1, (0, 6), (0, 4), (0, 2)), (2, (0, 8), (0, 6), (1, 4)),
+        (5, (1, 12), (2, 10), (3, 7)), (10, (4, 18), (6, 16), (8, 13)), (20, (12, 30), (14, 27), (17, 23)),
+        (30, (21, 40), (23, 37), (27, 33)), (50, (39, 61), (42, 58), (46, 54)),
+    ],
+)  # fmt: skip
+def test_limits_rounded_outward_are_rumkes_table(percent, of_100, of_200, of_1000):
+    for n, expected in ((100, of_100), (200, of_200), (1000, of_1000)):
+        low, high = clopper_pearson(percent * n // 100, n)
+        assert (math.floor(100 * low), math.ceil(100 * high)) == expected
 
 
 def test_limits_equal_scipys_exactly():

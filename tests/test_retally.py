@@ -3,25 +3,26 @@
 import csv
 import json
 import os
+import shutil
+from pathlib import Path
 
-import numpy as np
 import painted_network
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
-from hypothesis import strategies as st
 from painted import smear, write_pyramid
 from sklearn.metrics import cohen_kappa_score
 from tiny_network import tiny_weights
 
 from hemax_batch.cli import main
-from hemax_batch.errors import ResultsError, UsageError
+from hemax_batch.errors import HemaxError, ResultsError, UsageError
+from hemax_batch.results.folder import ResultsFolder
 from hemax_batch.results.lock import OutputLock
-from hemax_batch.review.agreement import cohen_kappa, difference_limits
+from hemax_batch.review.applied import apply_file
 from hemax_batch.review.corrections import COLUMNS, read_corrections
 from hemax_batch.review.loaded import result_sha256
 from hemax_batch.review.retally import retally
 from hemax_batch.running import workqueue
+from hemax_batch.slides.naming import assign_ids
 
 NOW = "2026-11-23T21:30:00+01:00"
 
@@ -41,8 +42,6 @@ def made(tmp_path_factory):
 @pytest.fixture
 def results(made, tmp_path):
     """A copy of it that a test may change, and its cells' classes."""
-    import shutil
-
     shutil.copytree(made, tmp_path / "out")
     return tmp_path / "out"
 
@@ -132,6 +131,7 @@ def test_files_as_editors_leave_them_are_read(results, tmp_path):
         ({"action": "approve", "class_after": "smudge"}, "approved, but"),
         ({"action": "delete"}, "expected reclassify or approve"),
         ({"time": "yesterday"}, "expected ISO 8601"),
+        ({"time": "2026-11-23T21:30:00"}, "with its offset"),
     ],
 )
 def test_what_does_not_hold_is_refused_by_row_and_nothing_is_written(results, tmp_path, change, words):
@@ -179,7 +179,7 @@ def test_who_signs_is_never_guessed(results, tmp_path):
         retally(results, [weber], ["B. Kraus"])
     with pytest.raises(UsageError, match="two files of reviewer 'A. Weber'"):
         retally(results, [weber, nobody], ["A. Weber", "A. Weber"])
-    assert retally(results, [nobody], ["B. Kraus"])[0].reviewer == "B. Kraus"
+    assert retally(results, [nobody], ["B. Kraus"]).reviews[0].reviewer == "B. Kraus"
 
 
 def test_a_run_that_holds_the_folder_is_not_disturbed(results, tmp_path):
@@ -192,7 +192,7 @@ def test_a_run_that_holds_the_folder_is_not_disturbed(results, tmp_path):
 def test_results_that_were_edited_by_hand_give_a_clear_error(results, tmp_path):
     path = write(tmp_path / "c.csv", decisions(results, {next(iter(cells_of(results))): "blast"}))
     (results / "smear" / "differential.json").write_text("{}")
-    with pytest.raises(ResultsError, match=r"differential\.json: cannot be read as a differential"):
+    with pytest.raises(ResultsError, match=r"differential\.json: is damaged or was edited by hand"):
         retally(results, [path], [])
 
 
@@ -200,11 +200,13 @@ def test_two_reviewers(results, tmp_path):
     a, b, c, d, *_ = cells = list(cells_of(results))
     first = write(tmp_path / "1.csv", decisions(results, {a: "blast", b: "monocyte", c: "lymphocyte"}))
     second = write(tmp_path / "2.csv", decisions(results, {a: "blast", b: "lymphocyte", d: "smudge"}, "B. Kraus"))
-    retally(results, [first, second], [])
-    [path] = (results / "reviews" / "smear").glob("*/agreement.json")
+    done = CliRunner().invoke(main, ["retally", str(results), "--corrections", str(first), "--corrections", str(second)])
+    assert done.exit_code == 0 and "A. Weber and B. Kraus agree on 1 of the 2 cells that both reviewed" in done.output
+    assert f"for a third look: cells {b}" in done.output
+    [path] = (results / "reviews" / "smear").glob("*/*.agreement.json")
     record = json.loads(path.read_text())
     assert record["reviewers"] == ["A. Weber", "B. Kraus"]
-    assert (record["cells_reviewed_by_both"], record["agreed"]) == (2, 1)
+    assert (record["cells_reviewed_by_both"], record["agreed"], record["agreed_percent"]) == (2, 1, 50.0)
     assert record["kappa"] == pytest.approx(
         cohen_kappa_score(["blast", "monocyte"], ["blast", "lymphocyte"]), abs=1e-4
     )
@@ -214,33 +216,153 @@ def test_two_reviewers(results, tmp_path):
     assert merged["blast"] == sum(v == "blast" for v in expected.values())
     assert record["merged"]["unidentified"] == sum(v == "unidentified" for v in expected.values())
     assert record["merged"]["outside"] == {"smudge": 1} and len(cells) > 4
+    for d in record["differences"]:
+        assert d["mean_percent"] == pytest.approx((d["first_percent"] + d["second_percent"]) / 2, abs=0.011)
 
 
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=1, max_size=40))
-def test_kappa_is_scikit_learns(pairs):
-    first, second = [p[0] for p in pairs], [p[1] for p in pairs]
-    ours = cohen_kappa(first, second)
-    if len(set(first + second)) == 1:
-        assert np.isnan(ours)
+def test_another_pairs_agreement_is_kept(results, tmp_path):
+    [cell, *_] = cells_of(results)
+    files = {who: write(tmp_path / f"{who}.csv", decisions(results, {cell: "blast"}, who)) for who in "ABC"}
+    for one, two in ("AB", "CA", "AC"):
+        retally(results, [files[one], files[two]], [])
+    found = sorted(p.name for p in (results / "reviews" / "smear").glob("*/*.agreement.json"))
+    assert found == ["A+B.agreement.json", "A+C.agreement.json"]
+
+
+def test_everything_wrong_with_a_file_is_told_at_once(results, tmp_path):
+    cells = list(cells_of(results))
+    rows = decisions(results, {cell: "blast" for cell in cells[:3]})
+    rows[1] |= {"slide": "ghost"}
+    rows[2] |= {"class_before": "martian" * 40}
+    path = write(tmp_path / "c.csv", rows)
+    with pytest.raises(UsageError) as caught:
+        retally(results, [path], [])
+    words = str(caught.value)
+    assert str(path) in words and "row 3: no results of slide 'ghost'" in words and f"row 4: cell {cells[2]} is" in words
+    assert words.count("martian") < 9
+    with pytest.raises(UsageError) as caught:
+        read_corrections(write(path, [{**rows[0], "cell_id": f"x{i}"} for i in range(30)]))
+    assert str(caught.value).count("is no cell's number") == 12 and "and 18 more" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change", [{"reviewer": "B. Kraus"}, {"result_sha256": "0" * 64}, {"class_before": "martian"}]
+)
+def test_a_second_row_of_a_cell_may_only_repeat_the_first(results, tmp_path, change):
+    [cell, *_] = cells_of(results)
+    [row] = decisions(results, {cell: "other"})
+    later = {**row, "time": "2026-11-23T22:00:00+01:00"}
+    assert len(read_corrections(write(tmp_path / "c.csv", [row, later]))) == 1
+    with pytest.raises(UsageError, match=f"cell {cell} of 'smear' is there twice, and not as in row 2"):
+        read_corrections(write(tmp_path / "c.csv", [row, later | change]))
+
+
+def test_a_row_that_is_too_long_and_a_file_without_end_are_refused(results, tmp_path):
+    [row] = decisions(results, {next(iter(cells_of(results))): "other"})
+    path = write(tmp_path / "c.csv", [row])
+    path.write_bytes(path.read_bytes().rstrip() + b",more\n")
+    with pytest.raises(UsageError, match="row 2: more entries than columns"):
+        read_corrections(path)
+    with pytest.raises(UsageError, match="no review is that large"):
+        read_corrections(Path("/dev/zero"))
+
+
+@pytest.mark.parametrize("name", ["\x1b[2Jtidy", "x" * 101, "two\nlines"])
+def test_a_reviewers_name_is_a_name(results, tmp_path, name):
+    path = write(tmp_path / "c.csv", decisions(results, {next(iter(cells_of(results))): "other"}, ""))
+    with pytest.raises(UsageError, match="expected a name of at most 100 characters"):
+        retally(results, [path], [name])
+
+
+def test_reviewers_that_are_spelled_alike_keep_their_own_files(results, tmp_path):
+    [cell, *_] = cells_of(results)
+    names = ["J. Muller", "J. Müller", "J_Muller", "J._Muller", "../../x", "=cmd"]
+    for name in names:
+        path = write(tmp_path / "c.csv", decisions(results, {cell: "other"}, "" if name == "=cmd" else name))
+        retally(results, [path], [name])
+    [folder] = [p for p in (results / "reviews" / "smear").iterdir() if p.is_dir()]
+    kept = [json.loads(p.read_text())["reviewer"] for p in folder.glob("*.json")]
+    assert sorted(kept) == sorted(names)
+    assert {p.name for p in results.iterdir()} & {"x", "x.json"} == set()
+    [signed] = [p for p in folder.glob("cmd*.corrections.csv")]
+    assert read_corrections(signed)[0].reviewer == "=cmd" and "'=cmd" in signed.read_text()
+
+
+def test_a_table_stands_side_by_side_and_a_complete_review_leaves_only_what_no_cell_shows(results, tmp_path):
+    before = cells_of(results)
+    first, *rest = before
+    path = write(tmp_path / "c.csv", decisions(results, {first: "smudge", **{i: before[i] for i in rest}}))
+    [review] = retally(results, [path], [], wbc=4.0).reviews
+    [folder] = [p for p in (results / "reviews" / "smear").iterdir() if p.is_dir()]
+    record = json.loads((folder / "A._Weber.json").read_text())
+    assert record["complete"] and record["every_unidentified_decided"] and record["share_reviewed"] == 1
+    assert record["not_assessed"] == ["platelets and platelet clumps", "parasites", "red-cell morphology"]
+    assert record["counted_by_the_reviewer_only"] == ["plasma cell", "smudge cell", "variant lymphocyte"]
+    assert record["after"]["nucleated_red_cells"]["wbc"] == 4.0
+    with open(folder / "A._Weber.differential.csv", newline="") as f:
+        rows = {row["class"]: row for row in csv.DictReader(f)}
+    assert list(rows)[:3] == ["white_cells", "neutrophils", "blast"]
+    assert (rows["smudge"]["count_before"], rows["smudge"]["count_after"]) == ("0", "1")
+    for entry in record["after"]["classes"]:
+        row = rows[entry["class"]]
+        assert int(row["count_after"]) == entry["count"] and float(row["percent_after"]) == entry["percent"]
+        assert float(row["low95_after"]) == entry["low95"] and "research use only" in row["claim"]
+    assert review.count_after.outside == {"smudge": 1}
+
+
+@pytest.mark.parametrize("wbc", ["-5", "0", "nan", "1e9"])
+def test_a_white_count_that_is_none_is_refused(results, tmp_path, wbc):
+    path = write(tmp_path / "c.csv", decisions(results, {next(iter(cells_of(results))): "blast"}))
+    done = CliRunner().invoke(main, ["retally", str(results), "--corrections", str(path), "--wbc", wbc])
+    assert done.exit_code == 2 and "must be above 0 and at most 10000" in done.output
+
+
+def test_reviews_are_no_slide_and_no_slide_is_called_reviews(results, tmp_path):
+    path = write(tmp_path / "c.csv", decisions(results, {next(iter(cells_of(results))): "blast"}))
+    retally(results, [path], [])
+    kept = everything(results / "reviews")
+    folder = ResultsFolder(results)
+    folder.prepare()
+    folder.tidy()
+    assert [record.slide_id for record in folder.records()] == ["smear"] and everything(results / "reviews") == kept
+    for name in ("reviews", "Reviews"):
+        [given] = assign_ids([tmp_path / f"{name}.svs"], [name], {})
+        assert given.casefold() != "reviews" and given.startswith(name)
+
+
+def test_where_reviews_cannot_be_written_it_is_said(results, tmp_path):
+    path = write(tmp_path / "c.csv", decisions(results, {next(iter(cells_of(results))): "blast"}))
+    (results / "reviews").write_text("a file")
+    done = CliRunner().invoke(main, ["retally", str(results), "--corrections", str(path)])
+    assert done.exit_code == 6 and "cannot be written" in done.output
+
+
+def test_whatever_entry_of_a_differential_was_edited_the_error_is_ours(results, tmp_path):
+    """Every entry in turn becomes text, nothing, a list, not a number and a huge one."""
+    corrections = write(tmp_path / "c.csv", decisions(results, {next(iter(cells_of(results))): "blast"}))
+    path, folder = results / "smear" / "differential.json", ResultsFolder(results)
+    whole = json.loads(path.read_text())
+    refused = 0
+    for keys in _entries({name: whole[name] for name in ("classes", "nucleated_red_cells", "rules", "target_cells")}):
+        if keys[0] == "classes" and keys[1:2] not in ((0,), (5,)):
+            continue
+        for junk in ("x", None, [], float("nan"), 10**400):
+            edited = json.loads(json.dumps(whole))
+            place = edited
+            for key in keys[:-1]:
+                place = place[key]
+            place[keys[-1]] = junk
+            path.write_text(json.dumps(edited))
+            try:
+                apply_file(folder, corrections, "", None)
+            except HemaxError as error:
+                refused += "differential.json" in str(error)
+    assert refused > 30
+
+
+def _entries(value, keys=()):
+    if isinstance(value, dict | list) and value:
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield from _entries(value[key], (*keys, key))
     else:
-        assert ours == pytest.approx(cohen_kappa_score(first, second), abs=1e-12)
-
-
-def test_limits_of_a_difference_hold_95_of_100_times():
-    """Of simulated pairs of counts of the same blood, and of different blood, at least 94 % lie within."""
-    rng = np.random.default_rng(0)
-    for n1, n2, p1, p2 in ((100, 100, 0.05, 0.05), (200, 200, 0.3, 0.2), (200, 100, 0.01, 0.03)):
-        k1, k2 = rng.binomial(n1, p1, 400), rng.binomial(n2, p2, 400)
-        held = [
-            low <= p2 - p1 <= high
-            for low, high in (difference_limits(int(x), n1, int(y), n2) for x, y in zip(k1, k2, strict=True))
-        ]
-        assert np.mean(held) > 0.94
-    assert difference_limits(0, 0, 1, 5) == (-1.0, 1.0)
-
-
-def test_limits_of_a_difference_against_worked_ones():
-    """56/70 against 48/80 is Newcombe's example (a): his method 10 with Wilson's limits gives 0.0524 to 0.3339; the
-    exact limits used here are wider, by little."""
-    low, high = difference_limits(48, 80, 56, 70)
-    assert 0.03 < low < 0.0524 and 0.3339 < high < 0.355
+        yield keys

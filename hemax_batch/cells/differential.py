@@ -115,9 +115,10 @@ def count(
 ) -> Differential:
     """The differential of cells with these final classes. UsageError where a name is no class.
 
-    Denominator: white cells only, a reviewer's variant lymphocytes, plasma cells and others among them. Nucleated red cells are given per 100 of them; with the analyser's count `wbc`
-    (10⁹/l) and at least `rules.nrbc_correction_per_100`, corrected = wbc × 100 / (100 + NRBC). Unidentified cells,
-    smudge cells and artefacts are outside and are stated.
+    Denominator: white cells only, a reviewer's variant lymphocytes, plasma cells and others among them. Nucleated red
+    cells are given per 100 of them; with the analyser's count `wbc` (10⁹/l) and at least
+    `rules.nrbc_correction_per_100`, corrected = wbc × 100 / (100 + NRBC). Unidentified cells, smudge cells and
+    artefacts are outside and are stated.
     """
     rules = rules or Rules()
     found = Counter(class_names)

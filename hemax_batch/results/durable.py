@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import OutputError
@@ -19,5 +20,6 @@ def write_bytes(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         aside.replace(path)
     except OSError as error:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):  # where a file stands in the place of the folder, not even this can be asked
+            aside.unlink()
         raise OutputError(f"{path}: cannot be written: {error.strerror}; check space and permissions") from error

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -52,21 +52,28 @@ def read_corrections(path: Path) -> list[Correction]:
             )
         for raw in reader:
             correction, wrong = _checked({k: plain_text(v or "") for k, v in raw.items() if k}, reader.line_num)
+            if None in raw:
+                correction, wrong = None, [f"row {reader.line_num}: more entries than columns"]
             problems += wrong
             if correction is not None:
                 key = correction.slide_id, correction.cell_id
-                earlier = found.setdefault(key, correction)
-                if (earlier.class_after, earlier.action) != (correction.class_after, correction.action):
-                    problems.append(
-                        f"row {correction.row}: cell {correction.cell_id} of {correction.slide_id!r} is "
-                        f"{correction.class_after} here and {earlier.class_after} in row {earlier.row}"
-                    )
+                problems += _contradiction(found.setdefault(key, correction), correction)
     except csv.Error as error:
         raise UsageError(f"{path}: row {reader.line_num}: not a CSV table ({error})") from error
     refuse(path, problems)
     if not found:
         raise UsageError(f"{path}: holds no decision; review some cells in report.html and export again")
     return list(found.values())
+
+
+def _contradiction(earlier: Correction, later: Correction) -> list[str]:
+    """What is wrong with a second decision on a cell: nothing where it only repeats the first, at whatever time."""
+    if replace(later, time=earlier.time, row=earlier.row) == earlier:
+        return []
+    cell = f"row {later.row}: cell {later.cell_id} of {_shown(later.slide_id)}"
+    if later.class_after != earlier.class_after:
+        return [f"{cell} is {later.class_after} here and {earlier.class_after} in row {earlier.row}"]
+    return [f"{cell} is there twice, and not as in row {earlier.row}"]
 
 
 def refuse(path: Path, problems: list[str]) -> None:
@@ -77,20 +84,22 @@ def refuse(path: Path, problems: list[str]) -> None:
         raise UsageError("\n  ".join([f"{path}: refused, nothing was changed:", *problems[:_MOST_PROBLEMS], *tail]))
 
 
-def correction_rows(corrections: list[Correction]) -> list[list[str]]:
-    """The rows of such a file, in the order of `COLUMNS`."""
+def correction_rows(corrections: list[Correction], reviewer: str) -> list[list[str]]:
+    """The rows of such a file, in the order of `COLUMNS`, signed by `reviewer`."""
     return [
         [safe_text(c.slide_id), c.result_sha256, str(c.cell_id), c.class_before, c.class_after, c.action,
-         safe_text(c.reviewer), c.time]
+         safe_text(reviewer), c.time]
         for c in corrections
     ]  # fmt: skip
 
 
 def _text(path: Path) -> str:
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UsageError(f"{path}: {path.stat().st_size} bytes; corrections have at most {MAX_BYTES}")
-        return path.read_bytes().decode("utf-8-sig")
+        with open(path, "rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+        if len(raw) > MAX_BYTES:
+            raise UsageError(f"{path}: over {MAX_BYTES} bytes; no review is that large: name what report.html exported")
+        return raw.decode("utf-8-sig")
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -101,20 +110,33 @@ def _checked(raw: dict[str, str], row: int) -> tuple[Correction | None, list[str
     """One row as a decision, or what is wrong with it."""
     wrong = []
     if not raw["cell_id"].isascii() or not raw["cell_id"].isdigit() or len(raw["cell_id"]) > 12:
-        wrong.append(f"row {row}: cell_id {raw['cell_id'][:20]!r} is no cell's number")
+        wrong.append(f"row {row}: cell_id {_shown(raw['cell_id'])} is no cell's number")
     if raw["action"] not in ACTIONS:
-        wrong.append(f"row {row}: action {raw['action'][:20]!r}; expected {' or '.join(ACTIONS)}")
+        wrong.append(f"row {row}: action {_shown(raw['action'])}; expected {' or '.join(ACTIONS)}")
     if raw["class_after"] not in GIVEN_CLASSES:
-        wrong.append(f"row {row}: unknown class {raw['class_after'][:40]!r}; known: {', '.join(GIVEN_CLASSES)}")
+        wrong.append(f"row {row}: unknown class {_shown(raw['class_after'])}; known: {', '.join(GIVEN_CLASSES)}")
     elif raw["action"] == "approve" and raw["class_after"] != raw["class_before"]:
-        wrong.append(f"row {row}: approved, but {raw['class_before'][:40]!r} became {raw['class_after']!r}")
-    try:
-        datetime.fromisoformat(raw["time"])
-    except ValueError:
-        wrong.append(f"row {row}: time {raw['time'][:40]!r}; expected ISO 8601, such as 2026-11-23T21:30:00+01:00")
+        wrong.append(f"row {row}: approved, but {_shown(raw['class_before'])} became {raw['class_after']!r}")
+    if not _is_time(raw["time"]):
+        wrong.append(
+            f"row {row}: time {_shown(raw['time'])}; expected ISO 8601 with its offset, such as 2026-11-23T21:30:00+01:00"
+        )
     if wrong:
         return None, wrong
     return Correction(
         raw["slide"], raw["result_sha256"], int(raw["cell_id"]), raw["class_before"], raw["class_after"],
         raw["action"], raw["reviewer"].strip(), raw["time"], row,
     ), []  # fmt: skip
+
+
+def _is_time(text: str) -> bool:
+    """Whether it is a moment, the same wherever it is read: one without an offset is not."""
+    try:
+        return datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
+
+
+def _shown(text: str) -> str:
+    """Foreign text in a message: quoted, and not without end."""
+    return repr(text[:40])
