@@ -6,6 +6,7 @@ result on either. The scheduler carries only small records: a task reads its own
 
 from __future__ import annotations
 
+import json
 import logging
 import queue
 import time
@@ -304,6 +305,8 @@ def _existing(options: RunOptions) -> DaskExecutor:
     from distributed import Client
 
     where = options.scheduler or str(options.scheduler_file)
+    if options.tls is None and _address(options).startswith("tls://"):
+        raise UsageError(f"dask scheduler {where}: is encrypted; give its certificates with --tls CA CERT KEY")
     try:
         client = Client(
             options.scheduler, scheduler_file=options.scheduler_file and str(options.scheduler_file),
@@ -315,6 +318,16 @@ def _existing(options: RunOptions) -> DaskExecutor:
             f"dask scheduler {where}: cannot be used ({error}); is it running, and has it workers?"
         ) from error
     return DaskExecutor(client, None, f"dask scheduler {where}")
+
+
+def _address(options: RunOptions) -> str:
+    """The scheduler's address, as far as it is known yet; "" where its file is not there or not sound."""
+    if options.scheduler:
+        return options.scheduler
+    try:
+        return str(json.loads(options.scheduler_file.read_text("utf-8"))["address"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _security(tls: TlsFiles | None):
