@@ -1,7 +1,7 @@
 """Merging and writing by themselves: a journal of made-up cells of a slide that is not there, published as a run does.
 
-`python -m hemax_batch.bench.merging FOLDER CELLS` makes the journal in a process of its own, publishes it in this one,
-and prints time and peak memory as JSON.
+`python -m hemax_batch.bench.merging FOLDER CELLS WIDTH HEIGHT` makes the journal in a process of its own, publishes it
+in this one, and prints time and peak memory as JSON.
 """
 
 from __future__ import annotations
@@ -108,12 +108,13 @@ def _peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def main(folder: str, cells: str) -> None:
+def main(folder: str, cells: str, width: str, height: str) -> None:
     """Make and publish; see the module."""
-    filling = multiprocessing.get_context("spawn").Process(target=fill_journal, args=(Path(folder), int(cells)))
+    root, size_px = Path(folder), (int(width), int(height))
+    filling = multiprocessing.get_context("spawn").Process(target=fill_journal, args=(root, int(cells), size_px))
     filling.start()
     filling.join()
-    print(json.dumps(publish(Path(folder))))
+    print(json.dumps({"width": size_px[0], "height": size_px[1]} | publish(root, size_px)))
 
 
 if __name__ == "__main__":

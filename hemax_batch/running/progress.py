@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -129,7 +130,8 @@ class Reporter:
     def _event(self, name: str, **values) -> None:
         if self._log_json is None:
             return
-        line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": name, **values}, ensure_ascii=False)
+        now = datetime.now().astimezone().isoformat(timespec="milliseconds")
+        line = json.dumps({"time": now, "event": name, **values}, ensure_ascii=False)
         try:
             with open(self._log_json, "a", encoding="utf-8", errors="surrogateescape") as file:
                 file.write(line + "\n")

@@ -1,0 +1,107 @@
+"""`bin/bench`: what a run costs on this machine, against its own parts and against what one would do without it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+
+from .. import __version__
+from ..running.resources import cpu_limit
+from .cases import Bench
+from .table import as_text, growth
+
+_SLIDE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_QUICK_PX, _FULL_PX = (3000, 6000), (10_000, 20_000, 40_000)
+_QUICK_CELLS, _FULL_CELLS = (2_000, (16_000, 8_000)), (1_000_000, (200_000, 100_000))
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.argument("slides", nargs=-1, type=_SLIDE)
+@click.option("--quick", is_flag=True, help="Small synthetic slides and few made-up cells: minutes on two cores.")
+@click.option("--sizes", help="Sides of the synthetic slides in pixels, such as 10000,20000.  [default: by --quick]")
+@click.option("--cores", type=int, default=cpu_limit, help="Processes for every part.  [default: what we may use]")
+@click.option("--repeat", type=click.IntRange(1), default=1, help="Take each figure so often; medians are shown.")
+@click.option("--recall", "wants_recall", is_flag=True, help="Only the screen's recall against --exhaustive.")
+@click.option("--cells", type=int, help="Made-up cells to merge and write; 0: leave that out.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default="bench", help="bench.json, bench.md.")
+def main(slides, quick, sizes, cores, repeat, wants_recall, cells, out):
+    """Measure side by side, in one go: a run; reading alone; the network alone; OpenSlide's reading; the plain loop of
+    DeepZoom tiles; one worker against several; merging made-up cells; growth with the slide's size.
+
+    SLIDES are measured besides the synthetic ones (with --recall: instead of them).
+
+    \b
+    Example:
+      bin/bench --quick
+      bin/bench --recall mosaic.tif
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out) as folder:
+        bench = Bench(Path(folder), cores, repeat)
+        sides = [int(s) for s in sizes.split(",")] if sizes else list(_QUICK_PX if quick else _FULL_PX)
+        if wants_recall:
+            paths = slides or [_synthetic(Path(folder), sides[-1])]
+            figures = {"recall": [bench.recall(path) for path in paths]}
+        else:
+            made_up, size_px = _QUICK_CELLS if quick else _FULL_CELLS
+            figures = _everything(bench, Path(folder), sides, slides)
+            if cells != 0:
+                figures["merging and writing"] = bench.merging(cells or made_up, size_px)
+    figures = {"machine": _machine(cores, repeat)} | figures
+    text = "\n".join(as_text(name, rows if isinstance(rows, list) else [rows]) for name, rows in figures.items())
+    (out / "bench.json").write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
+    (out / "bench.md").write_text(text, "utf-8")
+    click.echo(text)
+
+
+def _everything(bench: Bench, folder: Path, sides: list[int], slides: tuple[Path, ...]) -> dict:
+    """What is measured of slides, by name."""
+    made, rows = [_synthetic(folder, side) for side in sides], []
+    for path in [*made, *slides]:
+        rows.append(bench.side_by_side(path))
+        click.echo(f"{path.name}: {rows[-1]['run_s']} s", err=True)
+    figures = {"side by side": rows, "workers": bench.scaling([*made, *slides][-1]), "start-up": bench.start_up()}
+    if len(made) > 1:
+        megapixels = [row["megapixels"] for row in rows[: len(made)]]
+        figures["growth"] = [
+            {"of": name} | growth(megapixels, [row[name] for row in rows[: len(made)]]) for name in ("run_s", "peak_mb")
+        ]
+    return figures
+
+
+def _synthetic(folder: Path, side_px: int) -> Path:
+    """A synthetic smear of side_px squared."""
+    path = folder / f"synthetic-{side_px}.tif"
+    command = [sys.executable, "-m", "hemax_batch", "synth", str(path), "--seed", "1"]
+    command += ["--width", str(side_px), "--height", str(side_px)]
+    subprocess.run(command, check=True, capture_output=True)
+    return path
+
+
+def _machine(cores: int, repeat: int) -> dict[str, object]:
+    """What the figures were taken on, and how busy it was with other work."""
+    names = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    return {
+        "hemax-batch": __version__, "python": platform.python_version(), "processor": names[0] if names else "",
+        "cores": cores, "load at the end": round(os.getloadavg()[0], 1), "repeat": repeat,
+        "peer's engine": "none: TIAToolbox needs torchvision, of which no build stands beside this torch; "
+        "the plain loop stands in",
+    }  # fmt: skip
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text("utf-8").splitlines()
+    except OSError:
+        return []
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""What `bin/bench` measures of one slide: the run, its pieces, and what one would do without it, one after the other."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from statistics import median
+
+from ..errors import HemaxError
+from ..slides.reader import open_slide
+from .recall import recall
+from .watched import Watched, watch
+
+_PATCH_MM2 = (320 * 0.12 / 1000) ** 2
+_PLAIN_SAMPLE = 60  # tiles of the plain loop that are timed; the rest is extrapolated
+
+
+@dataclass(frozen=True)
+class Run:
+    """One `hemax-batch run`: its cost, and what its log and results say."""
+
+    watched: Watched
+    to_first_region_s: float
+    after_last_region_s: float
+    patches: int
+    cells: int
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where to work, with how many cores, and how often each figure is taken (the median is kept)."""
+
+    folder: Path
+    cores: int
+    repeat: int
+
+    def environment(self) -> dict[str, str]:
+        """One thread for each numeric library: processes are what cores are given to."""
+        return os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+
+    def run(self, slide: Path, *options: str) -> Run:
+        """`hemax-batch run` on one slide into a fresh folder; the run of median wall time."""
+        runs = [self._run_once(slide, options) for _ in range(self.repeat)]
+        return sorted(runs, key=lambda run: run.watched.wall_s)[len(runs) // 2]
+
+    def _run_once(self, slide: Path, options: tuple[str, ...]) -> Run:
+        out, log = self.folder / "out", self.folder / "log.jsonl"
+        shutil.rmtree(out, ignore_errors=True)
+        log.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "hemax_batch", "run", str(slide), "--out", str(out), "--quiet"]
+        watched = watch([*command, "--log-json", str(log), *options], self.environment())
+        events = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
+        done = [e for e in events if e["event"] == "region_done"]
+        if not done:
+            raise HemaxError(f"{slide}: not a region was looked at: {watched.said[-300:]}")
+        begun, ended = (next(_when(e) for e in events if e["event"] == name) for name in ("run_started", "slide_ended"))
+        audited_mm2 = json.loads(next(out.glob("*/result.json")).read_text("utf-8"))["figures"]["audited_mm2"]
+        return Run(
+            watched, round(_when(done[0]) - begun, 2), round(ended - _when(done[-1]), 2),
+            sum(e["patches"] for e in done) + round(audited_mm2 / _PATCH_MM2), sum(e["cells"] for e in done),
+        )  # fmt: skip
+
+    def work(self, kind: str, slide: Path, count: int = 0) -> dict[str, float]:
+        """A piece by itself (see `work`), in so many cores; the middle of its repetitions."""
+        command = [sys.executable, "-m", "hemax_batch.bench.work", kind, str(slide), str(self.cores), str(count)]
+        told = []
+        for _ in range(self.repeat):
+            watched = watch(command, self.environment())
+            told.append(json.loads(watched.said.strip().splitlines()[-1]) | {"peak_mb": watched.peak_mb})
+        return sorted(told, key=lambda one: one["seconds"])[len(told) // 2]
+
+    def side_by_side(self, slide: Path) -> dict[str, object]:
+        """One slide's row: run, reading only, network only, their sum, OpenSlide's reading, the plain loop."""
+        with open_slide(slide, slide.stem) as reader:
+            megapixels = reader.slide.width * reader.slide.height / 1e6
+        run = self.run(slide, "--workers", str(self.cores))
+        reading, slow = self.work("reading", slide), self.work("openslide", slide)
+        network = self.work("network", slide, run.patches)
+        plain = self.work("plain", slide, _PLAIN_SAMPLE)
+        plain_s = plain["seconds"] / plain["items"] * plain["of_items"]
+        wall_s, both_s = run.watched.wall_s, reading["seconds"] + network["seconds"]
+        return {
+            "slide": slide.name, "megapixels": round(megapixels), "cells": run.cells, "patches": run.patches,
+            "run_s": wall_s, "reading_s": reading["seconds"], "network_s": network["seconds"],
+            "run/(reading+network)": round(wall_s / both_s, 3),
+            "to_first_region_s": run.to_first_region_s, "after_last_region_s": run.after_last_region_s,
+            "openslide_s": slow["seconds"], "openslide/reading": round(slow["seconds"] / reading["seconds"], 2),
+            "plain_s_extrapolated": round(plain_s, 1), "plain_tiles_timed": f"{plain['items']} of {plain['of_items']}",
+            "plain/run": round(plain_s / wall_s, 2), "peak_mb": run.watched.peak_mb, "read_mb": run.watched.read_mb,
+            "cpu_s": run.watched.cpu_s, "gpu_percent": run.watched.gpu_percent,
+        }  # fmt: skip
+
+    def scaling(self, slide: Path) -> dict[str, object]:
+        """One worker against as many as there are cores, taken in turn."""
+        pairs = [
+            [self._run_once(slide, ("--workers", str(n))).watched.wall_s for n in (1, self.cores)]
+            for _ in range(self.repeat)
+        ]
+        return {
+            "slide": slide.name, "one_worker_s": round(median(p[0] for p in pairs), 2),
+            f"{self.cores}_workers_s": round(median(p[1] for p in pairs), 2),
+            "speed-up": round(median(one / many for one, many in pairs), 2),
+        }  # fmt: skip
+
+    def recall(self, slide: Path) -> dict[str, object]:
+        """The screen's recall against a look everywhere."""
+        tables = []
+        for name, options in (("everywhere", ["--exhaustive"]), ("screened", [])):
+            self._run_once(slide, ("--workers", str(self.cores), *options))
+            tables.append(self.folder / f"{name}.csv")
+            shutil.copyfile(self.folder / "out" / "cells.csv", tables[-1])
+        return {"slide": slide.name} | recall(*tables)
+
+    def start_up(self) -> dict[str, float]:
+        """Seconds of `--help`, the median of five."""
+        command = [sys.executable, "-m", "hemax_batch", "--help"]
+        return {"help_s": median(_bare_wall_s(command) for _ in range(5))}
+
+    def merging(self, cells: int, size_px: tuple[int, int]) -> dict[str, float]:
+        """Made-up cells of a slide of size_px (width, height), merged and written (see `merging`)."""
+        with_room = self.folder / "merging"
+        shutil.rmtree(with_room, ignore_errors=True)
+        command = [sys.executable, "-m", "hemax_batch.bench.merging", str(with_room), str(cells), *map(str, size_px)]
+        told = json.loads(watch(command, self.environment()).said.strip().splitlines()[-1])
+        shutil.rmtree(with_room)
+        return told
+
+
+def _when(event: dict) -> float:
+    return datetime.fromisoformat(event["time"]).timestamp()
+
+
+def _bare_wall_s(command: list[str]) -> float:
+    begun = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    return round(time.perf_counter() - begun, 3)

@@ -1,0 +1,64 @@
+"""The measuring itself: that a bench counts what it says it counts. Its figures are no matter of tests."""
+
+import csv
+import sys
+
+import numpy as np
+import pytest
+from painted import smear, write_pyramid
+
+from hemax_batch.bench import merging
+from hemax_batch.bench.recall import recall
+from hemax_batch.bench.table import as_text, growth
+from hemax_batch.bench.watched import watch
+from hemax_batch.bench.work import KINDS, measure_work
+from hemax_batch.errors import HemaxError
+
+
+def table(path, boxes):
+    with open(path, "w", newline="") as f:
+        rows = csv.writer(f)
+        rows.writerow(("x0", "y0", "x1", "y1"))
+        rows.writerows(boxes)
+    return path
+
+
+def test_recall_counts_cells_found_again(tmp_path):
+    everywhere = table(tmp_path / "a.csv", [(0, 0, 10, 10), (50, 50, 60, 60), (90, 0, 100, 10)])
+    screened = table(tmp_path / "b.csv", [(1, 0, 11, 10), (50, 50, 60, 60), (200, 200, 210, 210)])
+    assert recall(everywhere, screened) == {"everywhere": 3, "screened": 3, "of_them_found": 2, "recall": 0.6667}
+    assert recall(everywhere, table(tmp_path / "none.csv", []))["recall"] == 0
+
+
+def test_growth_is_a_line_and_says_what_leaves_it():
+    assert growth([100, 400, 1600], [3.0, 6.0, 18.0])["largest_deviation_percent"] == 0
+    assert growth([100, 400, 1600], [3.0, 6.0, 40.0])["largest_deviation_percent"] > 10
+
+
+def test_a_table_shows_what_is_missing():
+    assert as_text("t", [{"a": 1.23456, "b": None}]) == "t\n\n| a | b |\n| --- | --- |\n| 1.235 | – |\n"
+
+
+def test_a_watched_command_is_told_by_its_processes():
+    hungry = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'x = bytearray(10**8); import time; time.sleep(1.5)'])"
+    watched = watch([sys.executable, "-c", hungry], {})
+    assert watched.peak_mb > 95 and watched.wall_s > 1.5
+    with pytest.raises(HemaxError, match="exit code 3: alas"):
+        watch([sys.executable, "-c", "import sys; print('alas'); sys.exit(3)"], {})
+
+
+def test_each_way_of_reading_reads_the_whole_slide_once(tmp_path):
+    slide = write_pyramid(tmp_path / "smear.tif", smear(2500, 2100, 3), mpp=0.25)
+    for kind in ("reading", "openslide"):
+        done = [KINDS[kind](str(slide), share, 3, 0)() for share in range(3)]
+        assert sum(items for items, _ in done) == 4
+        assert sum(megapixels for _, megapixels in done) == pytest.approx(2500 * 2100 / 1e6)
+    assert measure_work("reading", str(slide), 2, 0)["items"] == 4
+
+
+def test_made_up_cells_are_merged_to_as_many(tmp_path):
+    merging.fill_journal(tmp_path, 90, (6000, 3000))
+    told = merging.publish(tmp_path, (6000, 3000))
+    assert told["cells"] == 90 and told["over_base_mb"] > 0
+    masks = np.load(next(tmp_path.glob(".hemax/regions/*/00000.npz")))
+    assert masks["pictures_lengths"].min() > 3000
