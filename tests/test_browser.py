@@ -32,6 +32,7 @@ ARTEFACTS = Path(__file__).parents[1] / "artefacts"
 #: 5,000 cells: seconds to load; the longest that the page may keep a reviewer waiting, on a machine that does other work
 #: too; and what a frame may cost its main thread on average while scrolling, in processor time, which no other work blurs
 LOAD_S, STALL_MS, FRAME_CPU_MS = 3.0, 1000, 30
+HOSTILE = '/s/=HYPERLINK("x"),<img src=x onerror=alert(1)></script>' + "ü" * 200 + "/s2.svs"
 _FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars")
 
 pytestmark = pytest.mark.skipif(bool(os.environ.get("HEMAX_NO_BROWSER")), reason="HEMAX_NO_BROWSER is set")
@@ -56,8 +57,8 @@ def browser(tmp_path_factory):
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     root = tmp_path_factory.mktemp("results")
-    for slide_id, n in (("S1", 300), ("S2", 40)):
-        write_report(make_results(root, slide_id, n))
+    write_report(make_results(root, "S1", 300))
+    write_report(make_results(root, "S2", 40, path=HOSTILE))
     write_index(ResultsFolder(root))
     return root
 
@@ -387,7 +388,7 @@ return [...low];
 def test_nothing_sticks_out_and_pictures_are_kept_to_be_looked_at(browser, results, width, dark):
     ARTEFACTS.mkdir(exist_ok=True)
     scheme = "dark" if dark else "light"
-    for name, path in (("report", "S1/report.html"), ("index", "index.html")):
+    for name, path in (("report", "S1/report.html"), ("hostile", "S2/report.html"), ("index", "index.html")):
         show(browser, results / path, width=width, dark=dark)
         assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth"), (name, width)
         browser.save_screenshot(str(ARTEFACTS / f"{name}-{width}-{scheme}.png"))
