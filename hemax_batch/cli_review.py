@@ -47,6 +47,10 @@ def retally(results, files, reviewers, wbc, wait_lock_s):
     of the run are not touched.
 
     \b
+    Exit codes: 0 counted; 1 the results cannot be read back; 2 corrections refused; 5 a run holds the folder; 6 the
+    reviews cannot be written.
+
+    \b
     Example:
       hemax-batch retally results/ --corrections corrections.csv --reviewer "A. Weber"
       hemax-batch retally results/ --corrections first.csv --corrections second.csv
