@@ -1,17 +1,23 @@
 """The differential against published tables, and its flags against its rules."""
 
 import dataclasses
+import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from scipy import stats
 
 from hemax_batch.cells import differential
 from hemax_batch.cells.differential import NOT_ASSESSED, clopper_pearson, count
 from hemax_batch.cells.rules import SOURCES, Rules
+from hemax_batch.cli import main
 from hemax_batch.errors import UsageError
+from hemax_batch.outputs.clinical import rules_of, write_differential
+from hemax_batch.settings import RunSettings
 from hemax_batch.vocabulary import CLASS_NAMES, WHITE_NAMES
 
 
@@ -204,6 +210,31 @@ def test_age_groups_have_their_own_ranges(tmp_path):
     path.write_text("age_groups = 3")
     with pytest.raises(UsageError, match="expected tables"):
         Rules.from_toml(path)
+
+
+def test_an_age_group_is_a_setting_that_changes_results(tmp_path):
+    path = tmp_path / "rules.toml"
+    path.write_text('[age_groups.child]\nlymphocyte = [30, 65]\n')
+    groups = (None, "child")
+    prints = {RunSettings(rules=Rules.from_toml(path, g)).result_fingerprint("slide", "weights") for g in groups}
+    assert len(prints) == 2
+    slides = [str(tmp_path / "none.svs"), "--out", str(tmp_path / "out")]
+    alone = CliRunner().invoke(main, ["run", *slides, "--age-group", "child"])
+    assert alone.exit_code == 2 and "names a table of --rules" in alone.output
+    unknown = CliRunner().invoke(main, ["run", *slides, "--rules", str(path), "--age-group", "adult"])
+    assert unknown.exit_code == 2 and "there are 'child'" in unknown.output and not (tmp_path / "out").exists()
+
+
+def test_rules_come_back_from_the_differential_they_made(tmp_path):
+    path = tmp_path / "rules.toml"
+    path.write_text(
+        'blast_count = 3\nnrbc_correction_per_100 = 10\nranges_of = "L"\n'
+        "[ranges]\nblast = [0, 1]\nmonocyte = [2.5, 12]\n[age_groups.child]\nneutrophils = [20, 60]\n"
+    )
+    red = SimpleNamespace(rbc_diameter_um=7.2, rbc_measured=40, rbc_is_assumed=False)
+    for rules in (Rules(), Rules.from_toml(path), Rules.from_toml(path, "child")):
+        write_differential(tmp_path / "d.json", "s", "s.svs", count(["lymphocyte"], rules=rules), red, 0, ())
+        assert rules_of(json.loads((tmp_path / "d.json").read_text())) == rules
 
 
 def test_the_example_holds_the_defaults():
