@@ -171,7 +171,9 @@ def _open_source(path: Path, name: str, recorded: Slide | None = None):
             return VendorSlide(path)
         return FieldImage(path)
     except OSError as error:
-        raise UnreadableSlideError(f"{name}: {error.strerror or error}; check the path and its permissions") from error
+        raise UnreadableSlideError(
+            f"{name}: {error.strerror or error}; check the path, its permissions, and whether its share is mounted"
+        ) from error
     except openslide.OpenSlideError as error:
         raise UnreadableSlideError(f"{name}: OpenSlide refuses it: {error}; convert it to a tiled TIFF") from error
     except (UnsupportedTiff, HostileTiff, UnreadableSlideError) as error:
