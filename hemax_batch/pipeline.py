@@ -20,12 +20,13 @@ from .results.leftovers import clear_leftovers
 from .results.lock import OutputLock
 from .review.index import write_index
 from .running.aside import Aside, GivenUp, NoAnswer
+from .running.executors import SerialExecutor
 from .running.planning import PlanJob, plan_slide
 from .running.progress import Reporter
 from .running.publish import publish_slide, write_run_tables
 from .running.regions import Look
 from .running.run_record import RunSummary, summarise, write_run_record
-from .running.scheduler import SerialExecutor, connect
+from .running.scheduler import connect
 from .running.stopping import StopFlag
 from .running.workqueue import SlideWork, WorkQueue
 from .settings import RunOptions, RunSettings

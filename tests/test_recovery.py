@@ -24,7 +24,7 @@ from hemax_batch.results.journal import Failure, RegionJournal, note_failure
 from hemax_batch.results.leftovers import clear_leftovers
 from hemax_batch.running import scheduler, workqueue
 from hemax_batch.running.aside import Aside, GivenUp, NoAnswer
-from hemax_batch.running.scheduler import Finished, SerialExecutor, WorkerDied
+from hemax_batch.running.executors import Finished, SerialExecutor, WorkerDied
 
 HERE = Path(__file__).parent
 

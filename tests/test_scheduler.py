@@ -11,8 +11,9 @@ import pytest
 
 from hemax_batch.errors import UsageError
 from hemax_batch.running import resources, scheduler
+from hemax_batch.running.executors import AHEAD, SerialExecutor, WorkerDied
 from hemax_batch.running.resources import cpu_limit, memory_limit_bytes, visible_gpus
-from hemax_batch.running.scheduler import AHEAD, SerialExecutor, connect
+from hemax_batch.running.scheduler import connect
 from hemax_batch.settings import RunOptions
 
 
@@ -65,7 +66,7 @@ def test_workers_give_values_and_errors_as_serial_does(two_workers):
     two_workers.submit("bad", refuse, 1)
     ended = results_of(two_workers, 6)
     assert {i: ended[i].value for i in range(5)} == {i: 2 * i for i in range(5)}
-    assert isinstance(ended["bad"].error, ValueError) and not ended["bad"].lost
+    assert isinstance(ended["bad"].error, ValueError)
     assert two_workers.in_flight == 0
 
 
@@ -93,8 +94,8 @@ def test_a_task_that_kills_its_workers_is_reported_lost_and_the_others_are_done(
         ended = results_of(executor, 2)
     finally:
         executor.close()
-    assert ended["die"].lost
-    assert ended["live"].lost or ended["live"].value == 8  # a neighbour may be blamed too: it is tried again alone
+    assert isinstance(ended["die"].error, WorkerDied)
+    assert isinstance(ended["live"].error, WorkerDied) or ended["live"].value == 8  # a neighbour may be blamed too: it is tried again alone
 
 
 def test_an_existing_cluster_is_used_and_left_running(tmp_path):

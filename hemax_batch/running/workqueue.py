@@ -19,10 +19,10 @@ from ..records import Region, TilePlan
 from ..slides.discovery import SlideFile
 from ..slides.reader import check_unchanged
 from .aside import GivenUp
+from .executors import Finished
 from .planning import PlanJob, plan_slide
 from .progress import Reporter
 from .regions import Look, RegionJob, process_region, unreadable
-from .scheduler import Finished
 from .slide_work import SlideWork, unreadable_share, why
 from .stopping import EXIT_HUNG, StopFlag, StopNow, ended_if_hung
 
