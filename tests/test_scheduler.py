@@ -5,13 +5,14 @@ import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from hemax_batch.errors import UsageError
 from hemax_batch.running import resources, scheduler
-from hemax_batch.running.executors import AHEAD, SerialExecutor, WorkerDied
+from hemax_batch.running.executors import AHEAD, DaskExecutor, SerialExecutor, WorkerDied
 from hemax_batch.running.resources import cpu_limit, memory_limit_bytes, visible_gpus
 from hemax_batch.running.scheduler import connect
 from hemax_batch.settings import RunOptions
@@ -96,6 +97,19 @@ def test_a_task_that_kills_its_workers_is_reported_lost_and_the_others_are_done(
         executor.close()
     assert isinstance(ended["die"].error, WorkerDied)
     assert isinstance(ended["live"].error, WorkerDied) or ended["live"].value == 8  # a neighbour may be blamed too: it is tried again alone
+
+
+def test_a_cluster_that_does_not_close_in_time_spoils_nothing():
+    """As the soak found it: a worker killed at the very end was being started anew."""
+    ended = []
+
+    def close(timeout):
+        ended.append(timeout)
+        raise TimeoutError(f"timed out after {timeout} s.")
+
+    client = SimpleNamespace(subscribe_topic=lambda *_: None, close=close)
+    DaskExecutor(client, SimpleNamespace(close=close), "two").close()
+    assert len(ended) == 2
 
 
 def test_an_existing_cluster_is_used_and_left_running(tmp_path):

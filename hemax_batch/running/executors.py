@@ -12,7 +12,7 @@ import uuid
 from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -220,10 +220,16 @@ class DaskExecutor:
             self._cluster.scale(len(self._cluster.worker_spec))
 
     def close(self) -> None:
-        """Drop what is waiting and leave the cluster; a local one is ended."""
+        """Drop what is waiting and leave the cluster; a local one is ended.
+
+        One that does not answer, because a worker of it is just being started anew, ends with this process: the results
+        are in place by now, and are no worse for it.
+        """
         for _, future in self._futures.values():
             future.release()
         self._futures.clear()
-        self._client.close(timeout=5)
+        with suppress(Exception):
+            self._client.close(timeout=5)
         if self._cluster is not None:
-            self._cluster.close(timeout=10)
+            with suppress(Exception):
+                self._cluster.close(timeout=10)
