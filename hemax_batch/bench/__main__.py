@@ -30,7 +30,7 @@ _QUICK_CELLS, _FULL_CELLS = (2_000, (16_000, 8_000)), (1_000_000, (200_000, 100_
 @click.option("--repeat", type=click.IntRange(1), default=1, help="Take each figure so often; medians are shown.")
 @click.option("--recall", "wants_recall", is_flag=True, help="Only the screen's recall against --exhaustive.")
 @click.option("--cells", type=int, help="Made-up cells to merge and write; 0: leave that out.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default="bench", help="bench.json, bench.md.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default="bench", help="For bench.json, bench.md and profile.txt.")
 def main(slides, quick, sizes, cores, repeat, wants_recall, cells, out):
     """Measure side by side, in one go: a run; reading alone; the network alone; OpenSlide's reading; the plain loop of
     DeepZoom tiles; one worker against several; merging made-up cells; growth with the slide's size.
@@ -52,6 +52,8 @@ def main(slides, quick, sizes, cores, repeat, wants_recall, cells, out):
         else:
             made_up, size_px = _QUICK_CELLS if quick else _FULL_CELLS
             figures = _everything(bench, Path(folder), sides, slides)
+            profiled = slides[0] if slides else Path(folder) / f"synthetic-{sides[-1]}.tif"
+            (out / "profile.txt").write_text(bench.profile(profiled), "utf-8")
             if cells != 0:
                 figures["merging and writing"] = bench.merging(cells or made_up, size_px)
     figures = {"machine": _machine(cores, repeat)} | figures

@@ -19,6 +19,7 @@ from .recall import recall
 from .watched import Watched, watch
 
 _PATCH_MM2 = (320 * 0.12 / 1000) ** 2
+_PROFILED = 10  # patches
 _PLAIN_SAMPLE = 60  # tiles of the plain loop that are timed; the rest is extrapolated
 
 
@@ -117,6 +118,11 @@ class Bench:
             tables.append(self.folder / f"{name}.csv")
             shutil.copyfile(self.folder / "out" / "cells.csv", tables[-1])
         return {"slide": slide.name} | recall(*tables)
+
+    def profile(self, slide: Path) -> str:
+        """Where the network's time goes, which is the slowest part on a CPU."""
+        command = [sys.executable, "-m", "hemax_batch.bench.work", "profile", str(slide), "1", str(_PROFILED)]
+        return watch(command, self.environment()).said
 
     def start_up(self) -> dict[str, float]:
         """Seconds of `--help`, the median of five."""

@@ -9,6 +9,8 @@ every process is ready until the last has done its share), `items` and `megapixe
     network    COUNT patches cut at the screen's proposals, from memory
     plain      COUNT of the tiles of OpenSlide's DeepZoomGenerator, evenly spread, each shrunk to a patch, through the
                same network one by one on CORES threads; `of_items` is how many tiles there are
+
+KIND `profile` prints torch.profiler's table of COUNT patches instead.
 """
 
 from __future__ import annotations
@@ -68,6 +70,8 @@ def network(slide: str, share: int, shares: int, count: int):
     with open_slide(slide, "bench") as reader:
         window = (0, 0, min(reader.slide.width, 16_384), min(reader.slide.height, 16_384))
         places_xy = propose(reader, window, measure_stain(reader))[:_MOST_PATCHES]
+        if not len(places_xy):
+            raise ValueError(f"{slide}: the screen proposes nothing, so that there are no patches to measure with")
         size, mpp = (reader.slide.width, reader.slide.height), reader.slide.mpp
         batches = [cut_patches(reader, xy[None], predictor.card.mpp, predictor.card.patch_px) for xy in places_xy]
     mine = len(range(share, count, shares))
@@ -111,6 +115,16 @@ def plain(slide: str, share: int, shares: int, count: int):
 
     work.of_items = columns * rows
     return work
+
+
+def profile_network(slide: str, count: int) -> str:
+    """torch.profiler's table of `count` patches on one core: which operators the network's time goes to."""
+    from torch.profiler import ProfilerActivity, profile
+
+    work = network(slide, 0, 1, count)
+    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiler:
+        work()
+    return profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=48)
 
 
 def _windows(width: int, height: int) -> list[tuple[int, int, int, int]]:
@@ -164,4 +178,7 @@ def _answer(answers, started):
 
 if __name__ == "__main__":
     kind, slide, cores, count = sys.argv[1:]
-    print(json.dumps(measure_work(kind, slide, int(cores), int(count))))
+    if kind == "profile":
+        print(profile_network(slide, int(count)))
+    else:
+        print(json.dumps(measure_work(kind, slide, int(cores), int(count))))
