@@ -135,6 +135,8 @@ def main(folder: Path, count: int = 200, workers: int = 2, kill_every_s: float =
     (folder / "chosen.txt").write_text("\n".join(map(str, chosen)))
     start(folder, folder / "chosen.txt", folder / "undisturbed", 0).wait()
     wrong = check(folder / "out", folder / "undisturbed", count)
+    if process.returncode != 3:
+        wrong.append(f"exit code {process.returncode}, not 3")
     print("\n".join(wrong))
     seconds = rows[-1]["seconds"]
     flat = ", ".join(f"{key} {third(rows, key, 1):.1f} then {third(rows, key, 2):.1f}" for key in
