@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import shapely
-from skimage.measure import find_contours
 
 from ..cells.explain import Reading
 from ..cells.measure import Measures
@@ -66,13 +65,58 @@ def outline_of(mask: np.ndarray, xy) -> dict | None:
     of pixels; simplified (Douglas & Peucker, GEOS) without crossing itself.
     """
     offset = np.asarray(xy, float) - 0.5
-    rings = [ring[:, ::-1] + offset for ring in find_contours(np.pad(mask, 1).astype(np.float32), 0.5)]
+    rings = [ring + offset for ring in trace_rings(np.pad(mask, 1))]
     polygons = [[_simplified(ring).round(1).tolist()] for ring in rings if _is_outer(ring)]
     if not polygons:
         return None
     if len(polygons) == 1:
         return {"type": "Polygon", "coordinates": polygons[0]}
     return {"type": "MultiPolygon", "coordinates": polygons}
+
+
+# Marching squares on 2 x 2 pixels, the case being 1 (top left) + 2 (top right) + 4 (bottom left) + 8 (bottom right):
+# from which side of the square the line comes and to which it goes, with the inside on its right as seen on a screen.
+# In the two cases of a diagonal the pixels stay apart, which takes a second line.
+_TOP, _BOTTOM, _LEFT, _RIGHT, _NONE = 0, 1, 2, 3, -1
+_FROM = np.array(
+    [_NONE, _TOP, _RIGHT, _RIGHT, _LEFT, _TOP, _RIGHT, _RIGHT,
+     _BOTTOM, _TOP, _BOTTOM, _BOTTOM, _LEFT, _TOP, _LEFT, _NONE]
+)  # fmt: skip
+_TO = np.array(
+    [_NONE, _LEFT, _TOP, _LEFT, _BOTTOM, _BOTTOM, _TOP, _BOTTOM,
+     _RIGHT, _LEFT, _TOP, _LEFT, _RIGHT, _RIGHT, _TOP, _NONE]
+)  # fmt: skip
+_SECOND = {6: (_LEFT, _BOTTOM), 9: (_BOTTOM, _RIGHT)}
+
+
+def trace_rings(mask: np.ndarray) -> list[np.ndarray]:
+    """Closed contours, float [V, 2] (x, y; the last point repeats the first), half-way between the pixels that are
+    inside and those that are not; pixels that touch by a corner only are apart.
+
+    mask  bool [h, w], False along its border. Pixel centres lie at whole numbers. The contours are those of
+    skimage.measure.find_contours at 0.5, in a fraction of its time: only the squares on the border are looked at.
+    """
+    inside = mask.view(np.uint8)
+    case = inside[:-1, :-1] + 2 * inside[:-1, 1:] + 4 * inside[1:, :-1] + 8 * inside[1:, 1:]
+    rows, columns = np.nonzero((case != 0) & (case != 15))
+    case = case[rows, columns]
+    stride = 2 * mask.shape[1]  # a point's number is 2y * stride + 2x
+    side = np.array([1, 2 * stride + 1, stride, stride + 2])
+    square = 2 * rows * stride + 2 * columns
+    following = dict(zip((square + side[_FROM[case]]).tolist(), (square + side[_TO[case]]).tolist(), strict=True))
+    for diagonal, (start, end) in _SECOND.items():
+        there = square[case == diagonal]
+        following.update(zip((there + side[start]).tolist(), (there + side[end]).tolist(), strict=True))
+    rings = []
+    while following:
+        first = next(iter(following))
+        ring, point = [first], following.pop(first)
+        while point != first:
+            ring.append(point)
+            point = following.pop(point)
+        numbers = np.array([*ring, first])
+        rings.append(np.stack([numbers % stride, numbers // stride], 1) / 2)
+    return rings
 
 
 def _is_outer(ring: np.ndarray) -> bool:
@@ -83,6 +127,6 @@ def _is_outer(ring: np.ndarray) -> bool:
 
 def _simplified(ring: np.ndarray) -> np.ndarray:
     """A closed ring [V, 2] with fewer points, or itself where that would make it invalid."""
-    simple = shapely.simplify(shapely.Polygon(ring), _TOLERANCE_PX, preserve_topology=True)
-    rounded = shapely.Polygon(np.asarray(simple.exterior.coords).round(1))
-    return np.asarray(simple.exterior.coords) if rounded.is_valid and rounded.area > 0 else ring
+    simple = shapely.get_coordinates(shapely.simplify(shapely.polygons(ring), _TOLERANCE_PX, preserve_topology=True))
+    rounded = shapely.polygons(simple.round(1))
+    return simple if shapely.is_valid(rounded) and shapely.area(rounded) > 0 else ring

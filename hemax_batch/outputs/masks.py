@@ -95,7 +95,10 @@ def _create_label(
         colours = {c.name: c.colour for c in CLASSES} | {UNIDENTIFIED: UNIDENTIFIED_COLOUR}
         named = list(zip(merged.ids.tolist(), class_names, strict=True))
         label["colors"] = [{"label-value": i, "rgba": [*_rgb(colours[c]), 255]} for i, c in named]
-        label["properties"] = [{"label-value": i, "class": c} for i, c in named]
+        confidences = merged.cells.class_probs.max(1).astype(float).round(4).tolist()  # as in cells.csv
+        label["properties"] = [
+            {"label-value": i, "class": c, "confidence": p} for (i, c), p in zip(named, confidences, strict=True)
+        ]
     group.attrs["ome"] = {
         "version": "0.5",
         "multiscales": [_multiscale(name, slide.mpp, shapes)],
