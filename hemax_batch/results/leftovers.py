@@ -27,13 +27,11 @@ def clear_leftovers(results: ResultsFolder) -> None:
     - journals of slides that are published from them (killed before these were cleared, and the slide not among the
       inputs any more), and those that nobody has come back to for 30 days.
     """
-    for path in results.state.rglob(".*.partial"):
-        path.unlink(missing_ok=True)
-    for path in _of_the_dead(results):
-        path.unlink(missing_ok=True)
-    for folder in (results.state / JOURNALS).glob("*-*"):
+    for folder in (results.state / JOURNALS).glob("*-*"):  # first: removing a file in it would make it look used
         if _is_published(results, folder) or _unclaimed(folder):
             shutil.rmtree(folder, ignore_errors=True)
+    for path in (*results.state.rglob(".*.partial"), *_of_the_dead(results)):
+        path.unlink(missing_ok=True)
 
 
 def _of_the_dead(results: ResultsFolder) -> Iterator[Path]:
