@@ -29,9 +29,9 @@ import click
 def train(data, out, work, arch, steps, start, close, lr, batch_size, synthetic, seed, device):
     """Train HemaX on labelled images and write the weights with their model card.
 
-    DATA: folders in the documented layout (images.csv, cells.csv), or holding the public sets' folders. Images of
-    split `train` are learnt;
-    those of split `val` are only measured, at the end. A killed training resumes from --work.
+    DATA: folders, each told by its content: the documented layout (images.csv, cells.csv), COCO instance JSON (with
+    `mpp`), the LeukoX layout (with leukox.json), or the public sets' folders. Images of split `train` are learnt; those
+    of split `val` are only measured, at the end. A killed training resumes from --work.
 
     \b
     Example:
@@ -206,3 +206,19 @@ def verify(weights):
 
     card = read_card(weights)
     click.echo(f"{card.path}: sound, sha256 {card.sha256}")
+
+
+@models.command()
+@click.argument("weights", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Where the mean goes.")
+def average(weights, out):
+    """The mean of several trainings' WEIGHTS, of one architecture. `calibrate` it next: it has no figures yet.
+
+    \b
+    Example:
+      hemax-batch models average first.safetensors second.safetensors --out mean.safetensors
+    """
+    from .model.checkpoint import average as mean_of
+
+    card = mean_of(list(weights), out)
+    click.echo(f"{card.path}: sha256 {card.sha256}")

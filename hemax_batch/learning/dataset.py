@@ -63,11 +63,24 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 def load_rgb(path: str) -> np.ndarray:
     """An image as uint8 [H, W, 3]."""
+    if path.endswith(".pt"):
+        from .tensors import rgb_of_tensor
+
+        return rgb_of_tensor(Path(path))
     try:
         with Image.open(path) as im:
             return np.asarray(im.convert("RGB"))
     except OSError as error:
         raise DataError(f"{path}: cannot be read as an image ({error})") from error
+
+
+def load_mask(path: str) -> np.ndarray:
+    """A mask as uint8 [H, W]: 0 outside, 1 cytoplasm, 2 nucleus."""
+    if path.endswith(".pt"):
+        from .tensors import mask_of_tensor
+
+        return mask_of_tensor(Path(path))
+    return np.asarray(Image.open(path))
 
 
 # --- the documented layout --------------------------------------------------------------------------------------
@@ -246,14 +259,21 @@ READERS = {"pbc": read_pbc, "marrow": read_marrow, "zheng": read_zheng, "txl": r
 
 
 def read_folder(folder: Path) -> list[Example]:
-    """A data folder: the documented layout where it has images.csv and cells.csv, else the known sub-folders in
-    it."""
+    """A data folder, told by its content: the documented layout (images.csv and cells.csv), LeukoX's tensors, COCO
+    instance JSON, else the known sub-folders in it."""
+    from .coco import coco_files, read_coco
+    from .leukox import is_leukox, read_leukox
+
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: not a folder")
     if (folder / "images.csv").exists() and (folder / "cells.csv").exists():
         return read_layout(folder)
+    if is_leukox(folder):
+        return read_leukox(folder)
+    if coco_files(folder):
+        return read_coco(folder)
     found = [e for name, read in READERS.items() if (folder / name).is_dir() for e in read(folder / name)]
     if not found:
-        raise DataError(f"{folder}: neither images.csv with cells.csv nor any of {', '.join(READERS)} in it")
+        raise DataError(f"{folder}: neither images.csv with cells.csv, COCO instance JSON, LeukoX's folders nor any of {', '.join(READERS)} in it")
     return found

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image
 
 from ..cells.explain import contradicts
 from ..geometry import centres, pairwise_iou
 from ..records import PatchBatch, unpack_mask
 from ..vocabulary import ATTRIBUTES, CLASS_NAMES, CLASSES, attribute_slices
 from .average_precision import Field, average_precision
-from .dataset import Example
+from .dataset import Example, load_mask
 from .figures import Seen, figures
 from .sampler import PatchSampler
 
@@ -89,7 +88,7 @@ def _compare(example: Example, k: int, cells, pixels, batch: PatchBatch) -> Seen
         (a.name, state, a.states[int(cells.attribute_probs[j, parts[a.name]].argmax())])
         for a in ATTRIBUTES for name, state in label.attributes if name == a.name
     )  # fmt: skip
-    dice = _mask_scores(example, cells, j)
+    dice = _mask_scores(example, k, cells, j)
     best = int(cells.class_probs[j].argmax())
     return Seen(
         example.source,
@@ -106,11 +105,16 @@ def _compare(example: Example, k: int, cells, pixels, batch: PatchBatch) -> Seen
     )
 
 
-def _mask_scores(example: Example, cells, j: int) -> tuple[float, float, float, float]:
+def _mask_scores(example: Example, k: int, cells, j: int) -> tuple[float, float, float, float]:
     """Nucleus Dice, whole-cell Dice, true and predicted nucleus/cell; NaN without an expert mask."""
-    if not example.mask_path:
+    if not example.mask_path or (len(example.cells) > 1 and example.cells[k].box_xyxy is None):
         return (float("nan"),) * 4
-    truth = np.asarray(Image.open(example.mask_path))
+    truth = load_mask(example.mask_path)
+    if len(example.cells) > 1:  # one map for all cells of the picture: this one's part is what lies in its box
+        x0, y0, x1, y1 = np.round(example.cells[k].box_xyxy).astype(int).clip(0)
+        own_part = np.zeros_like(truth)
+        own_part[y0:y1, x0:x1] = truth[y0:y1, x0:x1]
+        truth = own_part
     mask = np.zeros_like(truth)
     x, y = cells.mask_xy[j]
     own = unpack_mask(cells.masks[j], cells.mask_hw[j])

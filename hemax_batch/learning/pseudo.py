@@ -17,7 +17,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from ..geometry import pairwise_iou
-from .dataset import Example
+from .dataset import Example, load_rgb
 from .sampler import PatchSampler
 
 MIN_IOU = 0.85
@@ -69,8 +69,7 @@ def _mask_of_centre(output, k: int, size_px: int) -> np.ndarray | None:
 
 def _to_picture(mask: np.ndarray, origin, scale: float, example: Example) -> np.ndarray:
     """A canvas label map back onto the picture's own pixels."""
-    with Image.open(example.path) as im:
-        w, h = im.size
+    h, w = load_rgb(example.path).shape[:2]
     xs = np.round((np.arange(w) + 0.5) * scale + origin[0] - 0.5).astype(int)
     ys = np.round((np.arange(h) + 0.5) * scale + origin[1] - 0.5).astype(int)
     inside = ((ys >= 0) & (ys < mask.shape[0]))[:, None] & ((xs >= 0) & (xs < mask.shape[1]))[None]

@@ -12,7 +12,7 @@ from PIL import Image
 from ..model.matcher import Targets
 from ..vocabulary import ATTRIBUTES, CLASS_NAMES, N_CLASSES
 from .augment import Canvas, dihedral, photometric, place, possible_nuclei
-from .dataset import Example, load_rgb
+from .dataset import Example, load_mask, load_rgb
 
 #: Size of the box assumed where only a cell's centre is known (its extent is then not taught).
 NOMINAL_UM = {("platelet",): 4.0, ("erythroblast",): 11.0}
@@ -67,7 +67,7 @@ class PatchSampler:
         """Pixels, the 0/1/2 label map (or None), and where unlabelled cells may lie; kept, as decoding is dear."""
         e = self.examples[index]
         rgb = load_rgb(e.path)
-        label = np.asarray(Image.open(e.mask_path)) if e.mask_path else None
+        label = load_mask(e.mask_path) if e.mask_path else None
         h, w = rgb.shape[:2]
         boxes = self._boxes(e, (h, w), 1.0)
         ignore = np.zeros((h, w), bool)
