@@ -32,7 +32,7 @@ Architecture `{card.arch}`, {card.mpp} µm/px, patches of {card.patch_px} px. SH
 
 {commands}
 
-{lengths}, on {trained[hardware]}.
+{lengths}, on {trained[hardware]}. {averaged}
 
 ## On what
 
@@ -70,6 +70,7 @@ def write_card(card: WeightsCard, path: Path) -> None:
         trained=trained,
         commands="\n".join(f"    {command}" for command in _commands(trained)),
         lengths="; ".join(_lengths(trained)),
+        averaged=_averaged(trained),
         sources="\n".join(f"- {n} images: {SOURCES.get(source, source)}" for source, n in trained["images"].items()),
         pseudo=", ".join(f"{source} {share}" for source, share in trained["pseudo_masks"].items()) or "none",
         figures="\n".join(_figure_row(*row) for row in flat_rows(card.metrics)),
@@ -88,7 +89,14 @@ def _lengths(trained: dict) -> list[str]:
 def _commands(trained: dict) -> list[str]:
     """The commands that made the weights, in their order."""
     before = _commands(trained["before"]) if trained.get("before") else []
-    return [*before, trained["command"]]
+    files = " ".join(entry["file"] for entry in trained.get("averaged", []))
+    return [*before, trained["command"], *([f"hemax-batch models average {files} --out hemax-s.safetensors"] if files else [])]
+
+
+def _averaged(trained: dict) -> str:
+    """Which weights were averaged, by the start of their SHA-256; "" where none were."""
+    names = [f"{entry['file']} ({entry['sha256'][:12]}…)" for entry in trained.get("averaged", [])]
+    return f"Then the mean of {', '.join(names)}." if names else ""
 
 
 def _figure_row(name: str, value: float, low: float, high: float, n: int) -> str:

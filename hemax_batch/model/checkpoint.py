@@ -163,3 +163,21 @@ def load(path: str | Path | None = None):
     except (SafetensorError, RuntimeError) as error:
         raise WeightsError(f"{card.path}: its tensors do not fit {card.arch} ({str(error)[:200]})") from error
     return model.to(memory_format=torch.channels_last).eval(), card
+
+
+def average(paths: list[Path], out: Path) -> WeightsCard:
+    """The mean of several trainings' weights (Wortsman et al. 2022), with the last one's card and no figures yet.
+
+    WeightsError where they are not of one architecture.
+    """
+    loaded = [load(path) for path in paths]
+    cards = [card for _, card in loaded]
+    if len({card.arch for card in cards}) != 1:
+        raise WeightsError(f"architectures {', '.join(sorted({c.arch for c in cards}))}: only alike ones can be averaged")
+    states = [model.state_dict() for model, _ in loaded]
+    mean = {k: sum(s[k] for s in states) / len(states) if v.is_floating_point() else v for k, v in states[-1].items()}
+    model, card = loaded[-1]
+    model.load_state_dict(mean)
+    trained = {**card.trained, "averaged": [{"file": Path(c.path).name, "sha256": c.sha256} for c in cards]}
+    return save(model, out, mpp=card.mpp, patch_px=card.patch_px, temperature=1.0, min_confidence=0.5, trained=trained,
+                metrics={})  # fmt: skip
