@@ -149,7 +149,7 @@ def faithfulness(data, weights, limit, out, device):
 
 @click.group()
 def models():
-    """List, describe and verify weights.
+    """List, describe, verify and import weights.
 
     \b
     Example:
@@ -222,3 +222,23 @@ def average(weights, out):
 
     card = mean_of(list(weights), out)
     click.echo(f"{card.path}: sha256 {card.sha256}")
+
+
+@models.command("import")
+@click.argument("weights", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--to", "folder", required=True, type=click.Path(file_okay=False, path_type=Path), help="Where your weights are kept.")
+def import_weights(weights, folder):
+    """Check WEIGHTS from elsewhere, and keep them in a folder with their card and hash.
+
+    Format, vocabulary, hash and tensors are checked; only safetensors are read, which run no code. Weights of the same
+    name that differ are not replaced.
+
+    \b
+    Example:
+      hemax-batch models import ours.safetensors --to weights/
+      hemax-batch run slides/ --out results/ --weights weights/ours.safetensors
+    """
+    from .learning.kept_weights import keep_weights
+
+    card = keep_weights(weights, folder)
+    click.echo(f"{card.path}: {card.arch}, {card.mpp} µm/px, sha256 {card.sha256}")

@@ -15,6 +15,7 @@ from ..model import checkpoint
 from ..model.predictor import Predictor
 from .calibration import at_temperature, choose_threshold, fit_temperature
 from .card import write_card
+from .curves import draw_curves
 from .dataset import Example, read_folder
 from .evaluate import look, report_of
 from .pseudo import pseudo_candidates, with_pseudo_masks
@@ -52,6 +53,8 @@ def train_command(
         model, out, mpp=recipe.mpp, patch_px=recipe.large_canvas_px, temperature=1.0, min_confidence=0.5,
         trained=trained, metrics={},
     )  # fmt: skip
+    if draw_curves(work / "log.csv", work / "curves.svg"):
+        say(f"curves: {work / 'curves.svg'}")
     calibrate(out, out, held_out, device, say)
 
 

@@ -1,0 +1,54 @@
+"""The curves of a training, drawn from its log.csv into an SVG that opens anywhere."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+SMOOTHED = 5  # rows of the log in a running mean, over the raw line
+_NOT_LOSSES = ("step", "seconds", "lr", "loss")
+
+
+def draw_curves(log: Path, out: Path) -> bool:
+    """Total loss and learning rate above, each part of the loss below; False where the log has fewer than two rows or
+    matplotlib is not there (it comes with `hemax-batch[train]`)."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    columns = read_log(log)
+    if len(columns.get("step", ())) < 2:
+        return False
+    parts = [name for name in columns if name not in _NOT_LOSSES]
+    figure = Figure(figsize=(9, 8), layout="constrained")
+    whole, below = figure.subplots(2, 1, sharex=True)
+    whole.plot(columns["step"], columns["loss"], color="#BBBBBB", linewidth=0.8)
+    whole.plot(columns["step"], smooth(columns["loss"]), color="#332288", label="loss")
+    whole.set_ylabel("loss")
+    rate = whole.twinx()
+    rate.plot(columns["step"], columns["lr"], color="#EE8866", linewidth=1)
+    rate.set_ylabel("learning rate", color="#EE8866")
+    for name in parts:
+        below.plot(columns["step"], smooth(columns[name]), label=name, linewidth=1)
+    below.set_yscale("log")
+    below.set_xlabel("step")
+    below.set_ylabel(f"parts of the loss (mean of {SMOOTHED} rows)")
+    below.legend(ncols=3, fontsize="small")
+    figure.savefig(out, format="svg", metadata={"Date": None})
+    return True
+
+
+def read_log(log: Path) -> dict[str, list[float]]:
+    """The log's columns; of a step logged twice (a resumed training) the later row counts."""
+    if not log.exists():
+        return {}
+    with open(log, newline="") as f:
+        rows = {int(row["step"]): row for row in csv.DictReader(f)}
+    names = next(iter(rows.values()), {})
+    return {name: [float(rows[step][name]) for step in sorted(rows)] for name in names}
+
+
+def smooth(values: list[float]) -> list[float]:
+    """Mean of each value and those before it, at most SMOOTHED."""
+    starts = [max(0, i + 1 - SMOOTHED) for i in range(len(values))]
+    return [sum(values[a : i + 1]) / (i + 1 - a) for i, a in enumerate(starts)]
