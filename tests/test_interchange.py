@@ -1,6 +1,8 @@
 """Results in other programs' formats, each read back by that program's own library and equal to `cells.csv`."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import anndata
@@ -9,16 +11,27 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
+import zarr
+from cellbank import cells_at
 from click.testing import CliRunner
 from fhir.resources.R4B.diagnosticreport import DiagnosticReport
 from made_results import make_results
+from ome_zarr.io import parse_url
+from ome_zarr.reader import Reader
+from PIL import Image
 from pydicom.uid import ExplicitVRLittleEndian, VLWholeSlideMicroscopyImageStorage, generate_uid
 from shapely.geometry import Polygon, shape
 
 from hemax_batch.cells.differential import LOINC
+from hemax_batch.cells.explain import read_cells
+from hemax_batch.cells.measure import measure
+from hemax_batch.cells.merge import merge
 from hemax_batch.cli import main
 from hemax_batch.interchange import export
-from hemax_batch.outputs.tables import read_table
+from hemax_batch.outputs.geojson import write_geojson
+from hemax_batch.outputs.masks import write_masks
+from hemax_batch.outputs.tables import CELL_COLUMNS, cell_rows, read_table, write_table
+from hemax_batch.records import Slide
 from hemax_batch.vocabulary import CLAIM, CLASS_NAMES
 
 ALL = ("--parquet", "--anndata", "--fhir", "--dicom-ann")
@@ -93,6 +106,74 @@ def test_anndata_equals_the_table(exported):
     assert data.uns["claim"] == CLAIM and data.uns["slide"] == "S1"
 
 
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """Five cells that do not overlap, as table, masks and outlines, at 0.25 µm/px."""
+    folder = tmp_path_factory.mktemp("drawn")
+    slide = Slide("/s.tif", "s", "f", 900, 700, 0.25, ((900, 700),), (1.0,), "generic", "tiff")
+    names = ["monocyte", "lymphocyte", "basophil", "blast", "segmented_neutrophil"]
+    places = [(60, 40), (300, 80), (500, 300), (790, 590), (20, 620)]
+    merged = merge([cells_at(places, [60, 40, 48, 90, 56], names)])
+    measures = measure(merged.cells, slide.mpp, np.full(30, 7.0))
+    readings = read_cells(merged.cells, measures, (slide.width, slide.height), 0.5)
+    write_table(folder / "cells.csv", CELL_COLUMNS, cell_rows("s", merged, measures, readings))
+    write_masks(folder / "masks.zarr", slide, merged, [reading.class_name for reading in readings])
+    write_geojson(folder / "cells.geojson", "s", merged, measures, readings)
+    return folder
+
+
+def test_masks_read_by_ome_zarr_py_equal_the_table(drawn):
+    rows = rows_of(drawn)
+    labels = {node.metadata.get("name"): node for node in Reader(parse_url(drawn / "masks.zarr"))()}
+    pixels = {name: np.asarray(labels[name].data[0]) for name in ("cell", "nucleus")}
+    assert set(np.unique(pixels["cell"])) == {0, *(int(row["cell_id"]) for row in rows)}
+    for row in rows:
+        for name in ("cell", "nucleus"):
+            area_um2 = np.count_nonzero(pixels[name] == int(row["cell_id"])) * 0.25**2
+            assert area_um2 == pytest.approx(float(row[f"{name}_area_um2"]), abs=0.006)
+        ys, xs = np.nonzero(pixels["cell"] == int(row["cell_id"]))
+        assert np.allclose([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1], [float(row[k]) for k in ("x0", "y0", "x1", "y1")], atol=1)  # fmt: skip
+    for name in ("cell", "nucleus"):
+        told = labels[name].metadata["properties"]
+        assert [(str(value), p["class"], f"{p['confidence']:.4f}") for value, p in told.items()] == [
+            (row["cell_id"], row["class"], row["confidence"]) for row in rows
+        ]
+        assert set(labels[name].metadata["color"]) >= {int(row["cell_id"]) for row in rows}
+
+
+def test_outlines_read_by_shapely_equal_the_table(drawn):
+    features, rows = json.loads((drawn / "cells.geojson").read_text())["features"], rows_of(drawn)
+    columns = {
+        "confidence": "confidence", "nucleus area um^2": "nucleus_area_um2", "cell area um^2": "cell_area_um2",
+        "nucleus/cytoplasm area ratio": "nc_ratio", "nucleus/cell area fraction": "nucleus_fraction",
+        "diameter um": "diameter_um", "diameter/red cell": "diameter_vs_rbc",
+    }  # fmt: skip
+    assert len(features) == len(rows) == 5
+    for feature, row in zip(features, rows, strict=True):
+        told, cell, nucleus = feature["properties"], shape(feature["geometry"]), shape(feature["nucleusGeometry"])
+        assert (told["name"], told["classification"]["name"]) == (row["cell_id"], row["class"])
+        assert told["metadata"]["explanation"] == row["explanation"]
+        for name, column in columns.items():
+            assert told["measurements"][name] == pytest.approx(float(row[column]), abs=0.006)
+        assert cell.is_valid and nucleus.is_valid and cell.buffer(0.5).contains(nucleus)
+        assert cell.area * 0.25**2 == pytest.approx(float(row["cell_area_um2"]), rel=0.02)
+        assert nucleus.area * 0.25**2 == pytest.approx(float(row["nucleus_area_um2"]), rel=0.02)
+
+
+def test_the_example_plots_results(tmp_path):
+    folder = make_results(tmp_path / "out", "S1", 15)
+    side_px = json.loads((folder / "result.json").read_text())["width"]
+    for name in ("cell", "nucleus"):  # blank: made-up results have no masks
+        zarr.create_array(folder / f"masks.zarr/labels/{name}/0", shape=(side_px, side_px), dtype="uint32")
+    script = Path(__file__).parent.parent / "examples" / "plot_results.py"
+    done = subprocess.run(
+        [sys.executable, script, folder, tmp_path / "p.png"], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("15 cells, 12 of them in the gallery")
+    assert len(np.unique(np.asarray(Image.open(tmp_path / "p.png")).reshape(-1, 4), axis=0)) > 100
+
+
 def test_fhir_is_a_preliminary_report_of_the_differential(exported):
     report = DiagnosticReport.model_validate_json((exported / "fhir.json").read_bytes())
     d = json.loads((exported / "differential.json").read_text())
@@ -158,6 +239,23 @@ def test_a_slide_that_is_no_dicom_is_said_and_no_failure(tmp_path):
     assert done.exit_code == 0 and "no annotations.dcm: /slides/S1.svs is not there any more" in done.output
     assert (tmp_path / "out" / "S1" / "cells.parquet").exists()
     assert not list((tmp_path / "out" / ".hemax").glob("*.dcm"))
+
+
+def test_a_dicom_slide_without_a_patient_is_annotated_and_one_without_identity_is_said(exported, tmp_path):
+    header = pydicom.dcmread(exported.parent.parent / "level-0.dcm")
+    for keyword in ("PatientID", "PatientName", "PatientSex", "AccessionNumber", "StudyID", "StudyDate", "StudyTime"):
+        delattr(header, keyword)
+    header.save_as(tmp_path / "a.dcm")
+    folder = make_results(tmp_path / "out", "S1", 40, str(tmp_path / "a.dcm"))
+    done = CliRunner().invoke(main, ["export", str(tmp_path / "out"), "--dicom-ann"])
+    assert done.exit_code == 0, done.output
+    ann = hd.ann.annread(folder / "annotations.dcm")
+    assert ann.PatientID == "" and ann.ReferencedImageSequence[0].ReferencedSOPInstanceUID == header.SOPInstanceUID
+    (folder / "annotations.dcm").unlink()
+    del header.FrameOfReferenceUID
+    header.save_as(tmp_path / "a.dcm")
+    done = CliRunner().invoke(main, ["export", str(tmp_path / "out"), "--dicom-ann"])
+    assert done.exit_code == 0 and "no annotations.dcm" in done.output and "has no FrameOfReferenceUID" in done.output
 
 
 def test_what_cannot_be_exported_is_said(tmp_path, monkeypatch):

@@ -25,6 +25,13 @@ from .export import NotApplicable
 
 _NAMESPACE = uuid.UUID("0f0b5a4e-52a1-5b6c-8a3e-1f7c9b1d2e3f")  # ours
 _MICROMETRE = hd.sr.CodedConcept("um", "UCUM", "micrometer")
+#: What an annotation must name of its slide (type 1), and what it carries on even where it is empty (type 2): slides
+#: whose patient was removed often lack the latter altogether.
+_NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID", "FrameOfReferenceUID")
+_MAY_BE_EMPTY = (
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
+    "StudyTime", "ReferringPhysicianName",
+)  # fmt: skip
 _ONE = hd.sr.CodedConcept("1", "UCUM", "no units")
 
 
@@ -77,8 +84,18 @@ def _finest_level(path: Path, width: int, height: int) -> pydicom.Dataset:
     for file in sorted(p for p in path.parent.iterdir() if series_uid(p) == series):
         header = pydicom.dcmread(file, stop_before_pixels=True)
         if (header.get("TotalPixelMatrixColumns"), header.get("TotalPixelMatrixRows")) == (width, height):
-            return header
+            return _completed(header, file)
     raise NotApplicable(f"no file of the series beside {path} has a total pixel matrix of {width} x {height}")
+
+
+def _completed(header: pydicom.Dataset, file: Path) -> pydicom.Dataset:
+    """The header with the elements that may be empty; NotApplicable where it lacks one that may not."""
+    if missing := [keyword for keyword in _NEEDED if not header.get(keyword)]:
+        raise NotApplicable(f"{file} has no {', '.join(missing)}, which annotations must refer to")
+    for keyword in _MAY_BE_EMPTY:
+        if keyword not in header:
+            setattr(header, keyword, "")
+    return header
 
 
 def _groups(cells: tuple[LoadedCell, ...], outlines: dict[int, Outlines], sha256: str) -> list[hd.ann.AnnotationGroup]:
