@@ -242,3 +242,35 @@ def import_weights(weights, folder):
 
     card = keep_weights(weights, folder)
     click.echo(f"{card.path}: {card.arch}, {card.mpp} µm/px, sha256 {card.sha256}")
+
+
+@click.command()
+@click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="comparison.json, and all that is trained.")
+@click.option("--steps", default=1900, show_default=True, help="Optimiser steps of each model.")
+@click.option("--batch-size", default=16, show_default=True, help="Patches, or crops, a step.")
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Trainings of each model.")
+@click.option("--from-scratch", is_flag=True, help="No ImageNet weights for those that have them either.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+def compare(data, out, steps, batch_size, seeds, from_scratch, device):
+    """Does explaining cost accuracy? Train HemaX with and without it, and plain classifiers, and compare.
+
+    Six models times the seeds, at one budget; each is about as long as `train --steps`. A killed comparison goes on.
+
+    \b
+    Example:
+      hemax-batch compare data/ --out comparison/ --device cuda
+    """
+    import json
+
+    from .learning.compare import compare as run_all
+    from .learning.dataset import read_folder
+    from .learning.train import Recipe
+
+    recipe = Recipe(steps=steps, batch=batch_size, pretrained=not from_scratch, synthetic=0)
+    report = run_all([e for folder in data for e in read_folder(folder)], recipe, seeds, out, device, say=click.echo)
+    (out / "comparison.json").write_text(json.dumps(report, indent=1))
+    for name, row in report["models"].items():
+        less = row.get("hemax-s less this")
+        click.echo(f"{name:30} {row['accuracy']['value']:.4f} ({row['accuracy']['low']:.4f} to {row['accuracy']['high']:.4f})"
+                   + (f"  difference {less['value']:+.4f} ({less['low']:+.4f} to {less['high']:+.4f})" if less else ""))  # fmt: skip

@@ -1,0 +1,77 @@
+"""The comparison of HemaX with classifiers runs to its table, and its differences are paired."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from test_learning import write_layout
+
+from hemax_batch.cli_learning import compare as command
+from hemax_batch.learning import compare as module
+from hemax_batch.learning.classifiers import CLASSIFIERS, Classifier, crop
+from hemax_batch.learning.compare import Row, compare, table
+from hemax_batch.learning.dataset import read_folder
+from hemax_batch.learning.train import Recipe
+from hemax_batch.vocabulary import N_CLASSES
+
+TINY = Recipe(steps=1, first_stage=0.0, synthetic=0, batch=2, canvas_px=96, large_canvas_px=96, pretrained=False)
+
+
+@pytest.fixture
+def data(tmp_path):
+    folder = write_layout(tmp_path / "data", 5)
+    images = (folder / "images.csv").read_text().splitlines()
+    (folder / "images.csv").write_text("\n".join([*images[:-2], *(r.replace("train", "val") for r in images[-2:])]) + "\n")
+    return folder
+
+
+def test_every_model_is_trained_measured_and_kept(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "DETECTORS", {k: v for k, v in module.DETECTORS.items() if "r50" not in k})
+    monkeypatch.setattr(module, "CLASSIFIERS", {"efficientnet-lite0": CLASSIFIERS["efficientnet-lite0"]})
+    examples, told = read_folder(data), []
+    first = compare(examples, TINY, 1, tmp_path / "work", "cpu", say=told.append)
+    assert list(first["models"]) == ["hemax-s", "hemax-s without explanations", "efficientnet-lite0"]
+    assert all(row["accuracy"]["n"] == 2 for row in first["models"].values()) and len(told) == 3
+
+    def again(*_, **__):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(module, "train", again)
+    monkeypatch.setattr(module, "train_classifier", again)
+    assert compare(examples, TINY, 1, tmp_path / "work", "cpu", say=lambda _: None) == first
+
+
+def test_the_command_refuses_data_without_a_held_out_part(tmp_path):
+    result = CliRunner().invoke(command, [str(write_layout(tmp_path / "d")), "--out", str(tmp_path / "o"), "--steps", "1"])
+    assert result.exit_code == 1 and "0 of known class to measure on" in str(result.exception)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_classifiers_give_log_probabilities_and_a_gradient_everywhere(name):
+    torch.manual_seed(0)
+    model = Classifier(name, pretrained=False).train()
+    log_p = model(torch.randint(0, 255, (2, 3, 96, 96), dtype=torch.uint8))
+    assert log_p.shape == (2, N_CLASSES) and torch.allclose(log_p.exp().sum(1), torch.ones(2), atol=1e-5)
+    log_p[:, 0].sum().backward()
+    assert all(p.grad is not None for p in model.head.parameters()) and next(model.backbone.parameters()).grad is not None
+
+
+def test_a_crop_is_centred_and_mirrored_over_the_edge():
+    patch = np.arange(3 * 20 * 20).reshape(3, 20, 20)
+    assert crop(patch, (10, 8), 6)[0, 3, 3] == patch[0, 8, 10]
+    assert np.array_equal(crop(patch, (0, 0), 6)[:, :3, 3:], patch[:, :3, :3][:, ::-1])
+
+
+def test_differences_are_paired_and_the_claim_follows_their_interval():
+    rng = np.random.default_rng(0)
+    right = rng.random((2, 400)) < 0.8
+    truth = np.repeat(["blast", "monocyte"], 200)
+    worse = right.copy()
+    worse[:, :40] = False
+    same = table([Row("hemax-s", right, truth), Row("without", right, truth)], TINY, 2)
+    assert same["models"]["without"]["hemax-s less this"]["low"] == 0 and same["explaining costs nothing"]
+    costly = table([Row("hemax-s", worse, truth), Row("without", right, truth)], TINY, 2)
+    assert costly["models"]["without"]["hemax-s less this"]["high"] < 0 and not costly["explaining costs nothing"]
+    assert json.dumps(costly)
