@@ -130,7 +130,9 @@ def test_an_implausible_ratio_goes_to_review():
 def test_a_cell_without_nucleus_or_cytoplasm_is_said_to_be_so():
     none = with_nucleus(0.0)
     assert none.reasons == ("no nucleus found",) and none.explanation.endswith("; no nucleus was outlined.")
+    assert none.class_name == "unidentified" and none.confidence == pytest.approx(0.9)
     full = with_nucleus(1.0)
+    assert full.class_name == "lymphocyte"
     assert full.explanation.endswith("; the nucleus fills the cell; no cytoplasm was outlined.") and full.review
 
 

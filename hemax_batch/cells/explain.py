@@ -101,6 +101,10 @@ def _read(cells: Cells, measures: Measures, i: int, slide_size: tuple[int, int],
         reasons = [f"band or segmented neutrophil ({confidence:.2f} for {CLASSES[first].words}, {next_best:.2f})"]
         reasons += _contradictions(cells.attribute_probs[i], name)
         head = _named(first, second, confidence, next_best)
+    elif not unsure and _without_nucleus(measures, i):
+        # every cell that is counted here is nucleated: what shows none is a platelet, dirt, or wrongly outlined
+        name, reasons = UNIDENTIFIED, []
+        head = f"Unidentified: looks most like {with_article(CLASSES[first].words)} ({confidence:.2f}), but hardly any nucleus"
     elif unsure:
         name = UNIDENTIFIED
         reasons = [
@@ -132,6 +136,11 @@ def _contradictions(attribute_probs: np.ndarray, class_name: str) -> list[str]:
 def contradicts(attribute_probs: np.ndarray, class_name: str) -> bool:
     """Whether the explanation of one cell, float [A], speaks against its class."""
     return bool(_contradictions(attribute_probs, class_name))
+
+
+def _without_nucleus(measures: Measures, i: int) -> bool:
+    """Whether no nucleus was outlined, or less of one than any nucleated cell shows."""
+    return not measures.nucleus_fraction[i] >= ANY_NUCLEUS_FRACTION[0]  # NaN: none
 
 
 def _odd_place(box_xyxy: np.ndarray, slide_size: tuple[int, int]) -> list[str]:
