@@ -17,6 +17,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from ..cells.explain import ANY_NUCLEUS_FRACTION
+from ..cells.measure import measure
 from ..errors import ReadError, SlideError, WeightsError
 from ..geometry import inside
 from ..records import Cells, Region, RegionResult, Slide, StainProfile
@@ -220,7 +222,8 @@ def smaller_windows(crowded_xy: np.ndarray, card, mpp: float) -> np.ndarray:
 def _audit(job: RegionJob, eye: Eye, candidates: np.ndarray, card) -> tuple[float, float, int]:
     """Area (µm²) that the screen passed over, area of the sample of it, and the cells centred there that it missed.
 
-    The squares looked at are patches, so every cell centred in one counts, cut or not, that no candidate stands for.
+    The squares looked at are patches, so every cell centred in one counts, cut or not, that no candidate stands for;
+    what would be left unidentified on the slide (unsure, or without a nucleus) is no missed cell here either.
     """
     if job.look.exhaustive:
         return 0.0, 0.0, 0
@@ -228,7 +231,9 @@ def _audit(job: RegionJob, eye: Eye, candidates: np.ndarray, card) -> tuple[floa
     centres_xy, audited_um2, passed_over_um2 = screen.audit_centres(
         job.region.core, candidates, job.look.audit, AUDIT_SEED, job.slide.mpp, patch_um
     )
-    found_xy = eye.see(centres_xy, card.patch_px).centres_xy()
+    seen = eye.see(centres_xy, card.patch_px)
+    nucleated = measure(seen.cells, job.slide.mpp, np.zeros(0)).nucleus_fraction >= ANY_NUCLEUS_FRACTION[0]
+    found_xy = seen.centres_xy()[nucleated & (seen.cells.class_probs.max(1, initial=0) >= card.min_confidence)]
     away_um = np.hypot(*(found_xy[:, None] - candidates[None]).transpose(2, 0, 1)) * job.slide.mpp
     return passed_over_um2, audited_um2, int((away_um > OWN_UM).all(1).sum())
 
