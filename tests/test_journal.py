@@ -65,7 +65,8 @@ def test_a_damaged_region_is_done_again_not_used(tmp_path):
         journal.save(result(index))
     path = journal.folder / "00001.npz"
     raw = bytearray(path.read_bytes())
-    raw[len(raw) // 3] ^= 0xFF
+    for at in range(len(raw) // 3, len(raw) // 3 + 64):  # one byte may fall on a field that says nothing
+        raw[at] ^= 0xFF
     path.write_bytes(raw)
     (journal.folder / "00002.npz").write_bytes(b"PK")
     assert journal.finished() == {0}
