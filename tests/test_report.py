@@ -377,3 +377,11 @@ def test_a_folder_without_results_or_a_slide_that_is_not_there_is_wrong_usage(ru
         rebuild(tmp_path, (), print)
     with pytest.raises(UsageError, match="there are a, b"):
         rebuild(run_of_two, ("c",), print)
+
+
+def test_a_slide_of_too_many_cells_says_so_in_its_page_and_is_made_on_request(tmp_path, monkeypatch):
+    folder = make_results(tmp_path / "out", "S1", 12)
+    monkeypatch.setattr("hemax_batch.review.report.MOST_CELLS", 10)
+    text = write_report_or_say_why(folder).read_text("utf-8")
+    assert "12 cells are more than the 10" in text and "report RESULTS --slide S1" in text
+    assert len(Page(write_report(folder)).data["cells"]) == 12

@@ -14,18 +14,20 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from ..errors import HemaxError, OutputError
+from ..errors import HemaxError, OutputError, ResultsError
 from ..vocabulary import ATTRIBUTES, CLAIM, CLASS_NAMES, UNIDENTIFIED
 from .clinical_rows import class_rows, facts, percent
 from .legend import class_list, colour_rules
-from .loaded import LoadedCell, LoadedSlide, load_slide
+from .loaded import LoadedCell, LoadedSlide, load_record, load_slide
 from .outlines import svg_path
 from .overview import draw_overview
 from .pages import environment, inline, script_json, write_page
 
 REPORT_NAME = "report.html"
+MOST_CELLS = 20_000  # some 100 MB of page; a smear of so many white cells is no smear, and memory must stay bounded
 _BLOCK_CELLS = 60  # pictures and outlines that the page parses at a time, when they come near the screen
 _SCRIPTS = ("data.js", "review.js", "csv.js", "gallery.js", "desk.js")
+
 
 def write_report(folder: Path) -> Path:
     """Write `report.html` into a slide's results folder; returns its path.
@@ -39,8 +41,10 @@ def write_report(folder: Path) -> Path:
 
 def write_report_or_say_why(folder: Path) -> Path:
     """As `write_report`, for a run: a slide's results stand whatever becomes of its report, so that anything but a
-    full or forbidden disk gives a page that says what went wrong and how to try again."""
+    full or forbidden disk, or more than MOST_CELLS cells, gives a page that says what went wrong and how to go on."""
     try:
+        if (cells := load_record(folder).cells) > MOST_CELLS:
+            raise ResultsError(f"{cells} cells are more than the {MOST_CELLS} that a page is made of unasked")
         return write_report(folder)
     except OutputError:
         raise
