@@ -70,3 +70,12 @@ class UnsuitableSlideError(SlideError):
 
 class ReadError(SlideError):
     """A part of an otherwise readable slide could not be decoded (a corrupt tile, a lost mount)."""
+
+
+def told(error: BaseException) -> str:
+    """What a library's error says, on one line: a reason is a cell of a table and a line of a log.
+
+    >>> told(ValueError("sampling factors 2,2\nshould be 1,1"))
+    'sampling factors 2,2 should be 1,1'
+    """
+    return " ".join(str(error).splitlines())

@@ -574,3 +574,19 @@ def test_the_maker_paints_what_it_says(tmp_path):
     with tifffile.TiffFile(maker.bigtiff()) as tif:
         assert tif.is_bigtiff
         assert tif.pages[0].is_tiled
+
+
+def test_a_librarys_error_of_several_lines_is_told_on_one(slides):
+    class Broken:
+        def read(self, *_):
+            raise ValueError("Improper JPEG sampling factors 2,2\nApparently should be 1,1.")
+
+        def close(self):
+            pass
+
+    with open_slide(slides.tiff(), "smear") as reader:
+        reader._source.close()
+        reader._source = Broken()
+        with pytest.raises(ReadError, match="factors 2,2 Apparently should be 1,1.; copy the file again") as caught:
+            reader.read(0, 0, 0, 10, 10)
+    assert "\n" not in str(caught.value)

@@ -17,7 +17,7 @@ from typing import Self
 import numpy as np
 import openslide
 
-from ..errors import MissingMppError, ReadError, UnreadableSlideError, UnsuitableSlideError
+from ..errors import MissingMppError, ReadError, UnreadableSlideError, UnsuitableSlideError, told
 from ..records import Slide
 from . import ifd_guard
 from .companions import slide_files
@@ -57,7 +57,7 @@ class SlideReader:
         except Exception as error:  # codecs raise a dozen kinds; none may stop the other regions
             place = f"level {level}, x {left}..{right}, y {top}..{bottom}"
             raise ReadError(
-                f"slide {self.slide.slide_id!r} ({self.slide.path}): cannot read {place}: {error}; "
+                f"slide {self.slide.slide_id!r} ({self.slide.path}): cannot read {place}: {told(error)}; "
                 "copy the file again from the scanner if this persists"
             ) from error
         if inside.shape == (h, w, 3):
@@ -175,9 +175,9 @@ def _open_source(path: Path, name: str, recorded: Slide | None = None):
             f"{name}: {error.strerror or error}; check the path, its permissions, and whether its share is mounted"
         ) from error
     except openslide.OpenSlideError as error:
-        raise UnreadableSlideError(f"{name}: OpenSlide refuses it: {error}; convert it to a tiled TIFF") from error
+        raise UnreadableSlideError(f"{name}: OpenSlide refuses it: {told(error)}; convert it to a tiled TIFF") from error
     except (UnsupportedTiff, HostileTiff, UnreadableSlideError) as error:
-        raise UnreadableSlideError(f"{name}: {error}") from error
+        raise UnreadableSlideError(f"{name}: {told(error)}") from error
 
 
 def _open_tiff(path: Path):
