@@ -8,6 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -34,7 +35,8 @@ def test_every_option_in_the_examples_exists_and_parses(path, monkeypatch, tmp_p
     for words in commands(path.read_text("utf-8")):
         assert "--out" in words, words
         assert {word for word in words if word.startswith("--")} <= known, words
-        context = main.commands["run"].make_context("run", words)
+        parent = click.Context(main, **main.context_settings)  # without one, click would keep `run` from knowing -h
+        context = main.commands["run"].make_context("run", words, parent=parent)
         assert context.params["inputs"] and context.params["out"]
 
 
