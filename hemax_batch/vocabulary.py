@@ -43,6 +43,9 @@ CLASSES: tuple[CellClass, ...] = (
 CLASS_NAMES: tuple[str, ...] = tuple(c.name for c in CLASSES)
 WHITE_NAMES: tuple[str, ...] = tuple(c.name for c in CLASSES if c.white)
 
+#: What analysers count as one, and people tell apart badly.
+NEUTROPHIL_NAMES: tuple[str, ...] = ("band_neutrophil", "segmented_neutrophil")
+
 #: Not a class of the network: what a cell becomes when the network is unsure of it.
 UNIDENTIFIED = "unidentified"
 UNIDENTIFIED_COLOUR = "#BBBBBB"

@@ -15,3 +15,11 @@ hypothesis.settings.load_profile("hemax")
 def slides(tmp_path) -> SlideMaker:
     """A maker of painted slides in this test's own folder `tmp_path/slides`."""
     return SlideMaker(tmp_path / "slides")
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """A small network's checkpoint, untrained."""
+    from tiny_network import tiny_weights  # imports torch, which not every test needs
+
+    return tiny_weights(tmp_path_factory.mktemp("weights"))

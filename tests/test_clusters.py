@@ -12,15 +12,9 @@ from pathlib import Path
 import pytest
 from painted import smear, write_pyramid
 from test_run import content, states
-from tiny_network import tiny_weights
 
 HERE = Path(__file__).parent
 LONG_S = 300  # for what takes seconds on a machine that has time
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return tiny_weights(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="module")

@@ -20,18 +20,12 @@ import psutil
 import pytest
 from painted import smear, write_field, write_pyramid
 from test_run import content, left_behind, reason, rows, states
-from tiny_network import tiny_weights
 
 HERE = Path(__file__).parent
 ALL = os.environ.get("HEMAX_FAULTS") == "all"
 KILLS = 20
 LONG_S = 600  # for what takes seconds on a machine that has time
 WITHIN_S = 30  # promised after a signal
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return tiny_weights(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="module")

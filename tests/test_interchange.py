@@ -273,3 +273,20 @@ def test_what_cannot_be_exported_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(export, "_is_installed", lambda package: package != "anndata")
     done = CliRunner().invoke(main, ["export", out, "--anndata"])
     assert done.exit_code == 2 and "pip install 'hemax-batch[interchange]'" in done.output
+
+
+def test_a_librarys_own_failure_stops_no_other_slide(tmp_path, monkeypatch):
+    from hemax_batch.interchange import parquet
+
+    bad, good = (make_results(tmp_path / "out", name, 3) for name in ("bad", "good"))
+    real = parquet.write
+
+    def write(path, folder):
+        if folder == bad:
+            raise RuntimeError("two\nlines")
+        real(path, folder)
+
+    monkeypatch.setattr(parquet, "write", write)
+    done = CliRunner().invoke(main, ["export", str(tmp_path / "out"), "--parquet"])
+    assert done.exit_code == 3 and "bad: failed: RuntimeError: two lines" in done.output
+    assert (good / "cells.parquet").exists() and not (bad / "cells.parquet").exists()

@@ -14,7 +14,6 @@ import pytest
 from click.testing import CliRunner
 from painted import smear, write_pyramid
 from test_run import content, left_behind, reason, states
-from tiny_network import tiny_weights
 
 from hemax_batch import pipeline
 from hemax_batch.cli import main
@@ -27,11 +26,6 @@ from hemax_batch.running.aside import Aside, GivenUp, NoAnswer
 from hemax_batch.running.executors import Finished, SerialExecutor, WorkerDied
 
 HERE = Path(__file__).parent
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return tiny_weights(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="module")

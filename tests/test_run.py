@@ -17,17 +17,11 @@ import tifffile
 import zarr
 from click.testing import CliRunner
 from painted import smear, write_field, write_pyramid
-from tiny_network import tiny_weights
 
 from hemax_batch.cli import main
 from hemax_batch.running import workqueue
 
 COMMAND = [sys.executable, str(Path(__file__).with_name("painted_network.py")), "run"]
-
-
-@pytest.fixture(scope="session")
-def weights(tmp_path_factory):
-    return tiny_weights(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from painted import write_pyramid
 from PIL import Image
 from scipy import stats
-from tiny_network import tiny_weights
 
 from hemax_batch.cells.audit import audit_of, poisson_limits
 from hemax_batch.cells.counting import choose_cells, words_on
@@ -243,11 +242,6 @@ def test_the_audit_speaks_of_the_whole_slide_also_when_it_found_nothing():
 
 
 # --- whole runs -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return tiny_weights(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,17 @@ from dataclasses import dataclass
 from scipy.special import betaincinv
 
 from ..errors import UsageError
-from ..vocabulary import CLAIM, CLASS_NAMES, CLASSES, REVIEW_CLASSES, REVIEW_NAMES, UNIDENTIFIED, WHITE_NAMES
+from ..vocabulary import (
+    CLAIM,
+    CLASS_NAMES,
+    CLASSES,
+    NEUTROPHIL_NAMES,
+    REVIEW_CLASSES,
+    REVIEW_NAMES,
+    UNIDENTIFIED,
+    WHITE_NAMES,
+)
 from .rules import NEUTROPHILS, Rules
-
-NEUTROPHIL_NAMES = ("band_neutrophil", "segmented_neutrophil")
 
 #: LOINC codes per 100 leukocytes in blood: those that were verified, and no others.
 LOINC = {

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..records import Cells
-from ..vocabulary import ATTRIBUTES, CLASS_NAMES, CLASSES, UNIDENTIFIED, Attribute, attribute_slices
+from ..vocabulary import ATTRIBUTES, CLASS_NAMES, CLASSES, NEUTROPHIL_NAMES, UNIDENTIFIED, Attribute, attribute_slices
 from .measure import Measures
 
 SURE_ATTRIBUTE = 0.7  # an attribute contradicts a class only when it is at least this sure
@@ -24,7 +24,6 @@ SIZE_UM = (5.0, 30.0)  # a nucleated cell outside this is an artefact or two cel
 SCANT, ABUNDANT = 0.70, 0.40  # nucleus/cell area: above, a scant rim; below, abundant cytoplasm
 
 _LOBED = ("bilobed", "multilobed")
-_NEUTROPHILS = ("band_neutrophil", "segmented_neutrophil")
 
 #: class -> attribute -> states that a typical cell of it does not show. From the usual descriptions (blast: round or
 #: oval nucleus, no granules; eosinophil: large granules; lymphocyte: round, few or no granules …). Where WBCAtt labels a
@@ -96,7 +95,7 @@ def _read(cells: Cells, measures: Measures, i: int, slide_size: tuple[int, int],
     confidence, next_best = float(cells.class_probs[i, first]), float(cells.class_probs[i, second])
     name = CLASS_NAMES[first]
     unsure = confidence < min_confidence
-    if unsure and {name, CLASS_NAMES[second]} == set(_NEUTROPHILS) and confidence + next_best >= min_confidence:
+    if unsure and {name, CLASS_NAMES[second]} == set(NEUTROPHIL_NAMES) and confidence + next_best >= min_confidence:
         # surely a neutrophil: total neutrophils must not lose it to a split that people disagree on too
         reasons = [f"band or segmented neutrophil ({confidence:.2f} for {CLASSES[first].words}, {next_best:.2f})"]
         reasons += _contradictions(cells.attribute_probs[i], name)

@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import OutputError, ResultsError, UsageError
+from ..errors import HemaxError, OutputError, UsageError, exit_code_of, told
+from ..results.durable import flush
 from ..results.folder import ResultsFolder
 from ..results.lock import OutputLock
-
-EXIT_SOME_FAILED, EXIT_ALL_FAILED = 3, 4  # as of a run
 
 
 @dataclass(frozen=True)
@@ -68,9 +67,8 @@ def export_all(
     LockedError where a run holds the folder.
     """
     results, wanted = ResultsFolder(root), set(slide_ids)
+    results.check_there()
     published = [record.slide_id for record in results.records()]
-    if not results.state.is_dir():
-        raise UsageError(f"{root}: no results of hemax-batch; name the folder that `run --out` was given")
     if unknown := sorted(wanted - set(published)):
         raise UsageError(f"{root}: no results of {', '.join(map(repr, unknown))}; there are {', '.join(published[:8])}")
     chosen, failed = [s for s in published if s in wanted or not wanted], 0
@@ -79,10 +77,12 @@ def export_all(
             try:
                 for f in formats:
                     _export(results, slide_id, f, say, renew)
-            except (ResultsError, OutputError) as error:
+            except Exception as error:  # other people's writers, on what may be odd slides
                 failed += 1
-                say(f"{slide_id}: failed: {error}")
-    return 0 if not failed else EXIT_ALL_FAILED if failed == len(chosen) else EXIT_SOME_FAILED
+                say(
+                    f"{slide_id}: failed: {error if isinstance(error, HemaxError) else f'{type(error).__name__}: {told(error)}'}"
+                )
+    return exit_code_of(failed, len(chosen))
 
 
 def _export(results: ResultsFolder, slide_id: str, f: Format, say: Callable[[str], None], renew: bool) -> None:
@@ -93,7 +93,7 @@ def _export(results: ResultsFolder, slide_id: str, f: Format, say: Callable[[str
     aside = results.state / f"{slide_id}.{os.getpid()}.{f.file}"  # some writers go by the ending
     try:
         importlib.import_module(f".{f.module}", __package__).write(aside, results.slide(slide_id))
-        _flush(aside)
+        flush(aside)
         aside.replace(target)
     except NotApplicable as why:
         say(f"{slide_id}: no {f.file}: {why}")
@@ -103,11 +103,3 @@ def _export(results: ResultsFolder, slide_id: str, f: Format, say: Callable[[str
         ) from error
     finally:
         aside.unlink(missing_ok=True)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -17,12 +17,12 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DataError
-from ..vocabulary import CLASS_NAMES, WHITE_NAMES
+from ..vocabulary import CLASS_NAMES, NEUTROPHIL_NAMES, WHITE_NAMES
 from .dataset import BYSTANDERS, CellLabel, Example
 
 #: Names in common use -> the classes that they allow. "ignore": neither cell to learn nor background.
 _OTHER_NAMES = {
-    "neutrophil": ("band_neutrophil", "segmented_neutrophil"),
+    "neutrophil": NEUTROPHIL_NAMES,
     "wbc": WHITE_NAMES, "white_blood_cell": WHITE_NAMES, "leukocyte": WHITE_NAMES,
     "nucleated_red_cell": ("erythroblast",), "nrbc": ("erythroblast",), "platelets": ("platelet",),
     "rbc": ("ignore",), "red_blood_cell": ("ignore",), "ignore": ("ignore",), "artefact": ("ignore",),

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DataError
-from ..vocabulary import ATTRIBUTES, CLASS_NAMES, WHITE_NAMES
+from ..vocabulary import ATTRIBUTES, CLASS_NAMES, NEUTROPHIL_NAMES, WHITE_NAMES
 
 BYSTANDERS = ("none", "stained", "anywhere")
 
@@ -163,7 +163,6 @@ MPP = {"PBC": 0.10, "marrow": 0.10, "Raabin-WBC": 0.06, "BCCD": 0.08, "BCDD": 0.
 _NUCLEUS = {"unsegmented-round": "round", "unsegmented-indented": "indented", "unsegmented-band": "band",
             "segmented-bilobed": "bilobed", "segmented-multilobed": "multilobed", "irregular": "irregular"}  # fmt: skip
 _GRANULES = {"nil": "agranular", "small": "fine", "round": "coarse", "coarse": "coarse"}
-_NEUTROPHIL = ("band_neutrophil", "segmented_neutrophil")
 
 
 def _wbcatt(row: dict[str, str]) -> tuple[tuple[str, str], ...]:
@@ -210,7 +209,7 @@ def read_zheng(folder: Path) -> list[Example]:
         mask_path = folder / "masks" / row["file"]
         ys, xs = np.nonzero(np.asarray(Image.open(mask_path)))
         box = (float(xs.min()), float(ys.min()), float(xs.max() + 1), float(ys.max() + 1))
-        allowed = _NEUTROPHIL if row["class"] == "neutrophil" else (row["class"],)
+        allowed = NEUTROPHIL_NAMES if row["class"] == "neutrophil" else (row["class"],)
         split = "val" if int(Path(row["file"]).stem.split("_")[1]) % 5 == 0 else "train"
         source = f"zheng{row['dataset']}"
         out.append(Example(str(folder / "images" / row["file"]), MPP[source], source, split,
@@ -220,7 +219,7 @@ def read_zheng(folder: Path) -> list[Example]:
 
 def _bccd_types(folder: Path) -> dict[str, tuple[str, ...]]:
     """Allowed classes of BCCD fields that hold one white cell: file name -> classes."""
-    names = {"NEUTROPHIL": _NEUTROPHIL, "EOSINOPHIL": ("eosinophil",), "BASOPHIL": ("basophil",),
+    names = {"NEUTROPHIL": NEUTROPHIL_NAMES, "EOSINOPHIL": ("eosinophil",), "BASOPHIL": ("basophil",),
              "MONOCYTE": ("monocyte",), "LYMPHOCYTE": ("lymphocyte",)}  # fmt: skip
     if not folder.exists():
         return {}

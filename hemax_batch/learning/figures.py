@@ -21,11 +21,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..vocabulary import ATTRIBUTES, CLASS_NAMES, WHITE_NAMES
+from ..vocabulary import ATTRIBUTES, CLASS_NAMES, NEUTROPHIL_NAMES, WHITE_NAMES
 
 #: The five mature types as analysers count them: bands and segmented are one.
-FIVE_TYPES = {"band_neutrophil": "neutrophil", "segmented_neutrophil": "neutrophil",
-              **{name: name for name in ("eosinophil", "basophil", "monocyte", "lymphocyte")}}  # fmt: skip
+FIVE_TYPES = dict.fromkeys(NEUTROPHIL_NAMES, "neutrophil") | {
+    name: name for name in ("eosinophil", "basophil", "monocyte", "lymphocyte")
+}
 THICK_RIM = 0.10  # nucleus/cytoplasm is also given where the cytoplasm is at least this share of the cell
 BOOTSTRAP = 1000
 #: Agreement of two experts of WBCAtt (Tsutsui et al. 2023).

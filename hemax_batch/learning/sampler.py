@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from ..model.matcher import Targets
-from ..vocabulary import ATTRIBUTES, CLASS_NAMES, N_CLASSES
+from ..vocabulary import ATTRIBUTES, CLASS_NAMES, N_CLASSES, NEUTROPHIL_NAMES
 from .augment import Canvas, dihedral, photometric, place, possible_nuclei
 from .dataset import Example, load_mask, load_rgb
 
@@ -23,7 +23,7 @@ SOURCE_SHARE = {"PBC": 0.52, "marrow": 0.13, "Raabin-WBC": 0.11, "BCCD": 0.05, "
                 "zheng2": 0.05, "synthetic": 0.05}  # fmt: skip
 
 #: Stages of one line of maturation, whose borders are matters of convention.
-HARD = {"blast", "promyelocyte", "myelocyte", "metamyelocyte", "band_neutrophil", "segmented_neutrophil"}
+HARD = {"blast", "promyelocyte", "myelocyte", "metamyelocyte", *NEUTROPHIL_NAMES}
 
 
 class PatchSampler:

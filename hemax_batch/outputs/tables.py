@@ -8,9 +8,11 @@ one. Every such text gets a leading apostrophe, as does text that begins with on
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 from ..cells.counting import Counting
 from ..cells.differential import Differential, Share
@@ -128,9 +130,20 @@ def _share(s: Share) -> list[str]:
 def write_table(path: Path, columns: Iterable[str], rows: Iterable[list[str]]) -> None:
     """Write a table row by row; a generator of any length takes no memory. The caller renames the file into place."""
     with open(path, "w", newline="", encoding="utf-8") as f:
-        writer = csv.writer(f, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
+        _write(f, columns, rows)
+
+
+def as_table(columns: Iterable[str], rows: Iterable[list[str]]) -> bytes:
+    """The same as bytes, for a small table."""
+    text = io.StringIO(newline="")
+    _write(text, columns, rows)
+    return text.getvalue().encode("utf-8", "backslashreplace")
+
+
+def _write(file: TextIO, columns: Iterable[str], rows: Iterable[list[str]]) -> None:
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
 
 
 def read_table(path: Path) -> Iterator[dict[str, str]]:

@@ -9,6 +9,15 @@ from pathlib import Path
 from ..errors import OutputError
 
 
+def flush(path: Path) -> None:
+    """A file's content, or a folder's entries, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path` (folders are made), replacing what is there at once. OutputError naming the path."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.partial")

@@ -19,13 +19,13 @@ from pathlib import Path
 
 from ..cells.audit import ScreenAudit
 from ..cells.counting import SmearAccount
-from ..errors import OutputError, SlideError
+from ..errors import OutputError, SlideError, UsageError
 from ..settings import FORMAT_VERSION
-from .durable import write_bytes
+from .durable import flush, write_bytes
 
 STATE_FOLDER = ".hemax"
 RESULT_NAME = "result.json"
-_ID = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)  # never a path that leads out of the folder
+SLIDE_ID = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)  # never a path that leads out of the folder
 RUN_TABLES = ("differential.csv", "cells.csv", "run.json")
 
 
@@ -109,14 +109,22 @@ class ResultsFolder:
 
     def records(self) -> list[SlideRecord]:
         """All published slides, by id."""
-        folders = sorted(p.parent for p in self.root.glob(f"*/{RESULT_NAME}"))
-        return [record for folder in folders if (record := read_record(folder)) is not None]
+        return [record for folder in self.folders() if (record := read_record(folder)) is not None]
+
+    def folders(self) -> list[Path]:
+        """The folders of slides, by name: whatever holds a `result.json`, readable or not."""
+        return sorted(path.parent for path in self.root.glob(f"*/{RESULT_NAME}"))
+
+    def check_there(self) -> None:
+        """UsageError where no run has ever written here."""
+        if not self.state.is_dir():
+            raise UsageError(f"{self.root}: no results of hemax-batch; name the folder that `run --out` was given")
 
     def known_ids(self) -> dict[str, str]:
         """Absolute path to id of all slides that earlier runs named, so that ids stay from night to night."""
         try:
             known = json.loads((self.state / "ids.json").read_text("utf-8"))
-            return {str(path): str(slide_id) for path, slide_id in known.items() if _ID.fullmatch(str(slide_id))}
+            return {str(path): str(slide_id) for path, slide_id in known.items() if SLIDE_ID.fullmatch(str(slide_id))}
         except (OSError, ValueError, AttributeError):
             return {record.path: record.slide_id for record in self.records()}
 
@@ -164,7 +172,7 @@ class ResultsFolder:
             if target.exists():
                 target.rename(old)
             made.rename(target)
-            _flush(self.root)
+            flush(self.root)
         except OSError as error:
             raise OutputError(
                 f"{target}: cannot be put in place: {error.strerror}; check space and permissions"
@@ -205,13 +213,5 @@ def _flush_tree(folder: Path) -> None:
     """Every file and folder below to disk, so that the rename that follows never outruns the content."""
     for here, _, files in os.walk(folder):
         for name in files:
-            _flush(Path(here, name))
-        _flush(Path(here))
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            flush(Path(here, name))
+        flush(Path(here))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,13 +11,12 @@ from ..cells.differential import Differential, count
 from ..cells.rules import Rules
 from ..errors import ResultsError, UsageError
 from ..outputs.clinical import rules_of
-from ..results.folder import ResultsFolder
+from ..results.folder import SLIDE_ID, ResultsFolder
 from ..slides.naming import slug
 from ..vocabulary import UNIDENTIFIED
 from .corrections import Correction, read_corrections, refuse
 from .loaded import REMEDY, load_cells, load_differential, load_record, result_sha256
 
-_SAFE_ID = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)  # never a path that leads out of the results
 _MAX_NAME_CHARS = 100
 
 
@@ -101,7 +99,7 @@ def apply_file(results: ResultsFolder, path: Path, reviewer: str, wbc: float | N
     problems, reviews = [], []
     for slide_id, decisions in by_slide.items():
         folder = results.slide(slide_id)
-        if not _SAFE_ID.fullmatch(slide_id) or not folder.is_dir():
+        if not SLIDE_ID.fullmatch(slide_id) or not folder.is_dir():
             problems.append(_unknown_slide(results, decisions[0]))
             continue
         published = _published(folder, wbc)

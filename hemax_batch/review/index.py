@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ResultsError
-from ..results.folder import RESULT_NAME, ResultsFolder
+from ..results.folder import ResultsFolder
 from ..vocabulary import CLAIM, CLASSES
 from .clinical_rows import percent
 from .legend import class_list, colour_rules
@@ -50,7 +50,7 @@ def write_index(results: ResultsFolder) -> Path:
     """Write `index.html` over all slides in the folder; returns its path. A slide whose results cannot be read is
     listed with the reason. OutputError where the page cannot be written."""
     lines, broken = [], []
-    for folder in slide_folders(results):
+    for folder in results.folders():
         try:
             record, differential = load_record(folder), load_differential(folder)
         except ResultsError as error:
@@ -66,11 +66,6 @@ def write_index(results: ResultsFolder) -> Path:
         classes=class_list(), style=style, style_hash=style_hash, script=script, script_hash=script_hash,
     )  # fmt: skip
     return write_page(results.root / INDEX_NAME, pieces)
-
-
-def slide_folders(results: ResultsFolder) -> list[Path]:
-    """The folders of slides, by name: whatever holds a `result.json`."""
-    return sorted(path.parent for path in results.root.glob(f"*/{RESULT_NAME}"))
 
 
 def _failed(results: ResultsFolder, published: set[str]) -> Iterator[tuple[str, str]]:

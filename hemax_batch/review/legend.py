@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..vocabulary import CLASS_NAMES, CLASSES, REVIEW_CLASSES, UNIDENTIFIED, UNIDENTIFIED_COLOUR
+from ..vocabulary import CLASS_NAMES, CLASSES, NEUTROPHIL_NAMES, REVIEW_CLASSES, UNIDENTIFIED, UNIDENTIFIED_COLOUR
 
 MARK_UNITS = 5.0  # half the size of a cell's mark in a drawing
 
@@ -17,7 +17,7 @@ KEYS = {
 #: How a class is drawn besides its colour, by its kind, so that colour is never all that tells two apart.
 SHAPES = {
     **dict.fromkeys(("blast", "promyelocyte", "myelocyte", "metamyelocyte"), "triangle"),
-    **dict.fromkeys(("band_neutrophil", "segmented_neutrophil"), "circle"),
+    **dict.fromkeys(NEUTROPHIL_NAMES, "circle"),
     **dict.fromkeys(("eosinophil", "basophil"), "square"),
     **dict.fromkeys(("monocyte", "lymphocyte", "variant_lymphocyte", "plasma_cell", "other"), "diamond"),
     **dict.fromkeys(("erythroblast", "platelet", "smudge", "artefact", UNIDENTIFIED), "cross"),

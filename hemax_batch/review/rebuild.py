@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from ..errors import HemaxError, OutputError, UsageError
+from ..errors import HemaxError, OutputError, UsageError, exit_code_of
 from ..results.folder import ResultsFolder
 from ..results.lock import OutputLock
-from .index import slide_folders, write_index
+from .index import write_index
 from .report import write_report
-
-_SOME_FAILED, _ALL_FAILED = 3, 4  # as a run's exit codes
 
 
 def rebuild(root: Path, slide_ids: tuple[str, ...], say: Callable[[str], None]) -> int:
@@ -21,7 +19,7 @@ def rebuild(root: Path, slide_ids: tuple[str, ...], say: Callable[[str], None]) 
     results; LockedError where a run holds them; OutputError where they cannot be written.
     """
     results = ResultsFolder(root)
-    folders = slide_folders(results)
+    folders = results.folders()
     if not folders:
         raise UsageError(f"{results.root}: holds no results of hemax-batch; name the folder that --out named")
     known = {folder.name for folder in folders}
@@ -32,7 +30,7 @@ def rebuild(root: Path, slide_ids: tuple[str, ...], say: Callable[[str], None]) 
     with OutputLock(results.state, 0.0):
         failed = sum(not _one(folder, say) for folder in wanted)
         say(str(write_index(results)))
-    return 0 if not failed else _ALL_FAILED if failed == len(wanted) else _SOME_FAILED
+    return exit_code_of(failed, len(wanted))
 
 
 def _keep_a_place_for_the_lock(results: ResultsFolder) -> None:

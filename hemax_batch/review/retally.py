@@ -15,9 +15,7 @@ touched. Everything is checked before anything is written.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,7 +23,7 @@ from pathlib import Path
 
 from ..errors import OutputError, UsageError
 from ..outputs.clinical import as_json
-from ..outputs.tables import safe_text
+from ..outputs.tables import as_table, safe_text
 from ..results.durable import write_bytes
 from ..results.folder import ResultsFolder
 from ..results.lock import OutputLock
@@ -60,8 +58,7 @@ def retally(
     if wbc is not None and not 0 < wbc <= _MAX_WBC:
         raise UsageError(f"--wbc {wbc:g}: must be above 0 and at most {_MAX_WBC:g} (10^9/l)")
     results = ResultsFolder(root)
-    if not results.state.is_dir():
-        raise UsageError(f"{root}: no results of hemax-batch; name the folder that `run --out` was given")
+    results.check_there()
     with OutputLock(results.state, wait_lock_s):
         reviews = []
         for i, path in enumerate(files):
@@ -99,8 +96,8 @@ def _write(folder: Path, review: Reviewed, now: str) -> None:
     ]
     columns = ("slide", "cell_id", "class_before", "class_after", "reviewed")
     write_bytes(target / f"{name}.corrections.csv", decisions)
-    write_bytes(target / f"{name}.cells.csv", _table(columns, cells))
-    write_bytes(target / f"{name}.differential.csv", _table(SIDE_BY_SIDE_COLUMNS, side_by_side_rows(review)))
+    write_bytes(target / f"{name}.cells.csv", as_table(columns, cells))
+    write_bytes(target / f"{name}.differential.csv", as_table(SIDE_BY_SIDE_COLUMNS, side_by_side_rows(review)))
     write_bytes(target / f"{name}.json", as_json(review_record(review, now)))
     line = {
         "time": now, "reviewer": review.reviewer, "result_sha256": review.sha256,
@@ -132,12 +129,4 @@ def _write_agreement(folder: Path, agreement: Agreement, now: str) -> None:
 
 def _decisions(review: Reviewed) -> bytes:
     """The corrections as applied, signed by who signed them."""
-    return _table(COLUMNS, correction_rows(list(review.corrections), review.reviewer))
-
-
-def _table(columns: tuple[str, ...], rows: list[list[str]]) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return text.getvalue().encode("utf-8", "backslashreplace")
+    return as_table(COLUMNS, correction_rows(list(review.corrections), review.reviewer))

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..errors import GpuLostError
+from .stopping import called_after
 
 TOPIC = "hemax-batch-hung"  # of dask's events: the key of the task and for how long it hung
 HUNG_EXIT_CODE, GPU_LOST_EXIT_CODE = 75, 76
@@ -26,13 +27,8 @@ def ended_after(timeout_s: float) -> Iterator[None]:
     if not timeout_s:
         yield
         return
-    timer = threading.Timer(timeout_s, _say_and_end, (_task(), timeout_s))
-    timer.daemon = True
-    timer.start()
-    try:
+    with called_after(timeout_s, _say_and_end, _task(), timeout_s):
         yield
-    finally:
-        timer.cancel()
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 
 from .. import __version__
+from ..errors import exit_code_of
 from ..results.durable import write_bytes
 from ..results.folder import ResultsFolder
 from ..settings import FORMAT_VERSION, RunOptions, RunSettings
@@ -20,7 +21,6 @@ from ..vocabulary import CLAIM
 from .resources import cpu_limit, memory_limit_bytes
 from .workqueue import SlideWork
 
-EXIT_SOME_FAILED, EXIT_ALL_FAILED = 3, 4
 _PACKAGES = (
     "torch", "numpy", "scipy", "scikit-image", "openslide-python", "openslide-bin", "tifffile", "imagecodecs", "zarr",
     "dask", "distributed", "pillow", "safetensors",
@@ -38,9 +38,7 @@ class RunSummary:
 def summarise(works: list[SlideWork], stop_reason: str, stop_code: int, seconds: float, out: str) -> RunSummary:
     """The exit code: what stopped the run, else 4 where every slide failed, 3 where some did, 0 otherwise."""
     states = Counter(work.state for work in works)
-    code = stop_code
-    if not code and states["failed"]:
-        code = EXIT_ALL_FAILED if states["failed"] == len(works) else EXIT_SOME_FAILED
+    code = stop_code or exit_code_of(states["failed"], len(works))
     parts = [f"{states[s]} {s}" for s in ("done", "skipped", "failed", "not reached") if states[s]]
     cells = sum(work.cells for work in works if work.state == "done")
     text = f"{len(works)} slide{'s' * (len(works) != 1)}: {', '.join(parts)}; {cells} cells in {seconds:.1f} s; {out}"

@@ -88,7 +88,14 @@ def ended_if_hung(timeout_s: float, note: Callable[[], None]) -> Iterator[None]:
         finally:
             os._exit(EXIT_HUNG)
 
-    timer = threading.Timer(timeout_s, end)
+    with called_after(timeout_s, end):
+        yield
+
+
+@contextmanager
+def called_after(seconds: float, function: Callable, *arguments: object) -> Iterator[None]:
+    """`function(*arguments)`, from a thread, if the block takes longer than `seconds`."""
+    timer = threading.Timer(seconds, function, arguments)
     timer.daemon = True
     timer.start()
     try:
