@@ -19,8 +19,10 @@ from made_results import MPP, change_record, make_results
 from painted import smear, write_pyramid
 from tiny_network import tiny_weights
 
+from hemax_batch.cells.differential import count
 from hemax_batch.cli import main
 from hemax_batch.errors import HemaxError, OutputError, ResultsError, UsageError
+from hemax_batch.outputs.clinical import count_record
 from hemax_batch.outputs.tables import read_table
 from hemax_batch.results.folder import ResultsFolder
 from hemax_batch.review import report as report_module
@@ -385,3 +387,13 @@ def test_a_slide_of_too_many_cells_says_so_in_its_page_and_is_made_on_request(tm
     text = write_report_or_say_why(folder).read_text("utf-8")
     assert "12 cells are more than the 10" in text and "report RESULTS --slide S1" in text
     assert len(Page(write_report(folder)).data["cells"]) == 12
+
+
+def test_a_per_cent_is_the_same_in_the_table_and_in_the_flags():
+    """5 of 68 are 7.353 %: 7.4, also for a reader of differential.json."""
+    d = count(["metamyelocyte"] * 5 + ["lymphocyte"] * 63 + ["erythroblast"] * 5)
+    record = count_record(d)
+    [entry] = [c for c in record["classes"] if c["class"] == "metamyelocyte"]
+    words = " ".join(flag["words"] for flag in record["flags"])
+    assert f"{entry['percent']:.1f}" == "7.4" and "metamyelocytes 7.4 %" in words
+    assert f"{record['nucleated_red_cells']['per_100_white']:.1f}" == "7.4" and "7.4 nucleated red cells per 100" in words

@@ -56,7 +56,7 @@ def count_record(d: Differential) -> dict:
         "interval": "95 %, Clopper-Pearson (exact)",
         "classes": [_class_record(d, name) for name in (NEUTROPHILS, *d.shares)],
         "nucleated_red_cells": {
-            "count": d.nrbc, "per_100_white": _figure(d.nrbc_per_100, 2),
+            "count": d.nrbc, "per_100_white": _figure(d.nrbc_per_100, 4),
             "wbc": d.wbc, "corrected_wbc": _figure(d.corrected_wbc, 2),
         },
         "unidentified": d.unidentified,
@@ -72,13 +72,14 @@ def rules_of(record: dict) -> Rules:
     return Rules(**kept, ranges=ranges, ranges_of=record["rules"]["reference_ranges_of"])
 
 
+# four decimals: a reader who shows one must not round what is rounded already (5 of 68: 7.35 would be shown as 7.3)
 def _class_record(d: Differential, name: str) -> dict:
     """A white class, or total neutrophils, which come first because the split into bands is unreliable."""
     share = d.share(name)
     words = {c.name: c.words for c in (*CLASSES, *REVIEW_CLASSES)} | {NEUTROPHILS: "neutrophil, band and segmented"}
     record = {
-        "class": name, "words": words[name], "count": share.count, "percent": _figure(share.percent, 2),
-        "low95": _figure(share.low, 2), "high95": _figure(share.high, 2),
+        "class": name, "words": words[name], "count": share.count, "percent": _figure(share.percent, 4),
+        "low95": _figure(share.low, 4), "high95": _figure(share.high, 4),
     }  # fmt: skip
     if name in LOINC:
         record["loinc"] = LOINC[name]
