@@ -19,6 +19,9 @@ from .stopping import called_after
 TOPIC = "hemax-batch-hung"  # of dask's events: the key of the task and for how long it hung
 HUNG_EXIT_CODE, GPU_LOST_EXIT_CODE = 75, 76
 _TO_BE_HEARD_S = 1.0  # for what was said to reach the scheduler
+_LONGER_THAN_IT_TAKES_S = 60.0  # for this process to end
+
+_gpu_is_lost = threading.Event()  # to this process, which is about to end
 
 
 @contextmanager
@@ -34,8 +37,11 @@ def ended_after(timeout_s: float) -> Iterator[None]:
 @contextmanager
 def gpu_losses_told() -> Iterator[None]:
     """Turn CUDA's errors into GpuLostError. They leave a process that can never use its GPU again and may spoil what it
-    computes, so a worker ends itself, once the error has been sent.
+    computes, so a worker ends itself, once the error has been sent. What dask gives it until then waits for that end, to
+    be done elsewhere: tried here it would only fail, again and again.
     """
+    if _gpu_is_lost.is_set():
+        time.sleep(_LONGER_THAN_IT_TAKES_S)
     try:
         yield
     except RuntimeError as error:  # torch.AcceleratorError, without importing torch here
@@ -43,6 +49,7 @@ def gpu_losses_told() -> Iterator[None]:
             raise
         task = _task()
         if task is not None:
+            _gpu_is_lost.set()
             timer = threading.Timer(_TO_BE_HEARD_S, os._exit, (GPU_LOST_EXIT_CODE,))
             timer.daemon = True
             timer.start()
