@@ -78,13 +78,13 @@ def test_a_scheduler_that_is_lost_ends_the_run_and_the_next_one_goes_on(slide, w
     try:
         with cluster(tmp_path / "scheduler.json") as scheduler:
             process = start(slide, out, weights, "--scheduler-file", tmp_path / "scheduler.json")
-            wait_until(lambda: len(list(out.glob(".hemax/regions/*/*.npz"))) >= 2 or process.poll() is not None)
+            wait_until(lambda: len(list(out.glob(".hemax/regions/*/*.region"))) >= 2 or process.poll() is not None)
             os.killpg(scheduler.pid, signal.SIGKILL)
             output = ended(process, 1)
     finally:
         del os.environ["HEMAX_TEST_FAULT"]
     assert "scheduler" in output and "run again" in output and "Traceback" not in output, output
-    assert states(out) == {"one": "not reached"} and len(list(out.glob(".hemax/regions/*/*.npz"))) >= 2
+    assert states(out) == {"one": "not reached"} and len(list(out.glob(".hemax/regions/*/*.region"))) >= 2
     ended(start(slide, out, weights, "--workers", 0), 0)
     assert content(out / "one") == whole
 

@@ -90,7 +90,7 @@ def wait_until(condition, process):
 
 
 def kept_regions(out: Path) -> int:
-    return len(list(out.glob(".hemax/regions/*/*.npz")))
+    return len(list(out.glob(".hemax/regions/*/*.region")))
 
 
 KILL_BEFORE = [  # what the process was about to do: event, words of its path, how many such there were

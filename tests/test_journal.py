@@ -63,12 +63,12 @@ def test_a_damaged_region_is_done_again_not_used(tmp_path):
     journal = RegionJournal.of(tmp_path, "smear", "f" * 64)
     for index in (0, 1, 2):
         journal.save(result(index))
-    path = journal.folder / "00001.npz"
+    path = journal.folder / "00001.region"
     raw = bytearray(path.read_bytes())
     for at in range(len(raw) // 3, len(raw) // 3 + 64):  # one byte may fall on a field that says nothing
         raw[at] ^= 0xFF
     path.write_bytes(raw)
-    (journal.folder / "00002.npz").write_bytes(b"PK")
+    (journal.folder / "00002.region").write_bytes(b"PK")
     assert journal.finished() == {0}
     assert not path.exists()
 

@@ -1,6 +1,5 @@
 """Pictures stay in the journal until they are written, and come out as they went in."""
 
-import zipfile
 from dataclasses import replace
 
 import pytest
@@ -48,9 +47,7 @@ def test_cells_without_pictures_stay_without(work):
 def test_a_file_that_was_cut_short_is_said(work):
     kept = KeptPictures(work.journal)
     aside = kept.set_aside(next(work.journal.results()))
-    path = work.journal.folder / "00000.npz"
-    with zipfile.ZipFile(path) as archive:
-        start = archive.getinfo("pictures_bytes.npy").header_offset
-    path.write_bytes(path.read_bytes()[: start + 200])
-    with pytest.raises(ValueError, match="00000.npz"):
+    path = work.journal.folder / "00000.region"
+    path.write_bytes(path.read_bytes()[: kept._ends[0][-2] + 200])
+    with pytest.raises(ValueError, match="00000.region"):
         kept.read(aside.cells.pictures[-1])

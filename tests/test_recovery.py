@@ -310,7 +310,7 @@ def test_leftovers_of_the_dead_go_and_what_is_of_use_stays(go, slides, tmp_path)
     long_ago = RegionJournal.of(results.state, "forgotten", "a" * 64)
     for journal in (of_published, of_other, of_absent, long_ago):
         journal.note_hung(0)
-        (journal.folder / f".00001.npz.{dead}.partial").touch()
+        (journal.folder / f".00001.region.{dead}.partial").touch()
     os.utime(long_ago.folder, (0, 0))
     gone = [results.state / f".ids.json.{dead}.partial", results.state / f"cells.csv.{dead}.partial",
             out / f".run.json.{dead}.partial", results.state / f".probe.{dead}"]  # fmt: skip

@@ -288,7 +288,7 @@ def spawn(*args, env=None, limit_bytes=None):
 
 def wait_for_regions(out: Path, count: int) -> None:
     deadline = time.monotonic() + 600
-    while len(list(out.glob(".hemax/regions/*/*.npz"))) < count:
+    while len(list(out.glob(".hemax/regions/*/*.region"))) < count:
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -306,7 +306,7 @@ def test_a_run_that_is_killed_goes_on_from_its_finished_regions(go, slide, weigh
     output, _ = process.communicate(timeout=30)
     assert process.returncode == code, output
     assert time.monotonic() - begun < 30 and not (out / "smear").exists()
-    kept = len(list(out.glob(".hemax/regions/*/*.npz")))
+    kept = len(list(out.glob(".hemax/regions/*/*.region")))
     log = tmp_path / "log.jsonl"
     assert go(slide, "--log-json", log).exit_code == 0
     events = [json.loads(line) for line in log.read_text().splitlines()]
@@ -372,7 +372,7 @@ def test_a_journal_left_by_a_kill_after_publishing_is_cleared_by_the_next_run(go
     with monkeypatch.context() as killed_before_clearing:
         killed_before_clearing.setattr(RegionJournal, "clear", lambda _self: None)
         assert go(slide).exit_code == 0
-    kept = list((tmp_path / "out" / ".hemax" / "regions").rglob("*.npz"))
+    kept = list((tmp_path / "out" / ".hemax" / "regions").rglob("*.region"))
     assert kept
     done = go(slide)
     assert done.exit_code == 0 and "1 skipped" in done.output

@@ -5,9 +5,9 @@
     masks.zarr/labels/cell/0…    uint32 [y, x] at the slide's level 0, then halves
     masks.zarr/labels/nucleus/0…
 
-Only blocks that hold a cell are ever touched: most of a smear holds none. A block of level 0 is one shard, painted
-whole in memory and written once, with the next two levels of the same block; the smaller levels are made from the one
-before, chunk by chunk. So memory is bounded by one block and its cells, and no two writes meet in a chunk.
+Only blocks that hold a cell are ever touched, and of these only the chunks that do: most of a smear holds none. A
+block is one shard, painted in memory and written once, with the next three levels of the same block; the smaller levels
+are made from the one before, chunk by chunk. So memory is bounded by one block and its cells, and no two writes meet.
 
 Where masks overlap the smaller cell lies on top. A cell that would be hidden altogether gets the pixel of its mask that
 is nearest its middle, from a cell that can spare one: so the values of the `cell` label at level 0 are exactly the ids.
@@ -27,10 +27,11 @@ from zarr.codecs import ZstdCodec
 from ..geometry import area
 from ..records import Cells, MergedCells, Slide, unpack_mask
 from ..vocabulary import CLASSES, UNIDENTIFIED, UNIDENTIFIED_COLOUR
+from .shards import LEVEL, sharding, write_shard
 
 BLOCK_PX = 4096
-CHUNK_PX = 1024
-BLOCK_LEVELS = 3  # the levels at which a block's part is whole chunks
+CHUNK_PX = 512
+BLOCK_LEVELS = 4  # the levels that are written block by block, a shard each
 SMALLEST_PX = 1024  # the pyramid ends when both sides are at most this
 NAMED_CELLS = 20_000  # colours and properties are written for so many cells at the most: they are text in the metadata
 LABELS = ("cell", "nucleus")
@@ -83,10 +84,8 @@ def _create_label(
     group = root.create_group(f"labels/{name}")
     arrays = [
         group.create_array(
-            str(k), shape=shape, dtype="uint32", chunks=(CHUNK_PX, CHUNK_PX),
-            shards=(BLOCK_PX, BLOCK_PX) if k == 0 else None,
-            compressors=ZstdCodec(level=3), fill_value=0, dimension_names=("y", "x"),
-            config={"write_empty_chunks": False},
+            str(k), shape=shape, dtype="uint32", fill_value=0, dimension_names=("y", "x"),
+            config={"write_empty_chunks": False}, **_storage(k),
         )
         for k, shape in enumerate(shapes)
     ]  # fmt: skip
@@ -105,6 +104,14 @@ def _create_label(
         "image-label": label,
     }
     return arrays
+
+
+def _storage(level: int) -> dict:
+    """How a level is stored: those that are written block by block as shards, the others as chunks."""
+    if level < BLOCK_LEVELS:
+        side = BLOCK_PX >> level
+        return {"chunks": (side, side), "serializer": sharding(CHUNK_PX), "compressors": None}
+    return {"chunks": (CHUNK_PX, CHUNK_PX), "compressors": ZstdCodec(level=LEVEL)}
 
 
 def _multiscale(name: str, mpp: float, shapes: list[Place], folder: str = "") -> dict:
@@ -145,9 +152,9 @@ def _cells_by_block(cells: Cells, slide: Slide) -> Iterator[tuple[Place, list[in
 
 @dataclass
 class _Canvas:
-    """One block of a label at its three levels, blank between blocks: fresh memory a block costs more than the painting.
+    """One block of a label at its four levels, blank between blocks: fresh memory a block costs more than the painting.
 
-    levels  uint32 [4096, 4096], [2048, 2048], [1024, 1024]
+    levels  uint32 [4096, 4096], [2048, 2048], [1024, 1024], [512, 512]
     """
 
     levels: list[np.ndarray]
@@ -163,14 +170,31 @@ class _Canvas:
                 ys, xs = _at_level(window, k)
                 finer = self.levels[k - 1][2 * ys.start : 2 * ys.stop, 2 * xs.start : 2 * xs.stop]
                 self.levels[k][ys, xs] = _halve(finer)
-        if any(self.levels[0][window].any() for window in windows):
-            for array, pixels in zip(arrays, self.levels, strict=False):
-                y, x = (at * len(pixels) for at in block)
-                h, w = min(len(pixels), array.shape[0] - y), min(len(pixels), array.shape[1] - x)
-                array[y : y + h, x : x + w] = pixels[:h, :w]
+        for k, (array, pixels) in enumerate(zip(arrays, self.levels, strict=False)):
+            chunks = _chunks_in(pixels, [_at_level(window, k) for window in windows])
+            if chunks:
+                write_shard(_shard_path(array, block), chunks, len(pixels) // CHUNK_PX)
         for k, pixels in enumerate(self.levels):
             for window in windows:
                 pixels[_at_level(window, k)] = 0
+
+
+def _chunks_in(pixels: np.ndarray, windows: list[Window]) -> dict[Place, np.ndarray]:
+    """The chunks of a block's level that `windows` touch and that are not blank, by row and column."""
+    chunks = {}
+    for ys, xs in windows:
+        for row in range(ys.start // CHUNK_PX, (ys.stop - 1) // CHUNK_PX + 1):
+            for column in range(xs.start // CHUNK_PX, (xs.stop - 1) // CHUNK_PX + 1):
+                chunk = pixels[row * CHUNK_PX : (row + 1) * CHUNK_PX, column * CHUNK_PX : (column + 1) * CHUNK_PX]
+                low, left = max(ys.start - row * CHUNK_PX, 0), max(xs.start - column * CHUNK_PX, 0)
+                if chunk[low : ys.stop - row * CHUNK_PX, left : xs.stop - column * CHUNK_PX].any():
+                    chunks[row, column] = chunk
+    return chunks
+
+
+def _shard_path(array: zarr.Array, block: Place) -> Path:
+    """The file of a block's shard, in zarr's default layout."""
+    return Path(array.store_path.store.root) / array.store_path.path / "c" / str(block[0]) / str(block[1])
 
 
 def _at_level(window: Window, k: int) -> Window:

@@ -1,6 +1,6 @@
 """What is already done: finished regions of slides in the making, and slides that failed for good.
 
-    <out>/.hemax/regions/<slide_id>-<fingerprint>/00012.npz    one RegionResult, no pickle inside
+    <out>/.hemax/regions/<slide_id>-<fingerprint>/00012.region    one RegionResult: safetensors after their CRC-32
     <out>/.hemax/failed/<slide_id>.json                        fingerprint and reason
 
 A region's file is written aside, flushed and renamed, so it is whole or absent; killed at any moment, the next run goes
@@ -10,20 +10,22 @@ on from the regions that are there. The fingerprint covers slide content, weight
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
-import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from ..records import Cells, OverviewPiece, RegionResult, Squares
 from .durable import write_bytes
 
 JOURNALS = "regions"
+CHECK_BYTES = 4
 _SHORT = 16  # characters of the fingerprint in a folder's name: 64 bits
 _NOT_SCALAR = ("cells", "rbc_diameters_um", "squares", "overview")
 _SCALARS = tuple(f.name for f in fields(RegionResult) if f.name not in _NOT_SCALAR)
@@ -57,11 +59,11 @@ class RegionJournal:
     def finished(self) -> set[int]:
         """Indices of the regions that are kept and whole; a damaged file is removed."""
         done = set()
-        for path in sorted(self.folder.glob("[0-9]*.npz")):
+        for path in sorted(self.folder.glob("[0-9]*.region")):
             try:
                 from_bytes(path.read_bytes())
                 done.add(int(path.stem))
-            except (ValueError, KeyError, zipfile.BadZipFile, OSError):
+            except (ValueError, KeyError, OSError):
                 path.unlink(missing_ok=True)
         return done
 
@@ -80,7 +82,7 @@ class RegionJournal:
 
     def results(self) -> Iterator[RegionResult]:
         """The kept regions in the order of their index, one in memory at a time."""
-        for path in sorted(self.folder.glob("[0-9]*.npz"), key=lambda p: int(p.stem)):
+        for path in sorted(self.folder.glob("[0-9]*.region"), key=lambda p: int(p.stem)):
             yield from_bytes(path.read_bytes())
 
     def clear(self) -> None:
@@ -88,7 +90,7 @@ class RegionJournal:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, index: int) -> Path:
-        return self.folder / f"{index:05d}.npz"
+        return self.folder / f"{index:05d}.region"
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -129,7 +131,7 @@ def forget_failure(state_folder: Path, slide_id: str) -> None:
 
 
 def to_bytes(result: RegionResult) -> bytes:
-    """A RegionResult as an uncompressed .npz (its masks and pictures are compressed already), without pickle."""
+    """A RegionResult as safetensors (its masks and pictures are compressed already), after their CRC-32."""
     scalars = {name: getattr(result, name) for name in _SCALARS}
     arrays = {f"cells_{name}": getattr(result.cells, name) for name in _ARRAYS}
     for name in ("masks", "pictures"):
@@ -141,20 +143,25 @@ def to_bytes(result: RegionResult) -> bytes:
     arrays["overview_pixels"] = result.overview.pixels
     arrays["rbc_diameters_um"] = result.rbc_diameters_um
     arrays["scalars_json"] = np.frombuffer(json.dumps(scalars).encode(), np.uint8)
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    return buffer.getvalue()
+    body = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    return zlib.crc32(body).to_bytes(CHECK_BYTES, "little") + body
 
 
 def from_bytes(raw: bytes) -> RegionResult:
-    """The inverse of `to_bytes`. ValueError, KeyError or BadZipFile where `raw` is damaged."""
-    with np.load(io.BytesIO(raw), allow_pickle=False) as stored:
-        scalars = json.loads(stored["scalars_json"].tobytes())
-        columns = {name: stored[f"cells_{name}"] for name in _ARRAYS}
-        blobs = {name: _split(stored[f"{name}_bytes"], stored[f"{name}_lengths"]) for name in ("masks", "pictures")}
-        diameters_um = stored["rbc_diameters_um"]
-        squares = Squares(**{name: stored[f"squares_{name}"] for name in _SQUARES})
-        overview = OverviewPiece(*stored["overview_xy"].tolist(), stored["overview_pixels"])
+    """The inverse of `to_bytes`. ValueError or KeyError where `raw` is damaged."""
+    body = raw[CHECK_BYTES:]
+    if zlib.crc32(body) != int.from_bytes(raw[:CHECK_BYTES], "little"):
+        raise ValueError("its CRC-32 is not that of its content")
+    try:
+        stored = load(body)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+    scalars = json.loads(stored["scalars_json"].tobytes())
+    columns = {name: stored[f"cells_{name}"] for name in _ARRAYS}
+    blobs = {name: _split(stored[f"{name}_bytes"], stored[f"{name}_lengths"]) for name in ("masks", "pictures")}
+    diameters_um = stored["rbc_diameters_um"]
+    squares = Squares(**{name: stored[f"squares_{name}"] for name in _SQUARES})
+    overview = OverviewPiece(*stored["overview_xy"].tolist(), stored["overview_pixels"])
     scalars["notes"] = tuple(scalars["notes"])
     return RegionResult(
         cells=Cells(**columns, **blobs), rbc_diameters_um=diameters_um, squares=squares, overview=overview, **scalars

@@ -1,12 +1,12 @@
 """Pictures left in the journal until they are written: a million of them are 10 GB, their cells without them 1 GB.
 
-A region's file is an uncompressed .npz (`journal.to_bytes`), so that a picture in it is a run of bytes at a known place.
+A region's file is safetensors (`journal.to_bytes`), so that a picture in it is a run of bytes at a known place.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ..records import RegionResult
-from .journal import RegionJournal
+from .journal import CHECK_BYTES, RegionJournal
 
-_LOCAL_HEADER_BYTES = 30  # of a zip member, before its name and extra field (APPNOTE 4.3.7)
+_LENGTH_BYTES = 8  # before the header of safetensors: its length
 
 
 class KeptPicture(NamedTuple):
@@ -58,17 +58,11 @@ class KeptPictures:
         return data
 
     def _file(self, index: int) -> Path:
-        return self._journal.folder / f"{index:05d}.npz"  # as the journal names it
+        return self._journal.folder / f"{index:05d}.region"  # as the journal names it
 
     def _start(self, index: int) -> int:
         """Where the bytes of a region's pictures begin in its file."""
-        path = self._file(index)
-        with zipfile.ZipFile(path) as archive, archive.open("pictures_bytes.npy") as member:
-            before = archive.getinfo("pictures_bytes.npy").header_offset + _LOCAL_HEADER_BYTES
-            np.lib.format.read_magic(member)
-            np.lib.format.read_array_header_1_0(member)
-            array_header = member.tell()
-        with open(path, "rb") as file:
-            file.seek(before - 4)
-            name_and_extra = sum(np.frombuffer(file.read(4), "<u2").tolist())
-        return before + name_and_extra + array_header
+        with open(self._file(index), "rb") as file:
+            file.seek(CHECK_BYTES)
+            header = file.read(int.from_bytes(file.read(_LENGTH_BYTES), "little"))
+        return CHECK_BYTES + _LENGTH_BYTES + len(header) + json.loads(header)["pictures_bytes"]["data_offsets"][0]
