@@ -3,7 +3,6 @@
 import csv
 import sys
 
-import numpy as np
 import pytest
 from painted import smear, write_pyramid
 

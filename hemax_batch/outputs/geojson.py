@@ -127,6 +127,10 @@ def _is_outer(ring: np.ndarray) -> bool:
 
 def _simplified(ring: np.ndarray) -> np.ndarray:
     """A closed ring [V, 2] with fewer points, or itself where that would make it invalid."""
-    simple = shapely.get_coordinates(shapely.simplify(shapely.polygons(ring), _TOLERANCE_PX, preserve_topology=True))
-    rounded = shapely.polygons(simple.round(1))
-    return simple if shapely.is_valid(rounded) and shapely.area(rounded) > 0 else ring
+    polygon = shapely.polygons(ring)
+    for keep_topology in (False, True):  # what costs ten times as much only where a line would cross itself
+        simple = shapely.get_coordinates(shapely.simplify(polygon, _TOLERANCE_PX, preserve_topology=keep_topology))
+        rounded = shapely.polygons(simple.round(1)) if len(simple) > 3 else None
+        if rounded is not None and shapely.is_valid(rounded) and shapely.area(rounded) > 0:
+            return simple
+    return ring
