@@ -24,21 +24,31 @@ import click
 @click.option("--lr", type=float, help="Peak learning rate; the backbone's is half.  [default: 5e-4, or 2e-4 with --from-weights]")
 @click.option("--batch-size", default=16, show_default=True, help="Patches a step, over all processes.")
 @click.option("--synthetic", default=800, show_default=True, help="Synthetic fields to add in the second stage.")
+@click.option("--leave-out", multiple=True, metavar="SOURCE", help="Learn nothing of this source, nor of copies of its pictures; repeatable.")
+@click.option("--patience", default=0, show_default=True, type=click.IntRange(0), help="Stop after so many checks without a gain; 0: never.")
+@click.option("--check-every", default=100, show_default=True, type=click.IntRange(1), metavar="STEPS", help="With --patience: steps between checks.")
+@click.option("--shuffle-labels", is_flag=True, help="A control: classes and attributes dealt out at random, no synthetic fields.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-def train(data, out, work, arch, steps, start, close, lr, batch_size, synthetic, seed, device):
+def train(data, out, work, arch, steps, start, close, lr, batch_size, synthetic, leave_out, patience, check_every,
+          shuffle_labels, seed, device):  # fmt: skip
     """Train HemaX on labelled images and write the weights with their model card.
 
     DATA: folders, each told by its content: the documented layout (images.csv, cells.csv), COCO instance JSON (with
     `mpp`), the LeukoX layout (with leukox.json), or the public sets' folders. Images of split `train` are learnt; those
     of split `val` are only measured, at the end. A killed training resumes from --work.
 
+    --patience checks on one in sixteen images of split `train`, which are then not learnt, and keeps the averaged
+    weights that did best on them. What --leave-out names is measured by `evaluate --source`, all sources in turn by
+    `transfer`. Weights of --shuffle-labels are for `evaluate` and `faithfulness` alone.
+
     \b
     Example:
       hemax-batch train data/ --out hemax-s.safetensors
+      hemax-batch train data/ --out elsewhere.safetensors --leave-out BCCD --patience 5
       torchrun --nproc-per-node 2 -m hemax_batch train data/ --out hemax-s.safetensors
     """
-    from .learning.command import train_command
+    from .learning.command import Lessons, train_command
     from .learning.train import Recipe
 
     given = {"batch": batch_size, "synthetic": synthetic, "seed": seed}
@@ -48,7 +58,8 @@ def train(data, out, work, arch, steps, start, close, lr, batch_size, synthetic,
         recipe = Recipe.fine_tuning(start, close, steps=steps or 420, **given)
     else:
         recipe = Recipe(arch=arch, steps=steps or Recipe.steps, **given)
-    train_command(data, out, work or out.with_name(out.name + ".work"), recipe, device, say=click.echo, start=start)
+    lessons = Lessons(leave_out, patience, check_every, shuffle_labels)
+    train_command(data, out, work or out.with_name(out.name + ".work"), recipe, device, click.echo, start, lessons)
 
 
 @click.command()
@@ -57,16 +68,20 @@ def train(data, out, work, arch, steps, start, close, lr, batch_size, synthetic,
     "--weights", type=click.Path(dir_okay=False, path_type=Path), help="A checkpoint.  [default: the shipped one]"
 )
 @click.option("--split", default="val", show_default=True, help="Which split to measure, or `all`.")
+@click.option("--source", "sources", multiple=True, help="Measure this source only; repeatable.")
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), help="Write evaluation.json, .csv and .html here."
 )
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-def evaluate(data, weights, split, out, device):
+def evaluate(data, weights, split, sources, out, device):
     """Measure a checkpoint on labelled images, every figure with its 95 % interval and the majority baseline.
+
+    Split `all` is for sources that the weights were not trained on, and refused for others.
 
     \b
     Example:
       hemax-batch evaluate data/ --split val --out evaluation/
+      hemax-batch evaluate data/ --weights elsewhere.safetensors --source BCCD --split all
     """
     import json
 
@@ -75,10 +90,11 @@ def evaluate(data, weights, split, out, device):
     from .learning.evaluate import evaluate as measure
     from .learning.figures import flat_rows
     from .learning.page import write_page
+    from .learning.sources import to_measure
     from .model.predictor import Predictor
 
-    examples = [e for folder in data for e in read_folder(folder) if split in ("all", e.split)]
     predictor = Predictor.load(weights, device, platelets=True)
+    examples = to_measure([e for folder in data for e in read_folder(folder)], split, sources, predictor.card)
     report, seen = measure(predictor, examples, say=lambda text: click.echo(text, err=True))
     for name, value, low, high, n in flat_rows(report):
         click.echo(f"{name:70} {value:.4f}" + (f"  ({low:.4f} to {high:.4f}, n {n})" if n else ""))
@@ -116,7 +132,7 @@ def calibrate(data, weights, out, device):
 @click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--weights", type=click.Path(dir_okay=False, path_type=Path), help="A checkpoint.  [default: the shipped one]")
 @click.option("--limit", default=150, show_default=True, help="Held-out cells to test on, evenly over their types.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Write faithfulness.json here.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Write faithfulness.json, .csv and .html here.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 def faithfulness(data, weights, limit, out, device):
     """Test on real cells whether the explanations say what the network sees.
@@ -131,20 +147,24 @@ def faithfulness(data, weights, limit, out, device):
     """
     import json
 
+    from .learning.card import write_figures
     from .learning.dataset import read_folder
     from .learning.faithfulness import faithfulness as test
+    from .learning.faithfulness_page import write_page
     from .learning.figures import flat_rows
     from .model.predictor import Predictor
 
     examples = [e for folder in data for e in read_folder(folder)]
     learnt, held_out = ([e for e in examples if e.split == split] for split in ("train", "val"))
     predictor = Predictor.load(weights, device)
-    report = test(predictor, learnt, held_out, limit, say=lambda text: click.echo(text, err=True))
+    report, cells = test(predictor, learnt, held_out, limit, say=lambda text: click.echo(text, err=True))
     for name, value, low, high, n in flat_rows(report):
         click.echo(f"{name:90} {value:.3f}" + (f"  ({low:.3f} to {high:.3f}, n {n})" if n else ""))
     if out:
         out.mkdir(parents=True, exist_ok=True)
         (out / "faithfulness.json").write_text(json.dumps(report, indent=1))
+        write_figures(report, out / "faithfulness.csv")
+        write_page(out / "faithfulness.html", predictor, report, cells)
 
 
 @click.group()
@@ -218,8 +238,12 @@ def average(weights, out):
     Example:
       hemax-batch models average first.safetensors second.safetensors --out mean.safetensors
     """
+    from .learning.shuffled import refuse_shuffled
     from .model.checkpoint import average as mean_of
+    from .model.checkpoint import read_card
 
+    for path in weights:
+        refuse_shuffled(read_card(path))
     card = mean_of(list(weights), out)
     click.echo(f"{card.path}: sha256 {card.sha256}")
 
@@ -274,3 +298,38 @@ def compare(data, out, steps, batch_size, seeds, from_scratch, device):
         less = row.get("hemax-s less this")
         click.echo(f"{name:30} {row['accuracy']['value']:.4f} ({row['accuracy']['low']:.4f} to {row['accuracy']['high']:.4f})"
                    + (f"  difference {less['value']:+.4f} ({less['low']:+.4f} to {less['high']:+.4f})" if less else ""))  # fmt: skip
+
+
+@click.command()
+@click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="transfer.csv, transfer.json, and all that is trained.")
+@click.option("--steps", default=1900, show_default=True, help="Optimiser steps of each training.")
+@click.option("--batch-size", default=16, show_default=True, help="Patches a step.")
+@click.option("--synthetic", default=800, show_default=True, help="Synthetic fields to add in the second stage.")
+@click.option("--source", "only", multiple=True, help="Leave out this source only; repeatable.  [default: each in turn]")
+@click.option("--from-scratch", is_flag=True, help="No ImageNet weights for the backbone.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+def transfer(data, out, steps, batch_size, synthetic, only, from_scratch, seed, device):
+    """How well is another laboratory done? Train without each source in turn, and measure on all of it.
+
+    As many trainings as there are sources, each about as long as `train --steps`. A killed one goes on.
+
+    \b
+    Example:
+      hemax-batch transfer data/ --out transfer/ --device cuda
+      hemax-batch transfer data/ --out transfer/ --source BCCD --steps 600
+    """
+    import json
+    from dataclasses import asdict
+
+    from .learning.train import Recipe
+    from .learning.transfer import COLUMNS, table_rows
+    from .learning.transfer import transfer as run_all
+    from .outputs.tables import write_table
+    from .vocabulary import CLAIM
+
+    recipe = Recipe(steps=steps, batch=batch_size, synthetic=synthetic, seed=seed, pretrained=not from_scratch)
+    rows = run_all(data, recipe, out, device, only, say=click.echo)
+    write_table(out / "transfer.csv", COLUMNS, table_rows(rows))
+    (out / "transfer.json").write_text(json.dumps({"claim": CLAIM, "recipe": asdict(recipe), "sources": rows}, indent=1))

@@ -5,8 +5,11 @@ import numpy as np
 import pytest
 
 from hemax_batch.learning import faithfulness as tested
-from hemax_batch.learning.faithfulness import Said, Subject, concept_path, delete, intervene
+from hemax_batch.learning import occlusion
+from hemax_batch.learning.concepts import concept_path
+from hemax_batch.learning.faithfulness import intervene
 from hemax_batch.learning.interventions import INTERVENTIONS
+from hemax_batch.learning.subjects import Said, Subject
 from hemax_batch.vocabulary import ATTRIBUTES, CLASS_NAMES, N_ATTRIBUTE_STATES, N_CLASSES, attribute_slices
 
 SIDE, MPP = 160, 0.12
@@ -71,7 +74,8 @@ def test_a_faithful_explanation_passes_and_a_random_one_fails(monkeypatch, expla
         pixels, label = painted_cell(seed)
         cells.append(Subject("s", ("monocyte",), pixels, answer(pixels, label, explain)))
     label = cells[0].said.label
-    monkeypatch.setattr(tested, "say_of", lambda _network, pixels: answer(pixels, label, explain))
+    for module in (tested, occlusion):
+        monkeypatch.setattr(module, "say_of", lambda _network, pixels: answer(pixels, label, explain))
 
     class Network:
         class card:
@@ -82,8 +86,13 @@ def test_a_faithful_explanation_passes_and_a_random_one_fails(monkeypatch, expla
         assert found["moves the right way"]["low"] > 0.9 and found["others stay"]["low"] > 0.9
     else:
         assert found["moves the right way"]["low"] < 0.6 and found["others stay"]["value"] < 0.7
-    curves = delete(Network, cells[:8])
-    assert curves["nucleus"]["value"] < curves["at random"]["value"] < curves["background"]["value"] + 0.05
+    curves = occlusion.occlude(Network, cells[:8])
+    gone = curves["deletion"]
+    assert gone["nucleus"]["value"] < gone["at random"]["value"] < gone["background"]["value"] + 0.05
+    assert gone["nucleus, more than at random"]["low"] > 0 > gone["background, more than at random"]["value"] - 0.05
+    back = curves["insertion"]
+    assert back["nucleus"]["curve"][-1] > back["nucleus"]["curve"][0] and len(back["nucleus"]["curve"]) == 6
+    assert back["nucleus, more than at random"]["low"] > 0
 
 
 def test_the_concept_path_finds_what_the_classes_differ_in():
