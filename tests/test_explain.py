@@ -47,6 +47,12 @@ def test_a_sentence_reads_as_a_morphologist_would_say_it():
     assert r.reasons == () and not r.review and r.class_name == "segmented_neutrophil"
 
 
+def test_a_size_that_the_ruler_contradicts_is_left_to_the_figures():
+    for seen, diameter, said in (("large", 100, "cytoplasm; 10.0 µm"), ("small", 100, "; small, 10.0 µm"),
+                                 ("large", 150, "; large, 15.0 µm"), ("small", 150, "cytoplasm; 15.0 µm")):  # fmt: skip
+        assert said in reading_of(states=SEGMENTED | {"size_vs_rbc": seen}, diameter=diameter).explanation
+
+
 def test_a_less_sure_class_names_the_next():
     r = reading_of(classes="monocyte", confidence=0.7)
     assert r.explanation.startswith("Monocyte (confidence 0.70; otherwise blast, 0.03): ")
