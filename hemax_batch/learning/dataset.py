@@ -2,14 +2,15 @@
 
 The documented layout (`read_layout`) is a folder with
 
-    images.csv  file, mpp, source, split [, bystanders]     a row per image
-    cells.csv   file, x0, y0, x1, y1, class, mask, <attribute>…   a row per cell, any column but `file` may be missing
-                or empty
+    images.csv  file, mpp, source, split [, bystanders, original]     a row per image
+    cells.csv   file, x0, y0, x1, y1, class, mask, <attribute>…, nuclear_cytoplasmic_ratio
+                a row per cell, any column but `file` may be missing or empty
 
 where `class` may name several allowed classes ("band_neutrophil|segmented_neutrophil"), be empty ("some white cell")
 or be "ignore" (neither cell nor background: nothing is taught inside that box), `mask` is a PNG of the image's size (0 outside, 1 cytoplasm, 2 nucleus), and `bystanders` says whether cells
 without a row may be in the picture: "none", "stained" (only where the stain is as dark as a nucleus) or "anywhere"
-outside the boxes.
+outside the boxes. `original` names the picture that this is a copy of, where it is one. `nuclear_cytoplasmic_ratio`, "low" or
+"high", is measured against the masks that are drawn, not taught.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from PIL import Image
 from ..errors import DataError
 from ..vocabulary import ATTRIBUTES, CLASS_NAMES, NEUTROPHIL_NAMES, WHITE_NAMES
 
+NC_CLASSES = ("low", "high")
 BYSTANDERS = ("none", "stained", "anywhere")
 
 
@@ -36,6 +38,7 @@ class CellLabel:
     allowed: tuple[str, ...]  # classes that the label allows
     attributes: tuple[tuple[str, str], ...] = ()  # (attribute, state)
     box_trusted: bool = True  # False where the box was made from a pseudo-mask
+    nc_class: str = ""  # one of NC_CLASSES, where somebody judged the nuclear:cytoplasmic ratio
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Example:
     mask_path: str = ""
     mask_weight: float = 1.0
     ignored: tuple[tuple[float, float, float, float], ...] = ()
+    original: str = ""  # name of the picture that this is a copy of, where the data say so
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -98,7 +102,8 @@ def read_layout(folder: Path) -> list[Example]:
         if bystanders not in BYSTANDERS:
             raise DataError(f"{where}: bystanders {bystanders!r}; expected one of {', '.join(BYSTANDERS)}")
         split, source = row.get("split") or "train", row.get("source") or folder.name
-        images[row["file"]] = Example(str(path), float(row["mpp"]), source, split, (), bystanders)
+        images[row["file"]] = Example(str(path), float(row["mpp"]), source, split, (), bystanders,
+                                      original=row.get("original") or "")  # fmt: skip
     for n, row in enumerate(_rows(folder / "cells.csv"), 2):
         where = f"{folder / 'cells.csv'} row {n}"
         if row["file"] not in images:
@@ -127,7 +132,10 @@ def _cell_of_row(row: dict[str, str], example: Example, where: str) -> CellLabel
             raise DataError(f"{where}: {a.name} {state!r}; known: {', '.join(a.states)}")
         if state:
             attributes.append((a.name, state))
-    return CellLabel(box, allowed, tuple(attributes))
+    nc_class = row.get("nuclear_cytoplasmic_ratio") or ""
+    if nc_class and nc_class not in NC_CLASSES:
+        raise DataError(f"{where}: nuclear_cytoplasmic_ratio {nc_class!r}; known: {', '.join(NC_CLASSES)}")
+    return CellLabel(box, allowed, tuple(attributes), nc_class=nc_class)
 
 
 def _box_of_row(row: dict[str, str], example: Example, where: str) -> tuple[float, float, float, float]:
@@ -187,7 +195,7 @@ def read_pbc(folder: Path) -> list[Example]:
                 w, h = im.size
             cx, cy, bw, bh = (float(row[k]) for k in ("box_cx", "box_cy", "box_w", "box_h"))
             box = ((cx - bw / 2) * w, (cy - bh / 2) * h, (cx + bw / 2) * w, (cy + bh / 2) * h)
-        cell = CellLabel(box, (row["class"],), _wbcatt(row))
+        cell = CellLabel(box, (row["class"],), _wbcatt(row), nc_class=row["nuclear_cytoplasmic_ratio"])
         out.append(Example(str(path), MPP["PBC"], "PBC", row["split"], (cell,), "stained"))
     return out
 
@@ -249,7 +257,8 @@ def read_txl(folder: Path) -> list[Example]:
         allowed = types.get(row["original"], WHITE_NAMES) if len(white) == 1 else WHITE_NAMES
         cells = tuple(CellLabel(b, allowed) for b in white)
         out.append(
-            Example(str(path), MPP[row["source"]], row["source"], row["split"], cells, "none", ignored=tuple(other))
+            Example(str(path), MPP[row["source"]], row["source"], row["split"], cells, "none", ignored=tuple(other),
+                    original=row["original"])
         )
     return out
 

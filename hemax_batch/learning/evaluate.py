@@ -69,7 +69,7 @@ def _compare(example: Example, k: int, cells, pixels, batch: PatchBatch) -> Seen
     µm)."""
     label = example.cells[k]
     nothing = Seen(example.source, label.allowed, False, "", 0.0, float("nan") if label.box_xyxy is None else 0.0,
-                   *([float("nan")] * 4), (), example.path)  # fmt: skip
+                   *([float("nan")] * 4), (), example.path, nc_class=label.nc_class)  # fmt: skip
     if len(cells) == 0:
         return nothing
     if label.box_xyxy is not None:
@@ -102,13 +102,15 @@ def _compare(example: Example, k: int, cells, pixels, batch: PatchBatch) -> Seen
         example.path,
         contradicts(cells.attribute_probs[j], CLASS_NAMES[best]),
         tuple(cells.class_probs[j].tolist()),
+        label.nc_class,
     )
 
 
 def _mask_scores(example: Example, k: int, cells, j: int) -> tuple[float, float, float, float]:
-    """Nucleus Dice, whole-cell Dice, true and predicted nucleus/cell; NaN without an expert mask."""
+    """Nucleus Dice, whole-cell Dice, true and predicted nucleus/cell; the first three NaN without an expert mask."""
+    own = unpack_mask(cells.masks[j], cells.mask_hw[j])
     if not example.mask_path or (len(example.cells) > 1 and example.cells[k].box_xyxy is None):
-        return (float("nan"),) * 4
+        return *(float("nan"),) * 3, _fraction(own)
     truth = load_mask(example.mask_path)
     if len(example.cells) > 1:  # one map for all cells of the picture: this one's part is what lies in its box
         x0, y0, x1, y1 = np.round(example.cells[k].box_xyxy).astype(int).clip(0)
@@ -117,7 +119,6 @@ def _mask_scores(example: Example, k: int, cells, j: int) -> tuple[float, float,
         truth = own_part
     mask = np.zeros_like(truth)
     x, y = cells.mask_xy[j]
-    own = unpack_mask(cells.masks[j], cells.mask_hw[j])
     top, left = max(-y, 0), max(-x, 0)
     own = own[top : top + truth.shape[0] - max(y, 0), left : left + truth.shape[1] - max(x, 0)]
     mask[max(y, 0) : max(y, 0) + own.shape[0], max(x, 0) : max(x, 0) + own.shape[1]] = own
@@ -125,5 +126,9 @@ def _mask_scores(example: Example, k: int, cells, j: int) -> tuple[float, float,
     def dice(a, b):
         return float(2 * (a & b).sum() / max(a.sum() + b.sum(), 1))
 
-    fractions = [float((m == 2).sum() / max((m > 0).sum(), 1)) for m in (truth, mask)]
-    return dice(truth == 2, mask == 2), dice(truth > 0, mask > 0), fractions[0], fractions[1]
+    return dice(truth == 2, mask == 2), dice(truth > 0, mask > 0), _fraction(truth), _fraction(mask)
+
+
+def _fraction(mask: np.ndarray) -> float:
+    """Nucleus/cell of a 0/1/2 map."""
+    return float((mask == 2).sum() / max((mask > 0).sum(), 1))

@@ -9,6 +9,8 @@ dice        2 |P ∩ T| / (|P| + |T|) of a cell's mask, mean over cells with an 
 nmse        sum (p - t)² / sum t², and the variance-normalised sum (p - t)² / sum (t - mean t)², of nucleus/cell and
             nucleus/cytoplasm; Bland-Altman limits: mean difference ± 1.96 standard deviations
 ece         expected calibration error: |accuracy - confidence| over 15 bins of confidence, weighed by their cells
+nuclear_cytoplasmic_ratio   low or high by a person, against nucleus/cell of the predicted mask: high above one threshold,
+            fitted on one half of the images (`fits`, for the most right answers) and measured on the other
 review      of the wrong classes, the share among cells that a person is asked to look at (unidentified, or with an
             explanation that contradicts the class), and the share of cells so asked
 """
@@ -30,7 +32,9 @@ FIVE_TYPES = dict.fromkeys(NEUTROPHIL_NAMES, "neutrophil") | {
 THICK_RIM = 0.10  # nucleus/cytoplasm is also given where the cytoplasm is at least this share of the cell
 BOOTSTRAP = 1000
 #: Agreement of two experts of WBCAtt (Tsutsui et al. 2023).
-PEOPLE_AGREE = {"granularity": 0.999, "cytoplasm_colour": 0.954, "nucleus_shape": 0.903, "size_vs_rbc": 0.898}
+PEOPLE_AGREE = {"granularity": 0.999, "cytoplasm_colour": 0.954, "nucleus_shape": 0.903, "size_vs_rbc": 0.898,
+                "nuclear_cytoplasmic_ratio": 0.976}  # fmt: skip
+NC = "nuclear_cytoplasmic_ratio"  # told by the masks, so no attribute of the vocabulary
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,12 @@ class Seen:
     nucleus_dice: float
     cell_dice: float
     true_fraction: float  # nucleus/cell by expert mask
-    fraction: float
+    fraction: float  # nucleus/cell by the predicted mask; NaN if not found
     attributes: tuple[tuple[str, str, str], ...]  # attribute, true state, predicted state
     path: str
     contradicted: bool = False  # whether the explanation speaks against the class
     class_probs: tuple[float, ...] = ()
+    nc_class: str = ""  # "low" or "high" where somebody judged the nuclear:cytoplasmic ratio
 
 
 def interval(values: np.ndarray, statistic=np.mean, seed: int = 0) -> dict[str, float]:
@@ -81,6 +86,8 @@ def figures(seen: list[Seen], min_confidence: float = 0.0) -> dict:
     if masked:
         out["masks"] = _mask_figures(masked)
     out["attributes"] = {a.name: f for a in ATTRIBUTES if (f := _attribute_figures(seen, a.name))}
+    if ratio := nc_figures(seen):
+        out["attributes"][NC] = ratio
     return out
 
 
@@ -192,12 +199,15 @@ def _nmse_variance(pairs: np.ndarray) -> float:
 
 
 def _attribute_figures(seen: list[Seen], name: str) -> dict:
-    from sklearn.metrics import balanced_accuracy_score, f1_score
-
     states = next(a.states for a in ATTRIBUTES if a.name == name)
     pairs = np.array([(states.index(t), states.index(p)) for s in seen for a, t, p in s.attributes if a == name])
-    if not len(pairs):
-        return {}
+    return _state_figures(pairs, name) if len(pairs) else {}
+
+
+def _state_figures(pairs: np.ndarray, name: str) -> dict:
+    """Of rows (true state, predicted state) [N, 2]; -1 is predicted of a cell that was not found."""
+    from sklearn.metrics import balanced_accuracy_score, f1_score
+
     return {
         "accuracy": interval((pairs[:, 0] == pairs[:, 1]).astype(float)),
         "balanced accuracy": interval(pairs, lambda p: _quiet(balanced_accuracy_score, p[:, 0], p[:, 1])),
@@ -208,6 +218,34 @@ def _attribute_figures(seen: list[Seen], name: str) -> dict:
         "majority baseline": float(np.bincount(pairs[:, 0]).max() / len(pairs)),
         "two people agree": PEOPLE_AGREE[name],
     }
+
+
+def nc_figures(seen: list[Seen]) -> dict:
+    """Low or high nuclear:cytoplasmic ratio, by the predicted masks; {} where a half holds no cell to fit or measure."""
+    judged = [s for s in seen if s.nc_class]
+    fitted = [s for s in judged if fits(s.path) and s.found]
+    measured = [s for s in judged if not fits(s.path)]
+    if not fitted or not measured:
+        return {}
+    threshold = best_threshold([s.fraction for s in fitted], [s.nc_class == "high" for s in fitted])
+    pairs = [(s.nc_class == "high", int(s.fraction > threshold) if s.found else -1) for s in measured]
+    return {"high above nucleus/cell of": threshold, **_state_figures(np.array(pairs, int), NC)}
+
+
+def best_threshold(values: list[float], high: list[bool]) -> float:
+    """Between which values to divide so that most of those above are `high` and of those below not; the middle of the
+    gap, the lowest of several as good.
+
+    >>> best_threshold([0.2, 0.4, 0.6, 0.9], [False, False, True, True])
+    0.5
+    """
+    order = np.argsort(values, kind="stable")
+    ordered, truth = np.asarray(values, float)[order], np.asarray(high)[order]
+    # rights[k]: right answers where the k least are called low
+    rights = np.concatenate([[0], np.cumsum(~truth)]) + truth.sum() - np.concatenate([[0], np.cumsum(truth)])
+    edges = np.concatenate([[ordered[0] - 1e-6], (ordered[:-1] + ordered[1:]) / 2, [ordered[-1]]])
+    possible = np.concatenate([[True], ordered[:-1] < ordered[1:], [True]])
+    return float(edges[np.where(possible, rights, -1).argmax()])
 
 
 def flat_rows(report: dict, prefix: str = "") -> list[tuple[str, float, float, float, int]]:
