@@ -186,9 +186,9 @@ def test_the_command_ends_with_weights_their_figures_and_a_card(tmp_path):
 def every_step(go):
     """`go` that logs (and so may be killed) after each step."""
 
-    def stepwise(self, sampler, until):
-        while self.step < until:
-            go(self, sampler, self.step + 1)
+    def stepwise(self, sampler, until, early=None):
+        while self.step < until and not (early and early.over):
+            go(self, sampler, self.step + 1, early)
 
     return stepwise
 

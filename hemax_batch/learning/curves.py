@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 
 SMOOTHED = 5  # rows of the log in a running mean, over the raw line
-_NOT_LOSSES = ("step", "seconds", "lr", "loss")
+_NOT_LOSSES = ("step", "seconds", "lr", "loss", "check", "best_step")
 
 
 def draw_curves(log: Path, out: Path) -> bool:

@@ -21,15 +21,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from ..model import checkpoint
 from ..model.criterion import criterion
 from ..model.hemax import HemaX, build
 from .dataset import Example, read_layout
+from .early_stopping import EarlyStopping, score_of
 from .pseudo import pseudo_candidates, with_pseudo_masks, write_pseudo_masks
 from .sampler import PatchSampler
+from .world import World
 
 
 @dataclass(frozen=True)
@@ -77,52 +78,15 @@ class Recipe:
         return cls(**{**gentle, **given})
 
 
-@dataclass(frozen=True)
-class World:
-    """This process among the others."""
-
-    rank: int
-    size: int
-    device: torch.device
-
-    @classmethod
-    def join(cls, device: str) -> World:
-        """Join torchrun's processes where there are several."""
-        size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-        if device == "cuda":
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-        if size > 1 and not dist.is_initialized():
-            dist.init_process_group("nccl" if device == "cuda" else "gloo")
-        return cls(rank, size, torch.device(device))
-
-    def average_gradients(self, model: nn.Module) -> None:
-        """Mean of the gradients over all processes, in one message."""
-        if self.size == 1:
-            return
-        # a head that no label of this process touched has no gradient: it still takes part, as zero
-        for p in model.parameters():
-            if p.grad is None:
-                p.grad = torch.zeros_like(p)
-        grads = [p.grad for p in model.parameters()]
-        flat = torch.cat([g.flatten() for g in grads])
-        dist.all_reduce(flat)
-        flat /= self.size
-        for g, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
-            g.copy_(part.view_as(g))
-
-    def barrier(self) -> None:
-        """Wait for the others."""
-        if self.size > 1:
-            dist.barrier()
-
-
 def train(
-    examples: list[Example], recipe: Recipe, work: Path, device: str = "cpu", say=print, start: Path | None = None
+    examples: list[Example], recipe: Recipe, work: Path, device: str = "cpu", say=print, start: Path | None = None,
+    early: EarlyStopping | None = None,
 ) -> HemaX:
     """Train and return the network with averaged (EMA) weights, in eval mode.
 
     `work` keeps the log (log.csv), the state to resume from (state.pt) and the pseudo-masks. Steps: build, resume if
-    there is a state, stage one, pseudo-masks, stage two. ValueError for an unknown architecture.
+    there is a state, stage one, pseudo-masks, stage two. ValueError for an unknown architecture. With `early`, the
+    average that did best on its examples; it checks once all examples have joined.
     """
     world = World.join(device)
     work.mkdir(parents=True, exist_ok=True)
@@ -131,7 +95,7 @@ def train(
     if recipe.pretrained and not start and hasattr(model.backbone, "load_imagenet"):
         model.backbone.load_imagenet()
     model = model.to(world.device, memory_format=torch.channels_last).train()
-    run = _Run(model, recipe, work, world, say)
+    run = _Run(model, recipe, work, world, say, early)
     run.resume()
     turn = int(recipe.steps * recipe.first_stage)
     if run.step < turn:
@@ -141,15 +105,16 @@ def train(
     if recipe.synthetic:
         run.go(PatchSampler(examples, recipe.mpp, recipe.hard), int(recipe.steps * recipe.synthetic_from))
         examples = examples + run.synthetic(recipe.synthetic)
-    run.go(PatchSampler(examples, recipe.mpp, recipe.hard), recipe.steps)
+    run.go(PatchSampler(examples, recipe.mpp, recipe.hard), recipe.steps, early)
     return run.averaged()
 
 
 class _Run:
     """The moving parts of one training: weights, their average, the optimiser and the step."""
 
-    def __init__(self, model: HemaX, recipe: Recipe, work: Path, world: World, say):
+    def __init__(self, model: HemaX, recipe: Recipe, work: Path, world: World, say, early: EarlyStopping | None):
         self.model, self.recipe, self.work, self.world, self.say = model, recipe, work, world, say
+        self.early = early
         backbone = list(model.backbone.parameters())
         rest = [p for n, p in model.named_parameters() if not n.startswith("backbone.")]
         self.optimiser = torch.optim.AdamW(
@@ -159,20 +124,24 @@ class _Run:
         self.average = {k: v.detach().clone() for k, v in model.state_dict().items()}
         self.step = 0
 
-    def go(self, sampler: PatchSampler, until: int) -> None:
-        """Steps up to `until`; the next batch is drawn in a thread while this one is learnt."""
+    def go(self, sampler: PatchSampler, until: int, early: EarlyStopping | None = None) -> None:
+        """Steps up to `until`, or to where `early` ends them; the next batch is drawn in a thread while this one is
+        learnt."""
         started = time.monotonic()
         with ThreadPoolExecutor(1) as pool:
             ahead = pool.submit(self._draw, sampler, self.step)
-            while self.step < until:
+            while self.step < until and not (early and early.over):
                 pixels, targets = ahead.result()
                 if self.step + 1 < until:
                     ahead = pool.submit(self._draw, sampler, self.step + 1)
                 losses = self._learn(pixels, targets)
                 self.step += 1
-                if self.step % 20 == 0 or self.step == until:
+                if early and (self.step % early.every == 0 or self.step == self.recipe.steps):
+                    early.check(self.step, self._score(), self.average)
+                last = self.step == until or bool(early and early.over)
+                if self.step % 20 == 0 or last:
                     self._log(losses, time.monotonic() - started)
-                if self.step % 200 == 0 or self.step == until:
+                if self.step % 200 == 0 or last:
                     self._save()
 
     def _draw(self, sampler: PatchSampler, step: int):
@@ -251,9 +220,19 @@ class _Run:
         self.world.barrier()
         return read_layout(folder)
 
+    def _score(self) -> float:
+        """How well the averaged weights do on the examples of `early`."""
+        r, score = self.recipe, 0.0
+        if self.world.rank == 0:
+            score = score_of(self.model, self.average, self.early.examples, r.mpp, r.large_canvas_px)
+        return self.world.of_first(score)
+
     def averaged(self) -> HemaX:
-        """The network with its averaged weights."""
-        self.model.load_state_dict(self.average)
+        """The network with its averaged weights: the last ones, or those that did best."""
+        if self.early and self.early.weights and self.world.rank == 0:
+            ended = "stopped" if self.early.over else "ended"
+            self.say(f"{ended} at step {self.step}; kept: step {self.early.best_step} ({self.early.best:.4f})")
+        self.model.load_state_dict(self.early.weights if self.early and self.early.weights else self.average)
         return self.model.eval()
 
     def _log(self, losses: dict[str, float], seconds: float) -> None:
@@ -261,6 +240,8 @@ class _Run:
             return
         row = {"step": self.step, "seconds": round(seconds, 1), "lr": self.optimiser.param_groups[1]["lr"],
                "loss": round(sum(losses.values()), 4), **{k: round(v, 4) for k, v in losses.items()}}  # fmt: skip
+        if self.early:
+            row |= {"check": round(self.early.last, 4), "best_step": self.early.best_step}
         path = self.work / "log.csv"
         new = not path.exists()
         with open(path, "a", newline="") as f:
@@ -274,10 +255,15 @@ class _Run:
         if self.world.rank:
             return
         state = {"step": self.step, "model": self.model.state_dict(), "average": self.average,
-                 "optimiser": self.optimiser.state_dict(), "recipe": repr(self.recipe)}  # fmt: skip
+                 "optimiser": self.optimiser.state_dict(), "recipe": self._described()}  # fmt: skip
+        if self.early:
+            state["early"] = self.early.state()
         aside = self.work / "state.pt.partial"
         torch.save(state, aside)
         os.replace(aside, self.work / "state.pt")
+
+    def _described(self) -> str:
+        return f"{self.recipe!r}, {self.early}" if self.early else repr(self.recipe)
 
     def resume(self) -> None:
         """Take up the state in the work folder; DataError if it is of another recipe."""
@@ -287,7 +273,7 @@ class _Run:
         if not path.exists():
             return
         state = torch.load(path, map_location=self.world.device, weights_only=True)
-        if state["recipe"] != repr(self.recipe):
+        if state["recipe"] != self._described():
             raise DataError(
                 f"{path} is of another recipe ({state['recipe']}); use another --work folder or the same options"
             )
@@ -295,5 +281,7 @@ class _Run:
         self.average = state["average"]
         self.optimiser.load_state_dict(state["optimiser"])
         self.step = state["step"]
+        if self.early:
+            self.early.resume(state["early"])
         if self.world.rank == 0:
             self.say(f"resumed at step {self.step}")
