@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from . import __version__
-from .cli_learning import calibrate, compare, evaluate, faithfulness, models, train
+from .cli_learning import calibrate, compare, evaluate, faithfulness, models, train, transfer
 from .cli_review import export, export_options, report, retally
 from .cli_slides import doctor, info, synth
 from .errors import HemaxError, UsageError
@@ -147,5 +147,5 @@ def run(inputs, out, **given):
     sys.exit(summary.exit_code)
 
 
-for _command in (report, retally, export, info, doctor, synth, train, calibrate, evaluate, faithfulness, compare, models):
+for _command in (report, retally, export, info, doctor, synth, train, calibrate, evaluate, faithfulness, compare, transfer, models):
     main.add_command(_command)

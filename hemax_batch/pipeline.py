@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .errors import HemaxError, OutputError, SlideError, UnreadableSlideError, UsageError
+from .learning.shuffled import refuse_shuffled
 from .model.checkpoint import WeightsCard, read_card
 from .results.folder import ResultsFolder
 from .results.journal import Failure, RegionJournal, forget_failure, note_failure, read_failure
@@ -43,7 +44,7 @@ def run(inputs: Sequence[str], out: Path, settings: RunSettings, options: RunOpt
 
     Raises UsageError, WeightsError, OutputError or LockedError where the run cannot begin.
     """
-    results, card = ResultsFolder(out), read_card(options.weights)
+    results, card = ResultsFolder(out), refuse_shuffled(read_card(options.weights))
     results.prepare()
     with (
         OutputLock(results.state, options.wait_lock_s),
@@ -85,8 +86,9 @@ def dry_run(
     inputs: Sequence[str], out: Path, settings: RunSettings, options: RunOptions, say: Callable[[str], None]
 ) -> RunSummary:
     """Say what `run` would do with each slide, opening and planning it but writing nothing."""
+    card = refuse_shuffled(read_card(options.weights))
     with Aside() as aside:
-        return _dry_run(inputs, Run(ResultsFolder(out), settings, options, read_card(options.weights), aside), say)
+        return _dry_run(inputs, Run(ResultsFolder(out), settings, options, card, aside), say)
 
 
 def _dry_run(inputs: Sequence[str], job: Run, say: Callable[[str], None]) -> RunSummary:

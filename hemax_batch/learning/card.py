@@ -8,6 +8,7 @@ from pathlib import Path
 from ..model.checkpoint import WeightsCard
 from ..vocabulary import CLAIM
 from .figures import flat_rows
+from .shuffled import labels_were_shuffled
 
 SOURCES = {
     "PBC": "PBC, Acevedo et al. 2020 (CC BY 4.0); boxes, White Blood Cell Detection Dataset (CC BY 4.0); "
@@ -25,7 +26,7 @@ _CARD = """\
 # Model card: {name}
 
 **{claim}.** No clearance is held or implied.
-
+{warning}
 Architecture `{card.arch}`, {card.mpp} µm/px, patches of {card.patch_px} px. SHA-256 `{card.sha256}`.
 
 ## How it was trained
@@ -37,7 +38,7 @@ Architecture `{card.arch}`, {card.mpp} µm/px, patches of {card.patch_px} px. SH
 ## On what
 
 {sources}
-
+{apart}
 Masks where nobody drew any: the half-trained network's own, kept where their extent agrees with the human box (IoU at
 least 0.85), or, without a box, where place and size are a cell's. Kept: {pseudo}.
 
@@ -60,18 +61,25 @@ do worse.
 """
 
 
+_SHUFFLED = """
+**A control, not for use: its labels were shuffled in training, and its classes and attributes mean nothing.**
+"""
+
+
 def write_card(card: WeightsCard, path: Path) -> None:
     """Markdown: what it is, how it was trained, on what, what it reached, what it is not for."""
     trained = card.trained
     text = _CARD.format(
         name=Path(card.path).name,
         claim=f"{CLAIM[0].upper()}{CLAIM[1:]}",
+        warning=_SHUFFLED if labels_were_shuffled(trained) else "",
         card=card,
         trained=trained,
         commands="\n".join(f"    {command}" for command in _commands(trained)),
         lengths="; ".join(_lengths(trained)),
         averaged=_averaged(trained),
         sources="\n".join(f"- {n} images: {SOURCES.get(source, source)}" for source, n in trained["images"].items()),
+        apart=_apart(trained),
         pseudo=", ".join(f"{source} {share}" for source, share in trained["pseudo_masks"].items()) or "none",
         figures="\n".join(_figure_row(*row) for row in flat_rows(card.metrics)),
     )
@@ -91,6 +99,21 @@ def _commands(trained: dict) -> list[str]:
     before = _commands(trained["before"]) if trained.get("before") else []
     files = " ".join(entry["file"] for entry in trained.get("averaged", []))
     return [*before, trained["command"], *([f"hemax-batch models average {files} --out hemax-s.safetensors"] if files else [])]
+
+
+def _apart(trained: dict) -> str:
+    """What was kept out of the lessons, a paragraph each; "" where nothing was."""
+    said = []
+    if left_out := trained.get("left_out"):
+        each = [f"{source} ({n['images']} images, {n['copies']} copies of them elsewhere)" for source, n in left_out.items()]
+        said.append(f"Left out entirely, of training and calibration: {', '.join(each)}.")
+    if early := trained.get("early_stopping"):
+        said.append(
+            f"Kept out to check on, every {early['check_every']} steps: {early['checked_on']} images of split `train`. The "
+            f"weights are the average of step {early['best_step']}, the best on them ({early['best']:.4f}: share of "
+            "cells called right, each weighed by its box's IoU)."
+        )
+    return "".join(f"\n{paragraph}\n" for paragraph in said)
 
 
 def _averaged(trained: dict) -> str:

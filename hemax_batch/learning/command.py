@@ -6,7 +6,7 @@ import csv
 import os
 import time
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,37 +17,76 @@ from .calibration import at_temperature, choose_threshold, fit_temperature
 from .card import write_card
 from .curves import draw_curves
 from .dataset import Example, read_folder
+from .early_stopping import EarlyStopping, hold_back
 from .evaluate import look, report_of
 from .pseudo import pseudo_candidates, with_pseudo_masks
+from .shuffled import shuffle_labels
+from .sources import leave_out, refuse_start
 from .train import Recipe, train
 
 
+@dataclass(frozen=True)
+class Lessons:
+    """What of the data is learnt, and until when.
+
+    leave_out        sources of which nothing is learnt
+    patience         checks without a gain before training stops; 0: it goes on to the last step
+    check_every      steps from check to check
+    shuffle_labels   a control whose classes and attributes mean nothing
+    """
+
+    leave_out: tuple[str, ...] = ()
+    patience: int = 0
+    check_every: int = 100
+    shuffle_labels: bool = False
+
+    def options(self) -> str:
+        """As written on the command line."""
+        given = "".join(f" --leave-out {source}" for source in self.leave_out)
+        if self.patience:
+            given += f" --patience {self.patience} --check-every {self.check_every}"
+        return given + (" --shuffle-labels" if self.shuffle_labels else "")
+
+
 def train_command(
-    data, out: Path, work: Path, recipe: Recipe, device: str, say=print, start: Path | None = None
+    data, out: Path, work: Path, recipe: Recipe, device: str, say=print, start: Path | None = None,
+    lessons: Lessons = Lessons(),  # noqa: B008  frozen
 ) -> None:
     """Read, train, save, measure on the split `val`, and save again with the figures and the model card.
 
     `data` folders as `dataset.read_folder`; `out` a .safetensors, its card beside it as .md; `work` as `train.train`.
+    DataError where a source to leave out is unknown, or `start` was taught it.
     """
     if device == "cpu" and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         torch.set_num_threads(1)
     out.parent.mkdir(parents=True, exist_ok=True)  # an hour before it is needed
     examples = [e for folder in data for e in read_folder(folder)]
+    examples, left_out = leave_out(examples, lessons.leave_out)
+    if start:
+        refuse_start(checkpoint.read_card(start), lessons.leave_out)
     learnt = [e for e in examples if e.split == "train"]
     held_out = [e for e in examples if e.split == "val"]
+    if lessons.shuffle_labels:
+        learnt, recipe = shuffle_labels(learnt, recipe.seed), replace(recipe, synthetic=0)  # those tell the truth
+    early = None
+    if lessons.patience:
+        learnt, checked = hold_back(learnt)
+        early = EarlyStopping(checked, lessons.patience, lessons.check_every)
     started = time.monotonic()
-    model = train(learnt, recipe, work, device, say, start)
+    model = train(learnt, recipe, work, device, say, start, early)
     if int(os.environ.get("RANK", 0)) != 0:
         return
     names = " ".join(str(d) for d in data)
     trained = {
         "command": f"{_launcher()} train {names} --out {out.name} --arch {recipe.arch} --steps {recipe.steps} "
-        f"--lr {recipe.lr:g} --seed {recipe.seed}" + (f" --from-weights {start.name}" if start else "") + (" --close" if recipe.hard > 1 else ""),
+        f"--lr {recipe.lr:g} --seed {recipe.seed}" + (f" --from-weights {start.name}" if start else "") + (" --close" if recipe.hard > 1 else "") + lessons.options(),
         "before": checkpoint.read_card(start).trained if start else None,
         "seed": recipe.seed, "steps": recipe.steps, "batch": recipe.batch,
         "minutes": _minutes(work, time.monotonic() - started), "pseudo_masks": _pseudo_shares(learnt, work / "pseudo"),
         "hardware": f"{torch.cuda.get_device_name() if device == 'cuda' else str(os.cpu_count()) + ' CPU cores'}",
         "images": dict(Counter(e.source for e in learnt), synthetic=recipe.synthetic), "recipe": asdict(recipe),
+        "left_out": left_out, "labels_shuffled": lessons.shuffle_labels,
+        "early_stopping": early.told() if early else None,
     }  # fmt: skip
     checkpoint.save(
         model, out, mpp=recipe.mpp, patch_px=recipe.large_canvas_px, temperature=1.0, min_confidence=0.5,

@@ -9,15 +9,16 @@ from pathlib import Path
 from ..errors import WeightsError
 from ..model import checkpoint
 from .card import write_card
+from .shuffled import refuse_shuffled
 
 
 def keep_weights(weights: Path, folder: Path) -> checkpoint.WeightsCard:
     """Copy `weights` into `folder` with a card (.md) and a line in SHA256SUMS (as `sha256sum -c` reads it).
 
     The copy is checked, so that what is kept is what was checked. WeightsError if it is damaged, of another format,
-    vocabulary or architecture, or if other weights of that name are there.
+    vocabulary or architecture, a control with shuffled labels, or if other weights of that name are there.
     """
-    _, card = checkpoint.load(weights)
+    card = refuse_shuffled(checkpoint.load(weights)[1])
     target = folder / weights.name
     if target.exists() and (there := checkpoint.read_card(target)).sha256 != card.sha256:
         raise WeightsError(

@@ -1,0 +1,57 @@
+"""A control: a network taught labels that say nothing of the cells, on which every test of explanations must fail.
+
+(Adebayo et al. 2018, "Sanity checks for saliency maps", the data randomisation test.) Boxes and masks stay, so that it
+finds cells as well as any other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from ..errors import WeightsError
+from ..model.checkpoint import WeightsCard
+from .dataset import Example
+
+
+def shuffle_labels(examples: list[Example], seed: int) -> list[Example]:
+    """The examples with classes dealt out anew among the cells of each source, and attributes among those that have
+    any.
+
+    By two orders, so that attributes and class of a cell do not belong together either. How often each occurs in a
+    source stays as it was.
+    """
+    out = list(examples)
+    for number, source in enumerate(sorted({e.source for e in examples})):
+        rng = np.random.default_rng([seed, number])
+        places = [(i, k) for i, e in enumerate(examples) if e.source == source for k in range(len(e.cells))]
+        described = [(i, k) for i, k in places if examples[i].cells[k].attributes]
+        _deal(out, examples, places, "allowed", rng)
+        _deal(out, examples, described, "attributes", rng)
+    return out
+
+
+def _deal(out: list[Example], examples: list[Example], places, name: str, rng: np.random.Generator) -> None:
+    """Give each cell of `places` the field `name` of another."""
+    for (i, k), j in zip(places, rng.permutation(len(places)), strict=True):
+        other, other_k = places[j]
+        cells = list(out[i].cells)
+        cells[k] = replace(cells[k], **{name: getattr(examples[other].cells[other_k], name)})
+        out[i] = replace(out[i], cells=tuple(cells))
+
+
+def labels_were_shuffled(trained: dict) -> bool:
+    """Whether any of the trainings was a control; `trained` as in a card."""
+    before = trained.get("before")
+    return bool(trained.get("labels_shuffled") or (before and labels_were_shuffled(before)))
+
+
+def refuse_shuffled(card: WeightsCard) -> WeightsCard:
+    """The card; WeightsError where the weights are a control."""
+    if labels_were_shuffled(card.trained):
+        raise WeightsError(
+            f"{card.path}: its card says that labels were shuffled in its training: a control for `evaluate` and "
+            "`faithfulness`, whose classes mean nothing; use other weights"
+        )
+    return card

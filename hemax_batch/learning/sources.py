@@ -1,0 +1,107 @@
+"""Which laboratories' pictures a network learnt from: one left out entirely, and no figure that it has seen before.
+
+A picture can be in two data sets under two names. What is left out is therefore a source's pictures and every copy of
+them elsewhere: what the data call a copy (`Example.original`), or what is the same file byte for byte. A copy that was
+scaled or saved anew without saying so is not found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from ..errors import DataError
+from ..model.checkpoint import WeightsCard
+from .dataset import Example
+
+
+def check_sources(examples: Iterable[Example], wanted: Collection[str]) -> None:
+    """DataError for a source of which there is no picture; it names those there are."""
+    there = Counter(e.source for e in examples)
+    if unknown := [name for name in wanted if name not in there]:
+        named = ", ".join(f"{source} ({n} images)" for source, n in there.items())
+        raise DataError(f"no image is of source {', '.join(map(repr, unknown))}; there are: {named or 'no images'}")
+
+
+def leave_out(examples: list[Example], sources: Collection[str]) -> tuple[list[Example], dict[str, dict[str, int]]]:
+    """The examples without those of `sources` and without copies of them, and by source how many of either went.
+
+    {"BCCD": {"images": 116, "copies": 0}}. DataError for an unknown source, and where nothing would remain.
+    """
+    if not sources:
+        return examples, {}
+    check_sources(examples, sources)
+    copies = copies_of([e for e in examples if e.source in sources], [e for e in examples if e.source not in sources])
+    kept = [e for e in examples if e.source not in sources and e.path not in copies]
+    if not kept:
+        raise DataError(f"nothing is left to learn from without {', '.join(sources)}")
+    images = Counter(e.source for e in examples)
+    copied = Counter(copies.values())
+    return kept, {source: {"images": images[source], "copies": copied[source]} for source in sources}
+
+
+def copies_of(examples: list[Example], others: list[Example]) -> dict[str, str]:
+    """Which of `others` show the same picture as one of `examples`: path -> that one's source."""
+    named = {e.original: e.source for e in examples if e.original}
+    files = {Path(e.path).name: e.source for e in examples}
+    sizes = {os.path.getsize(e.path) for e in examples} & {os.path.getsize(e.path) for e in others}
+    same = {_digest(e.path): e.source for e in examples if os.path.getsize(e.path) in sizes}
+    out = {}
+    for e in others:
+        # two files of one name are copies only where the data say so: every set has its 0001.png
+        source = named.get(Path(e.path).name) or (e.original and (named.get(e.original) or files.get(e.original)))
+        if not source and os.path.getsize(e.path) in sizes:
+            source = same.get(_digest(e.path))
+        if source:
+            out[e.path] = source
+    return out
+
+
+def _digest(path: str) -> bytes:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").digest()
+
+
+def taught(trained: dict) -> dict[str, int]:
+    """Real images that weights were trained on, by source, over all their trainings; `trained` as in their card."""
+    counts = Counter(taught(trained["before"])) if trained.get("before") else Counter()
+    counts |= Counter({source: n for source, n in trained.get("images", {}).items() if source != "synthetic"})
+    return dict(+counts)
+
+
+def refuse_taught(card: WeightsCard, examples: Iterable[Example]) -> None:
+    """DataError where some of `examples` are of split `train` of a source that the weights were trained on."""
+    known = taught(card.trained)
+    if seen := Counter(e.source for e in examples if e.split == "train" and e.source in known):
+        told = "; ".join(f"{n} images of {s}, and the card says `{s}: {known[s]} images`" for s, n in seen.items())
+        raise DataError(
+            f"{card.path}: trained on what it would be measured on ({told}); measure split val, or weights of "
+            "`train --leave-out`"
+        )
+
+
+def to_measure(
+    examples: list[Example], split: str, sources: Collection[str], card: WeightsCard
+) -> list[Example]:
+    """The examples of a split (or "all") and of `sources` (or of all, where none is named).
+
+    DataError for an unknown source, one without an image of that split, and where "all" would measure what the weights
+    were trained on.
+    """
+    check_sources(examples, sources)
+    chosen = [e for e in examples if split in ("all", e.split) and (not sources or e.source in sources)]
+    if not chosen:
+        raise DataError(f"no image of split {split!r}{' of source ' + ', '.join(sources) if sources else ''}")
+    if split == "all":
+        refuse_taught(card, chosen)
+    return chosen
+
+
+def refuse_start(card: WeightsCard, left_out: Collection[str]) -> None:
+    """DataError where weights to go on from were trained on a source that is to be left out."""
+    known = taught(card.trained)
+    if told := ", ".join(f"`{s}: {known[s]} images`" for s in left_out if s in known):
+        raise DataError(f"{card.path}: cannot go on from weights that were trained on what is left out; the card says {told}")
