@@ -1,16 +1,29 @@
 """Interventions change what they say and nothing else; the tests of faithfulness pass a faithful network and fail a
 random one."""
 
+import copy
+import csv
+import json
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from hemax_batch.cli import main
 from hemax_batch.learning import faithfulness as tested
 from hemax_batch.learning import occlusion
 from hemax_batch.learning.concepts import concept_path
-from hemax_batch.learning.faithfulness import intervene
+from hemax_batch.learning.dataset import read_layout
+from hemax_batch.learning.faithfulness import CONTROL, control_of, draw_head, intervene
+from hemax_batch.learning.faithfulness_page import verdicts, write_page
+from hemax_batch.learning.figures import interval
 from hemax_batch.learning.interventions import INTERVENTIONS
 from hemax_batch.learning.subjects import Said, Subject
-from hemax_batch.vocabulary import ATTRIBUTES, CLASS_NAMES, N_ATTRIBUTE_STATES, N_CLASSES, attribute_slices
+from hemax_batch.learning.synthetic import write_synthetic
+from hemax_batch.model.checkpoint import read_card
+from hemax_batch.vocabulary import ATTRIBUTES, CLAIM, CLASS_NAMES, N_ATTRIBUTE_STATES, N_CLASSES, attribute_slices
 
 SIDE, MPP = 160, 0.12
 BY_NAME = {i.name: i for i in INTERVENTIONS}
@@ -109,3 +122,89 @@ def test_the_concept_path_finds_what_the_classes_differ_in():
     assert report["accuracy"]["value"] == 1 and report["agrees with the direct class"]["value"] == 1
     lost = {name: f["value"] for name, f in report["lost when blanked"].items()}
     assert lost["granularity"] > 0.3 and max(v for k, v in lost.items() if k != "granularity") < 0.1
+    assert report["accuracy, labels shuffled (control)"]["high"] < 0.9
+    assert report["lost by class"]["eosinophil"]["granularity"] > 0.3
+
+
+class Stub:
+    card = read_card()
+
+
+@pytest.fixture(scope="module")
+def report_and_cells():
+    """All of a report on an explanation that follows the cytoplasm's colour; its control is one drawn by chance."""
+    cells = []
+    for seed in range(22):
+        pixels, label = painted_cell(seed)
+        cells.append(Subject("s", (("monocyte", "lymphocyte")[seed % 2],), pixels, answer(pixels, label, by_the_picture)))
+    label = cells[0].said.label
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tested, "draw_head", lambda *_: None)
+        patch.setattr(tested, "say_of", lambda _network, pixels: answer(pixels, label, by_chance))
+        report = {"cells": len(cells), CONTROL: intervene(Stub, cells, object())}
+        for module in (tested, occlusion):
+            patch.setattr(module, "say_of", lambda _network, pixels: answer(pixels, label, by_the_picture))
+        report |= {"interventions": intervene(Stub, cells), **occlusion.occlude(Stub, cells)}
+        report["concept path"] = concept_path(cells, cells)
+        yield report, cells
+
+
+def test_the_page_says_in_words_what_passes_and_what_fails(report_and_cells, tmp_path):
+    report, cells = report_and_cells
+    write_page(tmp_path / "f.html", Stub, report, cells)
+    page = (tmp_path / "f.html").read_text()
+    assert CLAIM in page and Stub.card.sha256 in page and "http" not in page.replace("http-equiv", "").split("<body>")[1]
+    said = {v.words.split(":")[0]: v.passed for v in verdicts(report)}
+    assert said["Cytoplasm bluer"] is True and said["Granules added"] is False and said["Deletion"] is True
+    assert page.count("data:image/jpeg") >= 6 * 8 and page.count("<polyline") == 8
+    if keep := os.environ.get("HEMAX_KEEP_PAGE"):
+        Path(keep).write_text(page)
+
+
+def test_too_few_cells_are_no_verdict(report_and_cells):
+    report = copy.deepcopy(report_and_cells[0])
+    report["interventions"]["cytoplasm bluer"]["moves the right way"]["n"] = 19
+    report["deletion"]["nucleus, more than at random"]["n"] = 19
+    assert {v.passed for v in verdicts(report) if v.words.startswith(("Cytoplasm bluer", "Deletion"))} == {None}
+
+
+def test_a_control_that_passes_is_a_failure(report_and_cells):
+    report = copy.deepcopy(report_and_cells[0])
+    assert next(v for v in verdicts(report) if v.words.startswith("Control: heads")).passed
+    report[CONTROL]["granules added"] |= {"moves the right way": interval(np.ones(40)), "others stay": interval(np.ones(40))}
+    failed = next(v for v in verdicts(report) if v.words.startswith("Control: heads"))
+    assert not failed.passed and "granules added" in failed.words
+
+
+def test_a_drawn_head_is_its_seed_and_touches_nothing_else():
+    import torch
+
+    from hemax_batch.model.predictor import Predictor
+
+    real = Predictor.load()
+    control, kept = control_of(real), real.model.attribute_head.weight.clone()
+    draw_head(control, 3)
+    first = control.model.attribute_head.weight.clone()
+    draw_head(control, 4)
+    assert not torch.equal(first, control.model.attribute_head.weight)
+    draw_head(control, 3)
+    assert torch.equal(first, control.model.attribute_head.weight)
+    assert torch.equal(kept, real.model.attribute_head.weight)
+    assert torch.equal(real.model.class_head.weight, control.model.class_head.weight)
+
+
+def test_the_command_writes_figures_and_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(tested, "INTERVENTIONS", INTERVENTIONS[:2])  # the whole takes a minute
+    monkeypatch.setattr(occlusion, "STEPS", 1)
+    write_synthetic(tmp_path / "d", 18, seed=5, size_px=200, mpp=0.12)
+    table = tmp_path / "d" / "images.csv"
+    rows = table.read_text().splitlines()
+    table.write_text("\n".join([*rows[:13], *(r.replace("train", "val") for r in rows[13:])]) + "\n")
+    assert {e.split for e in read_layout(tmp_path / "d")} == {"train", "val"}
+    result = CliRunner().invoke(main, ["faithfulness", str(tmp_path / "d"), "--limit", "2", "--out", str(tmp_path / "o")])
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "o" / "faithfulness.json").read_text())
+    assert report["cells"] == 2 and set(report["deletion"]["nucleus"]) == {"value", "low", "high", "n", "curve"}
+    with open(tmp_path / "o" / "faithfulness.csv", newline="") as f:
+        assert any(row["figure"].startswith("interventions / ") for row in csv.DictReader(f))
+    assert "too few" in (tmp_path / "o" / "faithfulness.html").read_text()

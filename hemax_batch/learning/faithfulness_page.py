@@ -21,7 +21,7 @@ from .concepts import CLINICIANS
 from .faithfulness import CONTROL, rise, tell
 from .figures import flat_rows
 from .interventions import INTERVENTIONS, Intervention
-from .occlusion import BASELINE, REGIONS, STEPS
+from .occlusion import BASELINE, REGIONS
 from .subjects import Said, Subject
 
 EXAMPLES = 3  # a row of pictures for each intervention: the first cells fit for it, not chosen ones
@@ -82,7 +82,7 @@ def write_page(path: Path, predictor, report: dict, cells: list[Subject]) -> Non
     page = environment.get_template("faithfulness.html.j2").render(
         claim=CLAIM, card=card, weights=Path(card.path).name, cells=report["cells"], shown=shown,
         verdicts=verdicts(report), occlusion=[t for t in ("deletion", "insertion") if report.get(t)], report=report,
-        ends={test: _ends(report[test]) for test in ("deletion", "insertion") if report.get(test)}, steps=STEPS,
+        ends={test: _ends(report[test]) for test in ("deletion", "insertion") if report.get(test)},
         concepts=report["concept path"], clinicians=CLINICIANS, words_of=_words_of, rows=flat_rows(report),
         by_chance=BY_CHANCE, least_stay=LEAST_STAY,
     )  # fmt: skip

@@ -40,20 +40,23 @@ def occlude(predictor, cells: list[Subject], seed: int = 0) -> dict:
         glass = np.broadcast_to(np.percentile(cell.pixels.reshape(-1, 3), 90, axis=0).astype(np.uint8), cell.pixels.shape)
         sigma = BLUR_UM / predictor.card.mpp
         blurred = ndimage.gaussian_filter(cell.pixels, (sigma, sigma, 0))
+        seen_blurred = say_of(predictor, blurred)
         for name, region in regions.items():
             order = rng.permutation(np.flatnonzero(region))[:count]
-            deleted = _curve(predictor, cell, cell.pixels, glass, order)
-            inserted = _curve(predictor, cell, blurred, cell.pixels, order)
+            deleted = _curve(predictor, cell, cell.said, cell.pixels, glass, order)
+            inserted = _curve(predictor, cell, seen_blurred, blurred, cell.pixels, order)
             curves["deletion"].setdefault(name, []).append(deleted)
             curves["insertion"].setdefault(name, []).append(inserted)
     return {test: _summary(of, -1 if test == "deletion" else 1) for test, of in curves.items()}
 
 
-def _curve(predictor, cell: Subject, start: np.ndarray, end: np.ndarray, order: np.ndarray) -> list[float]:
-    """[STEPS + 1] probabilities of the cell's own class, while the pixels at flat places `order` go from `start` to
-    `end`."""
+def _curve(
+    predictor, cell: Subject, first: Said | None, start: np.ndarray, end: np.ndarray, order: np.ndarray
+) -> list[float]:
+    """[STEPS + 1] probabilities of the cell's own class, while the pixels at flat places `order` go from those of
+    `start`, of which `first` is said, to those of `end`."""
     own = int(cell.said.class_probs.argmax())
-    curve, pixels = [_of(say_of(predictor, start), own)], start.copy()
+    curve, pixels = [_of(first, own)], start.copy()
     for part in np.array_split(order, STEPS):
         pixels.reshape(-1, 3)[part] = end.reshape(-1, 3)[part]
         curve.append(_of(say_of(predictor, pixels), own))
