@@ -40,11 +40,11 @@ def quick_intervals(monkeypatch):
 def test_the_best_weights_are_kept_and_patience_ends_it():
     early = EarlyStopping([], patience=2, every=1)
     weights = {"w": torch.zeros(1)}
-    for step, value in enumerate((0.5, 0.7, 0.7, 0.6), 1):
+    for step, value in enumerate((0.0, 0.0, 0.0, 0.0, 0.5, 0.7, 0.7, 0.6), 1):  # at first nothing is found
         assert not early.over
         weights["w"].fill_(step)
         early.check(step, value, weights)
-    assert early.over and early.best_step == 2 and early.best == 0.7 and float(early.weights["w"]) == 2
+    assert early.over and early.best_step == 6 and early.best == 0.7 and float(early.weights["w"]) == 6
 
 
 def test_one_in_sixteen_is_held_back_whatever_the_folder_and_too_few_are_refused(tmp_path):

@@ -65,7 +65,7 @@ class EarlyStopping:
         if score > self.best:
             self.best, self.best_step, self.without_gain = score, step, 0
             self.weights = {k: v.detach().clone() for k, v in weights.items()}
-        else:
+        elif self.best > 0:  # a network that finds nothing yet is not past its best
             self.without_gain += 1
 
     def told(self) -> dict:
