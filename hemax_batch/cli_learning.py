@@ -70,13 +70,20 @@ def train(data, out, work, arch, steps, start, close, lr, batch_size, synthetic,
 @click.option("--split", default="val", show_default=True, help="Which split to measure, or `all`.")
 @click.option("--source", "sources", multiple=True, help="Measure this source only; repeatable.")
 @click.option(
+    "--strange", multiple=True, type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Images of what should be flagged as unfamiliar, in a layout of DATA; without rows in cells.csv, all that is found.",
+)
+@click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), help="Write evaluation.json, .csv and .html here."
 )
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-def evaluate(data, weights, split, sources, out, device):
+def evaluate(data, weights, split, strange, sources, out, device):
     """Measure a checkpoint on labelled images, every figure with its 95 % interval and the majority baseline.
 
     Split `all` is for sources that the weights were not trained on, and refused for others.
+
+    Weights that tell unfamiliar cells are also measured on how many they flag: of the known ones, of the same spoilt,
+    and of every cell in --strange.
 
     \b
     Example:
@@ -91,11 +98,13 @@ def evaluate(data, weights, split, sources, out, device):
     from .learning.figures import flat_rows
     from .learning.page import write_page
     from .learning.sources import to_measure
+    from .learning.unfamiliar import measure_unfamiliar
     from .model.predictor import Predictor
 
     predictor = Predictor.load(weights, device, platelets=True)
     examples = to_measure([e for folder in data for e in read_folder(folder)], split, sources, predictor.card)
     report, seen = measure(predictor, examples, say=lambda text: click.echo(text, err=True))
+    report["unfamiliar"] = measure_unfamiliar(predictor, examples, [e for folder in strange for e in read_folder(folder)])
     for name, value, low, high, n in flat_rows(report):
         click.echo(f"{name:70} {value:.4f}" + (f"  ({low:.4f} to {high:.4f}, n {n})" if n else ""))
     if out:
@@ -113,8 +122,8 @@ def evaluate(data, weights, split, sources, out, device):
 def calibrate(data, weights, out, device):
     """Make a checkpoint's confidences mean what they say on images like yours, and measure it anew.
 
-    Temperature and the threshold of `unidentified` are fitted on one half of the images of split `val`, by file name,
-    and measured on the other. `train` ends with the same.
+    Temperature, the threshold of `unidentified` and what looks unfamiliar are fitted on one half of the images of split
+    `val`, by file name, and measured on the other. `train` ends with the same.
 
     \b
     Example:
@@ -239,11 +248,11 @@ def average(weights, out):
       hemax-batch models average first.safetensors second.safetensors --out mean.safetensors
     """
     from .learning.shuffled import refuse_shuffled
+    from .learning.sources import refuse_mixed
     from .model.checkpoint import average as mean_of
     from .model.checkpoint import read_card
 
-    for path in weights:
-        refuse_shuffled(read_card(path))
+    refuse_mixed([refuse_shuffled(read_card(path)) for path in weights])
     card = mean_of(list(weights), out)
     click.echo(f"{card.path}: sha256 {card.sha256}")
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from PIL import Image
 from test_learning import write_layout
 
-from hemax_batch.cli_learning import evaluate
+from hemax_batch.cli_learning import evaluate, models
 from hemax_batch.cli_learning import transfer as command_line
 from hemax_batch.errors import DataError
 from hemax_batch.learning import command, figures, transfer
@@ -93,6 +93,10 @@ def test_weights_are_measured_on_all_of_a_source_only_where_it_was_left_out(two,
         error = str(measured(*refused).exception)
         assert str(out) in error and "3 images of here, and the card says `here: 3 images`" in error
     assert "no image is of source 'nowhere'" in str(measured("--source", "nowhere").exception)
+    other = tmp_path / "other.safetensors"
+    train_command(two[1:], other, tmp_path / "w3", TINY, "cpu", lambda _: None)
+    mixed = CliRunner().invoke(models, ["average", str(out), str(other), "--out", str(tmp_path / "mean.safetensors")])
+    assert f"trained on different sources ({out}: here; {other}: there)" in str(mixed.exception)
     with pytest.raises(DataError, match="the card says `here: 3 images`"):
         train_command(two, tmp_path / "x.safetensors", tmp_path / "w2", TINY, "cpu", start=out,
                       lessons=Lessons(leave_out=("here",)))  # fmt: skip

@@ -106,7 +106,7 @@ def _apart(trained: dict) -> str:
     said = []
     if left_out := trained.get("left_out"):
         each = [f"{source} ({n['images']} images, {n['copies']} copies of them elsewhere)" for source, n in left_out.items()]
-        said.append(f"Left out entirely, of training and calibration: {', '.join(each)}.")
+        said.append(f"Left out of training entirely: {', '.join(each)}.")
     if early := trained.get("early_stopping"):
         said.append(
             f"Kept out to check on, every {early['check_every']} steps: {early['checked_on']} images of split `train`. The "

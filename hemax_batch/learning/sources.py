@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from ..errors import DataError
+from ..errors import DataError, WeightsError
 from ..model.checkpoint import WeightsCard
 from .dataset import Example
 
@@ -70,6 +70,15 @@ def taught(trained: dict) -> dict[str, int]:
     counts = Counter(taught(trained["before"])) if trained.get("before") else Counter()
     counts |= Counter({source: n for source, n in trained.get("images", {}).items() if source != "synthetic"})
     return dict(+counts)
+
+
+def refuse_mixed(cards: Collection[WeightsCard]) -> None:
+    """WeightsError where weights to average learnt from different sources: the mean has the last one's card, which would
+    then be silent of some."""
+    each = {card.path: sorted(taught(card.trained)) for card in cards}
+    if len({tuple(sources) for sources in each.values()}) > 1:
+        told = "; ".join(f"{path}: {', '.join(sources) or 'none'}" for path, sources in each.items())
+        raise WeightsError(f"trained on different sources ({told}): only weights of the same ones can be averaged")
 
 
 def refuse_taught(card: WeightsCard, examples: Iterable[Example]) -> None:
