@@ -40,6 +40,14 @@ class Lessons:
     check_every: int = 100
     shuffle_labels: bool = False
 
+    def of(self, examples: list[Example], seed: int) -> tuple[list[Example], EarlyStopping | None]:
+        """What of the examples of split `train` is learnt, and what ends it early."""
+        learnt = shuffle_labels(examples, seed) if self.shuffle_labels else examples
+        if not self.patience:
+            return learnt, None
+        learnt, checked = hold_back(learnt)
+        return learnt, EarlyStopping(checked, self.patience, self.check_every)
+
     def options(self) -> str:
         """As written on the command line."""
         given = "".join(f" --leave-out {source}" for source in self.leave_out)
@@ -64,22 +72,16 @@ def train_command(
     examples, left_out = leave_out(examples, lessons.leave_out)
     if start:
         refuse_start(checkpoint.read_card(start), lessons.leave_out)
-    learnt = [e for e in examples if e.split == "train"]
     held_out = [e for e in examples if e.split == "val"]
+    learnt, early = lessons.of([e for e in examples if e.split == "train"], recipe.seed)
     if lessons.shuffle_labels:
-        learnt, recipe = shuffle_labels(learnt, recipe.seed), replace(recipe, synthetic=0)  # those tell the truth
-    early = None
-    if lessons.patience:
-        learnt, checked = hold_back(learnt)
-        early = EarlyStopping(checked, lessons.patience, lessons.check_every)
+        recipe = replace(recipe, synthetic=0)  # those tell the truth
     started = time.monotonic()
     model = train(learnt, recipe, work, device, say, start, early)
     if int(os.environ.get("RANK", 0)) != 0:
         return
-    names = " ".join(str(d) for d in data)
     trained = {
-        "command": f"{_launcher()} train {names} --out {out.name} --arch {recipe.arch} --steps {recipe.steps} "
-        f"--lr {recipe.lr:g} --seed {recipe.seed}" + (f" --from-weights {start.name}" if start else "") + (" --close" if recipe.hard > 1 else "") + lessons.options(),
+        "command": _command(data, out, recipe, start, lessons),
         "before": checkpoint.read_card(start).trained if start else None,
         "seed": recipe.seed, "steps": recipe.steps, "batch": recipe.batch,
         "minutes": _minutes(work, time.monotonic() - started), "pseudo_masks": _pseudo_shares(learnt, work / "pseudo"),
@@ -118,9 +120,16 @@ def calibrate(weights: Path, out: Path, held_out: list[Example], device: str, sa
     say(f"weights: {out}, card: {out.with_suffix('.md')}")
 
 
-def _launcher() -> str:
+def _command(data, out: Path, recipe: Recipe, start: Path | None, lessons: Lessons) -> str:
+    """The training as it would be typed."""
     processes = int(os.environ.get("WORLD_SIZE", 1))
-    return "hemax-batch" if processes == 1 else f"torchrun --nproc-per-node {processes} -m hemax_batch"
+    launcher = "hemax-batch" if processes == 1 else f"torchrun --nproc-per-node {processes} -m hemax_batch"
+    said = (
+        f"{launcher} train {' '.join(str(d) for d in data)} --out {out.name} --arch {recipe.arch} "
+        f"--steps {recipe.steps} --lr {recipe.lr:g} --seed {recipe.seed}"
+    )
+    said += (f" --from-weights {start.name}" if start else "") + (" --close" if recipe.hard > 1 else "")
+    return said + lessons.options()
 
 
 def _pseudo_shares(learnt: list[Example], folder: Path) -> dict[str, str]:
