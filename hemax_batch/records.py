@@ -127,6 +127,8 @@ class Cells:
     region_index     int32 [N], the region whose task found it
     pictures         N JPEGs for the report, PICTURE_UM a side round the middle of the box (b"" where none was kept);
                      while a slide is published, where each lies in its journal (results.kept_pictures)
+    unfamiliar       float32 [N], how unlike the known cells each looks: above 1, more than 99 in 100 of them
+                     (model.familiarity); 0 where the weights cannot say
     """
 
     boxes_xyxy: np.ndarray
@@ -139,13 +141,16 @@ class Cells:
     off_centre_um: np.ndarray
     region_index: np.ndarray
     pictures: tuple[bytes, ...]
+    unfamiliar: np.ndarray | None = None  # an array once it is made
 
     def __post_init__(self):
         n = len(self.boxes_xyxy)
+        if self.unfamiliar is None:
+            object.__setattr__(self, "unfamiliar", np.zeros(n, np.float32))
         wanted = {
             "boxes_xyxy": (n, 4), "scores": (n,), "class_probs": (n, vocabulary.N_CLASSES),
             "attribute_probs": (n, vocabulary.N_ATTRIBUTE_STATES), "mask_xy": (n, 2), "mask_hw": (n, 2),
-            "off_centre_um": (n,), "region_index": (n,),
+            "off_centre_um": (n,), "region_index": (n,), "unfamiliar": (n,),
         }  # fmt: skip
         for name, shape in wanted.items():
             if getattr(self, name).shape != shape:

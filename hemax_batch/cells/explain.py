@@ -120,6 +120,7 @@ def _read(cells: Cells, measures: Measures, i: int, slide_size: tuple[int, int],
     else:
         reasons = _contradictions(cells.attribute_probs[i], name)
         head = _named(first, second, confidence, next_best)
+    reasons += _odd_looks(cells.unfamiliar[i])
     reasons += _odd_place(cells.boxes_xyxy[i], slide_size) + _odd_measures(measures, i, name)
     return Reading(name, confidence, tuple(reasons), sentence(head, cells.attribute_probs[i], measures, i))
 
@@ -144,6 +145,13 @@ def contradicts(attribute_probs: np.ndarray, class_name: str) -> bool:
 def _without_nucleus(measures: Measures, i: int) -> bool:
     """Whether no nucleus was outlined, or less of one than any nucleated cell shows."""
     return not measures.nucleus_fraction[i] >= ANY_NUCLEUS_FRACTION[0]  # NaN: none
+
+
+def _odd_looks(unfamiliar: float) -> list[str]:
+    """Whether the network can have learnt of anything that looks like this; its confidence says nothing of that."""
+    if unfamiliar <= 1:
+        return []
+    return [f"unlike the cells that the network knows ({unfamiliar:.1f} times the distance that 99 in 100 of those keep within)"]
 
 
 def _odd_place(box_xyxy: np.ndarray, slide_size: tuple[int, int]) -> list[str]:

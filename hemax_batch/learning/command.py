@@ -23,6 +23,7 @@ from .pseudo import pseudo_candidates, with_pseudo_masks
 from .shuffled import shuffle_labels
 from .sources import leave_out, refuse_start
 from .train import Recipe, train
+from .unfamiliar import fit_known, measure_unfamiliar
 
 
 @dataclass(frozen=True)
@@ -100,20 +101,25 @@ def train_command(
 
 
 def calibrate(weights: Path, out: Path, held_out: list[Example], device: str, say=print) -> None:
-    """Fit temperature and threshold on one half of `held_out`, measure everything, and write weights and card to `out`.
+    """Fit temperature, threshold and what is familiar on one half of `held_out`, measure everything, and write weights
+    and card to `out`.
 
     Without held-out images the weights keep what they have.
     """
     model, card = checkpoint.load(weights)
     kept = {"temperature": card.temperature, "min_confidence": card.min_confidence, "metrics": card.metrics}
+    kept["known"] = checkpoint.load_known(weights)
     if held_out:
         predictor = Predictor.load(weights, device, platelets=True)
-        predictor.card = replace(predictor.card, temperature=1.0)
+        predictor.card, predictor.known = replace(predictor.card, temperature=1.0), None
         seen, fields = look(predictor, held_out, say)
         kept["temperature"] = fit_temperature(seen)
         seen = at_temperature(seen, kept["temperature"])
         kept["min_confidence"] = choose_threshold(seen)
         kept["metrics"] = report_of(seen, fields, kept["min_confidence"])
+        predictor.card = replace(card, temperature=kept["temperature"], min_confidence=kept["min_confidence"])
+        predictor.known = kept["known"] = fit_known(predictor, held_out)
+        kept["metrics"]["unfamiliar (other half than fitted on)"] = measure_unfamiliar(predictor, held_out)
         say(f"temperature {kept['temperature']}, unidentified below {kept['min_confidence']}")
     made = checkpoint.save(model, out, mpp=card.mpp, patch_px=card.patch_px, trained=card.trained, **kept)
     write_card(made, out.with_suffix(".md"))

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..cells.measure import measure
 from ..geometry import centres
-from ..records import PatchBatch, unpack_mask
+from ..records import Cells, PatchBatch, unpack_mask
 from ..vocabulary import ATTRIBUTES, WHITE_NAMES, attribute_slices
 from .dataset import Example
 from .sampler import PatchSampler
@@ -49,17 +49,22 @@ class Subject:
     said: Said
 
 
+def nearest_the_middle(cells: Cells, size_px: int, mpp: float) -> int | None:
+    """Which of a patch's cells is nearest its middle; None where there is none within NEAR_UM."""
+    if not len(cells):
+        return None
+    away = np.hypot(*(centres(cells.boxes_xyxy) - size_px / 2).T) * mpp
+    k = int(away.argmin())
+    return k if away[k] <= NEAR_UM else None
+
+
 def say_of(predictor, pixels: np.ndarray) -> Said | None:
     """The cell nearest the middle of a patch uint8 [S, S, 3]; None where there is none within NEAR_UM."""
     size, mpp = len(pixels), predictor.card.mpp
     cells = predictor(
         PatchBatch(pixels.transpose(2, 0, 1)[None].copy(), np.zeros((1, 2)), 1.0), mpp, (size, size)
     ).cells
-    if not len(cells):
-        return None
-    away = np.hypot(*(centres(cells.boxes_xyxy) - size / 2).T) * mpp
-    k = int(away.argmin())
-    if away[k] > NEAR_UM:
+    if (k := nearest_the_middle(cells, size, mpp)) is None:
         return None
     label = np.zeros((size, size), np.uint8)
     (x, y), (h, w) = cells.mask_xy[k], cells.mask_hw[k]

@@ -123,14 +123,18 @@ def _check_sums(path: Path, sha256: str) -> None:
 
 
 def save(model, path: str | Path, *, mpp: float, patch_px: int, temperature: float, min_confidence: float,
-         trained: dict, metrics: dict) -> WeightsCard:  # fmt: skip
-    """Write a network's weights (half precision, so 14 MB for `hemax-s`) and card; aside first, then renamed."""
+         trained: dict, metrics: dict, known=None) -> WeightsCard:  # fmt: skip
+    """Write a network's weights (half precision, so 14 MB for `hemax-s`) and card; aside first, then renamed.
+
+    known  the `familiarity.Known` cells, where they were fitted to these very weights
+    """
     import torch
     from safetensors.torch import save as to_bytes
 
     path = Path(path)
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     state = {k: v.to(torch.float16) if v.is_floating_point() else v for k, v in state.items()}
+    state |= known.tensors() if known else {}
     raw = to_bytes(state)
     start = 8 + int.from_bytes(raw[:8], "little")
     card = {"arch": model.cfg.arch, "mpp": mpp, "patch_px": patch_px, "n_queries": model.cfg.n_queries,
@@ -151,6 +155,7 @@ def load(path: str | Path | None = None):
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from .familiarity import PREFIX
     from .hemax import ARCHITECTURES, build
 
     card = read_card(path)
@@ -158,11 +163,22 @@ def load(path: str | Path | None = None):
         raise WeightsError(f"{card.path}: architecture {card.arch!r}; this version has {', '.join(ARCHITECTURES)}")
     model = build(card.arch)
     try:
-        state = {k: v.float() if v.is_floating_point() else v for k, v in load_file(card.path).items()}
+        stored = {k: v for k, v in load_file(card.path).items() if not k.startswith(PREFIX)}
+        state = {k: v.float() if v.is_floating_point() else v for k, v in stored.items()}
         model.load_state_dict(state)
     except (SafetensorError, RuntimeError) as error:
         raise WeightsError(f"{card.path}: its tensors do not fit {card.arch} ({str(error)[:200]})") from error
     return model.to(memory_format=torch.channels_last).eval(), card
+
+
+def load_known(path: str | Path | None = None):
+    """The `familiarity.Known` cells of a checkpoint; None where it has none. WeightsError as `read_card`."""
+    from safetensors import safe_open
+
+    from .familiarity import PREFIX, Known
+
+    with safe_open(read_card(path).path, "pt") as tensors:
+        return Known.of({name: tensors.get_tensor(name) for name in tensors.keys() if name.startswith(PREFIX)})
 
 
 def average(paths: list[Path], out: Path) -> WeightsCard:

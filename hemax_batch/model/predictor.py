@@ -20,6 +20,7 @@ from ..geometry import centres, pairwise_iou
 from ..records import PICTURE_UM, Cells, PatchBatch, pack_mask
 from . import checkpoint
 from .allocator import keep_freed_memory
+from .familiarity import STAGE, Known, box_means
 from .hemax import fold_norms
 
 MIN_SCORE = 0.5  # that there is a cell at all
@@ -47,11 +48,11 @@ class Prediction:
 
 class Predictor:
     """A network with its card. Call it with a PatchBatch. `platelets`: whether they become cells too, for
-    evaluation."""
+    evaluation; `known`: against which cells are told to be unfamiliar, if anything."""
 
     def __init__(self, model, card: checkpoint.WeightsCard, device: str = "cpu", batch_size: int | None = None,
-                 platelets: bool = False):  # fmt: skip
-        self.model, self.card, self.device = model.to(device), card, torch.device(device)
+                 platelets: bool = False, known: Known | None = None):  # fmt: skip
+        self.model, self.card, self.device, self.known = model.to(device), card, torch.device(device), known
         self.batch_size = batch_size or (1 if self.device.type == "cpu" else 32)
         self.platelets = platelets
 
@@ -62,7 +63,7 @@ class Predictor:
             torch.set_num_threads(1)  # a worker per core, and the same sums in the same order everywhere
             keep_freed_memory()
         model, card = checkpoint.load(path)
-        return cls(fold_norms(model), card, device, batch_size, platelets)
+        return cls(fold_norms(model), card, device, batch_size, platelets, checkpoint.load_known(path))
 
     def __call__(self, batch: PatchBatch, level0_mpp: float, slide_size: tuple[int, int] | None = None) -> Prediction:
         """Cells of every patch; masks and boxes are clipped to `slide_size` (width, height) where it is given."""
@@ -86,7 +87,7 @@ class Predictor:
     def _network(self, pixels: np.ndarray) -> _Said:
         tensor = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device, non_blocking=True)
         with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
-            output = self.model(tensor)
+            output, looks = self._with_looks(tensor)
         logits = output.class_logits[-1].float()
         slices = vocabulary.attribute_slices().values()
         attributes = output.attribute_logits[-1].float()
@@ -96,7 +97,19 @@ class Predictor:
             attribute_probs=torch.cat([attributes[..., s].softmax(-1) for s in slices], -1).cpu().numpy(),
             boxes=output.boxes_cxcywh[-1].float().cpu().numpy(),
             masks=output.mask_logits.float().cpu(),
+            looks=looks,
         )
+
+    def _with_looks(self, tensor: torch.Tensor):
+        """The network's output, and the map of its backbone that `known` speaks of, taken as it passes."""
+        if self.known is None:
+            return self.model(tensor), None
+        passed = []
+        hook = self.model.backbone.register_forward_hook(lambda _module, _args, maps: passed.append(maps[STAGE]))
+        try:
+            return self.model(tensor), passed[0]
+        finally:
+            hook.remove()
 
     def _read_patch(self, said: _Said, i: int, batch: PatchBatch, b: int, level0_mpp: float, slide_size):
         """The cells of one patch, whether each is cut, the platelets, and whether the queries ran out."""
@@ -111,15 +124,26 @@ class Predictor:
         keep = _one_query_a_cell(boxes, said.scores[i], sure)
         is_platelet = said.class_probs[i][keep].argmax(1) == PLATELET
         wanted = keep if self.platelets else keep[~is_platelet]
-        cells = [self._cell(said, i, q, boxes[q], batch, b, level0_mpp, slide_size) for q in wanted]
+        unfamiliar = self._unfamiliar(said, i, boxes[wanted], batch.pixels.shape[:1:-1])
+        cells = [
+            self._cell(said, i, q, boxes[q], unfamiliar[k : k + 1], batch, b, level0_mpp, slide_size)
+            for k, q in enumerate(wanted)
+        ]
         seen = Cells.concat([c for c in cells if c is not None])
         in_patch = (seen.boxes_xyxy - np.tile(batch.origins[b], 2)) / batch.scale
         touches = (in_patch[:, :2] < 1.5).any(1) | (in_patch[:, 2:] > size - 1.5).any(1)
         return seen, touches, int(is_platelet.sum()), full
 
+    def _unfamiliar(self, said: _Said, i: int, boxes: np.ndarray, size_wh: tuple[int, int]) -> np.ndarray:
+        """float32 [N] of boxes [N, 4] px: 0 where the weights cannot say."""
+        if self.known is None or not len(boxes):
+            return np.zeros(len(boxes), np.float32)
+        return self.known.distance(box_means(said.looks[i], boxes, size_wh))
+
     def _cell(
-        self, said: _Said, i: int, q: int, box: np.ndarray, batch: PatchBatch, b: int, level0_mpp: float, slide_size
-    ) -> Cells | None:
+        self, said: _Said, i: int, q: int, box: np.ndarray, unfamiliar: np.ndarray, batch: PatchBatch, b: int,
+        level0_mpp: float, slide_size,
+    ) -> Cells | None:  # fmt: skip
         """One query as a record: its mask drawn on the slide's pixel lattice, its box the mask's extent."""
         drawn = _draw_mask(said.masks[i, q], box, batch.origins[b], batch.scale, batch.pixels.shape[:1:-1], slide_size)
         if drawn is None:
@@ -135,6 +159,7 @@ class Predictor:
             mask_xy=np.array([[x0, y0]], np.int32), mask_hw=np.array([[h, w]], np.int32), masks=(pack_mask(mask),),
             off_centre_um=np.array([off], np.float32), region_index=np.zeros(1, np.int32),
             pictures=(self._picture(batch.pixels[b], (centres(extent[None])[0] - batch.origins[b]) / batch.scale),),
+            unfamiliar=unfamiliar,
         )  # fmt: skip
 
     def _picture(self, pixels: np.ndarray, centre_px: np.ndarray) -> bytes:
@@ -153,13 +178,14 @@ class Predictor:
 class _Said:
     """Raw answers for B patches: scores [B, Q], class_probs [B, Q, K], attribute_probs [B, Q, A], boxes [B, Q, 4]
     cxcywh px,
-    masks [B, Q, 2, h, w] logits at stride 4."""
+    masks [B, Q, 2, h, w] logits at stride 4, looks [B, D, h', w'] of the backbone (None where nothing asks for it)."""
 
     scores: np.ndarray
     class_probs: np.ndarray
     attribute_probs: np.ndarray
     boxes: np.ndarray
     masks: torch.Tensor
+    looks: torch.Tensor | None
 
 
 def _one_query_a_cell(boxes_xyxy: np.ndarray, scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
