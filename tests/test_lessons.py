@@ -18,7 +18,7 @@ from hemax_batch.learning import dataset, early_stopping, figures, train
 from hemax_batch.learning.command import Lessons, train_command
 from hemax_batch.learning.curves import draw_curves
 from hemax_batch.learning.early_stopping import EarlyStopping, hold_back, score
-from hemax_batch.learning.figures import Seen, best_threshold, fits, nc_figures
+from hemax_batch.learning.figures import Seen, balanced_accuracy, best_threshold, fits, macro_f1, nc_figures
 from hemax_batch.learning.shuffled import refuse_shuffled, shuffle_labels
 from hemax_batch.learning.train import Recipe
 from hemax_batch.model.checkpoint import read_card
@@ -153,6 +153,21 @@ def test_a_control_says_so_and_is_neither_run_nor_imported_nor_averaged(tmp_path
     train_command([data], tmp_path / "next.safetensors", tmp_path / "work2", recipe, "cpu", lambda _: None, start=out)
     with pytest.raises(WeightsError, match="labels were shuffled"):
         refuse_shuffled(read_card(tmp_path / "next.safetensors"))
+
+
+# --- figures ----------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(-1, 5)), min_size=1, max_size=30))
+def test_balanced_accuracy_and_f1_are_those_of_scikit_learn(rows):
+    from sklearn.metrics import f1_score, recall_score
+
+    pairs = np.array(rows)
+    present = sorted(set(pairs[:, 0]))
+    truth, said, kinds = pairs[:, 0], pairs[:, 1], {"labels": present, "average": "macro", "zero_division": 0}
+    assert balanced_accuracy(pairs) == pytest.approx(recall_score(truth, said, **kinds))
+    assert macro_f1(pairs, present) == pytest.approx(f1_score(truth, said, **kinds))
+    assert macro_f1(pairs, [*present, 7]) == pytest.approx(macro_f1(pairs, present) * len(present) / (len(present) + 1))
 
 
 # --- nuclear:cytoplasmic ratio ----------------------------------------------------------------------------------
