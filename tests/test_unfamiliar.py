@@ -1,5 +1,6 @@
 """What looks unlike the known cells is flagged, by weights that can tell; nothing else changes."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -131,6 +132,9 @@ def test_each_cell_is_told_alone_and_nothing_else_changes(tmp_path):
     assert np.array_equal(before.class_probs, after.class_probs) and before.masks == after.masks
     alone = [knowing(PatchBatch(pixels[i : i + 1], np.zeros((1, 2)), 1.0), 0.3).cells.unfamiliar for i in (2, 0, 1)]
     assert np.array_equal(np.concatenate([alone[1], alone[2], alone[0]]), after.unfamiliar)
+    with ThreadPoolExecutor(3) as threads:  # of one worker, with one network
+        asked = [threads.submit(knowing, PatchBatch(np.ascontiguousarray(p[None]), np.zeros((1, 2)), 1.0), 0.3) for p in pixels]
+        assert np.array_equal(np.concatenate([a.result().cells.unfamiliar for a in asked]), after.unfamiliar)
     assert not knowing.model.backbone._forward_hooks
 
 

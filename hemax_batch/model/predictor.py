@@ -7,6 +7,7 @@ the batch, the number of workers or the order (larger batches gain nothing there
 from __future__ import annotations
 
 import io
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,8 +105,13 @@ class Predictor:
         """The network's output, and the map of its backbone that `known` speaks of, taken as it passes."""
         if self.known is None:
             return self.model(tensor), None
-        passed = []
-        hook = self.model.backbone.register_forward_hook(lambda _module, _args, maps: passed.append(maps[STAGE]))
+        passed, mine = [], threading.get_ident()
+
+        def take(_module, _arguments, maps):
+            if threading.get_ident() == mine:  # a cluster's worker may run several, with one network
+                passed.append(maps[STAGE])
+
+        hook = self.model.backbone.register_forward_hook(take)
         try:
             return self.model(tensor), passed[0]
         finally:
