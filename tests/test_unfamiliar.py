@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny_network import tiny_weights
 
-from hemax_batch.cells.explain import read_cells
+from hemax_batch.cells.explain import read_cells, words_on_unfamiliar
 from hemax_batch.cells.measure import measure
 from hemax_batch.learning import unfamiliar
 from hemax_batch.learning.dataset import CellLabel, Example
@@ -146,6 +146,14 @@ def test_an_unfamiliar_cell_keeps_its_class_and_goes_to_review():
     assert odd.reasons == (
         "unlike the cells that the network knows (1.6 times the distance that 99 in 100 of those keep within)",
     )
+
+
+def test_a_slide_of_many_unfamiliar_cells_says_so_and_one_of_a_few_does_not():
+    cells = cells_at([(100 * i, 0) for i in range(20)], 50)
+    few = replace(cells, unfamiliar=np.array([1.4] * 2 + [0.6] * 18, np.float32))
+    many = replace(cells, unfamiliar=np.array([1.4] * 3 + [1.0] * 17, np.float32))
+    assert words_on_unfamiliar(few) == words_on_unfamiliar(cells) == words_on_unfamiliar(Cells.empty()) == ""
+    assert words_on_unfamiliar(many).startswith("3 of 20 cells look unlike those that the network knows")
 
 
 def test_it_is_kept_with_its_cell_through_the_journal():

@@ -66,6 +66,8 @@ NUCLEUS_FRACTION: dict[str, tuple[float, float]] = {
 
 ANY_NUCLEUS_FRACTION = (0.12, 0.98)  # of an unidentified cell: the widest of the above
 
+MANY_UNFAMILIAR = 0.1  # this tool's own: one known cell in a hundred is expected to be
+
 _UNCLEAR = {
     "granularity": "unclear granulation",
     "cytoplasm_colour": "cytoplasm of unclear colour",
@@ -152,6 +154,20 @@ def _odd_looks(unfamiliar: float) -> list[str]:
     if unfamiliar <= 1:
         return []
     return [f"unlike the cells that the network knows ({unfamiliar:.1f} times the distance that 99 in 100 of those keep within)"]
+
+
+def words_on_unfamiliar(cells: Cells) -> str:
+    """The sentence on a slide of which many cells are unlike what the network knows; "" where they are few.
+
+    Then it is not the cells that are odd: confidences and thresholds were fitted to other pictures than these.
+    """
+    odd = int((cells.unfamiliar > 1).sum())
+    if odd <= MANY_UNFAMILIAR * len(cells):
+        return ""
+    return (
+        f"{odd} of {len(cells)} cells look unlike those that the network knows: another stain, scanner or focus? It is "
+        "surer of them than it should be; `hemax-batch calibrate` fits it to labelled images of your own"
+    )
 
 
 def _odd_place(box_xyxy: np.ndarray, slide_size: tuple[int, int]) -> list[str]:

@@ -17,7 +17,7 @@ from .. import __version__
 from ..cells.audit import ScreenAudit, audit_of
 from ..cells.counting import choose_cells, words_on
 from ..cells.differential import count
-from ..cells.explain import read_cells
+from ..cells.explain import read_cells, words_on_unfamiliar
 from ..cells.measure import measure
 from ..cells.merge import merge
 from ..errors import OutputError
@@ -75,7 +75,7 @@ def publish_slide(
     smear = account_smear(regions, counting, names)
     counted = [name for name, reason in zip(names, counting.left_out, strict=True) if not reason]
     differential = count(counted, settings.target_cells, settings.wbc, settings.rules)
-    told = [words_on(counting, names), found.audit.words(len(names)), *words_on_quality(regions)]
+    told = [words_on_unfamiliar(merged.cells), words_on(counting, names), found.audit.words(len(names)), *words_on_quality(regions)]
     record = SlideRecord(
         FORMAT_VERSION, slide.slide_id, slide.path, slide.width, slide.height, slide.mpp, work.fingerprint,
         slide.fingerprint, weights_sha256, __version__, len(merged.cells), len(work.plan.regions),
