@@ -122,6 +122,11 @@ def run(inputs, out, **given):
       hemax-batch run slides/ --out results/
       hemax-batch run "/scans/**/*.svs" --out results/ --workers 8 --log-json run.jsonl --quiet
     """
+    local = given["workers"] != 0 and not (given["scheduler"] or given["scheduler_file"] or given["dry_run"])
+    if local and not out.exists():  # there is work to do for sure: workers load while this process does
+        from .running.nursery import open_nursery
+
+        open_nursery()
     from .cells.rules import Rules
     from .interchange.export import FORMATS, export_all, formats_of
     from .pipeline import dry_run

@@ -19,17 +19,15 @@ from .results.folder import ResultsFolder
 from .results.journal import Failure, RegionJournal, forget_failure, note_failure, read_failure
 from .results.leftovers import clear_leftovers
 from .results.lock import OutputLock
-from .review.index import write_index
 from .running.aside import Aside, GivenUp, NoAnswer
-from .running.executors import SerialExecutor
 from .running.planning import PlanJob, plan_slide
 from .running.progress import Reporter
-from .running.publish import publish_slide, write_run_tables
 from .running.regions import Look
 from .running.run_record import RunSummary, summarise, write_run_record
-from .running.scheduler import connect
+from .running.slide_work import SlideWork
 from .running.stopping import StopFlag
-from .running.workqueue import SlideWork, WorkQueue
+from .running.workers import Workers
+from .running.workqueue import WorkQueue
 from .settings import RunOptions, RunSettings
 from .slides.companions import unchanged_for_s
 from .slides.discovery import SlideFile, find_slides
@@ -67,7 +65,7 @@ def run(inputs: Sequence[str], out: Path, settings: RunSettings, options: RunOpt
 
         queue = WorkQueue(
             files, job.look(), settings.core_um, settings.max_unreadable, stop, reporter,
-            admit=job.admit, finish=job.finish, connect=job.connect, apart=job.apart,
+            admit=job.admit, finish=job.finish, workers=job.workers, apart=job.apart,
             hung=lambda: reporter.warning(conclude().text), fail_fast=options.fail_fast,
             cpu_for_gpu=options.on_gpu_loss == "cpu",
         )  # fmt: skip
@@ -121,9 +119,11 @@ class Run:
     options: RunOptions
     card: WeightsCard
     aside: Aside
-    workers: str = "none were needed"
     silent: set[Path] = field(default_factory=set)  # folders in which opening a slide hung
     begun: float = field(default_factory=time.time)
+
+    def __post_init__(self):
+        self.workers = Workers(self.options, self.settings.core_um)
 
     def look(self) -> Look:
         """How every region is looked at."""
@@ -202,16 +202,10 @@ class Run:
                 f"failed before and unchanged (--retry-failed tries again): {before.reason}",
             )
 
-    def connect(self, work: SlideWork):
-        """Workers, once a slide needs them. One slide of one region does not pay for starting processes."""
-        alone = work.plan is not None and len(work.todo) <= 1
-        asked = self.options.workers is not None or self.options.scheduler or self.options.scheduler_file
-        executor = SerialExecutor() if alone and not asked else connect(self.options)
-        self.workers = executor.description
-        return executor
-
     def finish(self, work: SlideWork) -> None:
         """All regions are in the journal (or lost): publish the slide, then drop its journal."""
+        from .running.publish import publish_slide  # loads zarr, while the workers work
+
         min_confidence = self.settings.min_confidence
         if min_confidence is None:
             min_confidence = self.card.min_confidence
@@ -222,6 +216,8 @@ class Run:
 
     def conclude(self, works: list[SlideWork], stop: StopFlag) -> RunSummary:
         """Note what failed for good; write the tables over all slides, `run.json` and `index.html`; the summary."""
+        from .review.index import write_index
+        from .running.publish import write_run_tables
 
         def summary() -> RunSummary:
             return summarise(works, stop.reason, stop.exit_code, time.time() - self.begun, str(self.results.root))
@@ -232,7 +228,8 @@ class Run:
                     note_failure(self.results.state, work.slide_id, Failure(work.fingerprint, work.reason))
             write_run_tables(self.results)
             write_run_record(
-                self.results, works, self.settings, self.options, self.card.sha256, self.begun, summary(), self.workers
+                self.results, works, self.settings, self.options, self.card.sha256, self.begun, summary(),
+                self.workers.description,
             )
             write_index(self.results)  # last: it has the slides that failed from run.json
         except OutputError as error:

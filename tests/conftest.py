@@ -23,3 +23,17 @@ def weights(tmp_path_factory):
     from tiny_network import tiny_weights  # imports torch, which not every test needs
 
     return tiny_weights(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture
+def fault(monkeypatch):
+    """Orders a fault of `painted_network` for runs in this process and their workers."""
+
+    def order(words: str) -> None:
+        from hemax_batch.running import scheduler
+
+        monkeypatch.setenv("HEMAX_TEST_FAULT", words)
+        # the fork server keeps the environment that it was started in, which may have been an earlier test's
+        monkeypatch.setattr(scheduler, "METHOD", "spawn")
+
+    return order

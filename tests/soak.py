@@ -54,7 +54,8 @@ def start(folder: Path, slides: Path, out: Path, workers: int) -> subprocess.Pop
 
 def workers_of(main: psutil.Process) -> list[psutil.Process]:
     """Its dask workers."""
-    return [p for p in main.children(recursive=True) if "spawn_main" in " ".join(p.cmdline())]
+    servers = [p for p in main.children() if "forkserver" in " ".join(p.cmdline())]
+    return [worker for server in servers for worker in server.children()]
 
 
 def measure(main: psutil.Process, out: Path) -> dict[str, float]:

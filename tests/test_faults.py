@@ -223,11 +223,11 @@ def test_a_read_only_results_folder_is_refused_and_keeps_its_results(start, slid
 
 
 def workers_of(process) -> list[psutil.Process]:
-    """The dask workers of a run: children of its nannies' processes that were spawned."""
+    """The dask workers of a run: what its fork server has forked."""
     found = []
-    for child in psutil.Process(process.pid).children(recursive=True):
+    for child in psutil.Process(process.pid).children():
         with suppress(psutil.NoSuchProcess):
-            found += [child] if "spawn_main" in " ".join(child.cmdline()) else []
+            found += child.children() if "forkserver" in " ".join(child.cmdline()) else []
     return found
 
 

@@ -21,9 +21,10 @@ from hemax_batch.errors import HemaxError, SlideError
 from hemax_batch.results.folder import ResultsFolder
 from hemax_batch.results.journal import Failure, RegionJournal, note_failure
 from hemax_batch.results.leftovers import clear_leftovers
-from hemax_batch.running import scheduler, workqueue
+from hemax_batch.running import scheduler, workers, workqueue
 from hemax_batch.running.aside import Aside, GivenUp, NoAnswer
 from hemax_batch.running.executors import Finished, SerialExecutor, WorkerDied
+from hemax_batch.running.eye import Eye
 
 HERE = Path(__file__).parent
 
@@ -142,7 +143,7 @@ class Blaming(SerialExecutor):
 @pytest.mark.parametrize(("times", "code"), [(1, 0), (2, 3)])
 def test_a_plan_blamed_for_a_neighbour_is_made_again_alone(go, slides, whole, tmp_path, monkeypatch, times, code):
     monkeypatch.setattr(Blaming, "times", times)
-    monkeypatch.setattr(pipeline, "connect", lambda _options: Blaming())
+    monkeypatch.setattr(workers, "connect", lambda _options: Blaming())
     out = tmp_path / "out"
     assert go(slides, out)[0] == code
     if code:
@@ -152,22 +153,30 @@ def test_a_plan_blamed_for_a_neighbour_is_made_again_alone(go, slides, whole, tm
     assert_same_results(out, whole)
 
 
-def test_a_region_that_kills_every_worker_costs_no_other_slide(go, slides, whole, tmp_path, monkeypatch):
+def test_a_region_that_kills_every_worker_costs_no_other_slide(go, slides, whole, tmp_path, fault):
     """Slide two's plan and regions are in flight with the killer."""
     (tmp_path / "in").mkdir()
     write_pyramid(tmp_path / "in" / "zero.tif", smear(300, 280, 9), mpp=0.25)
-    monkeypatch.setenv("HEMAX_TEST_FAULT", "kills:zero")
+    fault("kills:zero")
     out = tmp_path / "out"
     code, _ = go(tmp_path / "in", out, slides, "--max-unreadable", 0.9, workers=1)
     assert code == 0 and lost_regions(out) == {"zero": [0], "one": [], "two": []}
     assert content(out / "two")["cells.csv"] == content(whole / "two")["cells.csv"]
 
 
+def test_reading_ahead_changes_nothing(go, slides, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(Eye, "reads_ahead", True)
+    assert go(slides, tmp_path / "out", "--batch-size", 2)[0] == 0
+    assert_same_results(tmp_path / "out", whole)
+
+
 # memory
 
 
-def test_a_batch_too_large_for_the_device_is_halved(go, slides, whole, tmp_path, monkeypatch):
-    monkeypatch.setenv("HEMAX_TEST_FAULT", "oom")
+@pytest.mark.parametrize("reads_ahead", [False, True])
+def test_a_batch_too_large_for_the_device_is_halved(go, slides, whole, tmp_path, monkeypatch, fault, reads_ahead):
+    monkeypatch.setattr(Eye, "reads_ahead", reads_ahead)
+    fault("oom")
     assert go(slides, tmp_path / "out", "--batch-size", 8)[0] == 0
     assert_same_results(tmp_path / "out", whole)
 
@@ -189,10 +198,10 @@ def test_memory_short_even_for_one_patch_loses_the_region_with_a_reason(go, slid
 
 
 def test_a_worker_that_takes_too_much_memory_is_ended_and_its_region_done_with_less(
-    go, slides, whole, tmp_path, monkeypatch
+    go, slides, whole, tmp_path, monkeypatch, fault
 ):
     monkeypatch.setattr(scheduler, "_limit_bytes", lambda _workers: 700 * 2**20)
-    monkeypatch.setenv("HEMAX_TEST_FAULT", f"hog:{600 * 2**20}")
+    fault(f"hog:{600 * 2**20}")
     assert go(slides, tmp_path / "out", workers=1)[0] == 0
     assert_same_results(tmp_path / "out", whole)
 
@@ -207,8 +216,8 @@ def two_gpus(monkeypatch):
 
 
 @pytest.mark.parametrize("loss", ["cpu", "retire"])
-def test_the_other_workers_go_on_when_a_gpu_is_lost(go, slides, whole, tmp_path, monkeypatch, two_gpus, loss):
-    monkeypatch.setenv("HEMAX_TEST_FAULT", "gpu:1")
+def test_the_other_workers_go_on_when_a_gpu_is_lost(go, slides, whole, tmp_path, fault, two_gpus, loss):
+    fault("gpu:1")
     out, log = tmp_path / "out", tmp_path / "log.jsonl"
     code, output = go(slides, out, "--on-gpu-loss", loss, "--log-json", log, workers=2)
     assert code == 0, output
@@ -219,9 +228,9 @@ def test_the_other_workers_go_on_when_a_gpu_is_lost(go, slides, whole, tmp_path,
 
 
 def test_without_any_gpu_left_the_cpu_goes_on_or_the_run_stops_as_configured(
-    go, slides, whole, tmp_path, monkeypatch, two_gpus
+    go, slides, whole, tmp_path, monkeypatch, fault, two_gpus
 ):
-    monkeypatch.setenv("HEMAX_TEST_FAULT", "gpu:")
+    fault("gpu:")
     assert go(slides, tmp_path / "cpu", workers=2)[0] == 0
     assert_same_results(tmp_path / "cpu", whole)
     code, output = go(slides, tmp_path / "out", "--on-gpu-loss", "retire", workers=2)

@@ -337,16 +337,16 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(go, slide, weights, tmp_pat
     assert content(out / "smear") == content(tmp_path / "whole" / "smear")
 
 
-def test_regions_of_a_killed_worker_are_done_again(go, slide, tmp_path, monkeypatch):
+def test_regions_of_a_killed_worker_are_done_again(go, slide, tmp_path, fault):
     go(slide, out=tmp_path / "whole")
-    monkeypatch.setenv("HEMAX_TEST_FAULT", f"die-once:{tmp_path}")
+    fault(f"die-once:{tmp_path}")
     assert go(slide, workers=2).exit_code == 0
     assert content(tmp_path / "out" / "smear") == content(tmp_path / "whole" / "smear")
 
 
-@pytest.mark.parametrize("fault", ["die", "hang"])
-def test_a_region_that_kills_or_hangs_every_worker_is_lost_alone(go, slide, tmp_path, monkeypatch, fault):
-    monkeypatch.setenv("HEMAX_TEST_FAULT", fault)
+@pytest.mark.parametrize("what", ["die", "hang"])
+def test_a_region_that_kills_or_hangs_every_worker_is_lost_alone(go, slide, tmp_path, fault, what):
+    fault(what)
     assert go(slide, "--max-unreadable", 0.5, "--region-timeout", 5, workers=1).exit_code == 0
     record = json.loads((tmp_path / "out" / "run.json").read_text())["slides"][0]
     assert record["unreadable_regions"] == [0] and record["cells"] > 5

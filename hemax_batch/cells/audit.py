@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scipy.special import gammaincinv
-
 
 @dataclass(frozen=True)
 class ScreenAudit:
@@ -41,6 +39,8 @@ def poisson_limits(k: int, level: float = 0.95) -> tuple[float, float]:
     >>> [round(v, 2) for v in (*poisson_limits(0), *poisson_limits(3))]
     [0.0, 3.69, 0.62, 8.77]
     """
+    from scipy.special import gammaincinv  # half the time that a run takes to begin, and only needed at its end
+
     if k < 0:
         raise ValueError(f"{k}: a count cannot be negative")
     tail = (1 - level) / 2

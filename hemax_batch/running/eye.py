@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,31 +73,49 @@ class Eye:
     def see(self, centres_xy: np.ndarray, size_px: int) -> Seen:
         """Cells in the patches of `size_px` squared centred on `centres_xy` [N, 2] (level-0 pixels).
 
-        A batch too large for the device is halved and tried again, down to one patch.
+        On a GPU the next batch is read while the network looks at one. A batch too large for the device is halved and
+        tried again, down to one patch.
         """
         parts: list[Seen] = []
-        start = 0
-        while start < len(centres_xy):
-            batch_xy = centres_xy[start : start + self.batch_size]
-            try:
-                said = self._ask(batch_xy, size_px)
-            except (MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error) or len(batch_xy) == 1:
-                    raise
-                self.batch_size = len(batch_xy) // 2
-                continue
-            self.patches += len(batch_xy)
-            self.platelets += said.platelets
-            parts.append(Seen(said.cells, said.cut, batch_xy[said.patch_index], batch_xy[said.saturated]))
-            start += len(batch_xy)
+        with ThreadPoolExecutor(1) if self.reads_ahead else nullcontext() as ahead:
+            start, coming = 0, None
+            while start < len(centres_xy):
+                batch_xy = centres_xy[start : start + self.batch_size]
+                batch = coming.result() if coming else self._cut(batch_xy, size_px)
+                next_xy = centres_xy[start + self.batch_size : start + 2 * self.batch_size]
+                coming = ahead.submit(self._cut, next_xy, size_px) if ahead and len(next_xy) else None
+                try:
+                    said = self._ask(batch)
+                except (MemoryError, RuntimeError) as error:
+                    if not _is_out_of_memory(error) or len(batch_xy) == 1:
+                        raise
+                    self.batch_size = len(batch_xy) // 2
+                    if coming:
+                        coming.result()  # of the old size; and nobody else may be reading
+                        coming = None
+                    continue
+                self.patches += len(batch_xy)
+                self.platelets += said.platelets
+                parts.append(Seen(said.cells, said.cut, batch_xy[said.patch_index], batch_xy[said.saturated]))
+                start += len(batch_xy)
         return Seen.joined(parts)
 
-    def _ask(self, batch_xy: np.ndarray, size_px: int):
+    @property
+    def reads_ahead(self) -> bool:
+        """Where the network leaves the processor idle."""
+        return str(self.predictor.device) != "cpu"
+
+    def _cut(self, batch_xy: np.ndarray, size_px: int):
+        """The pixels of a batch of patches."""
+        begun = time.perf_counter()
+        try:
+            return patches.cut_patches(self.reader, batch_xy, self.predictor.card.mpp, size_px)
+        finally:
+            self.seconds_read += time.perf_counter() - begun
+
+    def _ask(self, batch):
         """The prediction for a batch of patches."""
         slide, begun = self.reader.slide, time.perf_counter()
-        batch = patches.cut_patches(self.reader, batch_xy, self.predictor.card.mpp, size_px)
-        self.seconds_read += time.perf_counter() - begun
-        begun = time.perf_counter()
         try:
             return self.predictor(batch, slide.mpp, (slide.width, slide.height))
         finally:

@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import HemaxError, UsageError
 from ..settings import RunOptions, TlsFiles
 from .executors import DaskExecutor, SerialExecutor
+from .nursery import METHOD, ONE_THREAD, open_nursery
 from .resources import cpu_limit, memory_limit_bytes, visible_gpus
 
 _WORKER_BYTES = 1.5 * 2**30  # torch, the weights and a region's pixels
@@ -35,6 +36,7 @@ def default_workers() -> int:
 
 def _local(workers: int, gpus: list[str]) -> DaskExecutor:
     """A cluster of single-threaded processes on the loopback interface, one a GPU in turn where there are any."""
+    open_nursery()
     _configure(local=True)
     from distributed import Client, Nanny, Scheduler, SpecCluster
 
@@ -74,8 +76,8 @@ def _limit_bytes(workers: int) -> int:
 
 
 def _worker_environment(gpu: str | None) -> dict[str, str]:
-    """One thread for every numeric library, as there is a worker per core; this worker's own GPU."""
-    env = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1")
+    """One thread; this worker's own GPU."""
+    env = dict(ONE_THREAD)
     if gpu is not None:
         env["CUDA_VISIBLE_DEVICES"] = gpu
     return env
@@ -127,7 +129,7 @@ def _configure(local: bool) -> None:
     import distributed  # noqa: F401 - gives its loggers their levels when it is imported, so before they are changed
 
     settings = {
-        "distributed.worker.multiprocessing-method": "spawn",  # forking after CUDA has started is unsupported
+        "distributed.worker.multiprocessing-method": METHOD,
         "distributed.scheduler.allowed-failures": 1,
         "distributed.worker.daemon": True,
         # tasks bring back little, so spilling frees nothing, and a paused worker would wait for ever

@@ -25,6 +25,7 @@ from .progress import Reporter
 from .regions import Look, RegionJob, process_region, unreadable
 from .slide_work import SlideWork, unreadable_share, why
 from .stopping import EXIT_HUNG, StopFlag, StopNow, ended_if_hung
+from .workers import Workers
 
 _TRIES = 2  # of a region or plan that fails unexpectedly, the last one alone
 _GPU_TRIES = 8  # of a region that met a lost GPU: each worker may have one
@@ -37,20 +38,21 @@ class WorkQueue:
 
     admit(work)     opens the slide and decides: fills in slide, fingerprint and journal, or ends it (skipped, failed)
     finish(work)    merges and writes a slide whose regions are all in the journal; sets cells and warnings
-    connect(work)   the executor, made when the first slide needs it
+    workers         the executor, made when the first slide needs it
     apart(work, seconds, function, argument)   the function's value, from a process that is ended where it hangs
     hung()          what is to be said before this process ends itself, in which a region hangs
     """
 
     def __init__(
         self, files: list[SlideFile], look: Look, core_um: float, max_unreadable: float, stop: StopFlag,
-        reporter: Reporter, admit: Callable[[SlideWork], None], finish: Callable[[SlideWork], None], connect: Callable,
+        reporter: Reporter, admit: Callable[[SlideWork], None], finish: Callable[[SlideWork], None], workers: Workers,
         apart: Callable, hung: Callable[[], None], fail_fast: bool = False, cpu_for_gpu: bool = True,
     ):  # fmt: skip
         self.works = [SlideWork(file) for file in files]
         self._look, self._core_um, self._max_unreadable = look, core_um, max_unreadable
         self._stop, self._reporter, self._fail_fast = stop, reporter, fail_fast
-        self._admit, self._finish, self._connect = admit, finish, connect
+        self._admit, self._finish, self._workers = admit, finish, workers
+        workers.alone = len(files) == 1
         self._apart, self._hung, self._cpu_for_gpu = apart, hung, cpu_for_gpu
         self._waiting = deque(self.works)
         self._planned: deque[SlideWork] = deque()
@@ -101,15 +103,14 @@ class WorkQueue:
                 return
 
     def _begin(self, work: SlideWork) -> None:
-        """Admit a slide and have it planned; alone in its run it is planned first, to see whether workers would pay."""
+        """Admit a slide and have it planned: the first one from here, while the workers are being started."""
         work.begun, work.state = time.monotonic(), "working"
         try:
             self._admit(work)
             if work.state != "working":
                 self._end(work, work.state, work.reason)
                 return
-            if len(self.works) > 1:
-                self._ready(work)
+            self._workers.expect(work)
             if self._executor is not None and self._executor.separate:
                 work.in_flight += 1
                 self._submit_plan(work)
@@ -131,7 +132,7 @@ class WorkQueue:
         """Make the executor, the first time."""
         if self._executor is None:
             try:
-                self._executor = self._connect(work)
+                self._executor = self._workers.get(work)
             except HemaxError:
                 raise
             except Exception as error:  # no slide is to blame
@@ -326,6 +327,7 @@ class WorkQueue:
         return self._executor.in_flight if self._executor and self._executor.separate else 0
 
     def _close(self) -> None:
+        self._workers.close()
         if self._executor is not None:
             self._executor.close()
         if self._finisher is not None:

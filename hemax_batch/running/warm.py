@@ -1,0 +1,9 @@
+"""What every worker process needs, loaded once: they are forked from a server process that has imported this.
+
+Imports only: nothing here may start a thread, open a file or wake a GPU, which would not survive the fork.
+"""
+
+import torch  # noqa: F401
+
+from ..model import predictor  # noqa: F401
+from . import regions  # noqa: F401

@@ -1,0 +1,51 @@
+"""The executor of a run: made when a slide needs it, or in a thread while the first slide is planned, which takes as long."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from ..settings import RunOptions
+from .executors import DaskExecutor, SerialExecutor
+from .scheduler import connect
+from .slide_work import SlideWork
+
+_SURELY_CORES = 8  # a slide of so many regions' area has more than one region that holds anything
+
+
+class Workers:
+    """What `options` ask for. `core_um`: side of a region; `alone`: whether the run has one slide only."""
+
+    def __init__(self, options: RunOptions, core_um: float):
+        self._options, self._core_um = options, core_um
+        self._coming: Future | None = None
+        self._taken = False
+        self.alone = False
+        self.description = "none were needed"
+
+    def expect(self, work: SlideWork) -> None:
+        """A slide is about to be planned: start what it will surely need."""
+        if self._coming is None and self._options.workers != 0 and (not self.alone or self._is_large(work)):
+            pool = ThreadPoolExecutor(1, thread_name_prefix="connect")
+            self._coming = pool.submit(connect, self._options)
+            pool.shutdown(wait=False)
+
+    def get(self, work: SlideWork) -> DaskExecutor | SerialExecutor:
+        """The executor, once. One slide of one region does not pay for starting processes."""
+        asked = self._options.workers is not None or self._options.scheduler or self._options.scheduler_file
+        if self._coming is not None:
+            executor = self._coming.result()
+        elif self.alone and len(work.todo) <= 1 and not asked:
+            executor = SerialExecutor()
+        else:
+            executor = connect(self._options)
+        self._taken, self.description = True, executor.description
+        return executor
+
+    def close(self) -> None:
+        """End what was started and not asked for."""
+        if self._coming is not None and not self._taken:
+            self._coming.add_done_callback(lambda done: done.exception() or done.result().close())
+
+    def _is_large(self, work: SlideWork) -> bool:
+        slide = work.slide
+        return slide.width * slide.height * slide.mpp**2 > _SURELY_CORES * self._core_um**2
