@@ -14,18 +14,21 @@ from hemax_batch.bench.work import KINDS, measure_work
 from hemax_batch.errors import HemaxError
 
 
-def table(path, boxes):
+def table(path, boxes, classes="mmm"):
     with open(path, "w", newline="") as f:
         rows = csv.writer(f)
-        rows.writerow(("x0", "y0", "x1", "y1"))
-        rows.writerows(boxes)
+        rows.writerow(("x0", "y0", "x1", "y1", "class"))
+        rows.writerows((*box, {"m": "monocyte", "u": "unidentified"}[c]) for box, c in zip(boxes, classes, strict=False))
     return path
 
 
 def test_recall_counts_cells_found_again(tmp_path):
-    everywhere = table(tmp_path / "a.csv", [(0, 0, 10, 10), (50, 50, 60, 60), (90, 0, 100, 10)])
+    everywhere = table(tmp_path / "a.csv", [(0, 0, 10, 10), (50, 50, 60, 60), (90, 0, 100, 10)], "mmu")
     screened = table(tmp_path / "b.csv", [(1, 0, 11, 10), (50, 50, 60, 60), (200, 200, 210, 210)])
-    assert recall(everywhere, screened) == {"everywhere": 3, "screened": 3, "of_them_found": 2, "recall": 0.6667}
+    assert recall(everywhere, screened) == {
+        "everywhere": 3, "screened": 3, "of_them_found": 2, "recall": 0.6667,
+        "named_everywhere": 2, "of_the_named_found": 2, "recall_of_named": 1.0,
+    }  # fmt: skip
     assert recall(everywhere, table(tmp_path / "none.csv", []))["recall"] == 0
 
 
