@@ -2,6 +2,7 @@
 
 import csv
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -203,6 +204,14 @@ def test_the_ratio_is_measured_on_the_half_that_it_was_not_fitted_on():
     assert worse["value"] < told["accuracy"]["value"] and worse["n"] > told["accuracy"]["n"]
     assert figures.figures(judged())["attributes"]["nuclear_cytoplasmic_ratio"] == told
     assert nc_figures([s for s in judged() if fits(s.path)]) == {} == nc_figures([])
+
+
+def test_basophils_whose_granules_hide_the_nucleus_are_told_apart():
+    basophils = [replace(s, allowed=("basophil",), fraction=0.75, nc_class="low", path=f"b{s.path}") for s in judged(100)]
+    told = nc_figures(judged() + basophils)
+    assert told["basophils apart"] == {k: v for k, v in nc_figures(judged()).items() if k != "basophils apart"}
+    assert told["accuracy"]["value"] < told["basophils apart"]["accuracy"]["value"]
+    assert "basophils apart" not in nc_figures(basophils)
 
 
 def test_the_ratio_is_read_and_an_unknown_one_refused(tmp_path):

@@ -227,8 +227,17 @@ def _state_figures(pairs: np.ndarray, name: str) -> dict:
 
 
 def nc_figures(seen: list[Seen]) -> dict:
-    """Low or high nuclear:cytoplasmic ratio, by the predicted masks; {} where a half holds no cell to fit or measure."""
-    judged = [s for s in seen if s.nc_class]
+    """Low or high nuclear:cytoplasmic ratio, by the predicted masks; {} where a half holds no cell to fit or measure.
+
+    Also with basophils apart: their granules hide the nucleus's border, so that masks take in both, and people call
+    their ratio low all the same.
+    """
+    told = _nc_figures([s for s in seen if s.nc_class])
+    apart = _nc_figures([s for s in seen if s.nc_class and s.allowed != ("basophil",)])
+    return told | {"basophils apart": apart} if told and apart else told
+
+
+def _nc_figures(judged: list[Seen]) -> dict:
     fitted = [s for s in judged if fits(s.path) and s.found]
     measured = [s for s in judged if not fits(s.path)]
     if not fitted or not measured:
