@@ -5,6 +5,7 @@ import copy
 import csv
 import json
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -208,3 +209,12 @@ def test_the_command_writes_figures_and_page(tmp_path, monkeypatch):
     with open(tmp_path / "o" / "faithfulness.csv", newline="") as f:
         assert any(row["figure"].startswith("interventions / ") for row in csv.DictReader(f))
     assert "too few" in (tmp_path / "o" / "faithfulness.html").read_text()
+
+
+def test_pixels_change_square_by_square_and_each_once():
+    region = np.random.default_rng(0).random((37, 50)) < 0.7
+    order = occlusion._in_blocks(region, np.random.default_rng(1), 8)
+    assert sorted(order) == np.flatnonzero(region).tolist()
+    squares = list(zip(order // 50 // 8, order % 50 // 8, strict=True))
+    changes = sum(a != b for a, b in pairwise(squares))
+    assert changes == len(set(squares)) - 1 and squares != sorted(squares)

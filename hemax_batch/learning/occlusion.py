@@ -5,7 +5,8 @@ insertion  pixels are given back to a picture blurred beyond recognition (Petsiu
            more they tell
 
 Every kind changes the same number of pixels, those of the smallest of the three regions, which are the network's own
-masks; the baseline changes as many anywhere in the patch. A cell no longer found has probability 0.
+masks; the baseline changes as many anywhere in the patch. They go in squares of BLOCK_UM in random order: single pixels
+would look like granules. A cell no longer found has probability 0.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from .subjects import Said, Subject, say_of
 STEPS = 5
 LEAST_PX = 200  # in the smallest region
 BLUR_UM = 1.5  # sigma: neither lobes nor granules can be told
+BLOCK_UM = 1.0
 REGIONS = {"nucleus": 2, "cytoplasm": 1, "background": 0}
 BASELINE = "at random"
 
@@ -42,12 +44,20 @@ def occlude(predictor, cells: list[Subject], seed: int = 0) -> dict:
         blurred = ndimage.gaussian_filter(cell.pixels, (sigma, sigma, 0))
         seen_blurred = say_of(predictor, blurred)
         for name, region in regions.items():
-            order = rng.permutation(np.flatnonzero(region))[:count]
+            order = _in_blocks(region, rng, max(round(BLOCK_UM / predictor.card.mpp), 1))[:count]
             deleted = _curve(predictor, cell, cell.said, cell.pixels, glass, order)
             inserted = _curve(predictor, cell, seen_blurred, blurred, cell.pixels, order)
             curves["deletion"].setdefault(name, []).append(deleted)
             curves["insertion"].setdefault(name, []).append(inserted)
     return {test: _summary(of, -1 if test == "deletion" else 1) for test, of in curves.items()}
+
+
+def _in_blocks(region: np.ndarray, rng: np.random.Generator, block_px: int) -> np.ndarray:
+    """Flat places of a region bool [S, S], square after square in random order."""
+    y, x = np.nonzero(region)
+    columns = region.shape[1] // block_px + 1
+    turns = rng.permutation((region.shape[0] // block_px + 1) * columns)
+    return np.flatnonzero(region)[np.argsort(turns[y // block_px * columns + x // block_px], kind="stable")]
 
 
 def _curve(
