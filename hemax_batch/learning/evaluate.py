@@ -12,6 +12,7 @@ from .average_precision import Field, average_precision
 from .dataset import Example, load_mask
 from .figures import Seen, figures
 from .sampler import PatchSampler
+from .subjects import NEAR_UM
 
 WHITE = [c.white for c in CLASSES]
 
@@ -65,8 +66,8 @@ def _field(example: Example, cells, batch: PatchBatch, size: int) -> Field:
 
 
 def _compare(example: Example, k: int, cells, pixels, batch: PatchBatch) -> Seen:
-    """The prediction for cell k: with a true box the one of highest IoU, else the one nearest the middle (within 4
-    µm)."""
+    """The prediction for cell k: with a true box the one of highest IoU, else the one nearest the middle (within
+    NEAR_UM)."""
     label = example.cells[k]
     nothing = Seen(example.source, label.allowed, False, "", 0.0, float("nan") if label.box_xyxy is None else 0.0,
                    *([float("nan")] * 4), (), example.path, nc_class=label.nc_class)  # fmt: skip
@@ -81,7 +82,7 @@ def _compare(example: Example, k: int, cells, pixels, batch: PatchBatch) -> Seen
         middle = batch.origins[0] + pixels.shape[1] / 2 * batch.scale
         distance = np.hypot(*(centres(cells.boxes_xyxy) - middle).T) * example.mpp
         j, iou = int(distance.argmin()), float("nan")
-        if distance[j] > 4.0:
+        if distance[j] > NEAR_UM:
             return nothing
     parts = attribute_slices()
     attributes = tuple(

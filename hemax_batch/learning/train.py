@@ -74,7 +74,7 @@ class Recipe:
                   "synthetic_from": 0.0, "large_share": 0.1, "arch": card.arch, "mpp": card.mpp,
                   "start": card.sha256}  # fmt: skip
         if close:
-            gentle |= {"canvas_px": 160, "hard": 2.0}
+            gentle |= {"canvas_px": 192, "hard": 2.0, "ema": 0.998}
         return cls(**{**gentle, **given})
 
 
@@ -91,7 +91,7 @@ def train(
     world = World.join(device)
     work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    model = checkpoint.load(start)[0] if start else build(recipe.arch)
+    model = checkpoint.load(start, begin_missing=True)[0] if start else build(recipe.arch)
     if recipe.pretrained and not start and hasattr(model.backbone, "load_imagenet"):
         model.backbone.load_imagenet()
     model = model.to(world.device, memory_format=torch.channels_last).train()

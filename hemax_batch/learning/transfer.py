@@ -5,7 +5,7 @@ Columns of the table, a row per source (value, low, high: 95 % interval, bootstr
 
 images, cells      all there are of the source, of both splits
 recall             white cells with a box that were found, IoU >= 0.5
-found              white cells of which only the place is known that were found, within 4 µm
+found              white cells of which only the place is known that were found, within 5 µm
 accuracy           cells of known type whose class the label allows; one not found is wrong
 accuracy_taught    the same, of types that another source teaches
 never_taught       the other types, which nobody could know without this source

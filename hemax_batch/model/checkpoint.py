@@ -149,8 +149,11 @@ def save(model, path: str | Path, *, mpp: float, patch_px: int, temperature: flo
     return read_card(path)
 
 
-def load(path: str | Path | None = None):
-    """The network in eval mode (float32, on the CPU) and its card. WeightsError as `read_card`."""
+def load(path: str | Path | None = None, begin_missing: bool = False):
+    """The network in eval mode (float32, on the CPU) and its card. WeightsError as `read_card`.
+
+    begin_missing: parts that this version's architecture has and the file lacks begin as built, to be trained.
+    """
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -165,6 +168,8 @@ def load(path: str | Path | None = None):
     try:
         stored = {k: v for k, v in load_file(card.path).items() if not k.startswith(PREFIX)}
         state = {k: v.float() if v.is_floating_point() else v for k, v in stored.items()}
+        if begin_missing:
+            state = {**model.state_dict(), **state}
         model.load_state_dict(state)
     except (SafetensorError, RuntimeError) as error:
         raise WeightsError(f"{card.path}: its tensors do not fit {card.arch} ({str(error)[:200]})") from error

@@ -23,6 +23,7 @@ from .transformer import DecoderLayer, EncoderLayer, grid_centres, sample_in_box
 
 BOX_UNIT_PX = 96.0  # a typical cell at the working scale: what box sizes are expressed against
 FINE_GRID = 16
+GIST_GRID = 5
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,28 @@ class FineLook(nn.Module):
         return self.norm(self.out(look.flatten(1))).unflatten(0, (b, q))
 
 
+class Gist(nn.Module):
+    """What the backbone's deepest maps say of each cell as a whole: their mean over its box, a fifth wider.
+
+    The straight way from pretrained features to class and attributes, beside the query's and the fine look's. The last
+    layer begins at zero, so a network trained without one says the same until it has learnt.
+    """
+
+    def __init__(self, channels: tuple[int, int], dim: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(sum(channels))
+        self.hidden = nn.Linear(sum(channels), 2 * dim)
+        self.out = nn.Linear(2 * dim, dim)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, f16: Tensor, f32: Tensor, boxes: Tensor) -> Tensor:
+        """Maps [B, C, h, w] at strides 16 and 32, boxes [B, Q, 4] (pixels) -> [B, Q, D]."""
+        wide = torch.cat([boxes[..., :2], boxes[..., 2:] * 1.2], -1)
+        means = [sample_in_boxes(f, wide, GIST_GRID, stride).mean(2) for f, stride in ((f16, 16), (f32, 32))]
+        return self.out(F.relu(self.hidden(self.norm(torch.cat(means, -1)))))
+
+
 class HemaX(nn.Module):
     """The network. `forward` takes pixels uint8 or float [B, 3, H, W] in 0..255; H and W multiples of 32."""
 
@@ -171,12 +194,14 @@ class HemaX(nn.Module):
         self.mask_head = nn.Sequential(nn.Linear(d, d), nn.ReLU(inplace=True), nn.Linear(d, 2 * (c + 2)))
         self.dense_head = nn.Conv2d(c, 2, 1)
         self.fine_look = FineLook(c, d)
+        self.gist = Gist(self.backbone.channels[2:], d) if cfg.box_grid else None
 
     def forward(self, pixels: Tensor) -> HemaXOutput:
-        """Backbone -> pyramid and encoder -> queries -> decoder layers -> masks -> fine look -> heads."""
+        """Backbone -> pyramid and encoder -> queries -> decoder layers -> masks -> fine look and gist -> heads."""
         x = (pixels.float() - 127.0) / 128.0
         x = x.contiguous(memory_format=torch.channels_last)
-        tokens, pos, m16, m8, embedding = self.pyramid(self.backbone(x))
+        maps = self.backbone(x)
+        tokens, pos, m16, m8, embedding = self.pyramid(maps)
         canvas = x.new_tensor([x.shape[-1], x.shape[-2]])
         q, boxes, heat = self._queries(m8, len(x))
         first = boxes if heat is not None else None
@@ -193,6 +218,8 @@ class HemaX(nn.Module):
         dense = self.dense_head(embedding)
         masks = self._masks(q, boxes.detach(), embedding, dense)
         q = q + self.fine_look(embedding, masks, boxes.detach())
+        if self.gist is not None:
+            q = q + self.gist(*maps[2:], boxes.detach())
         classes.append(self.class_head(q))
         attributes.append(self.attribute_head(q))
         return HemaXOutput(
