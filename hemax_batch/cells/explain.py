@@ -205,7 +205,7 @@ def _named(first: int, second: int, confidence: float, next_best: float) -> str:
 
 def sentence(head: str, attribute_probs: np.ndarray, measures: Measures, i: int) -> str:
     """ "Segmented neutrophil (confidence 0.97): multilobed (segmented) nucleus, fine granules, pale or light blue
-    cytoplasm; large, 12.4 µm across, 1.7 times a red cell; nucleus/cytoplasm area ratio 0.52 (nucleus 34 % of the
+    cytoplasm; large, 14.4 µm across, 2.0 times a red cell; nucleus/cytoplasm area ratio 0.52 (nucleus 34 % of the
     cell), abundant cytoplasm."."""
     said = {a.name: _attribute_words(attribute_probs[attribute_slices()[a.name]], a) for a in ATTRIBUTES}
     looks = ", ".join(said[name] for name in ("nucleus_shape", "granularity", "cytoplasm_colour"))
