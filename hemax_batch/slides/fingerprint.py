@@ -15,7 +15,7 @@ _BLOCKS = 16
 def fingerprint(files: Sequence[Path]) -> str:
     """SHA-256 (hex) over each file's size, first and last MiB, and 16 evenly spaced blocks of 64 KiB.
 
-    Files up to 3 MiB are read whole. Several files (an MRXS folder, a DICOM series) are taken in the order of their
+    Files up to 3 MiB and 64 KiB are read whole. Several files (an MRXS folder, a DICOM series) are taken in the order of their
     names, each with its name; the name of a single-file slide does not count, so it may be moved or renamed.
 
     It notices another slide, a file truncated, grown, re-encoded or still being copied (its tail is missing or zero),
@@ -41,7 +41,7 @@ def _add_file(digest, path: Path) -> None:
 
 def sampled_spans(size: int) -> list[tuple[int, int]]:
     """(start, length) of the bytes that count in a file of `size` bytes."""
-    if size <= 2 * _ENDS_BYTES + _BLOCKS * _BLOCK_BYTES:
+    if size <= 2 * _ENDS_BYTES + (_BLOCKS + 1) * _BLOCK_BYTES:  # beyond, blocks do not overlap
         return [(0, size)]
     step = (size - 2 * _ENDS_BYTES) / (_BLOCKS + 1)
     middle = [(_ENDS_BYTES + round(step * (i + 1)) - _BLOCK_BYTES // 2, _BLOCK_BYTES) for i in range(_BLOCKS)]
