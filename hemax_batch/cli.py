@@ -10,7 +10,8 @@ from pathlib import Path
 import click
 
 from . import __version__
-from .cli_learning import calibrate, compare, evaluate, faithfulness, models, train, transfer
+from .cli_learning import calibrate, compare, evaluate, faithfulness, train, transfer
+from .cli_models import models
 from .cli_review import export, export_options, report, retally
 from .cli_slides import doctor, info, synth
 from .errors import HemaxError, UsageError

@@ -1,4 +1,4 @@
-"""The commands for those who train and measure: `train`, `evaluate`, `models`."""
+"""The commands for those who train and measure: `train`, `calibrate`, `evaluate`, `faithfulness`, `compare`, `transfer`."""
 
 from __future__ import annotations
 
@@ -174,107 +174,6 @@ def faithfulness(data, weights, limit, out, device):
         (out / "faithfulness.json").write_text(json.dumps(report, indent=1))
         write_figures(report, out / "faithfulness.csv")
         write_page(out / "faithfulness.html", predictor, report, cells)
-
-
-@click.group()
-def models():
-    """List, describe, verify and import weights.
-
-    \b
-    Example:
-      hemax-batch models list
-      hemax-batch models show
-      hemax-batch models verify my.safetensors
-    """
-
-
-@models.command("list")
-def list_models():
-    """The weights that ship, and the architectures that can be trained.
-
-    \b
-    Example:
-      hemax-batch models list
-    """
-    from .model.checkpoint import SHIPPED, read_card
-
-    card = read_card()
-    click.echo(f"{SHIPPED.stem}  {card.arch}  {card.mpp} µm/px  sha256 {card.sha256[:16]}…  {card.path}")
-
-
-@models.command()
-@click.argument("weights", required=False, type=click.Path(dir_okay=False, path_type=Path))
-def show(weights):
-    """The model card of WEIGHTS (default: the shipped ones).
-
-    \b
-    Example:
-      hemax-batch models show
-    """
-    import tempfile
-
-    from .learning.card import write_card
-    from .model.checkpoint import read_card
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "card.md"
-        write_card(read_card(weights), path)
-        click.echo(path.read_text(encoding="utf-8"))
-
-
-@models.command()
-@click.argument("weights", required=False, type=click.Path(dir_okay=False, path_type=Path))
-def verify(weights):
-    """Check format, vocabulary and hashes of WEIGHTS (default: the shipped ones); exit code 1 if any is wrong.
-
-    \b
-    Example:
-      hemax-batch models verify my.safetensors
-    """
-    from .model.checkpoint import read_card
-
-    card = read_card(weights)
-    click.echo(f"{card.path}: sound, sha256 {card.sha256}")
-
-
-@models.command()
-@click.argument("weights", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Where the mean goes.")
-def average(weights, out):
-    """The mean of several trainings' WEIGHTS, of one architecture. `calibrate` it next: it has no figures yet.
-
-    \b
-    Example:
-      hemax-batch models average first.safetensors second.safetensors --out mean.safetensors
-    """
-    from .learning.shuffled import refuse_shuffled
-    from .learning.sources import refuse_mixed
-    from .model.checkpoint import average as mean_of
-    from .model.checkpoint import read_card
-
-    refuse_mixed([refuse_shuffled(read_card(path)) for path in weights])
-    card = mean_of(list(weights), out)
-    click.echo(f"{card.path}: sha256 {card.sha256}")
-
-
-@models.command("import")
-@click.argument("weights", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--to", "folder", required=True, type=click.Path(file_okay=False, path_type=Path), help="Where your weights are kept.")
-def import_weights(weights, folder):
-    """Check WEIGHTS from elsewhere, and keep them in a folder with their card and hash.
-
-    Format, vocabulary, hash and tensors are checked; only safetensors are read, which run no code. Weights of the same
-    name that differ are not replaced.
-
-    \b
-    Example:
-      hemax-batch models import ours.safetensors --to weights/
-      hemax-batch run slides/ --out results/ --weights weights/ours.safetensors
-    """
-    from .learning.kept_weights import keep_weights
-
-    card = keep_weights(weights, folder)
-    click.echo(f"{card.path}: {card.arch}, {card.mpp} µm/px, sha256 {card.sha256}")
 
 
 @click.command()

@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .errors import HemaxError, OutputError, SlideError, UnreadableSlideError, UsageError
-from .learning.shuffled import refuse_shuffled
-from .model.checkpoint import WeightsCard, read_card
+from .model.checkpoint import WeightsCard, read_card, refuse_shuffled
 from .results.folder import ResultsFolder
 from .results.journal import Failure, RegionJournal, forget_failure, note_failure, read_failure
 from .results.leftovers import clear_leftovers
@@ -121,6 +120,7 @@ class Run:
     aside: Aside
     silent: set[Path] = field(default_factory=set)  # folders in which opening a slide hung
     begun: float = field(default_factory=time.time)
+    workers: Workers = field(init=False)
 
     def __post_init__(self):
         self.workers = Workers(self.options, self.settings.core_um)

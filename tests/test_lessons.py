@@ -13,16 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_learning import every_step, write_layout
 
-from hemax_batch.cli_learning import models
+from hemax_batch.cli_models import models
 from hemax_batch.errors import DataError, WeightsError
 from hemax_batch.learning import dataset, early_stopping, figures, train
 from hemax_batch.learning.command import Lessons, train_command
 from hemax_batch.learning.curves import draw_curves
 from hemax_batch.learning.early_stopping import EarlyStopping, hold_back, score
 from hemax_batch.learning.figures import Seen, balanced_accuracy, best_threshold, fits, macro_f1, nc_figures
-from hemax_batch.learning.shuffled import refuse_shuffled, shuffle_labels
+from hemax_batch.learning.shuffled import shuffle_labels
 from hemax_batch.learning.train import Recipe
-from hemax_batch.model.checkpoint import read_card
+from hemax_batch.model.checkpoint import read_card, refuse_shuffled
 from hemax_batch.pipeline import dry_run, run
 from hemax_batch.settings import RunOptions, RunSettings
 

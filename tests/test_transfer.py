@@ -10,8 +10,9 @@ from click.testing import CliRunner
 from PIL import Image
 from test_learning import write_layout
 
-from hemax_batch.cli_learning import evaluate, models
+from hemax_batch.cli_learning import evaluate
 from hemax_batch.cli_learning import transfer as command_line
+from hemax_batch.cli_models import models
 from hemax_batch.errors import DataError
 from hemax_batch.learning import command, figures, transfer
 from hemax_batch.learning.command import Lessons, train_command

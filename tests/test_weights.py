@@ -5,7 +5,7 @@ import hashlib
 import pytest
 from click.testing import CliRunner
 
-from hemax_batch.cli_learning import models
+from hemax_batch.cli_models import models
 from hemax_batch.errors import WeightsError
 from hemax_batch.learning.curves import draw_curves, read_log, smooth
 from hemax_batch.learning.kept_weights import keep_weights

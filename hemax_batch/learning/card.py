@@ -5,10 +5,9 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from ..model.checkpoint import WeightsCard
+from ..model.checkpoint import WeightsCard, labels_were_shuffled
 from ..vocabulary import CLAIM
 from .figures import flat_rows
-from .shuffled import labels_were_shuffled
 
 SOURCES = {
     "PBC": "PBC, Acevedo et al. 2020 (CC BY 4.0); boxes, White Blood Cell Detection Dataset (CC BY 4.0); "

@@ -9,7 +9,6 @@ from pathlib import Path
 from ..errors import WeightsError
 from ..model import checkpoint
 from .card import write_card
-from .shuffled import refuse_shuffled
 
 
 def keep_weights(weights: Path, folder: Path) -> checkpoint.WeightsCard:
@@ -18,7 +17,7 @@ def keep_weights(weights: Path, folder: Path) -> checkpoint.WeightsCard:
     The copy is checked, so that what is kept is what was checked. WeightsError if it is damaged, of another format,
     vocabulary or architecture, a control with shuffled labels, or if other weights of that name are there.
     """
-    card = refuse_shuffled(checkpoint.load(weights)[1])
+    card = checkpoint.refuse_shuffled(checkpoint.load(weights)[1])
     target = folder / weights.name
     if target.exists() and (there := checkpoint.read_card(target)).sha256 != card.sha256:
         raise WeightsError(

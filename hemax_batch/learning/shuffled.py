@@ -10,8 +10,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..errors import WeightsError
-from ..model.checkpoint import WeightsCard
 from .dataset import Example
 
 
@@ -39,19 +37,3 @@ def _deal(out: list[Example], examples: list[Example], places, name: str, rng: n
         cells = list(out[i].cells)
         cells[k] = replace(cells[k], **{name: getattr(examples[other].cells[other_k], name)})
         out[i] = replace(out[i], cells=tuple(cells))
-
-
-def labels_were_shuffled(trained: dict) -> bool:
-    """Whether any of the trainings was a control; `trained` as in a card."""
-    before = trained.get("before")
-    return bool(trained.get("labels_shuffled") or (before and labels_were_shuffled(before)))
-
-
-def refuse_shuffled(card: WeightsCard) -> WeightsCard:
-    """The card; WeightsError where the weights are a control."""
-    if labels_were_shuffled(card.trained):
-        raise WeightsError(
-            f"{card.path}: its card says that labels were shuffled in its training: a control for `evaluate` and "
-            "`faithfulness`, whose classes mean nothing; use other weights"
-        )
-    return card

@@ -84,6 +84,22 @@ def read_card(path: str | Path | None = None) -> WeightsCard:
     return _read_card(path.resolve(), stat.st_mtime_ns, stat.st_size)
 
 
+def labels_were_shuffled(trained: dict) -> bool:
+    """Whether any of the trainings was a control; `trained` as in a card."""
+    before = trained.get("before")
+    return bool(trained.get("labels_shuffled") or (before and labels_were_shuffled(before)))
+
+
+def refuse_shuffled(card: WeightsCard) -> WeightsCard:
+    """The card; WeightsError where the weights are a control."""
+    if labels_were_shuffled(card.trained):
+        raise WeightsError(
+            f"{card.path}: its card says that labels were shuffled in its training: a control for `evaluate` and "
+            "`faithfulness`, whose classes mean nothing; use other weights"
+        )
+    return card
+
+
 @lru_cache(maxsize=8)
 def _read_card(path: Path, _mtime: int, _size: int) -> WeightsCard:
     meta, start = _header(path)

@@ -13,28 +13,27 @@ _SURELY_CORES = 8  # a slide of so many regions' area has more than one region t
 
 
 class Workers:
-    """What `options` ask for. `core_um`: side of a region; `alone`: whether the run has one slide only."""
+    """What `options` ask for. `core_um`: side of a region, µm."""
 
     def __init__(self, options: RunOptions, core_um: float):
         self._options, self._core_um = options, core_um
         self._coming: Future | None = None
         self._taken = False
-        self.alone = False
         self.description = "none were needed"
 
-    def expect(self, work: SlideWork) -> None:
-        """A slide is about to be planned: start what it will surely need."""
-        if self._coming is None and self._options.workers != 0 and (not self.alone or self._is_large(work)):
+    def expect(self, work: SlideWork, alone: bool) -> None:
+        """A slide is about to be planned, `alone` in its run or not: start what will surely be needed."""
+        if self._coming is None and self._options.workers != 0 and (not alone or self._is_large(work)):
             pool = ThreadPoolExecutor(1, thread_name_prefix="connect")
             self._coming = pool.submit(connect, self._options)
             pool.shutdown(wait=False)
 
-    def get(self, work: SlideWork) -> DaskExecutor | SerialExecutor:
-        """The executor, once. One slide of one region does not pay for starting processes."""
+    def get(self, work: SlideWork, alone: bool) -> DaskExecutor | SerialExecutor:
+        """The executor, once. Raises what `scheduler.connect` does. One slide of one region does not pay for starting processes."""
         asked = self._options.workers is not None or self._options.scheduler or self._options.scheduler_file
         if self._coming is not None:
             executor = self._coming.result()
-        elif self.alone and len(work.todo) <= 1 and not asked:
+        elif alone and len(work.todo) <= 1 and not asked:
             executor = SerialExecutor()
         else:
             executor = connect(self._options)

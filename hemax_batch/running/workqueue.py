@@ -52,7 +52,6 @@ class WorkQueue:
         self._look, self._core_um, self._max_unreadable = look, core_um, max_unreadable
         self._stop, self._reporter, self._fail_fast = stop, reporter, fail_fast
         self._admit, self._finish, self._workers = admit, finish, workers
-        workers.alone = len(files) == 1
         self._apart, self._hung, self._cpu_for_gpu = apart, hung, cpu_for_gpu
         self._waiting = deque(self.works)
         self._planned: deque[SlideWork] = deque()
@@ -110,7 +109,7 @@ class WorkQueue:
             if work.state != "working":
                 self._end(work, work.state, work.reason)
                 return
-            self._workers.expect(work)
+            self._workers.expect(work, alone=len(self.works) == 1)
             if self._executor is not None and self._executor.separate:
                 work.in_flight += 1
                 self._submit_plan(work)
@@ -132,7 +131,7 @@ class WorkQueue:
         """Make the executor, the first time."""
         if self._executor is None:
             try:
-                self._executor = self._workers.get(work)
+                self._executor = self._workers.get(work, alone=len(self.works) == 1)
             except HemaxError:
                 raise
             except Exception as error:  # no slide is to blame
