@@ -1,174 +1,154 @@
-"""Training patches: cells placed on a canvas at the working scale, and the stain, light and focus of other
-laboratories."""
+"""The stain, light and focus of other laboratories, on whole batches of patches, on whichever device they lie.
+
+What is done to which patch is drawn on the host (`draw_photometry`, numpy), so that it depends on the generator alone;
+doing it (`photometric`) needs no word from the device.
+"""
 
 from __future__ import annotations
 
-import io
+import math
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
-from scipy import ndimage
+import torch
+from torch import Tensor
+from torch.nn import functional as F
 
-OD_TABLE = -np.log10((np.arange(256) + 1.0) / 256.0).astype(np.float32)  # 0 for pure white
+BLUR, COARSE, JPEG, NOISE = range(4)
+_BLUR_REACH_PX = 5
+
+# Annex K of ITU-T T.81 (the JPEG standard): quantisation of luminance and chrominance at quality 50
+_LUMA = np.array([16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56,
+                  14, 17, 22, 29, 51, 87, 80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92,
+                  49, 64, 78, 87, 103, 121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99], np.float32).reshape(8, 8)  # fmt: skip
+_CHROMA = np.full((8, 8), 99, np.float32)
+_CHROMA[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
+_YCC = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]], np.float32)  # JFIF
 
 
-@dataclass
-class Canvas:
-    """A patch under construction.
+@dataclass(frozen=True)
+class Photometry:
+    """What is done to each of B patches.
 
-    pixels uint8 [S, S, 3]; labels uint8 [S, S] (0, 1 cytoplasm, 2 nucleus) a cell; boxes [N, 4] x0 y0 x1 y1;
-    `ignore` bool [S, S]; `source_cells[i]` is the label that box i came from.
+    mix          float32 [B, 3, 3], optical densities into optical densities
+    ground_gain  float32 [B, 1], ground_shift float32 [B, 3]: the new ground's optical density, from the old
+    slope        float32 [B, 2], relative brightness from edge to edge, x and y
+    degrading    patches by kind: {kind: int64 indices}; `strength` float32 [B] is of that kind (σ in px, factor,
+                 quality, σ of noise)
+    seed         of the noise
     """
 
-    pixels: np.ndarray
-    ignore: np.ndarray
-    boxes: list[np.ndarray]
-    labels: list[np.ndarray | None]
-    source_cells: list
-
-    @classmethod
-    def blank(cls, size: int) -> Canvas:
-        return cls(np.full((size, size, 3), 235, np.uint8), np.zeros((size, size), bool), [], [], [])
+    mix: np.ndarray
+    ground_gain: np.ndarray
+    ground_shift: np.ndarray
+    slope: np.ndarray
+    degrading: dict[int, np.ndarray]
+    strength: np.ndarray
+    seed: int
 
 
-def optical_density(rgb: np.ndarray) -> np.ndarray:
-    """-log10((v + 1) / 256) a channel: uint8 [..., 3] -> float32 [..., 3]."""
-    return OD_TABLE[rgb]
+def draw_photometry(rng: np.random.Generator, count: int) -> Photometry:
+    """Stain always (strongly one time in four), light half the time, one degradation four times in ten.
 
-
-def jitter_stain(rng: np.random.Generator, rgb: np.ndarray, strength: float = 1.0) -> np.ndarray:
-    """Another laboratory's stain: a random near-identity mixing of optical densities and another ground colour.
-
-    The ground (the bright mode of each channel) is taken out first, so that stain and lamp vary apart.
+    Another laboratory's stain: a random near-identity mixing of optical densities and another ground colour. A lamp off
+    its centre: up to a fifth of brightness across the patch. Degradations: defocus, a coarser scan (up to 0.30 µm/px),
+    JPEG, sensor noise.
     """
-    od = optical_density(rgb)
-    ground = np.percentile(od[::4, ::4].reshape(-1, 3), 8, axis=0).astype(np.float32)
-    gain = np.exp(rng.normal(0, 0.16 * strength, 3)).astype(np.float32)
-    mix = np.eye(3, dtype=np.float32) + rng.normal(0, 0.07 * strength, (3, 3)).astype(np.float32)
-    common = np.float32(np.exp(rng.normal(0, 0.15 * strength)))
-    new_ground = np.clip(ground * rng.uniform(0.4, 1.6) + rng.normal(0, 0.03 * strength, 3), 0, 0.35).astype(np.float32)
-    od = (od - ground) @ (mix * gain * common) + new_ground
-    return np.clip(256.0 * np.exp(-np.float32(np.log(10)) * od) - 1.0, 0, 255).astype(np.uint8)
+    f = np.float32
+    strong = np.where(rng.random(count) < 0.25, 2.0, 1.0)[:, None]
+    gain = np.exp(rng.normal(0, 0.16, (count, 3)) * strong) * np.exp(rng.normal(0, 0.15, (count, 1)) * strong)
+    mix = np.eye(3) + rng.normal(0, 0.07, (count, 3, 3)) * strong[..., None]
+    slope = rng.normal(0, 0.08, (count, 2)) * (rng.random((count, 1)) < 0.5)
+    kind = np.where(rng.random(count) < 0.4, rng.integers(4, size=count), -1)
+    span = np.array([(0.4, 1.6), (1.3, 2.5), (35, 85), (1, 6)])[kind.clip(0)]
+    return Photometry(
+        (mix * gain[:, None]).astype(f), rng.uniform(0.4, 1.6, (count, 1)).astype(f),
+        (rng.normal(0, 0.03, (count, 3)) * strong).astype(f), slope.astype(f),
+        {k: np.flatnonzero(kind == k) for k in range(4) if (kind == k).any()},
+        rng.uniform(span[:, 0], span[:, 1]).astype(f), int(rng.integers(2**62)),
+    )  # fmt: skip
 
 
-def jitter_light(rng: np.random.Generator, rgb: np.ndarray) -> np.ndarray:
-    """A lamp that is off centre: a linear gradient of up to a fifth across the patch."""
-    s = rgb.shape[0]
-    ramp = np.linspace(-0.5, 0.5, s, dtype=np.float32)
-    gx, gy = rng.normal(0, 0.08, 2)
-    field = 1.0 + gx * ramp[None, :, None] + gy * ramp[:, None, None]
-    return np.clip(rgb * field, 0, 255).astype(np.uint8)
+def photometric(pixels: Tensor, drawn: Photometry) -> Tensor:
+    """Patches float [B, 3, S, S] in 0..255 (S a multiple of 16) as another laboratory would have seen them; uint8."""
+    device = pixels.device
+
+    def to(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(device, non_blocking=True)
+
+    x = _stain(pixels, to(drawn.mix), to(drawn.ground_gain), to(drawn.ground_shift))
+    x = _light(x, to(drawn.slope))
+    for kind, rows in drawn.degrading.items():
+        at, strength = to(rows), drawn.strength[rows]
+        part = x[at]
+        if kind == BLUR:
+            part = _blurred(part, to(strength))
+        elif kind == COARSE:
+            part = _coarse(part, float(strength[0]))
+        elif kind == JPEG:
+            part = _through_jpeg(part, to(strength))
+        else:
+            noise = torch.Generator(device).manual_seed(drawn.seed)
+            part = part + torch.randn(part.shape, generator=noise, device=device) * to(strength)[:, None, None, None]
+        x = x.index_copy(0, at, part)
+    return x.round().clamp(0, 255).to(torch.uint8)
 
 
-def degrade(rng: np.random.Generator, rgb: np.ndarray) -> np.ndarray:
-    """One of: defocus, a coarser scan (up to 0.30 µm/px), JPEG, sensor noise."""
-    kind, s = rng.integers(4), rgb.shape[0]
-    if kind == 0:
-        sigma = rng.uniform(0.4, 1.6)
-        return np.stack([ndimage.gaussian_filter(rgb[..., c], sigma) for c in range(3)], -1)
-    im = Image.fromarray(rgb)
-    if kind == 1:
-        small = int(s / rng.uniform(1.3, 2.5))
-        return np.asarray(im.resize((small, small), Image.BICUBIC).resize((s, s), Image.BICUBIC))
-    if kind == 2:
-        buffer = io.BytesIO()
-        im.save(buffer, "JPEG", quality=int(rng.integers(35, 85)))
-        return np.asarray(Image.open(buffer).convert("RGB"))
-    noise = rng.normal(0, rng.uniform(1, 6), rgb.shape).astype(np.float32)
-    return np.clip(rgb + noise, 0, 255).astype(np.uint8)
+def optical_density(pixels: Tensor) -> Tensor:
+    """-log10((v + 1) / 256) of pixels in 0..255: 0 for pure white."""
+    return math.log10(256.0) - torch.log10(pixels.clamp(min=0) + 1)
 
 
-def photometric(rng: np.random.Generator, rgb: np.ndarray) -> np.ndarray:
-    """Stain always (strongly one time in four), light half the time, one degradation four times in ten."""
-    rgb = jitter_stain(rng, rgb, 2.0 if rng.random() < 0.25 else 1.0)
-    if rng.random() < 0.5:
-        rgb = jitter_light(rng, rgb)
-    return degrade(rng, rgb) if rng.random() < 0.4 else rgb
+def _stain(pixels: Tensor, mix: Tensor, ground_gain: Tensor, ground_shift: Tensor) -> Tensor:
+    """The ground (the bright mode of each channel) is taken out first, so that stain and lamp vary apart."""
+    od = optical_density(pixels)
+    ground = torch.quantile(od[:, :, ::4, ::4].flatten(2), 0.08, dim=2)  # [B, 3]
+    new_ground = (ground * ground_gain + ground_shift).clamp(0, 0.35)
+    od = torch.einsum("bcyx,bcd->bdyx", od - ground[..., None, None], mix) + new_ground[..., None, None]
+    return (256.0 * torch.exp(-math.log(10) * od) - 1.0).clamp(0, 255)
 
 
-def dihedral(rng: np.random.Generator, canvas: Canvas) -> Canvas:
-    """One of the eight turns and flips; boxes stay tight."""
-    turns, flip = int(rng.integers(4)), bool(rng.integers(2))
-
-    def turn(a):
-        a = np.rot90(a, turns)
-        return np.ascontiguousarray(a[:, ::-1] if flip else a)
-
-    s = canvas.pixels.shape[0]
-    boxes = []
-    for x0, y0, x1, y1 in canvas.boxes:
-        for _ in range(turns):  # a quarter turn anticlockwise: (x, y) -> (y, s - x)
-            x0, y0, x1, y1 = y0, s - x1, y1, s - x0
-        if flip:
-            x0, x1 = s - x1, s - x0
-        boxes.append(np.array([x0, y0, x1, y1]))
-    labels = [None if m is None else turn(m) for m in canvas.labels]
-    return Canvas(turn(canvas.pixels), turn(canvas.ignore), boxes, labels, canvas.source_cells)
+def _light(x: Tensor, slope: Tensor) -> Tensor:
+    ramp = torch.linspace(-0.5, 0.5, x.shape[-1], device=x.device)
+    across, down = slope[:, 0, None] * ramp, slope[:, 1, None] * ramp
+    return (x * (1 + across[:, None, None, :] + down[:, None, :, None])).clamp(0, 255)
 
 
-def possible_nuclei(rgb: np.ndarray, boxes_xyxy: list, factor: float = 0.55) -> np.ndarray:
-    """Where the picture is stained nearly as a nucleus: bool [H, W], taken from the labelled cells' own darkness.
-
-    Red light is what nuclei absorb and red cells hardly do. A little blurred, so that granular dirt does not count.
-    """
-    od = ndimage.uniform_filter(optical_density(rgb)[..., 0], 5)
-    ground = np.percentile(od, 8)
-    inside = [od[int(max(y0, 0)) : int(y1) + 1, int(max(x0, 0)) : int(x1) + 1].ravel() for x0, y0, x1, y1 in boxes_xyxy]
-    dark = np.percentile(np.concatenate(inside), 85) if inside and sum(map(len, inside)) else ground + 0.5
-    return od > ground + factor * (dark - ground)
-
-
-def place(
-    canvas: Canvas,
-    rect: tuple[int, int, int, int],
-    rgb: np.ndarray,
-    ignore: np.ndarray,
-    boxes,
-    label,
-    cells,
-    offset,
-    constant: bool,
-) -> None:
-    """Lay a picture into a rectangle of the canvas.
-
-    `offset` (dx, dy): the picture's origin in canvas coordinates. What the picture does not cover is reflected, or of
-    the ground's colour when `constant`. Cells less than two fifths visible become ignored; those that remain are
-    clipped.
-    """
-    x0, y0, x1, y1 = rect
-    h, w = rgb.shape[:2]
-    xs, ys = np.arange(x0, x1) - offset[0], np.arange(y0, y1) - offset[1]
-    out_x, out_y = (xs < 0) | (xs >= w), (ys < 0) | (ys >= h)
-    mx, my = _mirror(xs, w), _mirror(ys, h)
-    patch, hidden = rgb[my][:, mx], ignore[my][:, mx]
-    outside = out_y[:, None] | out_x[None]
-    if constant:
-        ground = np.percentile(rgb[::4, ::4].reshape(-1, 3), 92, axis=0)
-        patch = np.where(outside[..., None], ground.astype(np.uint8), patch)
-        hidden = hidden & ~outside
-    canvas.pixels[y0:y1, x0:x1] = patch
-    canvas.ignore[y0:y1, x0:x1] = hidden
-    for i, box in enumerate(boxes):
-        moved = np.asarray(box, float) + np.array([*offset, *offset])
-        clipped = np.array([max(moved[0], x0), max(moved[1], y0), min(moved[2], x1), min(moved[3], y1)])
-        wh, full = np.clip(clipped[2:] - clipped[:2], 0, None), moved[2:] - moved[:2]
-        visible = wh.prod() / max(full.prod(), 1e-6)
-        if visible < 0.4:
-            if visible > 0:
-                a = clipped.astype(int)
-                canvas.ignore[a[1] : a[3] + 1, a[0] : a[2] + 1] = True
-            continue
-        mask = None
-        if label is not None:
-            mask = np.zeros(canvas.ignore.shape, np.uint8)
-            mask[y0:y1, x0:x1] = np.where(outside, 0, label[my][:, mx])
-        canvas.boxes.append(clipped)
-        canvas.labels.append(mask)
-        canvas.source_cells.append(cells[i])
+def _blurred(x: Tensor, sigma_px: Tensor) -> Tensor:
+    """Each patch by its own Gaussian."""
+    n, c, s, _ = x.shape
+    reach = torch.arange(-_BLUR_REACH_PX, _BLUR_REACH_PX + 1, device=x.device)
+    kernel = torch.exp(-(reach**2) / (2 * sigma_px[:, None] ** 2))
+    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(c, 0)  # [nc, 11]
+    flat = F.pad(x.reshape(1, n * c, s, s), [_BLUR_REACH_PX] * 4, mode="reflect")
+    flat = F.conv2d(flat, kernel[:, None, :, None], groups=n * c)
+    return F.conv2d(flat, kernel[:, None, None], groups=n * c).reshape(n, c, s, s)
 
 
-def _mirror(index: np.ndarray, n: int) -> np.ndarray:
-    """Indices reflected into 0..n-1, as often as needed: -1 -> 0, n -> n - 1."""
-    index = np.mod(index, 2 * n)
-    return np.where(index < n, index, 2 * n - 1 - index)
+def _coarse(x: Tensor, factor: float) -> Tensor:
+    small = F.interpolate(x, size=int(x.shape[-1] / factor), mode="bicubic", antialias=True, align_corners=False)
+    return F.interpolate(small, size=x.shape[-1], mode="bicubic", align_corners=False)
+
+
+def _through_jpeg(x: Tensor, quality: Tensor) -> Tensor:
+    """What JPEG at `quality` [n] (libjpeg's scale) leaves of patches [n, 3, S, S], chrominance at half the resolution."""
+    scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)[:, None, None] / 100
+    ycc = torch.einsum("dc,ncyx->ndyx", torch.from_numpy(_YCC).to(x.device), x)
+    luma = _quantised(ycc[:, :1] - 128, _LUMA, scale) + 128
+    chroma = F.interpolate(_quantised(F.avg_pool2d(ycc[:, 1:], 2), _CHROMA, scale), scale_factor=2, mode="bilinear",
+                           align_corners=False)  # fmt: skip
+    back = torch.from_numpy(np.linalg.inv(_YCC)).to(x.device)
+    return torch.einsum("dc,ncyx->ndyx", back, torch.cat([luma, chroma], 1))
+
+
+def _quantised(x: Tensor, table: np.ndarray, scale: Tensor) -> Tensor:
+    """Blocks of 8 px: cosine transform, quantised by `table` times `scale` [n, 1, 1], and back. x [n, c, S, S]."""
+    k = np.arange(8)
+    cosines = np.cos((2 * k[None] + 1) * k[:, None] * np.pi / 16) / 2 * np.where(k == 0, 0.5**0.5, 1)[:, None]
+    d = torch.from_numpy(cosines.astype(np.float32)).to(x.device)
+    step = (torch.from_numpy(table).to(x.device) * scale).round().clamp(1, 255)[:, None, None, :, None, :]
+    n, c, s, _ = x.shape
+    blocks = x.reshape(n, c, s // 8, 8, s // 8, 8)
+    frequencies = torch.einsum("ui,ncaibj,vj->ncaubv", d, blocks, d)
+    frequencies = (frequencies / step).round() * step
+    return torch.einsum("ui,ncaubv,vj->ncaibj", d, frequencies, d).reshape(n, c, s, s)

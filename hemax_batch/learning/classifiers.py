@@ -15,9 +15,11 @@ from ..model.backbone import EfficientNetLite0, ResNet50
 from ..vocabulary import N_CLASSES
 from .dataset import Example
 from .sampler import PatchSampler
+from .view import centred
 
 CROP_UM = 19.0  # around a cell's middle: the largest white cells with a little of their surroundings
 _PIXEL_MIDDLE = 127.5
+_AT_ONCE = 64  # crops
 
 
 class ConvNeXtBlock(nn.Module):
@@ -73,24 +75,29 @@ class Classifier(nn.Module):
         return F.log_softmax(self.head(features.mean((2, 3)).float()), 1)
 
 
-def crop(patch: np.ndarray, middle, side: int) -> np.ndarray:
-    """A square [3, side, side] of a patch [3, S, S] about `middle` (x, y), mirrored where it reaches outside."""
-    pad = side // 2
-    x, y = (int(round(float(v))) for v in middle)
-    return np.pad(patch, ((0, 0), (pad, pad), (pad, pad)), "symmetric")[:, y : y + side, x : x + side]
+def crops(patches: Tensor, middles: Tensor, side: int) -> Tensor:
+    """Squares [B, 3, side, side] of patches [B, 3, S, S] about `middles` [B, 2] (x, y), mirrored where they reach
+    outside."""
+    s = patches.shape[-1]
+    inside = torch.arange(side, device=patches.device) - side // 2
+    columns, rows = (middles.round().long()[:, k, None] + inside for k in (0, 1))
+    columns, rows = (torch.minimum(at % (2 * s), 2 * s - 1 - at % (2 * s)) for at in (columns, rows))
+    which = torch.arange(len(patches), device=patches.device)[:, None, None]
+    return patches.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
 
 
 def train_classifier(name: str, examples: list[Example], recipe, device: str) -> Classifier:
     """Train on as many steps of as many cells as the `recipe` has of patches, from the same augmented patches."""
     torch.manual_seed(recipe.seed)
-    model = Classifier(name, recipe.pretrained).to(device).train()
+    model = Classifier(name, recipe.pretrained).to(device, memory_format=torch.channels_last).train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.lr, total_steps=recipe.steps + 1)
-    sampler = PatchSampler(examples, recipe.mpp)
+    sampler = PatchSampler(examples, recipe.mpp, device=device)
     for step in range(recipe.steps):
-        crops, allowed = _draw(sampler, np.random.default_rng([recipe.seed, step]), recipe)
-        log_p = model(crops.to(device))
-        loss = -log_p.masked_fill(~allowed.to(device), -torch.inf).logsumexp(1).mean()
+        cells, allowed = _draw(sampler, np.random.default_rng([recipe.seed, step]), recipe)
+        with torch.autocast("cuda", torch.bfloat16, enabled=device == "cuda"):
+            log_p = model(cells)
+        loss = -log_p.masked_fill(~allowed, -torch.inf).logsumexp(1).mean()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
@@ -100,22 +107,19 @@ def train_classifier(name: str, examples: list[Example], recipe, device: str) ->
 
 
 def _draw(sampler: PatchSampler, rng: np.random.Generator, recipe) -> tuple[Tensor, Tensor]:
-    side, crops, allowed = round(CROP_UM / recipe.mpp), [], []
-    while len(crops) < recipe.batch:
-        patch, targets = sampler.sample(rng, recipe.canvas_px)
-        for box, names in zip(targets.boxes_cxcywh[:1], targets.allowed[:1], strict=True):
-            crops.append(crop(patch, box[:2].clamp(0, recipe.canvas_px - 1), side))
-            allowed.append(names)
-    return torch.from_numpy(np.stack(crops)), torch.stack(allowed)
+    """Crops about the first cell of each patch; of a patch without one any class is right."""
+    patches, targets = sampler.batch(rng, recipe.batch, recipe.canvas_px)
+    middles = targets.boxes_cxcywh[:, 0, :2].clamp(0, recipe.canvas_px - 1)
+    return crops(patches, middles, round(CROP_UM / recipe.mpp)), targets.allowed[:, 0] | ~targets.present[:, :1]
 
 
 @torch.inference_mode()
 def classify(model: Classifier, examples: list[Example], mpp: float, canvas_px: int, device: str) -> np.ndarray:
     """The class index of each labelled cell, in the order of `evaluate.look`, int [N]."""
-    sampler, found = PatchSampler(examples, mpp), []
-    for i, example in enumerate(examples):
-        for k in range(len(example.cells)):
-            patch, _, _ = sampler.centred(i, canvas_px, k)
-            middle = crop(patch, (canvas_px / 2, canvas_px / 2), round(CROP_UM / mpp))
-            found.append(int(model(torch.from_numpy(middle)[None].to(device)).argmax()))
-    return np.array(found, int)
+    asked = [(example, k) for example in examples for k in range(len(example.cells))]
+    found, middle = [], torch.full((1, 2), canvas_px / 2)
+    for start in range(0, len(asked), _AT_ONCE):
+        patches = [centred(example, mpp, canvas_px, k)[0] for example, k in asked[start : start + _AT_ONCE]]
+        cells = crops(torch.from_numpy(np.stack(patches)), middle.expand(len(patches), 2), round(CROP_UM / mpp))
+        found.append(model(cells.to(device)).argmax(1).cpu().numpy())
+    return np.concatenate(found)

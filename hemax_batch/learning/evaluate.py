@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import groupby
+
 import numpy as np
 
 from ..cells.explain import contradicts
@@ -11,10 +14,11 @@ from ..vocabulary import ATTRIBUTES, CLASS_NAMES, CLASSES, attribute_slices
 from .average_precision import Field, average_precision
 from .dataset import Example, load_mask
 from .figures import Seen, figures
-from .sampler import PatchSampler
 from .subjects import NEAR_UM
+from .view import centred
 
 WHITE = [c.white for c in CLASSES]
+_AT_ONCE = 32  # patches
 
 
 def evaluate(predictor, examples: list[Example], say=lambda *_: None) -> tuple[dict, list[Seen]]:
@@ -35,18 +39,29 @@ def report_of(seen: list[Seen], fields: dict[str, list[Field]], min_confidence: 
 
 def look(predictor, examples: list[Example], say=lambda *_: None) -> tuple[list[Seen], dict[str, list[Field]]]:
     """Run the network on a patch round every labelled cell; and, by source, the patches in which every cell has a label."""
-    sampler, size, seen, fields = PatchSampler(examples, predictor.card.mpp), predictor.card.patch_px, [], {}
-    for i, example in enumerate(examples):
-        for k in range(len(example.cells)):
-            pixels, origin, scale = sampler.centred(i, size, k)
-            batch = PatchBatch(pixels[None], -np.array([origin]) / scale, 1 / scale)
-            cells = predictor(batch, example.mpp).cells
-            seen.append(_compare(example, k, cells, pixels, batch))
+    size, seen, fields = predictor.card.patch_px, [], {}
+    asked = [(example, k) for example in examples for k in range(len(example.cells))]
+    for some in _alike(asked):
+        drawn = [centred(example, predictor.card.mpp, size, k) for example, k in some]
+        scale = drawn[0][2]
+        batch = PatchBatch(np.stack([d[0] for d in drawn]), -np.array([d[1] for d in drawn]) / scale, 1 / scale)
+        said = predictor(batch, some[0][0].mpp)
+        for b, (example, k) in enumerate(some):
+            cells = said.cells.take(np.flatnonzero(said.patch_index == b))
+            one = PatchBatch(batch.pixels[b : b + 1], batch.origins[b : b + 1], batch.scale)
+            seen.append(_compare(example, k, cells, batch.pixels[b], one))
             if example.bystanders == "none" and all(c.box_xyxy is not None for c in example.cells):
-                fields.setdefault(example.source, []).append(_field(example, cells, batch, size))
-        if (i + 1) % 200 == 0:
-            say(f"{i + 1}/{len(examples)} images")
+                fields.setdefault(example.source, []).append(_field(example, cells, one, size))
+        if len(seen) // 200 > (len(seen) - len(some)) // 200:
+            say(f"{len(seen)}/{len(asked)} cells")
     return seen, fields
+
+
+def _alike(asked: list[tuple[Example, int]]) -> Iterator[list[tuple[Example, int]]]:
+    """The cells in their order, by so many of one scale as make a batch."""
+    for _, of_scale in groupby(asked, lambda one: one[0].mpp):
+        together = list(of_scale)
+        yield from (together[k : k + _AT_ONCE] for k in range(0, len(together), _AT_ONCE))
 
 
 def _field(example: Example, cells, batch: PatchBatch, size: int) -> Field:

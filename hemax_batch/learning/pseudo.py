@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ..geometry import pairwise_iou
 from .dataset import Example, load_rgb
-from .sampler import PatchSampler
+from .view import centred
 
 MIN_IOU = 0.85
 PSEUDO_WEIGHT = 0.5
@@ -32,7 +32,7 @@ def pseudo_candidates(examples: list[Example]) -> list[int]:
 
 @torch.inference_mode()
 def write_pseudo_masks(
-    model, sampler: PatchSampler, indices: list[int], folder: Path, size_px: int, batch: int = 8
+    model, examples: list[Example], indices: list[int], folder: Path, mpp: float, size_px: int, batch: int = 8
 ) -> None:
     """Write `folder/<index>.png` (0, 1, 2; the picture's own size) for each example whose mask passes the check."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -40,11 +40,11 @@ def write_pseudo_masks(
     device = next(model.parameters()).device
     for start in range(0, len(indices), batch):
         chosen = indices[start : start + batch]
-        drawn = [sampler.centred(i, size_px) for i in chosen]
+        drawn = [centred(examples[i], mpp, size_px) for i in chosen]
         output = model(torch.from_numpy(np.stack([d[0] for d in drawn])).to(device))
         for k, i in enumerate(chosen):
             mask = _mask_of_centre(output, k, size_px)
-            example = sampler.examples[i]
+            example = examples[i]
             if mask is not None:
                 mask = _to_picture(mask, drawn[k][1], drawn[k][2], example)
                 if _acceptable(mask, example):

@@ -1,22 +1,23 @@
-"""From labelled examples to training patches: which example, where on the canvas, what the network is told of it."""
+"""From labelled examples to batches of training patches: which examples, where on the canvas, what is told of them.
+
+Planned on the host from one generator, then drawn on the device that learns (`Gallery`), the whole batch at once.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from functools import lru_cache
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
 
 from ..model.matcher import Targets
-from ..vocabulary import ATTRIBUTES, CLASS_NAMES, N_CLASSES, NEUTROPHIL_NAMES
-from .augment import Canvas, dihedral, photometric, place, possible_nuclei
-from .dataset import Example, load_mask, load_rgb
-
-#: Size of the box assumed where only a cell's centre is known (its extent is then not taught).
-NOMINAL_UM = {("platelet",): 4.0, ("erythroblast",): 11.0}
-NOMINAL_CELL_UM = 14.0
+from ..vocabulary import NEUTROPHIL_NAMES
+from .augment import Photometry, draw_photometry, photometric
+from .dataset import Example
+from .gallery import IGNORE_BIT, LABEL_BITS, Gallery, hang
 
 #: How often a patch is drawn from each source; within a source, classes are drawn alike.
 SOURCE_SHARE = {"PBC": 0.52, "marrow": 0.13, "Raabin-WBC": 0.11, "BCCD": 0.05, "BCDD": 0.03, "zheng1": 0.06,
@@ -25,127 +26,234 @@ SOURCE_SHARE = {"PBC": 0.52, "marrow": 0.13, "Raabin-WBC": 0.11, "BCCD": 0.05, "
 #: Stages of one line of maturation, whose borders are matters of convention.
 HARD = {"blast", "promyelocyte", "myelocyte", "metamyelocyte", *NEUTROPHIL_NAMES}
 
+MOSAIC_SHARE = {"small": 0.15, "large": 0.5}
+LARGE_CANVAS_PX = 288  # from here on a quarter of the canvas still holds a cell
+CLOSE_CANVAS_PX = 200  # below, a canvas is filled by one cell: it is neither split nor is the cell far off its middle
+LEAST_VISIBLE = 0.4  # of a cell's box: with less it is ignored
+SCALE_JITTER = 0.07  # log-normal
+MOST_CELLS = 16  # of one patch that are taught; further ones are ignored
+
+#: The eight turns and flips, as matrices from the picture to the canvas.
+_TURNS = np.array([[[1, 0], [0, 1]], [[0, 1], [-1, 0]], [[-1, 0], [0, -1]], [[0, -1], [1, 0]]])
+DIHEDRAL = np.concatenate([_TURNS, np.array([[-1, 0], [0, 1]]) @ _TURNS]).astype(float)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """B patches of S px, each of up to four parts: 0 top left, 1 right of `cut_xy`, 2 below it, 3 both.
+
+    cut_xy      int64 [B, 2]; split bool [B, 2]: whether there is a part to the right, and one below
+    example     int64 [B, 4]
+    to_source   float64 [B, 4, 2, 3], canvas pixels to the picture's, affine
+    plain       bool [B, 4], the glass's colour where the picture ends, instead of its mirror image
+    dropped     float64 [B, D, 4], boxes of cells that are hardly visible, to be ignored; zeros where there is none
+    targets     without labels and ignore map, which are drawn
+    """
+
+    size_px: int
+    cut_xy: np.ndarray
+    split: np.ndarray
+    example: np.ndarray
+    to_source: np.ndarray
+    plain: np.ndarray
+    dropped: np.ndarray
+    targets: dict[str, np.ndarray]
+    photometry: Photometry
+
 
 class PatchSampler:
-    """Draws augmented patches. The same generator state gives the same patch, whichever process asks.
+    """Draws batches of augmented patches. The same generator state gives the same batch on one kind of device.
 
     examples  what to draw from; working_mpp  the network's scale; hard  how many times as often the stages of
     maturation are drawn, which people too find hardest to tell apart
     """
 
-    def __init__(self, examples: list[Example], working_mpp: float, hard: float = 1.0):
-        self.examples, self.mpp = examples, working_mpp
-        self.weights = _weights(examples, hard)
-        self._decoded = lru_cache(maxsize=None)(self._decode)
+    def __init__(self, examples: list[Example], working_mpp: float, hard: float = 1.0, device="cpu"):
+        self.gallery: Gallery = hang(examples, working_mpp, device)
+        self.device = torch.device(device)
+        self.chances = np.cumsum(weights(examples, hard))
 
-    def sample(self, rng: np.random.Generator, size_px: int) -> tuple[np.ndarray, Targets]:
-        """One patch, uint8 [3, S, S], and what is known of it.
+    def batch(self, rng: np.random.Generator, count: int, size_px: int) -> tuple[Tensor, Targets]:
+        """`count` patches, uint8 [B, 3, S, S], S a multiple of 32, and what is known of them, on the device."""
+        plan = self.plan(rng, count, size_px)
+        return draw(self.gallery, plan, self.device)
 
-        Steps: split the canvas (once, in two or in four), fill each part with an example, turn, stain, describe.
-        """
-        canvas = Canvas.blank(size_px)
-        for rect in _split(rng, size_px):
-            self._fill(rng, canvas, rect, int(rng.choice(len(self.examples), p=self.weights)))
-        canvas = dihedral(rng, canvas)
-        canvas.pixels = photometric(rng, canvas.pixels)
-        return np.ascontiguousarray(canvas.pixels.transpose(2, 0, 1)), self._describe(canvas)
+    def plan(self, rng: np.random.Generator, count: int, size_px: int) -> Plan:
+        """Steps: split the canvases (once, in two or in four), choose an example, a turn and a place for each part,
+        see which cells are visible there, choose the stain."""
+        g = self.gallery
+        cut, split = _split(rng, count, size_px)
+        rects, present = _rects(cut, split, size_px)
+        example = np.searchsorted(self.chances, rng.random((count, 4)) * self.chances[-1], side="right").clip(max=len(g.start) - 1)
+        linear = DIHEDRAL[rng.integers(8, size=(count, 4))] * np.exp(rng.normal(0, SCALE_JITTER, (count, 4)))[..., None, None]
+        focus, middle = self._focus(rng, example), self._middle(rng, rects, size_px)
+        back = np.linalg.inv(linear)
+        to_source = np.concatenate([back, (focus - np.einsum("bpij,bpj->bpi", back, middle))[..., None]], -1)
+        boxes = _moved(g.boxes_xyxy[example], linear, middle, focus)
+        is_cell = present[..., None] & (np.arange(boxes.shape[2]) < g.n_cells[example][..., None])
+        plain = (rng.random((count, 4)) < 0.25) | _would_mirror_a_cell(g, example, rects, to_source)
+        targets, dropped = self._targets(example, boxes, is_cell, rects)
+        return Plan(size_px, cut, split, example, to_source, plain, dropped, targets, draw_photometry(rng, count))
 
-    def centred(self, index: int, size_px: int, cell: int = 0) -> tuple[np.ndarray, tuple[float, float], float]:
-        """Example `index` as is, one of its cells in the middle: uint8 [3, S, S], the picture's origin, its scale."""
-        example = self.examples[index]
-        rgb, _, _ = self._decoded(index)
-        rgb, scale = self._scaled(rgb, example.mpp, 1.0)
-        boxes = self._boxes(example, rgb.shape, scale)
-        focus = (boxes[cell][:2] + boxes[cell][2:]) / 2 if len(boxes) else np.array(rgb.shape[1::-1]) / 2
-        offset = np.round(size_px / 2 - focus).astype(int)
-        canvas = Canvas.blank(size_px)
-        clear = np.zeros(rgb.shape[:2], bool)
-        place(canvas, (0, 0, size_px, size_px), rgb, clear, (), None, (), offset, constant=True)
-        return canvas.pixels.transpose(2, 0, 1).copy(), (float(offset[0]), float(offset[1])), scale
+    def _focus(self, rng: np.random.Generator, example: np.ndarray) -> np.ndarray:
+        """A cell's middle, or any place of a picture without one: [B, 4, 2] in the picture's pixels."""
+        g = self.gallery
+        which = (rng.random(example.shape) * g.n_cells[example]).astype(int)
+        box = g.boxes_xyxy[example, which]
+        anywhere = rng.random((*example.shape, 2)) * g.size_wh[example]
+        return np.where(g.n_cells[example][..., None] > 0, (box[..., :2] + box[..., 2:]) / 2, anywhere)
 
-    def _decode(self, index: int):
-        """Pixels, the 0/1/2 label map (or None), and where unlabelled cells may lie; kept, as decoding is dear."""
-        e = self.examples[index]
-        rgb = load_rgb(e.path)
-        label = load_mask(e.mask_path) if e.mask_path else None
-        h, w = rgb.shape[:2]
-        boxes = self._boxes(e, (h, w), 1.0)
-        ignore = np.zeros((h, w), bool)
-        if e.bystanders != "none":
-            ignore = np.ones((h, w), bool) if e.bystanders == "anywhere" else possible_nuclei(rgb, boxes)
-            for x0, y0, x1, y1 in boxes:
-                pad = 0.04 * (x1 - x0)
-                ignore[max(int(y0 - pad), 0) : int(y1 + pad) + 1, max(int(x0 - pad), 0) : int(x1 + pad) + 1] = False
-        for x0, y0, x1, y1 in e.ignored:
-            ignore[max(int(y0), 0) : int(y1) + 1, max(int(x0), 0) : int(x1) + 1] = True
-        return rgb, label, ignore
+    @staticmethod
+    def _middle(rng: np.random.Generator, rects: np.ndarray, size_px: int) -> np.ndarray:
+        """Where the focus comes to lie: near the part's middle, [B, 4, 2]."""
+        near = (rng.random(rects.shape[:2]) < 0.6) | (size_px < CLOSE_CANVAS_PX)
+        off = (rng.normal(0, 1, (*rects.shape[:2], 2)) * np.where(near, 0.05, 0.22)[..., None]).clip(-0.45, 0.45)
+        return (rects[..., :2] + rects[..., 2:]) / 2 + off * (rects[..., 2:] - rects[..., :2])
 
-    def _boxes(self, e: Example, shape, scale: float) -> list[np.ndarray]:
-        h, w = shape[:2]
-        boxes = []
-        for c in e.cells:
-            half = NOMINAL_UM.get(c.allowed, NOMINAL_CELL_UM) / e.mpp * scale / 2
-            nominal = np.array([w / 2 - half, h / 2 - half, w / 2 + half, h / 2 + half])
-            boxes.append(nominal if c.box_xyxy is None else np.asarray(c.box_xyxy) * scale)
-        return boxes
-
-    def _scaled(self, rgb: np.ndarray, mpp: float, jitter: float) -> tuple[np.ndarray, float]:
-        scale = mpp / self.mpp * jitter
-        size = max(round(rgb.shape[1] * scale), 8), max(round(rgb.shape[0] * scale), 8)
-        return np.asarray(Image.fromarray(rgb).resize(size, Image.BICUBIC)), scale
-
-    def _fill(self, rng: np.random.Generator, canvas: Canvas, rect, index: int) -> None:
-        """Lay example `index` into `rect`: scaled with jitter, a cell somewhere near the middle."""
-        e = self.examples[index]
-        rgb, label, ignore = self._decoded(index)
-        rgb, scale = self._scaled(rgb, e.mpp, float(np.exp(rng.normal(0, 0.07))))
-        size = rgb.shape[1::-1]
-        if label is not None:
-            label = np.asarray(Image.fromarray(label).resize(size, Image.NEAREST))
-        ignore = np.asarray(Image.fromarray(ignore.view(np.uint8)).resize(size, Image.NEAREST)).astype(bool)
-        boxes = self._boxes(e, rgb.shape, scale)
-        if boxes:
-            b = boxes[rng.integers(len(boxes))]
-            focus = (b[:2] + b[2:]) / 2
-        else:
-            focus = rng.uniform(0, 1, 2) * size
-        middle = np.array([rect[0] + rect[2], rect[1] + rect[3]]) / 2
-        spread = 0.05 if rng.random() < 0.6 or canvas.pixels.shape[0] < CLOSE_CANVAS_PX else 0.22
-        room = np.array([rect[2] - rect[0], rect[3] - rect[1]])
-        offset = np.round(middle - focus + rng.normal(0, spread, 2).clip(-0.45, 0.45) * room).astype(int)
-        constant = rng.random() < 0.25 or _would_mirror_a_cell(boxes, offset, rect, size)
-        place(canvas, rect, rgb, ignore, boxes, label, [(e, c) for c in e.cells], offset, constant)
-
-    def _describe(self, canvas: Canvas) -> Targets:
-        s, n = canvas.pixels.shape[0], len(canvas.boxes)
-        boxes = np.array(canvas.boxes, np.float32).reshape(n, 4)
-        allowed = np.zeros((n, N_CLASSES), bool)
-        attributes = np.full((n, len(ATTRIBUTES)), -1, np.int64)
-        masks = np.zeros((n, s // 2, s // 2), np.uint8)
-        box_weight, mask_weight = np.zeros(n, np.float32), np.zeros(n, np.float32)
-        for i, (example, cell) in enumerate(canvas.source_cells):
-            allowed[i, [CLASS_NAMES.index(c) for c in cell.allowed]] = True
-            known = dict(cell.attributes)
-            for j, a in enumerate(ATTRIBUTES):
-                if a.name in known:
-                    attributes[i, j] = a.states.index(known[a.name])
-            box_weight[i] = 0.0 if cell.box_xyxy is None else (1.0 if cell.box_trusted else 0.5)
-            if canvas.labels[i] is not None:
-                x0, y0, x1, y1 = (
-                    np.array([boxes[i, 0] - 1, boxes[i, 1] - 1, boxes[i, 2] + 2, boxes[i, 3] + 2])
-                    .clip(0, s)
-                    .astype(int)
-                )
-                own = np.zeros((s, s), np.uint8)
-                own[y0:y1, x0:x1] = canvas.labels[i][y0:y1, x0:x1]
-                masks[i], mask_weight[i] = own[1::2, 1::2], example.mask_weight
-        cxcywh = np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], 1)
-        ignore = canvas.ignore.reshape(s // 8, 8, s // 8, 8).mean((1, 3)) > 0.25
-        arrays = (cxcywh, box_weight, allowed, attributes, masks, mask_weight, ignore)
-        return Targets(*(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays))
+    def _targets(self, example, boxes, is_cell, rects) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """What is taught of the visible cells [B, N, …], and the boxes [B, D, 4] of those that are not taught."""
+        g, (b, _, c) = self.gallery, is_cell.shape
+        clipped = np.concatenate([np.maximum(boxes[..., :2], rects[:, :, None, :2]), np.minimum(boxes[..., 2:], rects[:, :, None, 2:])], -1)
+        area = (clipped[..., 2:] - clipped[..., :2]).clip(0).prod(-1)
+        visible = is_cell * area / (boxes[..., 2:] - boxes[..., :2]).prod(-1).clip(1e-6)
+        visible, clipped = visible.reshape(b, 4 * c), clipped.reshape(b, 4 * c, 4)
+        taught = visible >= LEAST_VISIBLE
+        most = int(taught.sum(1).max(initial=1).clip(1, MOST_CELLS))
+        order = np.argsort(~taught, axis=1, kind="stable")[:, :most]
+        kept = np.zeros_like(taught)
+        np.put_along_axis(kept, order, np.take_along_axis(taught, order, 1), 1)
+        rows = np.arange(b)[:, None]
+        picture, cell = np.repeat(example, c, 1)[rows, order], np.tile(np.arange(c), 4)[order]
+        present = kept[rows, order]
+        x0, y0, x1, y1 = np.moveaxis(np.where(present[..., None], clipped[rows, order], [0.0, 0.0, 1.0, 1.0]), -1, 0)
+        targets = {
+            "present": present,
+            "boxes_cxcywh": np.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], -1).astype(np.float32),
+            "box_weight": g.box_weight[picture, cell] * present,
+            "allowed": g.allowed[picture, cell] & present[..., None],
+            "attributes": np.where(present[..., None], g.attributes[picture, cell], -1),
+            "mask_weight": g.mask_weight[picture, cell] * present,
+        }
+        lost = (visible > 0) & ~kept
+        worst = np.argsort(~lost, axis=1, kind="stable")[:, : int(lost.sum(1).max(initial=0))]
+        return targets, np.where(lost[rows, worst][..., None], clipped[rows, worst], 0.0)
 
 
-def _weights(examples: list[Example], hard: float) -> np.ndarray:
+def draw(gallery: Gallery, plan: Plan, device: torch.device) -> tuple[Tensor, Targets]:
+    """The planned patches on the device, stained, and their targets."""
+
+    def to(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
+
+    pixels, last = _gathered(gallery, plan, to)
+    s = plan.size_px
+    dropped = _inside(to(plan.dropped.astype(np.float32)), s)
+    ignore = ((last & IGNORE_BIT) > 0) | dropped
+    ignore = F.avg_pool2d(ignore[:, None].float(), 8)[:, 0] > 0.25
+    labels = ((last & LABEL_BITS) * ~dropped)[:, 1::2, 1::2].contiguous()
+    told = {name: to(array) for name, array in plan.targets.items()}
+    return photometric(pixels, plan.photometry), Targets(**told, labels=labels, ignore=ignore)
+
+
+def _gathered(g: Gallery, plan: Plan, to) -> tuple[Tensor, Tensor]:
+    """Pixels float [B, 3, S, S] in 0..255, bicubic (Keys 1981, a = -0.5, as Pillow's), and each nearest fourth byte
+    uint8 [B, S, S]; mirrored, or plain glass, where a picture ends."""
+    s, b = plan.size_px, len(plan.example)
+    at = torch.arange(s, device=g.packed.device, dtype=torch.float32) + 0.5
+    beyond = to(plan.split)[..., None] & (at >= to(plan.cut_xy)[..., None])  # [B, 2, S]
+    part = (beyond[:, 0, None, :].long() + 2 * beyond[:, 1, :, None].long()).flatten(1)
+
+    def of_part(array: np.ndarray) -> Tensor:
+        return to(array).gather(1, part).reshape(b, s, s)
+
+    m = plan.to_source.astype(np.float32)
+    x = of_part(m[..., 0, 0]) * at + of_part(m[..., 0, 1]) * at[:, None] + of_part(m[..., 0, 2])
+    y = of_part(m[..., 1, 0]) * at + of_part(m[..., 1, 1]) * at[:, None] + of_part(m[..., 1, 2])
+    w, h = (of_part(g.size_wh[plan.example][..., k]) for k in (0, 1))
+    start = of_part(g.start[plan.example])
+    flat = g.packed.view(torch.int32)[:, 0]
+
+    def taken(column: Tensor, row: Tensor) -> Tensor:
+        return flat[start + row * w + column].view(torch.uint8).unflatten(-1, (s, 4))
+
+    nearest = taken(_mirrored(x.floor().long(), w), _mirrored(y.floor().long(), h))[..., 3]
+    (columns, across), (rows, down) = _taps(x, w), _taps(y, h)
+    pixels = torch.zeros(b, s, s, 4, device=at.device)
+    for row, weight_y in zip(rows, down, strict=True):
+        for column, weight_x in zip(columns, across, strict=True):
+            pixels.addcmul_(taken(column, row).float(), (weight_y * weight_x)[..., None])
+    outside = (x < 0) | (y < 0) | (x >= w) | (y >= h)
+    glass = outside & of_part(plan.plain)
+    ground = torch.stack([of_part(g.ground[plan.example][..., k]) for k in range(3)], -1)
+    pixels = torch.where(glass[..., None], ground, pixels[..., :3]).clamp(0, 255)
+    last = torch.where(outside, nearest & IGNORE_BIT, nearest) * ~glass  # a mirrored cell is no label
+    return pixels.permute(0, 3, 1, 2), last
+
+
+def _taps(x: Tensor, n: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """The four picture positions round each x (pixel centres at halves), mirrored into 0..n-1, and their weights."""
+    first = (x - 0.5).floor()
+    t = x - 0.5 - first
+    distances = (t + 1, t, 1 - t, 2 - t)
+    near = [((1.5 * d - 2.5) * d * d + 1) for d in distances[1:3]]
+    far = [((-0.5 * d + 2.5) * d - 4) * d + 2 for d in (distances[0], distances[3])]
+    return [_mirrored(first.long() + k, n) for k in (-1, 0, 1, 2)], [far[0], near[0], near[1], far[1]]
+
+
+def _mirrored(index: Tensor, n: Tensor) -> Tensor:
+    """Indices reflected into 0..n-1, as often as needed: -1 -> 0, n -> n - 1."""
+    index = torch.remainder(index, 2 * n)
+    return torch.minimum(index, 2 * n - 1 - index)
+
+
+def _inside(boxes_xyxy: Tensor, size_px: int) -> Tensor:
+    """Which pixels lie in any of the boxes [B, D, 4]: bool [B, S, S]. A box of no area covers nothing."""
+    at = torch.arange(size_px, device=boxes_xyxy.device)
+    covered = torch.zeros(len(boxes_xyxy), size_px, size_px, dtype=torch.bool, device=boxes_xyxy.device)
+    for box in boxes_xyxy.unbind(1):
+        across, down = ((at + 1 > box[:, k, None]) & (at < box[:, k + 2, None]) for k in (0, 1))
+        covered |= across[:, None, :] & down[..., None] & (box[:, 2] > box[:, 0])[:, None, None]
+    return covered
+
+
+def _split(rng: np.random.Generator, count: int, s: int) -> tuple[np.ndarray, np.ndarray]:
+    """Canvases whole, or cut in two (large ones also in four) at a random place: cut_xy [B, 2], split [B, 2]."""
+    large = s >= LARGE_CANVAS_PX
+    cut = (s * rng.uniform(0.38, 0.62, (count, 2))).astype(np.int64)
+    mosaic = (rng.random(count) < MOSAIC_SHARE["large" if large else "small"]) & (s >= CLOSE_CANVAS_PX)
+    kind = rng.integers(3 if large else 2, size=count)
+    return cut, np.stack([mosaic & (kind != 1), mosaic & (kind != 0)], 1)
+
+
+def _rects(cut: np.ndarray, split: np.ndarray, s: int) -> tuple[np.ndarray, np.ndarray]:
+    """The four parts of each canvas as float [B, 4, 4] x0 y0 x1 y1, and which there are, bool [B, 4]."""
+    x, y = (np.where(split[:, k], cut[:, k], s)[:, None] for k in (0, 1))
+    right, below = np.array([0, 1, 0, 1]), np.array([0, 0, 1, 1])
+    rects = np.stack([np.where(right, x, 0), np.where(below, y, 0), np.where(right, s, x), np.where(below, s, y)], -1)
+    return rects.astype(float), (split[:, :1] | (right == 0)) & (split[:, 1:] | (below == 0))
+
+
+def _moved(boxes: np.ndarray, linear: np.ndarray, middle: np.ndarray, focus: np.ndarray) -> np.ndarray:
+    """Boxes [B, 4, C, 4] of pictures on the canvas; turns by quarters keep them tight."""
+    centre, half = (boxes[..., :2] + boxes[..., 2:]) / 2, (boxes[..., 2:] - boxes[..., :2]) / 2
+    centre = np.einsum("bpij,bpcj->bpci", linear, centre - focus[:, :, None]) + middle[:, :, None]
+    half = np.einsum("bpij,bpcj->bpci", np.abs(linear), half)
+    return np.concatenate([centre - half, centre + half], -1)
+
+
+def _would_mirror_a_cell(g: Gallery, example: np.ndarray, rects: np.ndarray, to_source: np.ndarray) -> np.ndarray:
+    """Whether reflecting the picture to fill its part would show a labelled cell a second time, unlabelled: [B, 4]."""
+    corners = np.stack([rects[..., :2], rects[..., 2:]], -1)  # [B, 4, 2, 2 corners]
+    seen = np.einsum("bpij,bpjk->bpik", to_source[..., :2], corners) + to_source[..., 2:]
+    size = g.size_wh[example]
+    over = np.concatenate([-seen.min(-1), seen.max(-1) - size], -1)  # how far beyond left, top, right, bottom
+    boxes = g.boxes_xyxy[example]
+    room = np.concatenate([boxes[..., :2], size[:, :, None] - boxes[..., 2:]], -1)
+    is_cell = np.arange(boxes.shape[2]) < g.n_cells[example][..., None]
+    return ((over[:, :, None] > room).any(-1) & is_cell).any(-1)
+
+
+def weights(examples: list[Example], hard: float) -> np.ndarray:
     """Probability of each example: its source's share, classes of a source alike (square root of their numbers)."""
     keys = [(e.source, e.cells[0].allowed if e.cells else ()) for e in examples]
     counts = Counter(keys)
@@ -154,33 +262,3 @@ def _weights(examples: list[Example], hard: float) -> np.ndarray:
         mine = np.array([e.source == source for e in examples])
         raw[mine] *= SOURCE_SHARE.get(source, 0.1) / raw[mine].sum()
     return raw / raw.sum()
-
-
-MOSAIC_SHARE = {"small": 0.15, "large": 0.5}
-LARGE_CANVAS_PX = 288  # from here on a quarter of the canvas still holds a cell
-CLOSE_CANVAS_PX = 200  # below, a canvas is filled by one cell: it is neither split nor is the cell far off its middle
-
-
-def _split(rng: np.random.Generator, s: int) -> list[tuple[int, int, int, int]]:
-    """The canvas whole, or cut in two (a large one also in four) at a random place."""
-    large = s >= LARGE_CANVAS_PX
-    if s < CLOSE_CANVAS_PX or rng.random() >= MOSAIC_SHARE["large" if large else "small"]:
-        return [(0, 0, s, s)]
-    u, v = (int(s * rng.uniform(0.38, 0.62)) for _ in range(2))
-    kind = rng.integers(3 if large else 2)
-    if kind == 0:
-        return [(0, 0, u, s), (u, 0, s, s)]
-    if kind == 1:
-        return [(0, 0, s, v), (0, v, s, s)]
-    return [(0, 0, u, v), (u, 0, s, v), (0, v, u, s), (u, v, s, s)]
-
-
-def _would_mirror_a_cell(boxes, offset, rect, size) -> bool:
-    """Whether reflecting the picture to fill `rect` would show a labelled cell a second time, unlabelled."""
-    over = np.array([offset[0] - rect[0], offset[1] - rect[1],
-                     rect[2] - offset[0] - size[0], rect[3] - offset[1] - size[1]])  # fmt: skip
-    for x0, y0, x1, y1 in boxes:
-        near = np.array([x0, y0, size[0] - x1, size[1] - y1])
-        if (over > near).any():
-            return True
-    return False

@@ -11,7 +11,7 @@ from ..geometry import centres
 from ..records import Cells, PatchBatch, unpack_mask
 from ..vocabulary import ATTRIBUTES, WHITE_NAMES, attribute_slices
 from .dataset import Example
-from .sampler import PatchSampler
+from .view import centred
 
 NEAR_UM = 5.0  # from the patch's middle, the cell that is meant
 
@@ -85,9 +85,9 @@ def subjects(predictor, examples: list[Example], limit: int, seed: int = 0) -> l
     for i in rng.permutation(typed).tolist():
         by_type.setdefault(examples[i].cells[0].allowed, []).append(i)
     turns = [i for turn in range(limit) for members in by_type.values() for i in members[turn : turn + 1]]
-    sampler, out = PatchSampler(examples, predictor.card.mpp), []
+    out = []
     for i in turns[:limit]:
-        pixels = sampler.centred(i, predictor.card.patch_px)[0].transpose(1, 2, 0)
+        pixels = centred(examples[i], predictor.card.mpp, predictor.card.patch_px)[0].transpose(1, 2, 0)
         said = say_of(predictor, pixels)
         if said is not None and (said.label == 2).any():
             out.append(Subject(examples[i].source, examples[i].cells[0].allowed, pixels, said))

@@ -21,11 +21,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..model import checkpoint
 from ..model.criterion import criterion
 from ..model.hemax import HemaX, build
+from ..model.matcher import Targets
 from .dataset import Example, read_layout
 from .early_stopping import EarlyStopping, score_of
 from .pseudo import pseudo_candidates, with_pseudo_masks, write_pseudo_masks
@@ -57,6 +58,8 @@ class Recipe:
     synthetic: int = 800  # synthetic fields (hemax_batch.smear) …
     synthetic_from: float = 0.5  # … that join after this share of the steps
     attributes: bool = True  # False: without explanation heads' losses, for the comparison
+    drop_path: float = 0.0  # share of the backbone's residual blocks left out at random, of each patch
+    compiled: bool = False  # the backbone by torch.compile: a minute at the start, faster then
     pretrained: bool = True
     start: str = ""  # weights to go on from (their SHA-256 in `fine_tuning`), instead of ImageNet's backbone
 
@@ -95,17 +98,23 @@ def train(
     if recipe.pretrained and not start and hasattr(model.backbone, "load_imagenet"):
         model.backbone.load_imagenet()
     model = model.to(world.device, memory_format=torch.channels_last).train()
+    model.backbone.drop_path = recipe.drop_path
+    if recipe.compiled:
+        model.backbone.compile()
     run = _Run(model, recipe, work, world, say, early)
     run.resume()
     turn = int(recipe.steps * recipe.first_stage)
     if run.step < turn:
-        run.go(PatchSampler(examples, recipe.mpp), turn)
+        run.go(run.sampler(examples), turn)
     if recipe.first_stage > 0 or start:
         examples = run.pseudo_label(examples)
     if recipe.synthetic:
-        run.go(PatchSampler(examples, recipe.mpp, recipe.hard), int(recipe.steps * recipe.synthetic_from))
+        joined = int(recipe.steps * recipe.synthetic_from)
+        if run.step < joined:
+            run.go(run.sampler(examples, recipe.hard), joined)
         examples = examples + run.synthetic(recipe.synthetic)
-    run.go(PatchSampler(examples, recipe.mpp, recipe.hard), recipe.steps, early)
+    if run.step < recipe.steps:
+        run.go(run.sampler(examples, recipe.hard), recipe.steps, early)
     return run.averaged()
 
 
@@ -119,14 +128,18 @@ class _Run:
         rest = [p for n, p in model.named_parameters() if not n.startswith("backbone.")]
         self.optimiser = torch.optim.AdamW(
             [{"params": backbone, "peak": recipe.backbone_lr}, {"params": rest, "peak": recipe.lr}],
-            lr=recipe.lr, weight_decay=recipe.weight_decay,
+            lr=recipe.lr, weight_decay=recipe.weight_decay, fused=world.device.type == "cuda",
         )  # fmt: skip
         self.average = {k: v.detach().clone() for k, v in model.state_dict().items()}
         self.step = 0
 
+    def sampler(self, examples: list[Example], hard: float = 1.0) -> PatchSampler:
+        """Of these examples, on this process's device."""
+        return PatchSampler(examples, self.recipe.mpp, hard, self.world.device)
+
     def go(self, sampler: PatchSampler, until: int, early: EarlyStopping | None = None) -> None:
         """Steps up to `until`, or to where `early` ends them; the next batch is drawn in a thread while this one is
-        learnt."""
+        learnt. Losses stay on the device until they are logged: asking for them waits for it."""
         started = time.monotonic()
         with ThreadPoolExecutor(1) as pool:
             ahead = pool.submit(self._draw, sampler, self.step)
@@ -140,7 +153,8 @@ class _Run:
                     early.check(self.step, self._score(), self.average)
                 last = self.step == until or bool(early and early.over)
                 if self.step % 20 == 0 or last:
-                    self._log(losses, time.monotonic() - started)
+                    told = torch.stack(list(losses.values())).tolist()
+                    self._log(dict(zip(losses, told, strict=True)), time.monotonic() - started)
                 if self.step % 200 == 0 or last:
                     self._save()
 
@@ -150,10 +164,9 @@ class _Run:
         large = np.random.default_rng([r.seed, step, 1_000_003]).random() < r.large_share
         rng = np.random.default_rng([r.seed, step, self.world.rank])
         size = r.large_canvas_px if large else r.canvas_px
-        drawn = [sampler.sample(rng, size) for _ in range(r.batch // self.world.size)]
-        return torch.from_numpy(np.stack([d[0] for d in drawn])), [d[1] for d in drawn]
+        return sampler.batch(rng, r.batch // self.world.size, size)
 
-    def _learn(self, pixels, targets) -> dict[str, float]:
+    def _learn(self, pixels: Tensor, targets: Targets) -> dict[str, Tensor]:
         device, r = self.world.device, self.recipe
         if self.step >= r.freeze_norm * r.steps:
             for m in self.model.modules():
@@ -162,21 +175,23 @@ class _Run:
         for group in self.optimiser.param_groups:
             group["lr"] = group["peak"] * self._schedule()
         with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
-            output = self.model(pixels.to(device))
-        losses = criterion(output, [t.to(device) for t in targets], r.attributes)
+            output = self.model(pixels)
+        losses = criterion(output, targets, r.attributes)
         self.optimiser.zero_grad(set_to_none=True)
         sum(losses.values()).backward()
         self.world.average_gradients(self.model)
         nn.utils.clip_grad_norm_(self.model.parameters(), r.clip)
         self.optimiser.step()
-        decay = min(r.ema, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for k, v in self.model.state_dict().items():
-                if v.is_floating_point():
-                    self.average[k].lerp_(v, 1 - decay)
-                else:
-                    self.average[k].copy_(v)
-        return {k: float(v.detach()) for k, v in losses.items()}
+        self._take_average(min(r.ema, (1 + self.step) / (10 + self.step)))
+        return {k: v.detach() for k, v in losses.items()}
+
+    @torch.no_grad()
+    def _take_average(self, decay: float) -> None:
+        state = self.model.state_dict()
+        moving = [k for k, v in state.items() if v.is_floating_point()]
+        torch._foreach_lerp_([self.average[k] for k in moving], [state[k] for k in moving], 1 - decay)
+        for k in state.keys() - set(moving):
+            self.average[k].copy_(state[k])
 
     def _schedule(self) -> float:
         """Linear warm-up, then half a cosine to 1 % of the peak."""
@@ -194,9 +209,9 @@ class _Run:
         if not done.exists():
             live = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
             self.model.load_state_dict(self.average)
-            sampler = PatchSampler(examples, self.recipe.mpp)
             mine = indices[self.world.rank :: self.world.size]
-            write_pseudo_masks(self.model, sampler, mine, folder, max(self.recipe.canvas_px, Recipe.canvas_px))
+            size_px = max(self.recipe.canvas_px, Recipe.canvas_px)
+            write_pseudo_masks(self.model, examples, mine, folder, self.recipe.mpp, size_px)
             self.model.load_state_dict(live)
             self.world.barrier()
             if self.world.rank == 0:

@@ -18,8 +18,8 @@ from ..model.predictor import PLATELET
 from ..records import Cells, PatchBatch
 from .dataset import Example
 from .figures import fits, interval
-from .sampler import PatchSampler
 from .subjects import nearest_the_middle
+from .view import centred
 
 KEPT_WITHIN = 0.99  # of the known cells, the limit's share
 LEAST_CELLS = 60  # to speak of what is known
@@ -131,11 +131,11 @@ def _cells(predictor, examples: list[Example], change: Change | None = None, who
 
     `whole`: all cells found in the middle of pictures that have no labels.
     """
-    sampler, size, mpp = PatchSampler(examples, predictor.card.mpp), predictor.card.patch_px, predictor.card.mpp
-    for i, example in enumerate(examples):
+    size, mpp = predictor.card.patch_px, predictor.card.mpp
+    for example in examples:
         labels = [k for k, c in enumerate(example.cells) if c.allowed != ("platelet",)]
         for k in labels or ([0] if whole and not example.cells else []):
-            pixels = sampler.centred(i, size, k)[0]
+            pixels = centred(example, mpp, size, k)[0]
             pixels = pixels if change is None else np.ascontiguousarray(change(pixels, mpp))
             cells = predictor(PatchBatch(pixels[None], np.zeros((1, 2)), 1.0), mpp, (size, size)).cells
             middle = nearest_the_middle(cells, size, mpp) if labels else None

@@ -48,13 +48,17 @@ class InvertedResidual(nn.Module):
         self._bn2 = _norm(c_out)
         self.residual = stride == 1 and c_in == c_out
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, drop_path: float = 0.0) -> Tensor:
         y = x
         if self.expands:
             y = F.relu6(self._bn0(self._expand_conv(y)), inplace=True)
         y = F.relu6(self._bn1(self._depthwise_conv(y)), inplace=True)
         y = self._bn2(self._project_conv(y))
-        return x + y if self.residual else y
+        if not self.residual:
+            return y
+        if self.training and drop_path:
+            y = y * (torch.rand(len(y), 1, 1, 1, device=y.device) >= drop_path).to(y.dtype) / (1 - drop_path)
+        return x + y
 
 
 class EfficientNetLite0(nn.Module):
@@ -65,6 +69,7 @@ class EfficientNetLite0(nn.Module):
     _stages = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80),
                (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))  # fmt: skip
     _taps = (2, 4, 10, 15)  # the last block of each stride
+    drop_path = 0.0  # stochastic depth (Huang et al. 2016) of the last block while training; the others' grows to it
 
     def __init__(self):
         super().__init__()
@@ -81,7 +86,7 @@ class EfficientNetLite0(nn.Module):
         x = F.relu6(self._bn0(self._conv_stem(x)), inplace=True)
         taps = []
         for i, block in enumerate(self._blocks):
-            x = block(x)
+            x = block(x, self.drop_path * i / len(self._blocks))
             if i in self._taps:
                 taps.append(x)
         return taps
@@ -125,6 +130,7 @@ class ResNet50(nn.Module):
     """Features [B, 256, H/4], [B, 512, H/8], [B, 1024, H/16], [B, 2048, H/32] of pixels [B, 3, H, W]."""
 
     channels = (256, 512, 1024, 2048)
+    drop_path = 0.0  # none here
 
     def __init__(self):
         super().__init__()
