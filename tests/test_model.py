@@ -5,6 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
+import slow_criterion
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,16 +21,65 @@ K, A = vocabulary.N_CLASSES, vocabulary.N_ATTRIBUTE_STATES
 
 
 def targets_of(boxes, classes, size=64, states=None):
-    n = len(boxes)
-    allowed = torch.zeros(n, K, dtype=torch.bool)
+    """One patch's targets: boxes cxcywh in px, a class or a tuple of classes a box; padded when there is none."""
+    n, rows = len(boxes), max(len(boxes), 1)
+    allowed = torch.zeros(1, rows, K, dtype=torch.bool)
     for i, c in enumerate(classes):
-        allowed[i, list(c) if isinstance(c, tuple) else c] = True
-    attributes = torch.full((n, len(vocabulary.ATTRIBUTES)), -1) if states is None else torch.tensor(states)
+        allowed[0, i, list(c) if isinstance(c, tuple) else c] = True
+    present = torch.arange(rows)[None] < n
+    attributes = torch.full((1, rows, len(vocabulary.ATTRIBUTES)), -1) if states is None else torch.tensor([states])
     return Targets(
-        torch.tensor(boxes, dtype=torch.float32).reshape(n, 4), torch.ones(n), allowed, attributes,
-        torch.zeros(n, size // 2, size // 2, dtype=torch.uint8), torch.zeros(n),
-        torch.zeros(size // 8, size // 8, dtype=torch.bool),
+        present, torch.tensor(boxes or [[0.5, 0.5, 1, 1]], dtype=torch.float32)[None], present.float(), allowed,
+        attributes, torch.zeros(1, size // 2, size // 2, dtype=torch.uint8), torch.zeros(1, rows),
+        torch.zeros(1, size // 8, size // 8, dtype=torch.bool),
     )  # fmt: skip
+
+
+def random_targets(seed, cells, spare=0, size=64):
+    """A batch of `len(cells)` patches, patch b of cells[b] cells; partial labels, nominal boxes, missing masks."""
+    rng = np.random.default_rng(seed)
+    b, n = len(cells), max([*cells, 1]) + spare
+    present = np.arange(n) < np.array(cells)[:, None]
+    present = rng.permuted(present, axis=1)
+    xyxy = np.sort(rng.integers(0, size * 8 + 1, (b, n, 2, 2)), 2).reshape(b, n, 4) / 8  # exact as centre and size
+    xyxy[..., 2:] += 8
+    cxcywh = np.concatenate([(xyxy[..., :2] + xyxy[..., 2:]) / 2, xyxy[..., 2:] - xyxy[..., :2]], -1)
+    cxcywh[~present] = [0.5, 0.5, 1, 1]
+    allowed = rng.random((b, n, K)) < rng.choice([0.1, 0.5, 1.0], (b, n, 1))
+    allowed[..., 0] |= ~allowed.any(-1)
+    states = [rng.integers(-1, len(a.states), (b, n)) for a in vocabulary.ATTRIBUTES]
+    masked = rng.choice([0.0, 0.5, 1.0], (b, n), p=[0.2, 0.3, 0.5]) * present
+    arrays = (
+        present, cxcywh.astype(np.float32), (rng.choice([0.0, 0.5, 1.0], (b, n)) * present).astype(np.float32),
+        allowed, np.stack(states, -1), rng.integers(0, 3, (b, size // 2, size // 2), np.uint8),
+        masked.astype(np.float32), rng.random((b, size // 8, size // 8)) < 0.4,
+    )  # fmt: skip
+    return Targets(*map(torch.from_numpy, arrays))
+
+
+def random_output(seed, batch, queries=4, layers=2, size=64, dtype=torch.float32):
+    """An output as a network might give it; its tensors are leaves that take gradients."""
+    g = torch.Generator().manual_seed(seed)
+
+    def leaf(*shape, scale=2.0, low=0.0):
+        return (torch.randn(shape, generator=g) * scale + low).to(dtype).requires_grad_()
+
+    boxes = [
+        (torch.rand(*s, 4, generator=g) * size * 1.2 - 4).clamp(min=-2).to(dtype).requires_grad_()
+        for s in ((layers, batch, queries), (batch, queries))
+    ]
+    return hemax.HemaXOutput(
+        leaf(layers, batch, queries, K + 1), boxes[0], leaf(layers, batch, queries, A),
+        leaf(batch, queries, 2, size // 4, size // 4), leaf(batch, 2, size // 4, size // 4),
+        leaf(batch, size // 8, size // 8, low=-2.0), boxes[1],
+    )  # fmt: skip
+
+
+def loss_and_gradients(losses, output):
+    sum(losses.values()).backward()
+    values = {k: v.item() for k, v in losses.items()}
+    unused = torch.zeros(())  # the slow criterion never looks at what no cell asks about
+    return values, {k: unused if v.grad is None else v.grad.float() for k, v in vars(output).items()}
 
 
 @pytest.fixture(scope="module")
@@ -82,15 +132,17 @@ def test_matching_is_the_cheapest_of_all_assignments(queries, cells, seed):
     t = targets_of(
         (torch.rand(cells, 4, generator=g) * 40 + 10).tolist(), torch.randint(0, K, (cells,), generator=g).tolist()
     )
-    rows, columns = match(logits, boxes, t)
-    assert len(rows) == len(columns) == min(queries, cells)
+    query = match(logits[None, None], boxes[None, None], t)[0, 0]
+    columns = (query >= 0).nonzero()[:, 0]
+    rows = query[columns]
+    assert len(rows) == len(rows.unique()) == min(queries, cells)
 
     def cost(pairs):
         total = 0.0
         for r, c in pairs:
-            p = logits.softmax(-1)[r, :-1][t.allowed[c]].sum()
-            l1 = (boxes[r] - t.boxes_cxcywh[c]).abs().sum() / hemax.BOX_UNIT_PX
-            giou = generalised_iou(to_xyxy(boxes[r]), to_xyxy(t.boxes_cxcywh[c]))
+            p = logits.softmax(-1)[r, :-1][t.allowed[0, c]].sum()
+            l1 = (boxes[r] - t.boxes_cxcywh[0, c]).abs().sum() / hemax.BOX_UNIT_PX
+            giou = generalised_iou(to_xyxy(boxes[r]), to_xyxy(t.boxes_cxcywh[0, c]))
             total += float(-CLASS_COST * p + L1_COST * l1 - GIOU_COST * giou)
         return total
 
@@ -123,14 +175,14 @@ def test_unknown_attributes_and_ignored_neighbours_teach_nothing(network):
     pixels = torch.randint(0, 255, (1, 3, 64, 64), dtype=torch.uint8)
     output = network(pixels)
     unknown = targets_of([[32, 32, 30, 30]], [3])
-    assert criterion.criterion(output, [unknown])["attribute"].item() == 0
+    assert criterion.criterion(output, unknown)["attribute"].item() == 0
     known = targets_of([[32, 32, 30, 30]], [3], states=[[1, -1, -1, -1]])
-    assert criterion.criterion(output, [known])["attribute"].item() > 0
+    assert criterion.criterion(output, known)["attribute"].item() > 0
 
     empty = targets_of([], [])
     everywhere = targets_of([], [])
     everywhere.ignore[:] = True
-    plain, ignored = criterion.criterion(output, [empty]), criterion.criterion(output, [everywhere])
+    plain, ignored = criterion.criterion(output, empty), criterion.criterion(output, everywhere)
     assert plain["class"].item() > 0 and ignored["class"].item() == 0
     assert plain["heat"].item() > 0 and ignored["heat"].item() == 0
 
@@ -139,24 +191,116 @@ def test_a_nominal_box_teaches_no_extent(network):
     output = network(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
     t = targets_of([[32, 32, 30, 30]], [3])
     t.box_weight[:] = 0
-    losses = criterion.criterion(output, [t])
+    losses = criterion.criterion(output, t)
     assert losses["l1"].item() == losses["giou"].item() == losses["projection"].item() == 0
 
 
 def test_the_mask_follows_its_truth_when_only_masks_are_learnt():
-    logits = torch.zeros(1, 2, 8, 8, requires_grad=True)
+    logits = torch.zeros(1, 1, 2, 8, 8, requires_grad=True)
     truth = torch.zeros(1, 16, 16, dtype=torch.uint8)
     truth[:, 4:12, 4:12], truth[:, 6:10, 6:10] = 1, 2
     t = targets_of([[16, 16, 16, 16]], [0], size=32)
-    t.masks, t.mask_weight = truth, torch.ones(1)
+    t.labels, t.mask_weight = truth, torch.ones(1, 1)
     step = torch.optim.Adam([logits], 0.5)
     for _ in range(60):
         step.zero_grad()
-        sum(criterion._mask_losses(logits, t, (torch.tensor([0]), torch.tensor([0]))).values()).backward()
+        sum(criterion._mask_losses(logits, t.masks(), t, torch.zeros(1, 1, dtype=torch.long)).values()).backward()
         step.step()
-    found = torch.nn.functional.interpolate(logits, scale_factor=2, mode="bilinear")[0] > 0
+    found = torch.nn.functional.interpolate(logits[0], scale_factor=2, mode="bilinear")[0] > 0
     assert (found[1] == (truth[0] > 0)).float().mean() > 0.97
     assert (found[0] == (truth[0] == 2)).float().mean() > 0.97
+
+
+CELLS = st.lists(st.integers(0, 6), min_size=1, max_size=4)  # up to two more than there are queries
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 10**6), CELLS, st.integers(0, 3))
+def test_the_batched_criterion_is_the_slow_one(seed, cells, spare):
+    targets = random_targets(seed, cells, spare)
+    fast, slow = (random_output(seed, len(cells)) for _ in range(2))
+    values, gradients = loss_and_gradients(criterion.criterion(fast, targets), fast)
+    expected, slow_gradients = loss_and_gradients(
+        slow_criterion.criterion(slow, slow_criterion.patches_of(targets)), slow
+    )
+    assert values == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    for name, gradient in slow_gradients.items():
+        assert torch.allclose(gradients[name], gradient, rtol=1e-3, atol=1e-5), name
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 10**6), CELLS)
+def test_each_layer_and_patch_is_matched_as_alone(seed, cells):
+    targets, output = random_targets(seed, cells), random_output(seed, len(cells))
+    query = match(output.class_logits, output.boxes_cxcywh, targets)
+    assert (query[:, ~targets.present] == -1).all()
+    for b, patch in enumerate(slow_criterion.patches_of(targets)):
+        for layer in range(len(query)):
+            rows, columns = slow_criterion.match(output.class_logits[layer, b], output.boxes_cxcywh[layer, b], patch)
+            expected = torch.full((cells[b],), -1).scatter(0, columns, rows)
+            assert query[layer, b, targets.present[b]].tolist() == expected.tolist()
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 10**6), CELLS)
+def test_what_padding_says_changes_nothing(seed, cells):
+    targets, output = random_targets(seed, cells, spare=2), random_output(seed, len(cells))
+    before = criterion.criterion(output, targets)
+    targets.boxes_cxcywh[~targets.present] = 1e30
+    targets.allowed[~targets.present] = False
+    targets.attributes[~targets.present] = 0
+    after, _ = loss_and_gradients(criterion.criterion(output, targets), output)
+    assert after == {k: v.item() for k, v in before.items()}
+    assert all(v.grad.isfinite().all() for v in vars(output).values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("cells", [[0], [0, 0, 0], [3, 0, 6]])
+def test_losses_and_gradients_are_finite_in_either_precision(dtype, cells):
+    targets, output = random_targets(3, cells), random_output(3, len(cells), dtype=dtype)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        losses = criterion.criterion(output, targets)
+    whole = hemax.HemaXOutput(*(v.detach().float() for v in vars(output).values()))
+    expected = {k: v.item() for k, v in criterion.criterion(whole, targets).items()}
+    assert all(v.dtype == torch.float32 for v in losses.values())
+    values, gradients = loss_and_gradients(losses, output)
+    assert values == pytest.approx(expected, rel=1e-5)
+    assert np.isfinite(list(values.values())).all()
+    assert all(g.isfinite().all() for g in gradients.values())
+    if not any(cells):
+        assert {k for k, v in values.items() if v} == {"class", "dense", "heat"}
+
+
+def test_an_output_that_is_no_number_is_still_matched():
+    targets, output = random_targets(1, [3, 2]), random_output(1, 2)
+    broken = output.boxes_cxcywh.detach().clone()
+    broken[0, 0, 1], broken[1] = torch.nan, torch.inf
+    query = match(output.class_logits, broken, targets)
+    assert ((query >= 0) == targets.present).all()
+
+
+def test_the_host_waits_for_the_device_once_a_step(monkeypatch):
+    """Tensors on "meta" have no values: whatever asked for one, or mixed devices, would raise."""
+    targets, output = random_targets(5, [3, 0, 6]), random_output(5, 3)
+    query, copies = match(output.class_logits, output.boxes_cxcywh, targets), []
+    cpu = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: copies.append(self.shape) or cpu(self))
+    criterion.criterion(output, targets)
+    assert copies == [(2, 3, 4, 6)]
+    monkeypatch.setattr(criterion, "match", lambda *_: query.to("meta"))
+    elsewhere = hemax.HemaXOutput(*(v.detach().to("meta").requires_grad_() for v in vars(output).values()))
+    losses = criterion.criterion(elsewhere, targets.to("meta"))
+    sum(losses.values()).backward()
+    assert {v.device.type for v in losses.values()} == {"meta"}
+
+
+def test_a_cells_own_mask_ends_with_its_box():
+    t = targets_of([[15, 16, 10, 8], [15, 16, 10, 8]], [0, 0], size=32)
+    t.labels[:], t.mask_weight = 1, torch.tensor([[1.0, 0.0]])
+    with_mask, without = t.masks()[0]
+    assert with_mask.any(0).nonzero()[:, 0].tolist() == list(range(4, 11))  # x 10..20
+    assert with_mask.any(1).nonzero()[:, 0].tolist() == list(range(5, 11))  # y 12..20
+    assert not without.any()
 
 
 # --- checkpoints -------------------------------------------------------------------------------------------------

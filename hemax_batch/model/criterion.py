@@ -4,14 +4,20 @@ Terms (weights in `WEIGHTS`; the balance is DETR's, tuned on a prototype, then w
 network learnt too little of): class cross-entropy over what a label allows, L1 and GIoU of the box, attribute
 cross-entropy, BCE and Dice of the masks, focal loss of the heat map, and the projection loss of box-supervised masks
 (Tian et al. 2021, BoxInst) where a cell has a box and no mask.
+
+Everything is computed for the whole batch, in float32, and what does not count has weight 0: nothing here picks rows by
+their values, for which the host would have to wait for the device (`match` makes it wait, once).
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..vocabulary import attribute_slices
 from .hemax import BOX_UNIT_PX, HemaXOutput
 from .matcher import Targets, generalised_iou, match, to_xyxy
 
@@ -25,7 +31,7 @@ ATTRIBUTE_SMOOTHING = 0.02
 
 
 def partial_cross_entropy(logits: Tensor, allowed: Tensor) -> Tensor:
-    """-log of the summed probability of what is allowed: logits [N, C], allowed bool [N, C] -> [N].
+    """-log of the summed probability of what is allowed: logits [..., C], allowed bool [..., C] -> [...].
 
     With one allowed class this is cross-entropy; a little smoothing keeps it from pushing logits to infinity.
     """
@@ -35,151 +41,155 @@ def partial_cross_entropy(logits: Tensor, allowed: Tensor) -> Tensor:
 
 
 def soft_dice_loss(logits: Tensor, truth: Tensor) -> Tensor:
-    """1 - Dice of soft masks [N, h, w] -> [N]."""
-    p = logits.sigmoid().flatten(1)
-    t = truth.flatten(1)
-    return 1 - (2 * (p * t).sum(1) + 1) / (p.sum(1) + t.sum(1) + 1)
+    """1 - Dice of soft masks [..., h, w] -> [...]."""
+    p, t = logits.sigmoid(), truth
+    return 1 - (2 * (p * t).sum((-2, -1)) + 1) / (p.sum((-2, -1)) + t.sum((-2, -1)) + 1)
 
 
 def projection_loss(cell_logits: Tensor, boxes_cxcywh: Tensor) -> Tensor:
-    """How far the cell mask's shadows on the two axes are from the box's: [N, h, w] at stride 4, [N, 4] px -> [N]."""
-    h, w = cell_logits.shape[1:]
+    """How far the cell masks' shadows on the axes are from the boxes': [..., h, w] at stride 4, [..., 4] px -> [...]."""
     box = to_xyxy(boxes_cxcywh) / 4
-    shadows = []
-    for axis, size, low, high in ((1, w, box[:, 0], box[:, 2]), (2, h, box[:, 1], box[:, 3])):
-        at = torch.arange(size, device=box.device)
-        covered = (torch.minimum(at + 1, high[:, None]) - torch.maximum(at, low[:, None])).clamp(0, 1)
-        p = cell_logits.amax(axis).sigmoid()
-        shadows.append(1 - (2 * (p * covered).sum(1) + 1) / (p.square().sum(1) + covered.square().sum(1) + 1))
-    return shadows[0] + shadows[1]
+    total = 0
+    for across, i in ((-2, 0), (-1, 1)):  # the shadow on x, then on y
+        p = cell_logits.amax(across).sigmoid()
+        at = torch.arange(p.shape[-1], device=box.device)
+        low, high = box[..., i, None], box[..., i + 2, None]
+        covered = (torch.minimum(at + 1, high) - torch.maximum(at, low)).clamp(0, 1)
+        total = total + 1 - (2 * (p * covered).sum(-1) + 1) / (p.square().sum(-1) + covered.square().sum(-1) + 1)
+    return total
 
 
-def heat_target(targets: Targets, h: int, w: int) -> Tensor:
-    """Gaussians [h, w] (stride 8) at the cells' centres, exactly 1 in the centre's own position (CenterNet)."""
-    boxes = targets.boxes_cxcywh
-    heat = torch.zeros(h, w, device=boxes.device)
-    if len(boxes) == 0:
-        return heat
-    ys = torch.arange(h, device=boxes.device)[:, None]
-    xs = torch.arange(w, device=boxes.device)[None]
-    for cx, cy, bw, bh in (boxes / 8).tolist():
-        ix, iy = min(max(int(cx), 0), w - 1), min(max(int(cy), 0), h - 1)
-        sigma = max((bw + bh) / 2 / 9, 0.6)
-        heat = torch.maximum(heat, torch.exp(-((xs - ix) ** 2 + (ys - iy) ** 2) / (2 * sigma**2)))
-    return heat
+def heat_target(targets: Targets) -> Tensor:
+    """Gaussians [B, H/8, W/8] at the cells' centres, exactly 1 in the centre's own position (CenterNet)."""
+    h, w = targets.ignore.shape[1:]
+    boxes = targets.boxes_cxcywh / 8
+    ix, iy = (boxes[..., i].long().clamp(0, size - 1)[..., None, None] for i, size in ((0, w), (1, h)))
+    sigma = (boxes[..., 2:].mean(-1) / 9).clamp(min=0.6)[..., None, None]
+    ys, xs = torch.arange(h, device=boxes.device)[:, None], torch.arange(w, device=boxes.device)
+    heat = torch.exp(-((xs - ix) ** 2 + (ys - iy) ** 2) / (2 * sigma**2))
+    return (heat * targets.present[..., None, None]).amax(1)
 
 
 def heat_loss(logits: Tensor, truth: Tensor, ignore: Tensor) -> Tensor:
-    """Focal loss of one heat map [h, w] (Law & Deng 2018: alpha 2, beta 4), over the number of cells."""
-    logits = logits.float()
+    """Focal loss of heat maps (Law & Deng 2018: alpha 2, beta 4), over each one's number of cells: [B, h, w] -> [B]."""
     p = logits.sigmoid()
     centre = truth >= 0.999
     positive = -(1 - p).square() * F.logsigmoid(logits) * centre
     negative = -p.square() * F.logsigmoid(-logits) * (1 - truth) ** 4 * (~centre & ~(ignore & (truth < 0.3)))
-    return (positive.sum() + negative.sum()) / centre.sum().clamp(min=1)
+    return (positive + negative).sum((1, 2)) / centre.sum((1, 2)).clamp(min=1)
 
 
-def _layer_losses(classes: Tensor, boxes: Tensor, attributes: Tensor, t: Targets, pairs, slices) -> dict[str, Tensor]:
-    """The losses of one decoder layer for one patch, as sums; class is over queries, the rest over matched cells."""
-    rows, columns = pairs
-    k = classes.shape[-1]
-    allowed = torch.zeros(len(classes), k, dtype=torch.bool, device=classes.device)
-    allowed[:, -1] = True
-    weight = torch.full((len(classes),), NO_CELL_WEIGHT, device=classes.device)
-    h, w = t.ignore.shape
-    at = (boxes.detach()[:, :2] / 8).long()
-    weight[t.ignore[at[:, 1].clamp(0, h - 1), at[:, 0].clamp(0, w - 1)]] = 0.0
-    allowed[rows, :-1] = t.allowed[columns]
-    allowed[rows, -1] = False
-    weight[rows] = 1.0
-    out = {"class": (partial_cross_entropy(classes, allowed) * weight).sum()}
-    truth, known = t.boxes_cxcywh[columns], t.box_weight[columns]
-    out["l1"] = ((boxes[rows] - truth).abs().sum(-1) / BOX_UNIT_PX * known).sum()
-    out["giou"] = ((1 - generalised_iou(to_xyxy(boxes[rows]), to_xyxy(truth))) * known).sum()
-    total = classes.new_zeros(())
-    for i, part in enumerate(slices):
-        state = t.attributes[columns, i]
-        if (state >= 0).any():
-            total = total + F.cross_entropy(
-                attributes[rows][:, part], state, ignore_index=-1, reduction="sum", label_smoothing=ATTRIBUTE_SMOOTHING
-            )
-    out["attribute"] = total
-    return out
+def _class_loss(logits: Tensor, boxes: Tensor, targets: Targets, query: Tensor) -> Tensor:
+    """Every query's class, summed: logits [L, B, Q, K + 1], boxes [L, B, Q, 4], query [L, B, N].
+
+    A query without a cell is one for "no cell", and for nothing where an unlabelled cell may lie.
+    """
+    asked = query[:, :, None] == torch.arange(logits.shape[2], device=query.device)[:, None]  # [L, B, Q, N]
+    allowed = (asked[..., None] & targets.allowed[:, None]).any(3)
+    taken = asked.any(3)
+    h, w = targets.ignore.shape[1:]
+    at = (boxes.detach()[..., :2] / 8).long()
+    place = at[..., 1].clamp(0, h - 1) * w + at[..., 0].clamp(0, w - 1)
+    hidden = targets.ignore.flatten(1).expand(len(logits), -1, -1).gather(2, place)
+    weight = torch.where(taken, 1.0, NO_CELL_WEIGHT * ~hidden)
+    return (partial_cross_entropy(logits, torch.cat([allowed, ~taken[..., None]], -1)) * weight).sum()
 
 
-def _mask_losses(masks: Tensor, t: Targets, pairs) -> dict[str, Tensor]:
-    """Mask losses of the final layer for one patch: masks [Q, 2, h, w] at stride 4 against targets at stride 2."""
-    rows, columns = pairs
-    weight = t.mask_weight[columns]
-    out = {k: masks.new_zeros(()) for k in ("mask_bce", "mask_dice", "projection")}
-    has = weight > 0
-    if has.any():
-        logits = F.interpolate(masks[rows[has]].float(), scale_factor=2, mode="bilinear", align_corners=False)
-        truth = t.masks[columns[has]]
-        truth = torch.stack([truth == 2, truth > 0], 1).float()
-        # away from the cell the answer is easy and the pixels are many: weigh each cell by its own area
-        area = truth[:, 1:].sum((2, 3), keepdim=True).clamp(min=64)
-        bce = (F.binary_cross_entropy_with_logits(logits, truth, reduction="none") / area).sum((2, 3)).mean(1)
-        dice = soft_dice_loss(logits.flatten(0, 1), truth.flatten(0, 1)).reshape(-1, 2).mean(1)
-        out["mask_bce"], out["mask_dice"] = (bce * weight[has]).sum(), (dice * weight[has]).sum()
-    boxed = ~has & (t.box_weight[columns] > 0)
-    if boxed.any():
-        out["projection"] = projection_loss(masks[rows[boxed], 1].float(), t.boxes_cxcywh[columns[boxed]]).sum()
-    return out
+def _box_losses(boxes: Tensor, targets: Targets, query: Tensor) -> dict[str, Tensor]:
+    """L1 and GIoU of the matched boxes, summed: boxes [L, B, Q, 4], query [L, B, N]."""
+    said, truth = _of_cells(boxes, query), targets.boxes_cxcywh
+    weight = targets.box_weight * (query >= 0)
+    l1 = (said - truth).abs().sum(-1) / BOX_UNIT_PX
+    giou = generalised_iou(to_xyxy(said), to_xyxy(truth))
+    return {"l1": (l1 * weight).sum(), "giou": ((1 - giou) * weight).sum()}
 
 
-def _dense_loss(dense: Tensor, t: Targets) -> Tensor:
-    """BCE of the dense logits [2, h, w] where every labelled cell has a mask, away from what may be unlabelled."""
-    if len(t.masks) and not bool((t.mask_weight > 0).all()):
-        return dense.new_zeros(())
-    logits = F.interpolate(dense[None].float(), scale_factor=2, mode="bilinear", align_corners=False)[0]
-    union = t.masks.amax(0) if len(t.masks) else torch.zeros(logits.shape[-2:], dtype=torch.uint8, device=dense.device)
-    truth = torch.stack([union == 2, union > 0]).float()
-    ignore = F.interpolate(t.ignore[None, None].float(), size=union.shape, mode="nearest")[0, 0] > 0
-    keep = (~ignore | (union > 0)).float()
-    weight = float(t.mask_weight.min()) if len(t.masks) else 1.0
+def _attribute_loss(logits: Tensor, targets: Targets, query: Tensor) -> Tensor:
+    """Cross-entropy of the known attributes of matched cells, summed: logits [L, B, Q, A], query [L, B, N]."""
+    said = _of_cells(logits, query).flatten(0, 2)
+    states = torch.where(query[..., None] >= 0, targets.attributes, -1).flatten(0, 2)
+    how = {"ignore_index": -1, "reduction": "sum", "label_smoothing": ATTRIBUTE_SMOOTHING}
+    parts = attribute_slices().values()
+    return sum(F.cross_entropy(said[:, part], states[:, i], **how) for i, part in enumerate(parts))
+
+
+def _of_cells(said: Tensor, query: Tensor) -> Tensor:
+    """What each cell's query says: [L, B, Q, C] by [L, B, N] -> [L, B, N, C]; query 0's where a cell has none."""
+    return said.gather(2, query.clamp(min=0)[..., None].expand(-1, -1, -1, said.shape[-1]))
+
+
+def _mask_losses(masks: Tensor, own: Tensor, targets: Targets, query: Tensor) -> dict[str, Tensor]:
+    """The final layer's masks, summed: [B, Q, 2, h, w] at stride 4 against `own` [B, N, 2 h, 2 w]; query [B, N]."""
+    rows = query.clamp(min=0) + torch.arange(len(masks), device=query.device)[:, None] * masks.shape[1]
+    said = masks.flatten(0, 1).index_select(0, rows.flatten()).float()  # [BN, 2, h, w]
+    logits = F.interpolate(said, scale_factor=2, mode="bilinear", align_corners=False).unflatten(0, query.shape)
+    truth = torch.stack([own == 2, own > 0], 2).float()
+    weight = targets.mask_weight * (query >= 0)
+    # away from the cell the answer is easy and the pixels are many: weigh each cell by its own area
+    area = truth[:, :, 1].sum((2, 3)).clamp(min=64)
+    bce = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").sum((3, 4)).mean(2) / area
+    dice = soft_dice_loss(logits, truth).mean(2)
+    boxed = (query >= 0) & (targets.mask_weight == 0) & (targets.box_weight > 0)
+    projection = projection_loss(said[:, 1].unflatten(0, query.shape), targets.boxes_cxcywh)
+    return {
+        "mask_bce": (bce * weight).sum(),
+        "mask_dice": (dice * weight).sum(),
+        "projection": (projection * boxed).sum(),
+    }
+
+
+def _dense_loss(dense: Tensor, own: Tensor, targets: Targets) -> Tensor:
+    """BCE of the dense logits [B, 2, h, w] away from what may be unlabelled, summed over patches; `own` as above.
+
+    Only patches whose every cell has a mask count, each with its cells' smallest weight; 1 without cells.
+    """
+    logits = F.interpolate(dense, scale_factor=2, mode="bilinear", align_corners=False)
+    union = own.amax(1)
+    truth = torch.stack([union == 2, union > 0], 1).float()
+    hidden = F.interpolate(targets.ignore[:, None].float(), size=union.shape[1:], mode="nearest") > 0
+    keep = ~hidden | truth[:, 1:].bool()
+    smallest = torch.where(targets.present, targets.mask_weight, torch.inf).amin(1)
+    weight = torch.where(targets.present.any(1), smallest, 1.0)
     loss = F.binary_cross_entropy_with_logits(logits, truth, reduction="none") * keep
-    return weight * loss.sum() / truth[1].sum().clamp(min=1500)
+    return (weight * loss.sum((1, 2, 3)) / truth[:, 1].sum((1, 2)).clamp(min=1500)).sum()
 
 
-def criterion(output: HemaXOutput, targets: list[Targets], attributes: bool = True) -> dict[str, Tensor]:
+def _first_box_loss(boxes: Tensor, targets: Targets) -> Tensor:
+    """GIoU loss of each cell's nearest first box [B, Q, 4], where it lies within half a box of the centre; summed."""
+    truth = targets.boxes_cxcywh
+    nearest, at = torch.cdist(boxes.detach()[..., :2], truth[..., :2]).min(1)
+    weight = (nearest < truth[..., 2:].amin(-1) / 2) * targets.box_weight * targets.present
+    giou = generalised_iou(to_xyxy(boxes.gather(1, at[..., None].expand(-1, -1, 4))), to_xyxy(truth))
+    return ((1 - giou) * weight).sum()
+
+
+def criterion(output: HemaXOutput, targets: Targets, attributes: bool = True) -> dict[str, Tensor]:
     """All losses of a batch, weighted, by term; their sum is the loss.
 
     Every layer is matched and asked on its own (auxiliary losses). Sums are divided by the number of cells in the
     batch, so that the loss does not depend on how cells are spread over patches. With `attributes` False the
     explanation is not taught (for the comparison with and without it).
     """
-    from ..vocabulary import attribute_slices
-
-    slices = list(attribute_slices().values())
-    layers, batch = output.class_logits.shape[:2]
-    n_cells = max(sum(len(t.boxes_cxcywh) for t in targets), 1)
-    losses = {k: output.class_logits.new_zeros(()) for k in WEIGHTS}
-    for b in range(batch):
-        t = targets[b]
-        for i in range(layers):
-            boxes = output.boxes_cxcywh[i, b]
-            pairs = match(output.class_logits[i, b], boxes, t)
-            said = output.class_logits[i, b], boxes, output.attribute_logits[i, b]
-            for name, value in _layer_losses(*said, t, pairs, slices).items():
-                losses[name] = losses[name] + value / layers
-        for name, value in _mask_losses(output.mask_logits[b], t, pairs).items():
-            losses[name] = losses[name] + value
-        losses["dense"] = losses["dense"] + _dense_loss(output.dense_logits[b], t)
-        if output.heat_logits is not None:
-            truth = heat_target(t, *t.ignore.shape)
-            losses["heat"] = losses["heat"] + heat_loss(output.heat_logits[b], truth, t.ignore)
-            losses["first_box"] = losses["first_box"] + _first_box_loss(output.first_boxes[b], t)
-    if not attributes:
-        losses["attribute"] = losses["attribute"] * 0
-    return {k: WEIGHTS[k] * v / n_cells for k, v in losses.items()}
+    targets = _readable(targets)
+    classes, boxes = output.class_logits.float(), output.boxes_cxcywh.float()
+    layers = len(classes)
+    query, own = match(classes, boxes, targets), targets.masks()
+    each_layer = {
+        "class": _class_loss(classes, boxes, targets, query),
+        **_box_losses(boxes, targets, query),
+        "attribute": _attribute_loss(output.attribute_logits.float(), targets, query) * float(attributes),
+    }
+    losses = {k: v / layers for k, v in each_layer.items()}
+    losses |= _mask_losses(output.mask_logits, own, targets, query[-1])
+    losses["dense"] = _dense_loss(output.dense_logits.float(), own, targets)
+    losses["heat"] = losses["first_box"] = classes.new_zeros(())
+    if output.heat_logits is not None:
+        losses["heat"] = heat_loss(output.heat_logits.float(), heat_target(targets), targets.ignore).sum()
+        losses["first_box"] = _first_box_loss(output.first_boxes.float(), targets)
+    n_cells = targets.present.sum().clamp(min=1)
+    return {k: w * losses[k] / n_cells for k, w in WEIGHTS.items()}
 
 
-def _first_box_loss(boxes: Tensor, t: Targets) -> Tensor:
-    """GIoU loss of each cell's nearest first box, where it lies within half a box of the centre."""
-    if len(t.boxes_cxcywh) == 0:
-        return boxes.new_zeros(())
-    distance = torch.cdist(boxes[:, :2], t.boxes_cxcywh[:, :2])
-    nearest, at = distance.min(0)
-    near = (nearest < t.boxes_cxcywh[:, 2:].min(1).values / 2) * t.box_weight
-    return ((1 - generalised_iou(to_xyxy(boxes[at]), to_xyxy(t.boxes_cxcywh))) * near).sum()
+def _readable(targets: Targets) -> Targets:
+    """The same with boxes of 1 px in padding: weight 0 times what overflowed would not be 0."""
+    return replace(targets, boxes_cxcywh=torch.where(targets.present[..., None], targets.boxes_cxcywh, 1.0))
