@@ -7,9 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import imagecodecs
 import numpy as np
-import tifffile
 
 from ..errors import UsageError
 from .slide import Smear, draw_smear
@@ -48,6 +46,8 @@ def write_smear(
     The table has a row per nucleated cell in level-0 pixels, clipped to the slide; edge = 1 where the box touches its
     border (such a cell's attributes are those of the whole), by place. Platelets are drawn and not in it.
     """  # fmt: skip
+    import tifffile  # here: whoever paints only patches needs neither this nor imagecodecs
+
     path = Path(path)
     if stripe_rows < TILE_PX or stripe_rows % TILE_PX:
         raise UsageError(f"stripe_rows {stripe_rows}: give a multiple of {TILE_PX}")
@@ -136,6 +136,8 @@ def _halved(rows: np.ndarray) -> np.ndarray:
 
 def _encoded(rows: np.ndarray, quality: int) -> Iterator[bytes]:
     """JPEG tiles of 256 px, row by row; tiles over the right or lower border repeat the last pixel."""
+    import imagecodecs
+
     h, w = rows.shape[:2]
     padded = np.pad(rows, ((0, -h % TILE_PX), (0, -w % TILE_PX), (0, 0)), mode="edge") if h else rows
     for y in range(0, h, TILE_PX):

@@ -1,0 +1,255 @@
+"""What a GPU makes of the network: `python -m hemax_batch.bench.gpu OUT.json [--weights FILE]`, done within 45 s.
+
+Patches are painted in memory, so that besides torch, safetensors, numpy, scipy and Pillow only this package is needed:
+no slide, no reader. For each precision and batch size three things are timed, each holding the one before:
+
+    network   patches that lie on the GPU through the network
+    answers   as a run asks: pixels to the GPU, the network, its answers back in the host's memory
+    cells     as a run's worker reads them out: the masks drawn too, on one core of the host, while the GPU waits
+
+The GPU's answers are compared with the CPU's, and the kernels of a few batches are listed by the time they take. On a
+machine without a GPU it says so and measures a few patches on the CPU instead.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import platform
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ..records import PatchBatch
+from ..running.resources import cpu_limit
+from ..smear import draw_cell_patch
+from ..vocabulary import CLASS_NAMES
+from .gpu_agreement import agreement
+from .gpu_busy import GpuBusy
+from .table import as_text
+
+PRECISIONS = ("bf16", "fp32")
+_CUT_AFTER_S = 33.0  # what has not begun by then is left out
+_MPP, _TOP_KERNELS = 0.12, 15
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured: patches painted and compared, batch sizes, least seconds of a figure."""
+
+    painted: int = 32
+    compared: int = 64
+    batch_sizes: tuple[int, ...] = (1, 16, 64, 256)
+    figure_s: float = 0.7
+
+
+WITHOUT_GPU = Effort(painted=2, compared=4, batch_sizes=(1, 2), figure_s=0.2)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure. `busy_percent` is what the driver says of a window that may be longer than the figure; `patches_s` is
+    None where the device's memory did not hold the batch."""
+
+    precision: str
+    batch: int
+    of: str
+    patches_s: float | None
+    busy_percent: float | None
+    peak_mb: float | None
+
+
+class Float32:
+    """A network that takes no part in autocast; where it stands in a Predictor, it answers in float32."""
+
+    def __init__(self, model):
+        self.model, self.backbone = model, model.backbone
+
+    def __call__(self, tensor):
+        import torch
+
+        with torch.autocast("cuda", enabled=False):
+            return self.model(tensor)
+
+
+def measure(out: Path, weights: str | None = None, effort: Effort | None = None) -> dict[str, object]:
+    """All of it, written to `out` after every step, so that what stops half-way leaves what it had.
+
+    Steps: paint, load, figures, agreement with the CPU, kernels.
+    """
+    begun = time.perf_counter()
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    effort = effort or (Effort() if device == "cuda" else WITHOUT_GPU)
+    pixels = painted(effort.painted)
+    predictors = load(device, weights)
+    told = {"machine": machine(device), "patches painted": len(pixels), "painted and loaded after_s": _since(begun)}
+    told["figures"] = []
+    for figure in figures(predictors, pixels, effort, begun + _CUT_AFTER_S):
+        told["figures"].append(asdict(figure))
+        _write(out, told)
+    told["agreement"] = agreement(predictors, of_patches(pixels, effort.compared), _MPP, weights)
+    _write(out, told)
+    told["kernels"] = kernels(next(iter(predictors.values())), of_patches(pixels, effort.batch_sizes[-2]))
+    told["took_s"] = _since(begun)
+    _write(out, told)
+    return told
+
+
+def painted(n: int) -> np.ndarray:
+    """Patches of synthetic cells, all classes in turn: uint8 [n, 3, 320, 320]; the same whatever the cores."""
+    with ProcessPoolExecutor(min(cpu_limit(), n), multiprocessing.get_context("spawn")) as pool:
+        return np.stack(list(pool.map(_painted, range(n))))
+
+
+def _painted(seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return draw_cell_patch(rng, CLASS_NAMES[seed % len(CLASS_NAMES)], 320, _MPP)[0].transpose(2, 0, 1)
+
+
+def of_patches(pixels: np.ndarray, n: int) -> PatchBatch:
+    """A batch of n: the painted ones, then these mirrored, and so on."""
+    both = np.concatenate([pixels, pixels[..., ::-1]])
+    return PatchBatch(both[np.arange(n) % len(both)], np.zeros((n, 2)), 1.0)
+
+
+def load(device: str, weights: str | None) -> dict[str, object]:
+    """A Predictor for each precision; on the CPU, which knows one only, float32."""
+    import torch
+
+    from ..model.predictor import Predictor
+
+    torch.set_num_threads(1)  # as in a run's workers
+    predictor = Predictor.load(weights, device)
+    if device == "cpu":
+        return {"fp32": predictor}
+    exact = Predictor(predictor.model, predictor.card, device, known=predictor.known)
+    exact.model = Float32(exact.model)
+    return dict(zip(PRECISIONS, (predictor, exact), strict=True))
+
+
+def figures(predictors: dict, pixels: np.ndarray, effort: Effort, until: float):
+    """Figures, one after the other; none begins after `until` (perf_counter)."""
+    import torch
+
+    for batch_size in effort.batch_sizes:
+        batch = of_patches(pixels, batch_size)
+        for precision, predictor in predictors.items():
+            predictor.batch_size = batch_size
+            for name, call in _calls(predictor, batch).items():
+                if time.perf_counter() > until:
+                    return
+                figure = Figure(precision, batch_size, name, None, None, None)
+                try:
+                    yield _figure(figure, call, 0 if name == "cells" else 2, effort.figure_s)
+                except torch.OutOfMemoryError:
+                    yield figure
+
+
+def _calls(predictor, batch: PatchBatch) -> dict:
+    """What is timed, by name."""
+    import torch
+
+    on_device = torch.from_numpy(batch.pixels).to(predictor.device)
+
+    @torch.inference_mode()
+    def network():
+        with torch.autocast("cuda", torch.bfloat16, enabled=predictor.device.type == "cuda"):
+            predictor.model(on_device)
+
+    return {
+        "network": network, "answers": lambda: predictor._network(batch.pixels), "cells": lambda: predictor(batch, _MPP),
+    }  # fmt: skip
+
+
+def _figure(figure: Figure, call, warm_up: int, least_s: float) -> Figure:
+    """A call over and over for `least_s` (once at least)."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    for _ in range(warm_up):
+        call()
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    _wait()
+    calls, begun = 0, time.perf_counter()
+    with GpuBusy() as busy:
+        while calls == 0 or time.perf_counter() - begun < least_s:
+            call()
+            calls += 1
+            _wait()
+    took_s = time.perf_counter() - begun
+    peak_mb = round(torch.cuda.max_memory_allocated() / 2**20) if cuda else None
+    return replace(
+        figure, patches_s=round(calls * figure.batch / took_s, 1), busy_percent=busy.percent, peak_mb=peak_mb
+    )
+
+
+def _wait() -> None:
+    """Until the GPU has done all that was asked of it."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def kernels(predictor, batch: PatchBatch, calls: int = 3) -> dict[str, object]:
+    """Which kernels the device's time goes to over a few calls as a run asks them (the CPU's operators without a GPU),
+    and how much of the wall time it was at work."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    cuda = torch.cuda.is_available()
+    predictor.batch_size = len(batch)
+    with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU], acc_events=True) as profiler:
+        begun = time.perf_counter()
+        for _ in range(calls):
+            predictor._network(batch.pixels)
+        _wait()
+        wall_us = (time.perf_counter() - begun) * 1e6
+    field = "self_device_time_total" if cuda else "self_cpu_time_total"
+    timed = sorted(((getattr(e, field), e.count, e.key) for e in profiler.key_averages()), reverse=True)
+    total_us = sum(us for us, *_ in timed)
+    rows = [
+        {"kernel": key[:90], "calls": count, "ms": round(us / 1000, 3), "percent": round(100 * us / (total_us or 1), 1)}
+        for us, count, key in timed[:_TOP_KERNELS]
+    ]
+    at_work = round(100 * total_us / wall_us, 1)
+    return {"batch": len(batch), "calls": calls, "at work, percent of wall": at_work, "top": rows}
+
+
+def machine(device: str) -> dict[str, object]:
+    """What the figures were taken on."""
+    import torch
+
+    name = torch.cuda.get_device_name() if device == "cuda" else "none: a few patches on the CPU instead"
+    return {
+        "gpu": name, "torch": torch.__version__, "python": platform.python_version(), "cores": cpu_limit(),
+        "fp32 convolutions may use TF32": torch.backends.cudnn.allow_tf32,
+    }  # fmt: skip
+
+
+def as_tables(told: dict[str, object]) -> str:
+    """The same for people."""
+    titles = {"machine": [told["machine"]], "figures": told["figures"], "agreement": told["agreement"]}
+    shares = {k: v for k, v in told["kernels"].items() if k != "top"}
+    titles |= {"profile": [shares], "kernels": told["kernels"]["top"]}
+    return "\n".join(as_text(title, rows) for title, rows in titles.items())
+
+
+def _since(begun: float) -> float:
+    return round(time.perf_counter() - begun, 1)
+
+
+def _write(out: Path, told: dict) -> None:
+    out.write_text(json.dumps(told, indent=1) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    arguments = [a for a in sys.argv[1:] if a != "--weights"]
+    print(as_tables(measure(Path(arguments[0]), *arguments[1:2])))

@@ -1,0 +1,50 @@
+"""Whether a GPU answers as the CPU does: the same patches' cells compared, place by place."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from ..geometry import pairwise_iou
+from ..records import PatchBatch
+from ..running.resources import cpu_limit
+
+_SAME_IOU = 0.5
+
+
+def agreement(predictors: dict, batch: PatchBatch, mpp: float, weights: str | None) -> list[dict[str, object]]:
+    """Each precision's cells against the CPU's: a row each."""
+    from ..model.predictor import Predictor
+
+    reference = Predictor.load(weights, "cpu")
+    with ThreadPoolExecutor(max(1, cpu_limit() // 2)) as threads:
+        parts = [PatchBatch(batch.pixels[i : i + 1], batch.origins[:1], 1.0) for i in range(len(batch))]
+        wanted = [said.cells for said in threads.map(lambda part: reference(part, mpp), parts)]
+    rows = []
+    for precision, predictor in predictors.items():
+        predictor.batch_size = 32
+        said = predictor(batch, mpp)
+        found = [said.cells.take(said.patch_index == i) for i in range(len(batch))]
+        rows.append({"precision": precision, "patches": len(batch)} | compared(wanted, found))
+    return rows
+
+
+def compared(wanted: list, found: list) -> dict[str, object]:
+    """Cells of the same patches, by two machines: how many are the same, their classes, how far boxes are apart."""
+    same_class, off_px, off_probability = [], [0.0], [0.0]
+    for a, b in zip(wanted, found, strict=True):
+        if not len(a) or not len(b):
+            continue
+        iou = pairwise_iou(a.boxes_xyxy, b.boxes_xyxy)
+        rows = np.flatnonzero(iou.max(1) >= _SAME_IOU)
+        columns = iou[rows].argmax(1)
+        same_class += list(a.class_probs[rows].argmax(1) == b.class_probs[columns].argmax(1))
+        off_px += list(np.abs(a.boxes_xyxy[rows] - b.boxes_xyxy[columns]).max(1))
+        off_probability += list(np.abs(a.class_probs[rows] - b.class_probs[columns]).max(1))
+    return {
+        "cells_of_cpu": sum(map(len, wanted)), "cells": sum(map(len, found)), "same_place": len(same_class),
+        "same_class": int(sum(same_class)), "median_box_off_px": round(float(np.median(off_px[1:] or [0])), 3),
+        "largest_box_off_px": round(float(max(off_px)), 2),
+        "largest_probability_off": round(float(max(off_probability)), 4),
+    }  # fmt: skip

@@ -1,0 +1,55 @@
+"""How busy a GPU is while something runs, asked of its driver from a thread; None where nothing can be asked."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import threading
+from statistics import fmean
+
+_EVERY_S = 0.05
+
+
+class GpuBusy:
+    """A context whose `percent` is, after it, the mean utilisation of the current GPU.
+
+    By torch.cuda.utilization (which needs nvidia-ml-py), else nvidia-smi. The driver averages over its own window of
+    up to a second, so figures much shorter than that are blurred.
+    """
+
+    percent: float | None = None
+
+    def __enter__(self) -> GpuBusy:
+        self._asked: list[float] = []
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error) -> None:
+        self._ended.set()
+        self._thread.join()
+        self.percent = round(fmean(self._asked), 1) if self._asked else None
+
+    def _look(self) -> None:
+        for ask in (_by_torch, _by_nvidia_smi):
+            while not self._ended.is_set() and (busy := ask()) is not None:
+                self._asked.append(busy)
+                self._ended.wait(_EVERY_S)
+
+
+def _by_torch() -> float | None:
+    import torch
+
+    try:
+        return float(torch.cuda.utilization()) if torch.cuda.is_available() else None
+    except Exception:  # whatever NVML's binding raises, or its absence: there is another way, or none
+        return None
+
+
+def _by_nvidia_smi() -> float | None:
+    if shutil.which("nvidia-smi") is None:
+        return None
+    asked = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+    words = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.split()
+    return float(words[0]) if words and words[0].isdigit() else None
