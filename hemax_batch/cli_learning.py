@@ -25,13 +25,15 @@ import click
 @click.option("--batch-size", default=16, show_default=True, help="Patches a step, over all processes.")
 @click.option("--synthetic", default=800, show_default=True, help="Synthetic fields to add in the second stage.")
 @click.option("--leave-out", multiple=True, metavar="SOURCE", help="Learn nothing of this source, nor of copies of its pictures; repeatable.")
+@click.option("--drop-path", type=click.FloatRange(0, 0.9), default=0.0, show_default=True, help="Stochastic depth of the backbone.")
+@click.option("--compile", "compiled", is_flag=True, help="torch.compile the backbone: a minute at the start, faster then.")
 @click.option("--patience", default=0, show_default=True, type=click.IntRange(0), help="Stop after so many checks without a gain; 0: never.")
 @click.option("--check-every", default=100, show_default=True, type=click.IntRange(1), metavar="STEPS", help="With --patience: steps between checks.")
 @click.option("--shuffle-labels", is_flag=True, help="A control: classes and attributes dealt out at random, no synthetic fields.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-def train(data, out, work, arch, steps, start, close, lr, batch_size, synthetic, leave_out, patience, check_every,
-          shuffle_labels, seed, device):  # fmt: skip
+def train(data, out, work, arch, steps, start, close, lr, batch_size, synthetic, leave_out, drop_path, compiled, patience,
+          check_every, shuffle_labels, seed, device):  # fmt: skip
     """Train HemaX on labelled images and write the weights with their model card.
 
     DATA: folders, each told by its content: the documented layout (images.csv, cells.csv), COCO instance JSON (with
@@ -51,7 +53,7 @@ def train(data, out, work, arch, steps, start, close, lr, batch_size, synthetic,
     from .learning.command import Lessons, train_command
     from .learning.train import Recipe
 
-    given = {"batch": batch_size, "synthetic": synthetic, "seed": seed}
+    given = {"batch": batch_size, "synthetic": synthetic, "seed": seed, "drop_path": drop_path, "compiled": compiled}
     if lr:
         given |= {"lr": lr, "backbone_lr": lr / 2}
     if start:
@@ -182,12 +184,15 @@ def faithfulness(data, weights, limit, out, device):
 @click.option("--steps", default=1900, show_default=True, help="Optimiser steps of each model.")
 @click.option("--batch-size", default=16, show_default=True, help="Patches, or crops, a step.")
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Trainings of each model.")
+@click.option("--model", "only", multiple=True, metavar="NAME", help="This model only, of those in the table; repeatable.")
+@click.option("--masks", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Draw missing masks with these weights beforehand.")
 @click.option("--from-scratch", is_flag=True, help="No ImageNet weights for those that have them either.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-def compare(data, out, steps, batch_size, seeds, from_scratch, device):
+def compare(data, out, steps, batch_size, seeds, only, masks, from_scratch, device):
     """Does explaining cost accuracy? Train HemaX with and without it, and plain classifiers, and compare.
 
-    Six models times the seeds, at one budget; each is about as long as `train --steps`. A killed comparison goes on.
+    Six models times the seeds, at one budget; each is about as long as `train --steps`. A killed comparison goes on, and
+    several with a --model each may run at once on one --out: the last, without, makes the table.
 
     \b
     Example:
@@ -195,12 +200,18 @@ def compare(data, out, steps, batch_size, seeds, from_scratch, device):
     """
     import json
 
+    from .learning.compare import MODELS
     from .learning.compare import compare as run_all
     from .learning.dataset import read_folder
     from .learning.train import Recipe
 
     recipe = Recipe(steps=steps, batch=batch_size, pretrained=not from_scratch, synthetic=0)
-    report = run_all([e for folder in data for e in read_folder(folder)], recipe, seeds, out, device, say=click.echo)
+    if unknown := set(only) - set(MODELS):
+        raise click.UsageError(f"no model {', '.join(sorted(unknown))}; there are: {', '.join(MODELS)}")
+    examples = [e for folder in data for e in read_folder(folder)]
+    report = run_all(examples, recipe, seeds, out, device, click.echo, only, masks)
+    if only:
+        return
     (out / "comparison.json").write_text(json.dumps(report, indent=1))
     for name, row in report["models"].items():
         less = row.get("hemax-s less this")

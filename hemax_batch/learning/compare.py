@@ -9,7 +9,7 @@ these seeds and say nothing of the spread between seeds, which stands beside the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,10 +23,12 @@ from .classifiers import CLASSIFIERS, classify, train_classifier
 from .dataset import Example
 from .evaluate import look
 from .figures import interval
+from .pseudo import pseudo_candidates, with_pseudo_masks, write_pseudo_masks
 from .train import Recipe, train
 
 HEMAX = "hemax-s"
 DETECTORS = {HEMAX: {}, "hemax-s without explanations": {"attributes": False}, "hemax-r50": {"arch": "hemax-r50"}}
+MODELS = (*DETECTORS, *CLASSIFIERS)
 #: The interval of the difference must lie above this for "explaining costs nothing" (half a percentage point).
 COSTS_NOTHING = -0.005
 
@@ -52,15 +54,24 @@ class Row:
         return float(np.ptp(self.right.mean(1)))
 
 
-def compare(examples: list[Example], recipe: Recipe, seeds: int, work: Path, device: str, say: Callable = print) -> dict:
-    """Train and measure everything; a model that is done is kept in `work` and not trained again."""
+def compare(
+    examples: list[Example], recipe: Recipe, seeds: int, work: Path, device: str, say: Callable = print,
+    only: Collection[str] = (), masks: Path | None = None,
+) -> dict:
+    """Train and measure everything, or the models `only`; what is done is kept in `work` and not trained again.
+
+    With `masks`, weights, pictures without a mask get one from them beforehand, all models' the same, and none spends
+    steps on a first stage.
+    """
     learnt = [e for e in examples if e.split == "train"]
     held_out = [e for e in examples if e.split == "val" and e.cells and all(len(c.allowed) == 1 for c in e.cells)]
     if not learnt or not held_out:
         raise DataError(f"{len(learnt)} images to learn from and {len(held_out)} of known class to measure on: both are needed")
+    if masks:
+        learnt, recipe = _with_masks(masks, learnt, recipe, work, device), replace(recipe, first_stage=0.0)
     truth = np.array([c.allowed[0] for e in held_out for c in e.cells])
     rows = []
-    for name in (*DETECTORS, *CLASSIFIERS):
+    for name in only or MODELS:
         right = []
         for seed in range(seeds):
             given = replace(recipe, seed=seed, **DETECTORS.get(name, {}))
@@ -70,6 +81,15 @@ def compare(examples: list[Example], recipe: Recipe, seeds: int, work: Path, dev
             say(f"{name}, seed {seed}: accuracy {right[-1].mean():.4f}")
         rows.append(Row(name, np.array(right), truth))
     return table(rows, recipe, seeds)
+
+
+def _with_masks(weights: Path, learnt: list[Example], recipe: Recipe, work: Path, device: str) -> list[Example]:
+    folder = work / f"masks-{_digest(recipe, learnt)}"
+    if not (folder / "done").exists():
+        network = checkpoint.load(weights)[0].to(device)
+        write_pseudo_masks(network, learnt, pseudo_candidates(learnt), folder, recipe.mpp, recipe.large_canvas_px)
+        (folder / "done").touch()
+    return with_pseudo_masks(learnt, folder)
 
 
 def _digest(recipe: Recipe, *examples: list[Example]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -54,7 +55,15 @@ class Gallery:
 
 
 def hang(examples: list[Example], mpp: float, device: str | torch.device) -> Gallery:
-    """Decode the examples to `mpp` µm/px, on all cores that this process may use. DataError where one cannot be read."""
+    """Decode the examples to `mpp` µm/px, on all cores that this process may use. DataError where one cannot be read.
+
+    The last gallery is kept: trainings of the same pictures that follow each other decode them once.
+    """
+    return _hang(tuple(examples), mpp, str(device))
+
+
+@lru_cache(maxsize=1)
+def _hang(examples: tuple[Example, ...], mpp: float, device: str) -> Gallery:
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with ThreadPoolExecutor(threads) as pool:
         pictures = list(pool.map(lambda e: _decode(e, mpp), examples))
@@ -121,7 +130,7 @@ def boxes_of(e: Example, size_wh, scale: float) -> list[np.ndarray]:
     return boxes
 
 
-def _labels(examples: list[Example], sizes: np.ndarray, mpp: float) -> tuple[np.ndarray, ...]:
+def _labels(examples: tuple[Example, ...], sizes: np.ndarray, mpp: float) -> tuple[np.ndarray, ...]:
     """n_cells, boxes_xyxy, box_weight, mask_weight, allowed, attributes of `Gallery`."""
     e, c = len(examples), max([len(x.cells) for x in examples], default=0) or 1
     boxes = np.tile(np.array([0.0, 0.0, 1.0, 1.0]), (e, c, 1))
