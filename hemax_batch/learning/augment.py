@@ -25,6 +25,19 @@ _CHROMA = np.full((8, 8), 99, np.float32)
 _CHROMA[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
 _YCC = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]], np.float32)  # JFIF
 
+_K = np.arange(8)  # the cosine transform of 8 values
+_COSINES = (np.cos((2 * _K[None] + 1) * _K[:, None] * np.pi / 16) / 2 * np.where(_K == 0, 0.5**0.5, 1)[:, None]).astype(np.float32)
+
+_sent: dict[tuple, Tensor] = {}
+
+
+def _constant(array: np.ndarray, device: torch.device) -> Tensor:
+    """A small constant on the device, sent once: sending makes the host wait for the device."""
+    key = array.tobytes(), array.shape, device
+    if key not in _sent:
+        _sent[key] = torch.from_numpy(array).to(device)
+    return _sent[key]
+
 
 @dataclass(frozen=True)
 class Photometry:
@@ -133,20 +146,16 @@ def _coarse(x: Tensor, factor: float) -> Tensor:
 def _through_jpeg(x: Tensor, quality: Tensor) -> Tensor:
     """What JPEG at `quality` [n] (libjpeg's scale) leaves of patches [n, 3, S, S], chrominance at half the resolution."""
     scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)[:, None, None] / 100
-    ycc = torch.einsum("dc,ncyx->ndyx", torch.from_numpy(_YCC).to(x.device), x)
-    luma = _quantised(ycc[:, :1] - 128, _LUMA, scale) + 128
-    chroma = F.interpolate(_quantised(F.avg_pool2d(ycc[:, 1:], 2), _CHROMA, scale), scale_factor=2, mode="bilinear",
-                           align_corners=False)  # fmt: skip
-    back = torch.from_numpy(np.linalg.inv(_YCC)).to(x.device)
-    return torch.einsum("dc,ncyx->ndyx", back, torch.cat([luma, chroma], 1))
+    ycc = torch.einsum("dc,ncyx->ndyx", _constant(_YCC, x.device), x)
+    luma = _quantised(ycc[:, :1] - 128, _constant(_LUMA, x.device), scale) + 128
+    chroma = _quantised(F.avg_pool2d(ycc[:, 1:], 2), _constant(_CHROMA, x.device), scale)
+    chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False)
+    return torch.einsum("dc,ncyx->ndyx", _constant(np.linalg.inv(_YCC), x.device), torch.cat([luma, chroma], 1))
 
 
-def _quantised(x: Tensor, table: np.ndarray, scale: Tensor) -> Tensor:
+def _quantised(x: Tensor, table: Tensor, scale: Tensor) -> Tensor:
     """Blocks of 8 px: cosine transform, quantised by `table` times `scale` [n, 1, 1], and back. x [n, c, S, S]."""
-    k = np.arange(8)
-    cosines = np.cos((2 * k[None] + 1) * k[:, None] * np.pi / 16) / 2 * np.where(k == 0, 0.5**0.5, 1)[:, None]
-    d = torch.from_numpy(cosines.astype(np.float32)).to(x.device)
-    step = (torch.from_numpy(table).to(x.device) * scale).round().clamp(1, 255)[:, None, None, :, None, :]
+    d, step = _constant(_COSINES, x.device), (table * scale).round().clamp(1, 255)[:, None, None, :, None, :]
     n, c, s, _ = x.shape
     blocks = x.reshape(n, c, s // 8, 8, s // 8, 8)
     frequencies = torch.einsum("ui,ncaibj,vj->ncaubv", d, blocks, d)

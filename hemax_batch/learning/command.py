@@ -61,7 +61,17 @@ def train_command(
     data, out: Path, work: Path, recipe: Recipe, device: str, say=print, start: Path | None = None,
     lessons: Lessons = Lessons(),  # noqa: B008  frozen
 ) -> None:
-    """Read, train, save, measure on the split `val`, and save again with the figures and the model card.
+    """Train, then measure on the split `val` and save again with the figures and the model card; as `learn`."""
+    held_out = learn(data, out, work, recipe, device, say, start, lessons)
+    if held_out is not None:
+        calibrate(out, out, held_out, device, say)
+
+
+def learn(
+    data, out: Path, work: Path, recipe: Recipe, device: str, say=print, start: Path | None = None,
+    lessons: Lessons = Lessons(),  # noqa: B008  frozen
+) -> list[Example] | None:
+    """Read, train and save, nothing measured yet. Returns the examples of split `val`; None where another process saves.
 
     `data` folders as `dataset.read_folder`; `out` a .safetensors, its card beside it as .md; `work` as `train.train`.
     DataError where a source to leave out is unknown, or `start` was taught it.
@@ -80,7 +90,7 @@ def train_command(
     started = time.monotonic()
     model = train(learnt, recipe, work, device, say, start, early)
     if int(os.environ.get("RANK", 0)) != 0:
-        return
+        return None
     trained = {
         "command": _command(data, out, recipe, start, lessons),
         "before": checkpoint.read_card(start).trained if start else None,
@@ -97,7 +107,7 @@ def train_command(
     )  # fmt: skip
     if draw_curves(work / "log.csv", work / "curves.svg"):
         say(f"curves: {work / 'curves.svg'}")
-    calibrate(out, out, held_out, device, say)
+    return held_out
 
 
 def calibrate(weights: Path, out: Path, held_out: list[Example], device: str, say=print) -> None:

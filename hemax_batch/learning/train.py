@@ -132,6 +132,7 @@ class _Run:
         )  # fmt: skip
         self.average = {k: v.detach().clone() for k, v in model.state_dict().items()}
         self.step = 0
+        self.norm_is_frozen = False
 
     def sampler(self, examples: list[Example], hard: float = 1.0) -> PatchSampler:
         """Of these examples, on this process's device."""
@@ -168,10 +169,11 @@ class _Run:
 
     def _learn(self, pixels: Tensor, targets: Targets) -> dict[str, Tensor]:
         device, r = self.world.device, self.recipe
-        if self.step >= r.freeze_norm * r.steps:
+        if self.step >= r.freeze_norm * r.steps and not self.norm_is_frozen:
             for m in self.model.modules():
                 if isinstance(m, nn.BatchNorm2d):
                     m.eval()
+            self.norm_is_frozen = True
         for group in self.optimiser.param_groups:
             group["lr"] = group["peak"] * self._schedule()
         with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
@@ -190,8 +192,8 @@ class _Run:
         state = self.model.state_dict()
         moving = [k for k, v in state.items() if v.is_floating_point()]
         torch._foreach_lerp_([self.average[k] for k in moving], [state[k] for k in moving], 1 - decay)
-        for k in state.keys() - set(moving):
-            self.average[k].copy_(state[k])
+        counts = [k for k, v in state.items() if not v.is_floating_point()]
+        torch._foreach_copy_([self.average[k] for k in counts], [state[k] for k in counts])
 
     def _schedule(self) -> float:
         """Linear warm-up, then half a cosine to 1 % of the peak."""
@@ -213,6 +215,7 @@ class _Run:
             size_px = max(self.recipe.canvas_px, Recipe.canvas_px)
             write_pseudo_masks(self.model, examples, mine, folder, self.recipe.mpp, size_px)
             self.model.load_state_dict(live)
+            self.norm_is_frozen = False
             self.world.barrier()
             if self.world.rank == 0:
                 done.touch()

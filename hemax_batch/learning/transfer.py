@@ -24,7 +24,7 @@ import numpy as np
 from ..model.predictor import Predictor
 from ..outputs.tables import safe_text
 from ..vocabulary import CLASS_NAMES, WHITE_NAMES
-from .command import Lessons, train_command
+from .command import Lessons, learn
 from .dataset import Example, read_folder
 from .evaluate import look
 from .figures import Seen, interval
@@ -67,7 +67,7 @@ def _digest(*what) -> str:
 
 def _row(data, examples: list[Example], source: str, recipe: Recipe, folder: Path, device: str, say) -> dict:
     weights = folder / "weights.safetensors"
-    train_command(data, weights, folder / "work", recipe, device, say, lessons=Lessons(leave_out=(source,)))
+    learn(data, weights, folder / "work", recipe, device, say, lessons=Lessons(leave_out=(source,)))
     mine = [e for e in examples if e.source == source]
     seen, _ = look(Predictor.load(weights, device, platelets=True), mine, say)
     return {"images": len(mine)} | row_of(seen, _types(leave_out(examples, (source,))[0]))

@@ -202,7 +202,7 @@ class HemaX(nn.Module):
         x = x.contiguous(memory_format=torch.channels_last)
         maps = self.backbone(x)
         tokens, pos, m16, m8, embedding = self.pyramid(maps)
-        canvas = x.new_tensor([x.shape[-1], x.shape[-2]])
+        canvas = torch.stack([x.new_full((), side) for side in (x.shape[-1], x.shape[-2])])  # no word to the host
         q, boxes, heat = self._queries(m8, len(x))
         first = boxes if heat is not None else None
         classes, attributes, all_boxes = [], [], []
