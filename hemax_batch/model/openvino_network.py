@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -74,22 +75,22 @@ class OpenVinoNetwork:
             return self._core.compile_model(translate(self._card, size_hw), "CPU", _ONE_THREAD_EXACT)
 
 
+def check_engine(engine: str) -> None:
+    """Raise EngineError where what the network is to run in is not installed, without loading it."""
+    if engine == "openvino" and find_spec("openvino") is None:
+        raise EngineError(
+            "--engine openvino: the package openvino is not installed here; pip install 'hemax-batch[openvino]', or use "
+            "--engine torch"
+        )
+
+
 def _openvino():
     """The package, kept from reporting its use to its makers, which importing it alone would do."""
+    check_engine("openvino")
     sys.modules.setdefault("openvino_telemetry", None)
-    try:
-        import openvino
-    except ImportError as error:
-        raise EngineError(
-            f"--engine openvino: the package is not here ({error}); pip install 'hemax-batch[openvino]', or use "
-            "--engine torch"
-        ) from error
+    import openvino
+
     return openvino
-
-
-def check_installed() -> None:
-    """Raise EngineError where OpenVINO is not installed."""
-    _openvino()
 
 
 def cache_folder() -> Path:

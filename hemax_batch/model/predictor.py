@@ -22,7 +22,6 @@ from .answers import Answer, softmax
 from .familiarity import Known, box_means
 from .openvino_network import OpenVinoNetwork
 
-ENGINES = ("torch", "openvino")
 SAME_CELL_IOU = 0.6  # two queries on one cell of one patch
 PLATELET = vocabulary.CLASS_NAMES.index("platelet")
 
