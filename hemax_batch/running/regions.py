@@ -113,7 +113,7 @@ def _look_at(job: RegionJob, predictor) -> RegionResult:
     begun = time.perf_counter()
     view = screen.read_view(reader, region.window, job.stain)
     candidates = _candidates(job, view, card)
-    squares = measure_squares(view, region.core, job.slide, job.stain)
+    squares = measure_squares(view, region.core, job.slide)
     overview = overview_piece(view, region.core, job.slide)
     diameters_um, focus = _red_cells(job, reader)
     seconds_screen = time.perf_counter() - begun
@@ -146,7 +146,7 @@ def _candidates(job: RegionJob, view: screen.View, card) -> np.ndarray:
     """Where to look, float64 [N, 2]: what the screen proposes in the window, or the lattice that covers it all."""
     if job.look.exhaustive:
         return screen.lattice_centres(job.region.window, card.patch_px * card.mpp - LARGEST_CELL_UM, job.slide.mpp)
-    return screen.propose_in(view, job.region.window, job.stain)
+    return screen.propose_in(view, job.region.window)
 
 
 def _red_cells(job: RegionJob, reader: SlideReader) -> tuple[np.ndarray, float]:
