@@ -65,7 +65,9 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
 @click.option("--weights", type=_FILE, help="A checkpoint.  [default: the one that ships]")
 @click.option("--mpp", type=float, help="µm per pixel, for slides that do not say it or say it wrongly.")
 @click.option("--core-um", type=float, default=400.0, help="Side of a region, the unit of work, in µm.")
-@click.option("--batch-size", type=int, default=8, help="Patches at a time; halved where memory is short.")
+@click.option("--engine", type=click.Choice(["torch", "openvino"]), default="torch",
+              help="What the network runs in; OpenVINO, a package apart, is faster without a GPU.")  # fmt: skip
+@click.option("--batch-size", type=int, help="Patches at a time; halved where memory is short.  [default: 8; GPU: 64]")
 @click.option("--min-confidence", type=float, help="Below it a cell is `unidentified`.  [default: as the weights say]")
 @click.option("--exhaustive", is_flag=True, help="The network looks everywhere, not only where the screen points.")
 @click.option("--audit", type=float, default=0.01, metavar="FRACTION", help="Share of passed-over glass to check.")
@@ -127,7 +129,7 @@ def run(inputs, out, **given):
     if local and not out.exists():  # there is work to do for sure: workers load while this process does
         from .running.nursery import open_nursery
 
-        open_nursery()
+        open_nursery(given["engine"])
     from .cells.rules import Rules
     from .interchange.export import FORMATS, export_all, formats_of
     from .pipeline import dry_run

@@ -35,6 +35,10 @@ class WeightsError(HemaxError):
     """A checkpoint is corrupt, of another vocabulary, or its hash does not match."""
 
 
+class EngineError(HemaxError):
+    """What the network is to run in (`--engine`) is not installed."""
+
+
 class DataError(HemaxError):
     """A training or evaluation data set is malformed; the message names the file and row."""
 

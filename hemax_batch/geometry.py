@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy import ndimage
 
 
 def area(boxes_xyxy: np.ndarray) -> np.ndarray:
@@ -35,3 +36,16 @@ def inside(points_xy: np.ndarray, rect_xyxy) -> np.ndarray:
     x0, y0, x1, y1 = rect_xyxy
     x, y = points_xy[:, 0], points_xy[:, 1]
     return (x >= x0) & (x < x1) & (y >= y0) & (y < y1)
+
+
+def filled(mask: np.ndarray) -> np.ndarray:
+    """A mask, bool [h, w], with its holes filled: background that no path of side-by-side pixels joins to the border.
+
+    What `ndimage.binary_fill_holes` gives, in one pass instead of one for each pixel of depth.
+    """
+    background, count = ndimage.label(~mask)
+    outside = np.zeros(count + 1, bool)
+    for edge in (background[0], background[-1], background[:, 0], background[:, -1]):
+        outside[edge] = True
+    outside[0] = False  # the mask itself
+    return ~outside[background]

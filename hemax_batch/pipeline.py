@@ -14,6 +14,7 @@ from pathlib import Path
 
 from .errors import HemaxError, OutputError, SlideError, UnreadableSlideError, UsageError
 from .model.checkpoint import WeightsCard, read_card, refuse_shuffled
+from .model.openvino_network import check_engine
 from .results.folder import ResultsFolder
 from .results.journal import Failure, RegionJournal, forget_failure, note_failure, read_failure
 from .results.leftovers import clear_leftovers
@@ -42,6 +43,7 @@ def run(inputs: Sequence[str], out: Path, settings: RunSettings, options: RunOpt
     Raises UsageError, WeightsError, OutputError or LockedError where the run cannot begin.
     """
     results, card = ResultsFolder(out), refuse_shuffled(read_card(options.weights))
+    check_engine(settings.engine)
     results.prepare()
     with (
         OutputLock(results.state, options.wait_lock_s),
@@ -84,6 +86,7 @@ def dry_run(
 ) -> RunSummary:
     """Say what `run` would do with each slide, opening and planning it but writing nothing."""
     card = refuse_shuffled(read_card(options.weights))
+    check_engine(settings.engine)
     with Aside() as aside:
         return _dry_run(inputs, Run(ResultsFolder(out), settings, options, card, aside), say)
 
@@ -123,14 +126,14 @@ class Run:
     workers: Workers = field(init=False)
 
     def __post_init__(self):
-        self.workers = Workers(self.options, self.settings.core_um)
+        self.workers = Workers(self.options, self.settings.core_um, self.settings.engine)
 
     def look(self) -> Look:
         """How every region is looked at."""
         weights = os.path.abspath(self.options.weights) if self.options.weights else None
         return Look(
             weights, self.card.sha256, self.settings.exhaustive, self.settings.audit, self.options.batch_size,
-            timeout_s=self.options.region_timeout_s,
+            timeout_s=self.options.region_timeout_s, engine=self.settings.engine,
         )  # fmt: skip
 
     def find(self, inputs: Sequence[str]) -> list[SlideFile]:

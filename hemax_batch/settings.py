@@ -13,6 +13,7 @@ from .errors import UsageError
 
 #: Raised whenever results of an earlier version could differ from this one's, so that they are made again.
 FORMAT_VERSION = 5
+ENGINES = ("torch", "openvino")
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class RunSettings:
 
     mpp             µm per level-0 pixel for all slides; None: as each slide says
     core_um         side of a region's core
+    engine          what the network runs in: "torch", or "openvino" (on the CPU), whose last bits differ
     exhaustive      the network looks everywhere instead of where the screen points
     audit           share of the passed-over glass that the network looks at, to estimate what the screen misses
     min_confidence  below it a cell is `unidentified`; None: as the weights' card says
@@ -33,6 +35,7 @@ class RunSettings:
 
     mpp: float | None = None
     core_um: float = 400.0
+    engine: str = "torch"
     exhaustive: bool = False
     audit: float = 0.01
     min_confidence: float | None = None
@@ -48,8 +51,9 @@ class RunSettings:
         _within("--audit", self.audit, 0.0, 1.0)
         _within("--min-confidence", self.min_confidence, 0.0, 1.0)
         _within("--target-cells", self.target_cells, 1, 1_000_000)
-        if self.count_in not in COUNT_IN:
-            raise UsageError(f"--count-in {self.count_in}: must be one of {', '.join(COUNT_IN)}")
+        for name, value, known in (("--count-in", self.count_in, COUNT_IN), ("--engine", self.engine, ENGINES)):
+            if value not in known:
+                raise UsageError(f"{name} {value}: must be one of {', '.join(known)}")
         _within("--wbc", self.wbc, 0.0, 10_000.0, open_low=True)
         _within("--max-unreadable", self.max_unreadable, 0.0, 1.0)
 
@@ -63,6 +67,7 @@ class RunSettings:
 class RunOptions:
     """How the results are reached; none of these changes a byte of them.
 
+    batch_size     patches at a time; None: 8 on the CPU, 64 on a GPU
     workers        processes; None: as the machine allows; 0: this process alone
     gpus           graphics cards to use; None: all that are visible
     scheduler      address of a running dask scheduler, or None
@@ -75,7 +80,7 @@ class RunOptions:
     """
 
     weights: Path | None = None
-    batch_size: int = 8
+    batch_size: int | None = None
     workers: int | None = None
     gpus: int | None = None
     scheduler: str | None = None

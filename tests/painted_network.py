@@ -101,7 +101,7 @@ def process_region(job: regions.RegionJob) -> RegionResult:
     process each time, `die-once:FOLDER` some do so once; `hang` region 0 hangs; `hog:BYTES` region 1 takes that much
     memory unless it is alone with one patch at a time.
     """
-    regions.load_predictor = lambda weights, _sha256, device: PaintedNetwork(weights, device)
+    regions.load_predictor = lambda weights, _sha256, device, _engine: PaintedNetwork(weights, device)
     fault = os.environ.get("HEMAX_TEST_FAULT", "")
     if fault.startswith("slow:"):
         time.sleep(float(fault.removeprefix("slow:")))
@@ -114,7 +114,7 @@ def process_region(job: regions.RegionJob) -> RegionResult:
         _, file, first = fault.split(":")
         while job.region.index >= int(first) and not Path(file).exists():
             time.sleep(0.05)
-    if fault.startswith("hog:") and job.region.index == 1 and job.look.batch_size > 1:
+    if fault.startswith("hog:") and job.region.index == 1 and job.look.batch_size != 1:
         hoard = np.ones(int(fault.removeprefix("hog:")), np.uint8)
         time.sleep(60 + hoard[-1])
     if fault in ("die", f"kills:{job.slide.slide_id}") and job.region.index == 0:

@@ -174,7 +174,7 @@ def test_settings_that_change_results_change_the_fingerprint():
     others = [
         RunSettings(core_um=300), RunSettings(exhaustive=True), RunSettings(audit=0.5), RunSettings(wbc=5.0),
         RunSettings(min_confidence=0.9), RunSettings(target_cells=100), RunSettings(mpp=0.1),
-        RunSettings(max_unreadable=0.2),
+        RunSettings(max_unreadable=0.2), RunSettings(engine="openvino"),
     ]  # fmt: skip
     prints = {s.result_fingerprint("slide", "weights") for s in others}
     prints |= {RunSettings().result_fingerprint("other", "weights"), RunSettings().result_fingerprint("slide", "other")}

@@ -46,7 +46,7 @@ def test_requirements_are_within_the_tested_set():
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line[0] != "#"]
     names = {name.lower().replace("_", "-"): version for name, version in (line.split("==") for line in lines)}
     options = setup_cfg()["options"]["install_requires"].split("\n")
-    extras = [line for key in ("test", "train") for line in setup_cfg()["options.extras_require"][key].split("\n")]
+    extras = [line for key in ("test", "train", "openvino") for line in setup_cfg()["options.extras_require"][key].split("\n")]
     for line in filter(None, options + extras):
         name, lower = re.fullmatch(r"([A-Za-z0-9.-]+)>=([\d.]+)", line).groups()
         assert name.lower() in names, f"{name} is not in constraints.txt"

@@ -8,8 +8,9 @@ from array_slide import ArrayReader, Painting
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from scipy import ndimage
 
-from hemax_batch.geometry import inside
+from hemax_batch.geometry import filled, inside
 from hemax_batch.records import StainProfile
 from hemax_batch.slides import lattice, quality, screen
 
@@ -168,3 +169,27 @@ def test_real_white_cells_are_proposed():
         box = ((cx - w / 2) * width, (cy - h / 2) * height, (cx + w / 2) * width, (cy + h / 2) * height)
         assert inside(found, box).any(), row["file"]
         assert len(found) <= 5, row["file"]
+
+
+@pytest.mark.parametrize("name", sorted(SLIDES))
+def test_looking_only_where_anything_is_stained_finds_the_same(name, monkeypatch):
+    reader = SLIDES[name]
+    found = screen.propose(reader, reader.whole(), STAIN)
+    whole = [slice(0, None)] * 2
+    monkeypatch.setattr(screen, "_groups", lambda stained, _reach: [(tuple(whole), np.ones_like(stained))])
+    assert np.array_equal(found, screen.propose(reader, reader.whole(), STAIN))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 3, 5]))
+def test_a_mean_over_boxes_is_scipys(seed, height, width, size):
+    image = np.random.default_rng(seed).integers(-9000, 9000, (height, width), dtype=np.int32)
+    expected = ndimage.uniform_filter(image, size, output=np.int32, mode="nearest")
+    assert np.array_equal(screen._box_mean(image, size), expected)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 25), st.integers(1, 25), st.floats(0.1, 0.9))
+def test_filling_holes_is_scipys(seed, height, width, share):
+    mask = np.random.default_rng(seed).random((height, width)) < share
+    assert np.array_equal(filled(mask), ndimage.binary_fill_holes(mask))

@@ -90,7 +90,7 @@ def test_distances_are_mahalanobis_distances():
 def test_box_means_are_those_of_the_places_that_a_box_reaches_into(corners, seed):
     of_map = np.random.default_rng(seed).normal(0, 1, (3, 5, 8)).astype(np.float32)
     boxes = np.array([(min(a, c), min(b, d), max(a, c), max(b, d)) for a, b, c, d in corners])
-    found = box_means(torch.from_numpy(of_map), boxes, (128, 80))
+    found = box_means(of_map, boxes, (128, 80))
     for (x0, y0, x1, y1), mean in zip(boxes, found, strict=True):
         inside = [of_map[:, y, x] for y in range(5) for x in range(8)
                   if x * 16 < x1 and (x + 1) * 16 > x0 and y * 16 < y1 and (y + 1) * 16 > y0]  # fmt: skip

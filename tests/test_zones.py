@@ -61,7 +61,7 @@ def map_of(reader: ArrayReader, core_um: float) -> zones.ZoneMap:
 
 def squares_of(reader: ArrayReader, region) -> Squares:
     view = screen.read_view(reader, region.window, STAIN)
-    return zones.measure_squares(view, region.core, reader.slide, STAIN)
+    return zones.measure_squares(view, region.core, reader.slide)
 
 
 # --- zones ------------------------------------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ def test_a_film_is_thicker_the_more_red_cells_lie_on_one_another():
 
 def test_glass_is_blank_and_uneven_light_changes_nothing():
     reader = ArrayReader(np.full((800, 800, 3), 240, np.uint8), MPP)
-    part = zones.measure_squares(screen.read_view(reader, reader.whole(), STAIN), reader.whole(), reader.slide, STAIN)
+    part = zones.measure_squares(screen.read_view(reader, reader.whole(), STAIN), reader.whole(), reader.slide)
     assert (zones.zone_map(reader.slide, [part]).zones == zones.BLANK).all()
     sparse = monolayer(400, 400, 14.0).rgb(noise=2)
     shaded = (sparse * np.linspace(1.0, 0.8, sparse.shape[1])[None, :, None]).astype(np.uint8)  # OD 0.1
@@ -166,7 +166,7 @@ def test_areas_of_a_rectangle_are_those_of_its_parts_and_sum_to_it(data):
 def test_a_tiny_image_has_zones_and_an_overview(size):
     reader = ArrayReader(np.full((*size, 3), 120, np.uint8), 0.1)
     view = screen.read_view(reader, reader.whole(), STAIN)
-    part = zones.measure_squares(view, reader.whole(), reader.slide, STAIN)
+    part = zones.measure_squares(view, reader.whole(), reader.slide)
     found = zones.zone_map(reader.slide, [part])
     assert found.at(np.array([[0.5, 0.5]])).tolist() != [zones.BLANK]
     piece = overview.overview_piece(view, reader.whole(), reader.slide)

@@ -150,7 +150,7 @@ def save(model, path: str | Path, *, mpp: float, patch_px: int, temperature: flo
     path = Path(path)
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     state = {k: v.to(torch.float16) if v.is_floating_point() else v for k, v in state.items()}
-    state |= known.tensors() if known else {}
+    state |= {name: torch.from_numpy(array) for name, array in known.arrays().items()} if known else {}
     raw = to_bytes(state)
     start = 8 + int.from_bytes(raw[:8], "little")
     card = {"arch": model.cfg.arch, "mpp": mpp, "patch_px": patch_px, "n_queries": model.cfg.n_queries,
@@ -198,8 +198,8 @@ def load_known(path: str | Path | None = None):
 
     from .familiarity import PREFIX, Known
 
-    with safe_open(read_card(path).path, "pt") as tensors:
-        return Known.of({name: tensors.get_tensor(name) for name in tensors.keys() if name.startswith(PREFIX)})
+    with safe_open(read_card(path).path, "np") as arrays:
+        return Known.of({name: arrays.get_tensor(name) for name in arrays.keys() if name.startswith(PREFIX)})
 
 
 def average(paths: list[Path], out: Path) -> WeightsCard:

@@ -3,7 +3,7 @@
 A cell's features are the mean of the backbone's stride-16 map inside its box: they know colour, sharpness and texture,
 which the last layers, trained to tell classes apart, have thrown away. Their Mahalanobis distance from the known cells
 (one Gaussian; after Lee et al. 2018) is divided by the limit that 99 in 100 known cells keep within. `calibrate` fits
-it (`learning.unfamiliar`); the tensors lie in the checkpoint beside the network's.
+it (`learning.unfamiliar`); they lie in the checkpoint beside the network's.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
 STAGE = 2  # of the backbone: stride 16. Earlier ones call every other laboratory strange, later ones hardly anything
 PREFIX = "known."  # of its tensors in a checkpoint
@@ -29,19 +27,19 @@ class Known:
         """float32 [N] of features [N, D]: above 1, unlike what is known."""
         return np.linalg.norm((features - self.centre) @ self.whitening, axis=1).astype(np.float32)
 
-    def tensors(self) -> dict[str, Tensor]:
+    def arrays(self) -> dict[str, np.ndarray]:
         """As a checkpoint keeps them."""
-        return {f"{PREFIX}{name}": torch.from_numpy(getattr(self, name)) for name in ("centre", "whitening")}
+        return {f"{PREFIX}{name}": getattr(self, name) for name in ("centre", "whitening")}
 
     @classmethod
-    def of(cls, state: dict[str, Tensor]) -> Known | None:
-        """From a checkpoint's tensors; None where it has none."""
+    def of(cls, state: dict[str, np.ndarray]) -> Known | None:
+        """From a checkpoint's arrays; None where it has none."""
         if f"{PREFIX}centre" not in state:
             return None
-        return cls(*(state[f"{PREFIX}{name}"].float().numpy() for name in ("centre", "whitening")))
+        return cls(*(state[f"{PREFIX}{name}"].astype(np.float32) for name in ("centre", "whitening")))
 
 
-def box_means(of_map: Tensor, boxes_xyxy: np.ndarray, size_wh: tuple[int, int]) -> np.ndarray:
+def box_means(of_map: np.ndarray, boxes_xyxy: np.ndarray, size_wh: tuple[int, int]) -> np.ndarray:
     """Mean of a map [D, h, w] over boxes [N, 4], in pixels of a patch `size_wh`: float32 [N, D].
 
     A box is what lies of it in the patch, and at least one place of the map.
@@ -51,4 +49,4 @@ def box_means(of_map: Tensor, boxes_xyxy: np.ndarray, size_wh: tuple[int, int]) 
     low = np.clip(np.floor(grid[:, :2]).astype(int), 0, [w - 1, h - 1])
     high = np.clip(np.ceil(grid[:, 2:]).astype(int), low + 1, [w, h])
     means = [of_map[:, y0:y1, x0:x1].mean((1, 2)) for (x0, y0), (x1, y1) in zip(low, high, strict=True)]
-    return torch.stack(means).float().cpu().numpy() if means else np.zeros((0, d), np.float32)
+    return np.stack(means) if means else np.zeros((0, d), np.float32)

@@ -1,30 +1,27 @@
 """The trained network as a function: patches in, cells out, in the slide's own pixels.
 
-On the CPU it runs patch by patch on one thread, so that what it says of a patch depends on that patch alone, whatever
-the batch, the number of workers or the order (larger batches gain nothing there).
+The network itself is an engine's (`torch_network`, `openvino_network`); all here is numpy, so that a worker whose engine
+is not PyTorch never loads it. On the CPU it runs patch by patch on one thread, so that what it says of a patch depends on
+that patch alone, whatever the batch, the number of workers or the order (larger batches gain nothing there).
 """
 
 from __future__ import annotations
 
 import io
-import threading
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from PIL import Image
 from scipy import ndimage
-from torch.nn import functional as F
 
 from .. import vocabulary
-from ..geometry import centres, pairwise_iou
+from ..geometry import centres, filled, pairwise_iou
 from ..records import PICTURE_UM, Cells, PatchBatch, pack_mask
 from . import checkpoint
-from .allocator import keep_freed_memory
-from .familiarity import STAGE, Known, box_means
-from .hemax import fold_norms
+from .answers import Answer, softmax
+from .familiarity import Known, box_means
+from .openvino_network import OpenVinoNetwork
 
-MIN_SCORE = 0.5  # that there is a cell at all
 SAME_CELL_IOU = 0.6  # two queries on one cell of one patch
 PLATELET = vocabulary.CLASS_NAMES.index("platelet")
 
@@ -53,26 +50,41 @@ class Predictor:
 
     def __init__(self, model, card: checkpoint.WeightsCard, device: str = "cpu", batch_size: int | None = None,
                  platelets: bool = False, known: Known | None = None):  # fmt: skip
-        self.model, self.card, self.device, self.known = model.to(device), card, torch.device(device), known
-        self.batch_size = batch_size or (1 if self.device.type == "cpu" else 32)
-        self.platelets = platelets
+        self.network, self.card, self.known, self.platelets = _engine(model, device), card, known, platelets
+        self.batch_size = batch_size or (1 if self.device == "cpu" else 64)
 
     @classmethod
-    def load(cls, path=None, device: str = "cpu", batch_size: int | None = None, platelets: bool = False) -> Predictor:
-        """From a checkpoint (None = the shipped one). WeightsError as `checkpoint.read_card`."""
-        if device == "cpu":
-            torch.set_num_threads(1)  # a worker per core, and the same sums in the same order everywhere
-            keep_freed_memory()
-        model, card = checkpoint.load(path)
-        return cls(fold_norms(model), card, device, batch_size, platelets, checkpoint.load_known(path))
+    def load(cls, path=None, device: str = "cpu", batch_size: int | None = None, platelets: bool = False,
+             engine: str = "torch") -> Predictor:  # fmt: skip
+        """From a checkpoint (None = the shipped one). WeightsError as `checkpoint.read_card`; EngineError where the
+        package of that engine is not there."""
+        if engine == "openvino":
+            card = checkpoint.read_card(path)
+            network = OpenVinoNetwork(card)
+        else:
+            from .hemax import fold_norms
+            from .torch_network import TorchNetwork
+
+            model, card = checkpoint.load(path)
+            network = TorchNetwork.ready_for_work(fold_norms(model), device)
+        return cls(network, card, device, batch_size, platelets, checkpoint.load_known(path))
+
+    @property
+    def device(self) -> str:
+        """ "cpu" or "cuda"."""
+        return str(self.network.device)
+
+    @property
+    def model(self):
+        """The HemaX behind it (PyTorch only)."""
+        return self.network.model
 
     def __call__(self, batch: PatchBatch, level0_mpp: float, slide_size: tuple[int, int] | None = None) -> Prediction:
         """Cells of every patch; masks and boxes are clipped to `slide_size` (width, height) where it is given."""
         found, patch_index, cut, platelets = [], [], [], 0
         saturated = np.zeros(len(batch), bool)
         for start in range(0, len(batch), self.batch_size):
-            part = slice(start, start + self.batch_size)
-            said = self._network(batch.pixels[part])
+            said = _Said.of(self.network(batch.pixels[start : start + self.batch_size]), self.card.temperature)
             for i in range(len(said.scores)):
                 b = start + i
                 cells, touches, n_platelets, full = self._read_patch(said, i, batch, b, level0_mpp, slide_size)
@@ -84,43 +96,10 @@ class Predictor:
         flat = np.concatenate(cut) if cut else np.zeros(0, bool)
         return Prediction(Cells.concat(found), np.array(patch_index, np.int32), flat, saturated, platelets)
 
-    @torch.inference_mode()
-    def _network(self, pixels: np.ndarray) -> _Said:
-        tensor = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device, non_blocking=True)
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
-            output, looks = self._with_looks(tensor)
-        logits = output.class_logits[-1].float()
-        slices = vocabulary.attribute_slices().values()
-        attributes = output.attribute_logits[-1].float()
-        return _Said(
-            scores=1 - logits.softmax(-1)[..., -1].cpu().numpy(),
-            class_probs=(logits[..., :-1] / self.card.temperature).softmax(-1).cpu().numpy(),
-            attribute_probs=torch.cat([attributes[..., s].softmax(-1) for s in slices], -1).cpu().numpy(),
-            boxes=output.boxes_cxcywh[-1].float().cpu().numpy(),
-            masks=output.mask_logits.float().cpu(),
-            looks=looks,
-        )
-
-    def _with_looks(self, tensor: torch.Tensor):
-        """The network's output, and the map of its backbone that `known` speaks of, taken as it passes."""
-        if self.known is None:
-            return self.model(tensor), None
-        passed, mine = [], threading.get_ident()
-
-        def take(_module, _arguments, maps):
-            if threading.get_ident() == mine:  # a cluster's worker may run several, with one network
-                passed.append(maps[STAGE])
-
-        hook = self.model.backbone.register_forward_hook(take)
-        try:
-            return self.model(tensor), passed[0]
-        finally:
-            hook.remove()
-
     def _read_patch(self, said: _Said, i: int, batch: PatchBatch, b: int, level0_mpp: float, slide_size):
         """The cells of one patch, whether each is cut, the platelets, and whether the queries ran out."""
         size = np.array(batch.pixels.shape[:1:-1], float)  # W, H
-        sure = np.flatnonzero(said.scores[i] >= MIN_SCORE)
+        sure = np.flatnonzero(said.sure[i])
         full = len(sure) == said.scores.shape[1]
         boxes = np.concatenate(
             [said.boxes[i][:, :2] - said.boxes[i][:, 2:] / 2, said.boxes[i][:, :2] + said.boxes[i][:, 2:] / 2], 1
@@ -151,7 +130,7 @@ class Predictor:
         level0_mpp: float, slide_size,
     ) -> Cells | None:  # fmt: skip
         """One query as a record: its mask drawn on the slide's pixel lattice, its box the mask's extent."""
-        drawn = _draw_mask(said.masks[i, q], box, batch.origins[b], batch.scale, batch.pixels.shape[:1:-1], slide_size)
+        drawn = _draw_mask(said.masks[said.mask_row[i, q]], box, batch.origins[b], batch.scale, batch.pixels.shape[:1:-1], slide_size)
         if drawn is None:
             return None
         mask, x0, y0 = drawn
@@ -180,18 +159,41 @@ class Predictor:
         return buffer.getvalue()
 
 
+def _engine(model, device: str):
+    """The engine that answers: `model` itself, or PyTorch's for a bare HemaX."""
+    if isinstance(model, OpenVinoNetwork):
+        return model
+    from .torch_network import TorchNetwork
+
+    return model if isinstance(model, TorchNetwork) else TorchNetwork(model, device)
+
+
 @dataclass(frozen=True)
 class _Said:
-    """Raw answers for B patches: scores [B, Q], class_probs [B, Q, K], attribute_probs [B, Q, A], boxes [B, Q, 4]
-    cxcywh px,
-    masks [B, Q, 2, h, w] logits at stride 4, looks [B, D, h', w'] of the backbone (None where nothing asks for it)."""
+    """An answer for B patches in probabilities: scores [B, Q], class_probs [B, Q, K], attribute_probs [B, Q, A], boxes
+    [B, Q, 4] cxcywh px, sure bool [B, Q], masks [S, 2, h, w] logits at stride 4 of the sure queries, each at
+    mask_row int [B, Q] there, looks [B, D, h', w'] of the backbone."""
 
     scores: np.ndarray
     class_probs: np.ndarray
     attribute_probs: np.ndarray
     boxes: np.ndarray
-    masks: torch.Tensor
-    looks: torch.Tensor | None
+    sure: np.ndarray
+    masks: np.ndarray
+    mask_row: np.ndarray
+    looks: np.ndarray
+
+    @classmethod
+    def of(cls, answer: Answer, temperature: float) -> _Said:
+        """`temperature` divides the class logits."""
+        logits, attributes = answer.class_logits, answer.attribute_logits
+        return cls(
+            scores=1 - softmax(logits)[..., -1],
+            class_probs=softmax(logits[..., :-1] / np.float32(temperature)),
+            attribute_probs=np.concatenate([softmax(attributes[..., s]) for s in vocabulary.attribute_slices().values()], -1),
+            boxes=answer.boxes_cxcywh, sure=answer.sure, masks=answer.mask_logits,
+            mask_row=answer.sure.ravel().cumsum().reshape(answer.sure.shape) - 1, looks=answer.looks,
+        )  # fmt: skip
 
 
 def _one_query_a_cell(boxes_xyxy: np.ndarray, scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -204,7 +206,7 @@ def _one_query_a_cell(boxes_xyxy: np.ndarray, scores: np.ndarray, rows: np.ndarr
 
 
 def _draw_mask(
-    logits: torch.Tensor, box, origin, scale: float, size_px, slide_size
+    logits: np.ndarray, box, origin, scale: float, size_px, slide_size
 ) -> tuple[np.ndarray, int, int] | None:
     """A query's mask on level-0 pixels: (uint8 [h, w] of 0, 1, 2, tight round the cell; its x; its y). None if it is
     empty.
@@ -222,18 +224,36 @@ def _draw_mask(
         x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, slide_size[0]), min(y1, slide_size[1])
     if x1 - x0 < 2 or y1 - y0 < 2:
         return None
-    h, w = logits.shape[-2:]
-    xs = torch.from_numpy((np.arange(x0, x1) + 0.5 - origin[0]) / scale / 4 / w * 2 - 1).float()
-    ys = torch.from_numpy((np.arange(y0, y1) + 0.5 - origin[1]) / scale / 4 / h * 2 - 1).float()
-    grid = torch.stack([xs[None].expand(len(ys), -1), ys[:, None].expand(-1, len(xs))], -1)[None]
-    nucleus, cell = (F.grid_sample(logits[None], grid, padding_mode="border", align_corners=False)[0] > 0).numpy()
+    xs = (np.arange(x0, x1) + 0.5 - origin[0]) / scale / 4
+    ys = (np.arange(y0, y1) + 0.5 - origin[1]) / scale / 4
+    nucleus, cell = sample_at(logits, xs, ys) > 0
     pieces, n = ndimage.label(cell)
     if n == 0:
         return None
     if n > 1:
         cell = pieces == np.bincount(pieces.ravel())[1:].argmax() + 1
-    cell = ndimage.binary_fill_holes(cell)
+    cell = filled(cell)
     rows, columns = np.flatnonzero(cell.any(1)), np.flatnonzero(cell.any(0))
     tight = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     label = cell[tight].astype(np.uint8) + (nucleus & cell)[tight]
     return label, int(x0 + columns[0]), int(y0 + rows[0])
+
+
+def sample_at(maps: np.ndarray, xs: np.ndarray, ys: np.ndarray) -> np.ndarray:
+    """Bilinear samples float32 [C, len(ys), len(xs)] of maps [C, h, w] on a grid of places, in map pixels whose centres
+    lie at 0.5, 1.5, …; the border goes on outside.
+
+    >>> sample_at(np.array([[[0.0, 4.0]]], np.float32), np.array([0.5, 1.0, 9.0]), np.array([0.5])).tolist()
+    [[[0.0, 2.0, 4.0]]]
+    """
+    low, high, part = _between(ys, maps.shape[1])
+    bands = maps[:, low] * (1 - part)[:, None] + maps[:, high] * part[:, None]
+    low, high, part = _between(xs, maps.shape[2])
+    return bands[:, :, low] * (1 - part) + bands[:, :, high] * part
+
+
+def _between(places: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The two map pixels that each place lies between, and its part of the way from one to the other (float32)."""
+    at = np.clip(places - 0.5, 0, size - 1)
+    low = at.astype(int)
+    return low, np.minimum(low + 1, size - 1), (at - low).astype(np.float32)

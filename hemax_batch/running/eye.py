@@ -17,6 +17,7 @@ from ..slides.reader import SlideReader
 OWN_UM = (
     5.0  # a cell this near to a candidate is that candidate's own: candidates sit on nuclei, cells are 7-20 µm wide
 )
+CPU_BATCH, GPU_BATCH = 8, 64  # patches: few are held at a time; all of a usual region's at once
 
 
 @dataclass(frozen=True)
@@ -60,15 +61,19 @@ class Seen:
 
 @dataclass
 class Eye:
-    """One region's view through the network. `predictor` is a model.predictor.Predictor; `batch_size` may shrink."""
+    """One region's view through the network. `predictor` is a model.predictor.Predictor; `batch_size` may shrink (None:
+    as suits its device)."""
 
     reader: SlideReader
     predictor: object
-    batch_size: int
+    batch_size: int | None = None
     patches: int = 0
     platelets: int = 0
     seconds_read: float = 0.0
     seconds_network: float = 0.0
+
+    def __post_init__(self):
+        self.batch_size = self.batch_size or (GPU_BATCH if self.reads_ahead else CPU_BATCH)
 
     def see(self, centres_xy: np.ndarray, size_px: int) -> Seen:
         """Cells in the patches of `size_px` squared centred on `centres_xy` [N, 2] (level-0 pixels).

@@ -1,4 +1,4 @@
-"""Where worker processes come from: forked from a server process that has loaded torch once, and nothing but code.
+"""Where worker processes come from: forked from a server process that has loaded what they need once, and nothing but code.
 
 Never from the run's own process, whose threads and GPU would not survive the fork. Light to import, because the server
 is best started before this process itself loads what it needs.
@@ -12,19 +12,22 @@ from multiprocessing import forkserver
 
 #: How dask is to start processes: "spawn" where there is no such server (Windows), each then loads torch itself.
 METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-_PRELOAD = ["distributed", "hemax_batch.running.warm"]
+_PRELOAD = {
+    "torch": ["distributed", "hemax_batch.running.warm", "hemax_batch.model.torch_network"],
+    "openvino": ["distributed", "hemax_batch.running.warm"],
+}
 #: One thread for every numeric library, as there is a worker per core.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1")
 
 
-def open_nursery() -> None:
+def open_nursery(engine: str) -> None:
     """Start the server if it is not running; it loads for seconds meanwhile, and ends with this process."""
     if METHOD != "forkserver":
         return
     before = {name: os.environ.get(name) for name in ONE_THREAD}
     os.environ.update(ONE_THREAD)
     try:
-        forkserver.set_forkserver_preload(_PRELOAD)
+        forkserver.set_forkserver_preload(_PRELOAD[engine])
         forkserver.ensure_running()
     finally:
         for name, value in before.items():

@@ -40,6 +40,7 @@ AUDIT_SEED = 0  # one draw for ever: the same slide gives the same sample
 class Look:
     """How every region of a run is looked at. `device`: "cpu", "cuda" or "auto" (a GPU where this process sees one).
 
+    batch_size: patches at a time; None: as suits the device. engine: as RunSettings.
     timeout_s: a region that takes longer ends its worker process, which is started anew; 0: no limit.
     """
 
@@ -47,9 +48,10 @@ class Look:
     weights_sha256: str
     exhaustive: bool = False
     audit: float = 0.0
-    batch_size: int = 8
+    batch_size: int | None = None
     device: str = "auto"
     timeout_s: float = 0.0
+    engine: str = "torch"
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def process_region(job: RegionJob) -> RegionResult:
     GpuLostError, after which this process ends itself if it is a worker.
     """
     with ended_after(job.look.timeout_s), gpu_losses_told():
-        predictor = load_predictor(job.look.weights, job.look.weights_sha256, job.look.device)
+        predictor = load_predictor(job.look.weights, job.look.weights_sha256, job.look.device, job.look.engine)
         try:
             return _look_at(job, predictor)
         except ReadError:  # OpenSlide's errors latch: only a new handle can succeed
@@ -89,11 +91,12 @@ def unreadable(region_index: int, why: str) -> RegionResult:
 
 
 @lru_cache(maxsize=1)
-def load_predictor(weights: str | None, sha256: str, device: str):
+def load_predictor(weights: str | None, sha256: str, device: str, engine: str):
     """This process's network, loaded once. WeightsError where the file is not the one that the run began with."""
     from ..model.predictor import Predictor
 
-    predictor = Predictor.load(weights, _device(device))
+    device = "cpu" if engine == "openvino" else _device(device)
+    predictor = Predictor.load(weights, device, engine=engine)
     if predictor.card.sha256 != sha256:
         raise WeightsError(
             f"{predictor.card.path}: SHA-256 {predictor.card.sha256[:12]}… here, {sha256[:12]}… where the run began; "
@@ -110,7 +113,7 @@ def _look_at(job: RegionJob, predictor) -> RegionResult:
     begun = time.perf_counter()
     view = screen.read_view(reader, region.window, job.stain)
     candidates = _candidates(job, view, card)
-    squares = measure_squares(view, region.core, job.slide, job.stain)
+    squares = measure_squares(view, region.core, job.slide)
     overview = overview_piece(view, region.core, job.slide)
     diameters_um, focus = _red_cells(job, reader)
     seconds_screen = time.perf_counter() - begun
@@ -143,7 +146,7 @@ def _candidates(job: RegionJob, view: screen.View, card) -> np.ndarray:
     """Where to look, float64 [N, 2]: what the screen proposes in the window, or the lattice that covers it all."""
     if job.look.exhaustive:
         return screen.lattice_centres(job.region.window, card.patch_px * card.mpp - LARGEST_CELL_UM, job.slide.mpp)
-    return screen.propose_in(view, job.region.window, job.stain)
+    return screen.propose_in(view, job.region.window)
 
 
 def _red_cells(job: RegionJob, reader: SlideReader) -> tuple[np.ndarray, float]:

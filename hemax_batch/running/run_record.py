@@ -23,7 +23,7 @@ from .workqueue import SlideWork
 
 _PACKAGES = (
     "torch", "numpy", "scipy", "scikit-image", "openslide-python", "openslide-bin", "tifffile", "imagecodecs", "zarr",
-    "dask", "distributed", "pillow", "safetensors",
+    "dask", "distributed", "pillow", "safetensors", "openvino",
 )  # fmt: skip
 
 

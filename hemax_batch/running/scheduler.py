@@ -14,29 +14,31 @@ from .nursery import METHOD, ONE_THREAD, open_nursery
 from .resources import cpu_limit, memory_limit_bytes, visible_gpus
 
 _WORKER_BYTES = 1.5 * 2**30  # torch, the weights and a region's pixels
+_WORKERS_PER_GPU = 8  # reading, screening and drawing take ten times as long as a GPU's look; 0.7 GB of it each
 _CONNECT_TIMEOUT_S = 30
 _JOIN_TIMEOUT_S = 120  # for the first worker of a cluster to appear
 
 
-def connect(options: RunOptions) -> DaskExecutor | SerialExecutor:
+def connect(options: RunOptions, engine: str = "torch") -> DaskExecutor | SerialExecutor:
     """The executor that `options` ask for. UsageError where an existing cluster cannot be reached."""
     if options.scheduler or options.scheduler_file:
         return _existing(options)
-    gpus = visible_gpus()[: options.gpus]
-    workers = options.workers if options.workers is not None else (len(gpus) or default_workers())
+    gpus = visible_gpus()[: options.gpus] if engine == "torch" else []
+    workers = options.workers if options.workers is not None else default_workers(len(gpus))
     if workers == 0:
         return SerialExecutor()
-    return _local(workers, gpus)
+    return _local(workers, gpus, engine)
 
 
-def default_workers() -> int:
-    """Worker processes on the CPU: one a core that we may use, as far as memory goes."""
-    return max(1, min(cpu_limit(), int(memory_limit_bytes() // _WORKER_BYTES)))
+def default_workers(gpus: int = 0) -> int:
+    """Worker processes: one a core that we may use, as far as memory goes; no more than a GPU has room and work for."""
+    most = gpus * _WORKERS_PER_GPU or cpu_limit()
+    return max(gpus, 1, min(cpu_limit(), most, int(memory_limit_bytes() // _WORKER_BYTES)))
 
 
-def _local(workers: int, gpus: list[str]) -> DaskExecutor:
-    """A cluster of single-threaded processes on the loopback interface, one a GPU in turn where there are any."""
-    open_nursery()
+def _local(workers: int, gpus: list[str], engine: str) -> DaskExecutor:
+    """A cluster of single-threaded processes on the loopback interface, each with a GPU in turn where there are any."""
+    open_nursery(engine)
     _configure(local=True)
     from distributed import Client, Nanny, Scheduler, SpecCluster
 

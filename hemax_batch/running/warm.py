@@ -3,7 +3,5 @@
 Imports only: nothing here may start a thread, open a file or wake a GPU, which would not survive the fork.
 """
 
-import torch  # noqa: F401
-
-from ..model import predictor  # noqa: F401
+from ..model import checkpoint, predictor  # noqa: F401
 from . import regions  # noqa: F401

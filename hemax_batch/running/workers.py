@@ -13,10 +13,10 @@ _SURELY_CORES = 8  # a slide of so many regions' area has more than one region t
 
 
 class Workers:
-    """What `options` ask for. `core_um`: side of a region, µm."""
+    """What `options` ask for. `core_um`: side of a region, µm; `engine`: what the network runs in."""
 
-    def __init__(self, options: RunOptions, core_um: float):
-        self._options, self._core_um = options, core_um
+    def __init__(self, options: RunOptions, core_um: float, engine: str = "torch"):
+        self._options, self._core_um, self._engine = options, core_um, engine
         self._coming: Future | None = None
         self._taken = False
         self.description = "none were needed"
@@ -25,7 +25,7 @@ class Workers:
         """A slide is about to be planned, `alone` in its run or not: start what will surely be needed."""
         if self._coming is None and self._options.workers != 0 and (not alone or self._is_large(work)):
             pool = ThreadPoolExecutor(1, thread_name_prefix="connect")
-            self._coming = pool.submit(connect, self._options)
+            self._coming = pool.submit(connect, self._options, self._engine)
             pool.shutdown(wait=False)
 
     def get(self, work: SlideWork, alone: bool) -> DaskExecutor | SerialExecutor:
@@ -36,7 +36,7 @@ class Workers:
         elif alone and len(work.todo) <= 1 and not asked:
             executor = SerialExecutor()
         else:
-            executor = connect(self._options)
+            executor = connect(self._options, self._engine)
         self._taken, self.description = True, executor.description
         return executor
 

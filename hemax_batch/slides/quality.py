@@ -12,6 +12,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
+from ..geometry import filled
 from ..records import StainProfile
 from .lattice import Lattice, lattice_of, read_lattice
 from .screen import STEP_UM, blue_weight, nuclear_stain
@@ -90,9 +91,9 @@ def rbc_diameters_um(pixels: np.ndarray, spacing_um: float, stain: StainProfile)
     """
     if min(pixels.shape[:2]) < 16:
         return np.zeros(0, np.float32)
-    density = -np.log10((pixels[..., 1] + 1.0) / 256.0)
+    density = (-np.log10((np.arange(256) + 1.0) / 256.0)).take(pixels[..., 1])
     cells = density > _local_glass(density, spacing_um) + max(stain.rbc_od_rgb[1] / 2, _MIN_CONTRAST_OD)
-    labels, count = ndimage.label(ndimage.binary_fill_holes(cells))
+    labels, count = ndimage.label(filled(cells))
     if not count:
         return np.zeros(0, np.float32)
     area, axis_ratio, misfit = _ellipse_fit(labels, count)
@@ -119,7 +120,8 @@ def _sample_rects(lattice: Lattice):
 def _background(pixels: np.ndarray) -> tuple[float, float, float]:
     """Clear glass: the median of the brightest 3 % in green, the pure white or black fill of places
     that were not scanned left aside."""
-    scanned = pixels[(pixels != pixels[:, :1]).any(axis=1) | ((pixels[:, 0] > 0) & (pixels[:, 0] < 255))]
+    red, green, blue = pixels.T
+    scanned = pixels[(red != green) | (red != blue) | ((red > 0) & (red < 255))]
     if len(scanned) < max(1, 0.02 * len(pixels)):
         fill = 0.0 if len(pixels) and np.median(pixels) == 0 else 255.0
         return (fill, fill, fill)
@@ -142,7 +144,8 @@ def _red_cell_densities(window: np.ndarray) -> np.ndarray:
     pixels = window.reshape(-1, 3)
     green = pixels[:, 1]
     glass = np.median(pixels[green >= np.percentile(green, 100 * (1 - _GLASS_SHARE))], axis=0)
-    density = -np.log10((pixels + 1.0) / (glass + 1.0))
+    of_value = -np.log10((np.arange(256)[:, None] + 1.0) / (glass + 1.0))
+    density = np.stack([of_value[:, c].take(pixels[:, c]) for c in range(3)], 1)
     rest = density[density @ np.array([1, 1, -2]) < 0.25]
     if len(rest) < 64:
         return rest[:0]

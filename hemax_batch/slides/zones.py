@@ -71,23 +71,23 @@ def paving_of(slide: Slide) -> Paving:
     return Paving(side, side * lattice.step_px, -(-lattice.width // side), -(-lattice.height // side))
 
 
-def measure_squares(view: View, core: Rect, slide: Slide, stain: StainProfile) -> Squares:
+def measure_squares(view: View, core: Rect, slide: Slide) -> Squares:
     """Measure every square that `core` (level-0 pixels) reaches into, row-major; `view` is of the core's window.
 
     Steps: cut out the squares, part nuclei from film, count each square's film by thickness, find its glass, sum up.
     """
-    paving = paving_of(slide)
+    paving, stain = paving_of(slide), view.stain
     left, right = _reached(core[0], core[2], paving.side_px, paving.columns)
     top, bottom = _reached(core[1], core[3], paving.side_px, paving.rows)
     if view.pixels.size == 0 or left >= right or top >= bottom:
         return Squares.empty()
-    pixels = _pixels_of(view, (left, top, right, bottom), paving.side)
+    place = _place_of(view, (left, top, right, bottom), paving.side)
+    green, nuclear = view.pixels[place][..., 1], view.nuclear[place] - _nuclear_of_glass(stain)
     columns, count = right - left, (right - left) * (bottom - top)
-    row, column = (np.arange(size) // paving.side for size in pixels.shape[:2])
+    row, column = (np.arange(size) // paving.side for size in green.shape)
     square = row[:, None] * columns + column
-    nuclear = _nuclear_above_glass(pixels, stain)
     is_nucleus = nuclear > stain.nucleus_od_threshold * 4096
-    bins = np.where(is_nucleus, np.uint8(_BINS), _bin_of_green(stain)[pixels[..., 1]])
+    bins = np.where(is_nucleus, np.uint8(_BINS), _bin_of_green(stain).take(green))
     layers = np.bincount((square * (_BINS + 1) + bins).ravel(), minlength=count * (_BINS + 1)).reshape(count, -1)
     nuclear_od = np.bincount(square[is_nucleus], nuclear[is_nucleus], count) / 4096
     film, covered, overlaid, single_layers = thickness_of(layers[:, :_BINS])
@@ -182,12 +182,12 @@ def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else math.nan
 
 
-def _pixels_of(view: View, squares: Rect, side: int) -> np.ndarray:
-    """The view's pixels in a rectangle of squares, up to the lattice's end."""
+def _place_of(view: View, squares: Rect, side: int) -> tuple[slice, slice]:
+    """Where in the view a rectangle of squares lies, up to the lattice's end."""
     left, top, right, bottom = (edge * side for edge in squares)
     right, bottom = min(right, view.lattice.width), min(bottom, view.lattice.height)
     x0, y0 = view.rect[:2]
-    return view.pixels[top - y0 : bottom - y0, left - x0 : right - x0]
+    return np.s_[top - y0 : bottom - y0, left - x0 : right - x0]
 
 
 def _reached(low: float, high: float, side_px: float, count: int) -> tuple[int, int]:
@@ -201,11 +201,10 @@ def _parts(low: float, high: float, side_px: float, count: int) -> tuple[np.ndar
     return np.minimum(high, (k + 1) * side_px) - np.maximum(low, k * side_px), k
 
 
-def _nuclear_above_glass(pixels: np.ndarray, stain: StainProfile) -> np.ndarray:
-    """Nuclear stain above that of the slide's glass, in 1/4096: int32 [h, w]."""
-    k = blue_weight(stain)
+def _nuclear_of_glass(stain: StainProfile) -> np.int32:
+    """Nuclear stain of the slide's glass, in 1/4096."""
     glass = np.clip(np.rint([[stain.background_rgb]]), 0, 255).astype(np.uint8)
-    return nuclear_stain(pixels, k) - nuclear_stain(glass, k)[0, 0]
+    return nuclear_stain(glass, blue_weight(stain))[0, 0]
 
 
 def _bin_of_green(stain: StainProfile) -> np.ndarray:
