@@ -18,6 +18,7 @@ class TorchNetwork:
 
     def __init__(self, model, device: str = "cpu"):
         self.model, self.device = model.to(device), torch.device(device)
+        self._graphs, self._recording = {}, threading.Lock()
 
     @classmethod
     def ready_for_work(cls, model, device: str) -> TorchNetwork:
@@ -31,13 +32,45 @@ class TorchNetwork:
     @torch.inference_mode()
     def __call__(self, pixels: np.ndarray) -> Answer:
         """Steps: pixels there, network, which queries are sure, only their masks gathered, all back at once."""
-        output, looks = self._with_looks(self._there(pixels))
-        logits = output.class_logits[-1].float()
+        parts = self._recorded(pixels) if self.device.type == "cuda" else self._said(self._there(pixels))
+        logits, attributes, boxes, masks, looks = (part[: len(pixels)] for part in parts)
         sure = logits.softmax(-1)[..., -1] <= 1 - MIN_SCORE
-        masks = output.mask_logits[sure]
-        parts = (logits, output.attribute_logits[-1], output.boxes_cxcywh[-1], masks, looks)
-        logits, attributes, boxes, masks, looks, sure = self._back(*(part.float() for part in parts), sure)
+        parts = (logits, attributes, boxes, masks[sure].float(), looks)
+        logits, attributes, boxes, masks, looks, sure = self._back(*parts, sure)
         return Answer(logits, attributes, boxes, sure, masks, looks)
+
+    def _said(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """Class logits, attribute logits, boxes, all masks' logits, looks."""
+        output, looks = self._with_looks(pixels)
+        parts = (output.class_logits[-1], output.attribute_logits[-1], output.boxes_cxcywh[-1], output.mask_logits, looks)
+        return tuple(part if part is output.mask_logits else part.float() for part in parts)
+
+    def _recorded(self, pixels: np.ndarray) -> tuple[Tensor, ...]:
+        """The same on a GPU by a CUDA graph, recorded at the first batch of a shape: starting the network's some thousand
+        kernels one by one takes the host longer than the GPU is at work. A batch smaller than one recorded is filled up."""
+        with self._recording:
+            fits = [shape for shape in self._graphs if shape[1:] == pixels.shape[1:] and shape[0] >= len(pixels)]
+            shape = min(fits, default=pixels.shape)
+            if shape not in self._graphs:
+                self._graphs[shape] = self._record(shape)
+            graph, there, said = self._graphs[shape]
+            there[: len(pixels)].copy_(self._there(pixels))
+            graph.replay()
+            return tuple(part.clone() for part in said)  # the next replay writes where these lie
+
+    def _record(self, shape: tuple[int, ...]):
+        """The graph, the tensor that it reads pixels from, and those that it writes to."""
+        there = torch.zeros(shape, dtype=torch.uint8, device=self.device)
+        aside = torch.cuda.Stream(self.device)
+        aside.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(aside):
+            for _ in range(2):  # libraries choose their kernels and fetch their memory outside the recording
+                self._said(there)
+        torch.cuda.current_stream(self.device).wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            said = self._said(there)
+        return graph, there, said
 
     def _with_looks(self, pixels: Tensor):
         """The network's output, and the map of its backbone that `familiarity` speaks of, taken as it passes."""
