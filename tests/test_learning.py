@@ -11,11 +11,9 @@ from PIL import Image
 
 from hemax_batch.errors import DataError
 from hemax_batch.learning import dataset
-from hemax_batch.learning.augment import Canvas, dihedral, photometric
 from hemax_batch.learning.command import train_command
 from hemax_batch.learning.figures import Seen, figures
 from hemax_batch.learning.pseudo import with_pseudo_masks
-from hemax_batch.learning.sampler import PatchSampler
 from hemax_batch.learning.train import Recipe, train
 from hemax_batch.model.checkpoint import read_card
 from hemax_batch.vocabulary import CLASS_NAMES, WHITE_NAMES
@@ -96,37 +94,6 @@ def test_a_mask_of_another_size_and_a_missing_image_are_refused(tmp_path):
         dataset.read_folder(tmp_path)
     with pytest.raises(DataError, match="neither images.csv"):
         dataset.read_folder(tmp_path / "..")
-
-
-@pytest.mark.parametrize("seed", range(16))
-def test_turns_and_flips_keep_boxes_on_their_pixels(seed):
-    canvas = Canvas.blank(64)
-    canvas.pixels[10:30, 5:45] = 0
-    label = np.zeros((64, 64), np.uint8)
-    label[10:30, 5:45] = 1
-    canvas.boxes, canvas.labels, canvas.source_cells = [np.array([5, 10, 45, 30])], [label], [None]
-    turned = dihedral(np.random.default_rng(seed), canvas)
-    x0, y0, x1, y1 = turned.boxes[0].astype(int)
-    assert (turned.pixels[y0:y1, x0:x1] == 0).all() and (turned.labels[0][y0:y1, x0:x1] == 1).all()
-    assert (turned.pixels == 0).all(2).sum() == (y1 - y0) * (x1 - x0) == 800
-
-
-def test_photometric_changes_keep_shape_and_kind():
-    rgb = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
-    for seed in range(20):
-        out = photometric(np.random.default_rng(seed), rgb)
-        assert out.shape == rgb.shape and out.dtype == np.uint8
-
-
-def test_a_patch_is_a_function_of_its_generator_and_its_targets_lie_on_the_cell(tmp_path):
-    sampler = PatchSampler(dataset.read_folder(write_layout(tmp_path)), 0.12)
-    for seed in range(6):
-        (a, ta), (b, tb) = (sampler.sample(np.random.default_rng(seed), 224) for _ in range(2))
-        assert np.array_equal(a, b) and torch.equal(ta.masks, tb.masks)
-        for (cx, _, w, h), mask in zip(ta.boxes_cxcywh.tolist(), ta.masks.numpy(), strict=True):
-            ys, xs = np.nonzero(mask)
-            assert abs(2 * (xs.min() + xs.max() + 1) / 2 - cx) < 5 and abs(2 * (ys.max() - ys.min() + 1) - h) < 8
-            assert w > 0
 
 
 def test_pseudo_masks_bring_boxes_only_where_nobody_drew_one(tmp_path):

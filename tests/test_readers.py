@@ -104,8 +104,8 @@ def test_leukox_is_read_and_trained_on(tmp_path):
     mask, pixels = load_mask(example.mask_path), load_rgb(example.path)
     assert pixels.shape == (40, 60, 3) and pixels.dtype == np.uint8 and pixels.max() > 200
     assert ((mask == 2).sum(), (mask == 1).sum()) == (64, 18 * 16 - 64)
-    _, targets = PatchSampler([example], 0.1).sample(np.random.default_rng(0), 96)
-    assert targets.masks.any() and targets.mask_weight[0] == 1
+    _, targets = PatchSampler([example], 0.1).batch(np.random.default_rng(0), 2, 96)
+    assert targets.labels.any() and (targets.mask_weight[targets.present] == 1).all()
 
 
 def test_a_state_that_means_nothing_here_is_not_taught(tmp_path):
