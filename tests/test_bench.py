@@ -12,9 +12,11 @@ from hemax_batch.bench.cases import Bench
 from hemax_batch.bench.peer import STRIDE_PX, extrapolated
 from hemax_batch.bench.recall import recall
 from hemax_batch.bench.table import as_text, growth
-from hemax_batch.bench.watched import watch
+from hemax_batch.bench.watched import Watched, watch
 from hemax_batch.bench.work import KINDS, measure_work
 from hemax_batch.errors import HemaxError
+
+RUN = Watched(wall_s=7.0, cpu_s=10.0, peak_mb=1, read_mb=1, gpu_percent=None, said="")
 
 
 def table(path, boxes, classes="mmm"):
@@ -70,10 +72,12 @@ def stand_in(path, words):
 
 def test_a_peer_is_asked_in_its_own_environment_and_extrapolated(tmp_path):
     slide = write_pyramid(tmp_path / "smear.tif", smear(600, 500, 3), mpp=0.25)
-    answer = '{"peer": "P 1", "before_s": 2, "timed_s": 10, "after_s": 1, "items": 50, "of_items": 1000}'
+    answer = '{"peer": "P 1", "before_s": 2, "timed_s": 10, "after_s": 1, "items": 50, "of_items": 1000,'
+    answer += '"before_cpu_s": 3, "timed_cpu_s": 20, "after_cpu_s": 1}'
     python = stand_in(tmp_path / "python", f"echo warned; echo '{answer}'")
-    told = Bench(tmp_path, 2, 1, python).peer(slide, 0.25, 7.0)
+    told = Bench(tmp_path, 2, 1, python).peer(slide, 0.25, RUN)
     assert told["peer_s_extrapolated"] == 203 and told["peer/run"] == 29 and told["peer_patches_timed"] == "50 of 1000"
+    assert told["peer/run, cpu_s"] == round(404 / 10, 2)
     assert told["peer_without_overlap/run"] == round((3 + 200 * (STRIDE_PX / 320) ** 2) / 7, 2)
     root, *asked = (tmp_path / "python.asked").read_text("utf-8").split()
     assert asked[:5] == ["-m", "hemax_batch.bench.peer", str(slide), "0.25", "2"]
@@ -81,15 +85,15 @@ def test_a_peer_is_asked_in_its_own_environment_and_extrapolated(tmp_path):
 
 
 def test_without_a_peer_nothing_is_said_of_one_and_a_failing_one_is_told(tmp_path):
-    assert Bench(tmp_path, 2, 1).peer(tmp_path / "x.tif", 0.25, 7.0) == {}
+    assert Bench(tmp_path, 2, 1).peer(tmp_path / "x.tif", 0.25, RUN) == {}
     python = stand_in(tmp_path / "python", "echo no such module; exit 1")
     with pytest.raises(HemaxError, match="no such module"):
-        Bench(tmp_path, 2, 1, python).peer(tmp_path / "x.tif", 0.25, 7.0)
+        Bench(tmp_path, 2, 1, python).peer(tmp_path / "x.tif", 0.25, RUN)
 
 
 def test_a_peer_s_time_grows_with_its_patches():
     told = {"before_s": 2.0, "timed_s": 10.0, "after_s": 1.0, "items": 50, "of_items": 1000}
-    assert extrapolated(told) == 203 and extrapolated(told, 2 * STRIDE_PX) == 53
+    assert extrapolated(told) == 203 and extrapolated(told, "s", 2 * STRIDE_PX) == 53
 
 
 def test_made_up_cells_are_merged_to_as_many(tmp_path):

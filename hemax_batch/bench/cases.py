@@ -103,9 +103,9 @@ class Bench:
             "plain_s_extrapolated": round(plain_s, 1), "plain_tiles_timed": f"{plain['items']} of {plain['of_items']}",
             "plain/run": round(plain_s / wall_s, 2), "peak_mb": run.watched.peak_mb, "read_mb": run.watched.read_mb,
             "cpu_s": run.watched.cpu_s, "gpu_percent": run.watched.gpu_percent,
-        } | self.peer(slide, mpp, wall_s)  # fmt: skip
+        } | self.peer(slide, mpp, run.watched)  # fmt: skip
 
-    def peer(self, slide: Path, mpp: float, run_s: float) -> dict[str, object]:
+    def peer(self, slide: Path, mpp: float, run: Watched) -> dict[str, object]:
         """A peer's engine on the same slide with the same network; nothing where no peer is given."""
         if self.peer_python is None:
             return {}
@@ -117,11 +117,13 @@ class Bench:
                 watched = watch(command, self.environment() | {"PYTHONPATH": str(_PACKAGE_AT)})
             told.append(json.loads(watched.said.strip().splitlines()[-1]) | {"peak_mb": watched.peak_mb})
         middle = sorted(told, key=extrapolated)[len(told) // 2]
-        whole_s, apart_s = extrapolated(middle), extrapolated(middle, PATCH_PX)
+        whole_s, whole_cpu_s = extrapolated(middle), extrapolated(middle, "cpu_s")
+        apart_s = extrapolated(middle, "s", PATCH_PX)
         return {
-            "peer": middle["peer"], "peer_s_extrapolated": whole_s,
-            "peer_patches_timed": f"{middle['items']} of {middle['of_items']}", "peer/run": round(whole_s / run_s, 2),
-            "peer_without_overlap/run": round(apart_s / run_s, 2), "peer_peak_mb": middle["peak_mb"],
+            "peer": middle["peer"], "peer_s_extrapolated": whole_s, "peer_cpu_s_extrapolated": whole_cpu_s,
+            "peer_patches_timed": f"{middle['items']} of {middle['of_items']}",
+            "peer/run": round(whole_s / run.wall_s, 2), "peer/run, cpu_s": round(whole_cpu_s / run.cpu_s, 2),
+            "peer_without_overlap/run": round(apart_s / run.wall_s, 2), "peer_peak_mb": middle["peak_mb"],
         }  # fmt: skip
 
     def scaling(self, slide: Path) -> dict[str, object]:

@@ -29,15 +29,16 @@ BATCH, LOADERS = 8, 1
 PATCH_PX, STRIDE_PX = 320, 192
 
 
-def extrapolated(told: dict[str, float], stride_px: float = STRIDE_PX) -> float:
-    """Seconds of the whole slide, from what `measure` tells; with another stride, so many patches more or fewer.
+def extrapolated(told: dict[str, float], of: str = "s", stride_px: float = STRIDE_PX) -> float:
+    """Seconds ("s") or processor seconds ("cpu_s") of the whole slide, from what `measure` tells; with another stride,
+    so many patches more or fewer.
 
     >>> told = {"before_s": 2.0, "timed_s": 10.0, "after_s": 1.0, "items": 50, "of_items": 1000}
-    >>> extrapolated(told), extrapolated(told, 2 * STRIDE_PX)
+    >>> extrapolated(told), extrapolated(told, "s", 2 * STRIDE_PX)
     (203.0, 53.0)
     """
     patches = told["of_items"] * (STRIDE_PX / stride_px) ** 2
-    return round(told["before_s"] + told["timed_s"] / told["items"] * patches + told["after_s"], 1)
+    return round(told[f"before_{of}"] + told[f"timed_{of}"] / told["items"] * patches + told[f"after_{of}"], 1)
 
 
 def wrapped():
@@ -86,11 +87,11 @@ def thinned(engine_class, count: int):
             return loader
 
         def infer_wsi(self, *arguments, **options):
-            self.begun = time.perf_counter()
+            self.clocks = [clocks()]
             try:
                 return super().infer_wsi(*arguments, **options)
             finally:
-                self.ended = time.perf_counter()
+                self.clocks.append(clocks())
 
     return Thinned
 
@@ -114,17 +115,28 @@ def measure(slide: Path, mpp: float, cores: int, count: int, folder: Path) -> di
     engine = thinned(PatchPredictor, count)(
         model, batch_size=BATCH, num_workers=LOADERS, device="cuda" if torch.cuda.is_available() else "cpu", verbose=False
     )
-    begun = time.perf_counter()
+    begun = clocks()
     engine.run(
         images=[slide], patch_mode=False, ioconfig=ioconfig, save_dir=folder / "peer", output_type="zarr",
         return_probabilities=True, wsireader_kwargs={"mpp": (mpp, mpp)},
     )  # fmt: skip
-    return {
-        "peer": f"TIAToolbox {version('tiatoolbox')}, torch {torch.__version__}",
-        "before_s": round(engine.begun - begun, 3), "timed_s": round(engine.ended - engine.begun, 3),
-        "after_s": round(time.perf_counter() - engine.ended, 3), "items": len(engine.dataloader.dataset),
-        "of_items": engine.of_items,
-    }  # fmt: skip
+    marks = np.array([begun, *engine.clocks, clocks()])
+    lasted = {
+        f"{part}_{of}": round(seconds, 3)
+        for of, column in zip(("s", "cpu_s"), np.diff(marks, axis=0).T.tolist(), strict=True)
+        for part, seconds in zip(("before", "timed", "after"), column, strict=True)
+    }
+    name = f"TIAToolbox {version('tiatoolbox')}, torch {torch.__version__}"
+    return {"peer": name, **lasted, "items": len(engine.dataloader.dataset), "of_items": engine.of_items}
+
+
+def clocks() -> tuple[float, float]:
+    """Seconds on the wall, and of processors by this process and those that it started and still has."""
+    import psutil
+
+    mine = psutil.Process()
+    times = [process.cpu_times() for process in (mine, *mine.children(recursive=True))]
+    return time.perf_counter(), sum(t.user + t.system for t in times)
 
 
 if __name__ == "__main__":
