@@ -33,8 +33,19 @@ def test_recall_counts_cells_found_again(tmp_path):
     assert recall(everywhere, screened) == {
         "everywhere": 3, "screened": 3, "of_them_found": 2, "recall": 0.6667,
         "named_everywhere": 2, "of_the_named_found": 2, "recall_of_named": 1.0,
+        "labelled": 0, "labelled_everywhere": 0, "of_these_found": 0, "recall_of_labelled": None,
     }  # fmt: skip
     assert recall(everywhere, table(tmp_path / "none.csv", []))["recall"] == 0
+
+
+def test_recall_of_labelled_cells_leaves_false_finds_and_what_the_network_does_not_see_out(tmp_path):
+    boxes = [(0, 0, 10, 10), (50, 50, 60, 60), (90, 0, 100, 10), (300, 0, 310, 10)]
+    everywhere = table(tmp_path / "a.csv", boxes, "mmum")
+    screened = table(tmp_path / "b.csv", boxes[:1], "m")
+    truth = table(tmp_path / "c.csv", [(0, 1, 10, 10), (50, 50, 60, 61), (500, 500, 510, 510)])
+    told = recall(everywhere, screened, truth)
+    assert told["recall"] == 0.25 and told["recall_of_labelled"] == 0.5
+    assert [told[k] for k in ("labelled", "labelled_everywhere", "of_these_found")] == [3, 2, 1]
 
 
 def test_growth_is_a_line_and_says_what_leaves_it():

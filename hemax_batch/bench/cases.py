@@ -139,13 +139,13 @@ class Bench:
         }  # fmt: skip
 
     def recall(self, slide: Path) -> dict[str, object]:
-        """The screen's recall against a look everywhere."""
-        tables = []
+        """The screen's recall against a look everywhere; of labelled cells too where SLIDE.truth.csv lies beside it."""
+        tables, truth = [], slide.with_suffix(".truth.csv")
         for name, options in (("everywhere", ["--exhaustive"]), ("screened", [])):
             self._run_once(slide, ("--workers", str(self.cores), *options))
             tables.append(self.folder / f"{name}.csv")
             shutil.copyfile(self.folder / "out" / "cells.csv", tables[-1])
-        return {"slide": slide.name} | recall(*tables)
+        return {"slide": slide.name} | recall(*tables, truth if truth.exists() else None)
 
     def profile(self, slide: Path) -> str:
         """Where the network's time goes, which is the slowest part on a CPU."""
