@@ -213,7 +213,8 @@ def kernels(predictor, batch: PatchBatch, calls: int = 3) -> dict[str, object]:
         _wait()
         wall_us = (time.perf_counter() - begun) * 1e6
     field = "self_device_time_total" if cuda else "self_cpu_time_total"
-    timed = sorted(((getattr(e, field), e.count, e.key) for e in profiler.key_averages()), reverse=True)
+    events = [e for e in profiler.key_averages() if e.device_type.name == ("CUDA" if cuda else "CPU")]
+    timed = sorted(((getattr(e, field), e.count, e.key) for e in events), reverse=True)
     total_us = sum(us for us, *_ in timed)
     rows = [
         {"kernel": key[:90], "calls": count, "ms": round(us / 1000, 3), "percent": round(100 * us / (total_us or 1), 1)}
