@@ -27,7 +27,7 @@ def test_it_needs_no_reader_and_no_scheduler_and_says_that_there_is_no_gpu(tmp_p
     code = f"import sys\nfor name in {absent.split()}: sys.modules[name] = None\n"
     code += "from pathlib import Path; from hemax_batch.bench import gpu\n"
     code += "gpu.painted = lambda n: gpu.np.stack([gpu._painted(k) for k in range(n)])\n"  # a spawned child needs a file
-    code += "told = gpu.measure(Path(sys.argv[1]), effort=gpu.Effort(1, 2, (1, 2), 0.05)); print(gpu.as_tables(told))"
+    code += "told = gpu.measure(Path(sys.argv[1]), effort=gpu.Effort(1, 2, (1, 2), 0.05, float('inf'))); print(gpu.as_tables(told))"
     out = tmp_path / "gpu.json"
     said = subprocess.run([sys.executable, "-c", code, str(out)], capture_output=True, text=True, check=True).stdout
     told = json.loads(out.read_text("utf-8"))

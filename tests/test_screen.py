@@ -74,6 +74,19 @@ def test_two_lobes_are_one_cell_and_two_touching_lymphocytes_are_two():
     assert np.abs(found - [(20, 30), (50, 30), (57.5, 30)]).max() < 1.5
 
 
+@pytest.mark.parametrize("apart_um", [8.0, 10.0, 13.0])
+@pytest.mark.parametrize("darker", [array_slide.NUCLEUS, (60, 20, 95)])
+def test_a_pale_nucleus_among_darker_ones_that_touch_it_is_whole_in_a_neighbour_s_patch(apart_um, darker):
+    """It may have no peak of its own on the slope of a darker one; a patch of 38.4 µm round that shows it all the same."""
+    painting, middle = Painting(100, 80, 0.2), (50.0, 40.0)
+    for x, y in ((50 - apart_um, 40), (50, 40 + apart_um), (50 + 0.7 * apart_um, 40 - 0.7 * apart_um)):
+        painting.disc(x, y, 9, darker)
+    painting.disc(*middle, 9, array_slide.PALE_NUCLEUS)
+    reader = ArrayReader(painting.rgb(noise=2), 0.2)
+    found = screen.propose(reader, reader.whole(), STAIN) * 0.2
+    assert np.abs(found - middle).max(1).min() + 5.5 < 38.4 / 2
+
+
 def test_a_large_flat_nucleus_has_its_proposal_near_the_middle():
     reader = ArrayReader(Painting(80, 80, 0.2).disc(40, 40, 18, array_slide.NUCLEUS).rgb(noise=3), 0.2)
     found = screen.propose(reader, reader.whole(), STAIN) * 0.2

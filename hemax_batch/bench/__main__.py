@@ -17,6 +17,7 @@ from ..running.resources import cpu_limit
 from .cases import Bench
 from .table import as_text, growth
 
+_PYTHON = click.Path(exists=True, dir_okay=False, path_type=Path)
 _SLIDE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _QUICK_PX, _FULL_PX = (3000, 6000), (10_000, 20_000, 40_000)
 _QUICK_CELLS, _FULL_CELLS = (2_000, (16_000, 8_000)), (1_000_000, (200_000, 100_000))
@@ -25,15 +26,17 @@ _QUICK_CELLS, _FULL_CELLS = (2_000, (16_000, 8_000)), (1_000_000, (200_000, 100_
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.argument("slides", nargs=-1, type=_SLIDE)
 @click.option("--quick", is_flag=True, help="Small synthetic slides and few made-up cells: minutes on two cores.")
-@click.option("--sizes", help="Sides of the synthetic slides in pixels, such as 10000,20000.  [default: by --quick]")
+@click.option("--sizes", help="Sides of the synthetic slides in pixels, such as 10000,20000; 0: none.  [default: by --quick]")
 @click.option("--cores", type=int, default=cpu_limit, help="Processes for every part.  [default: what we may use]")
 @click.option("--repeat", type=click.IntRange(1), default=1, help="Take each figure so often; medians are shown.")
 @click.option("--recall", "wants_recall", is_flag=True, help="Only the screen's recall against --exhaustive.")
+@click.option("--peer-python", type=_PYTHON, help="Of an environment that holds TIAToolbox: its engine is measured too.")
 @click.option("--cells", type=int, help="Made-up cells to merge and write; 0: leave that out.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default="bench", help="For bench.json, bench.md and profile.txt.")
-def main(slides, quick, sizes, cores, repeat, wants_recall, cells, out):
+def main(slides, quick, sizes, cores, repeat, wants_recall, peer_python, cells, out):
     """Measure side by side, in one go: a run; reading alone; the network alone; OpenSlide's reading; the plain loop of
-    DeepZoom tiles; one worker against several; merging made-up cells; growth with the slide's size.
+    DeepZoom tiles; a peer's engine (hemax_batch/bench/peer.py says how to set it up); one worker against several;
+    merging made-up cells; growth with the slide's size.
 
     SLIDES are measured besides the synthetic ones (with --recall: instead of them).
 
@@ -41,11 +44,14 @@ def main(slides, quick, sizes, cores, repeat, wants_recall, cells, out):
     Example:
       bin/bench --quick
       bin/bench --recall mosaic.tif
+      bin/bench --peer-python /tmp/peer/bin/python --sizes 0 --cells 0 mosaic.tif
     """
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out) as folder:
-        bench = Bench(Path(folder), cores, repeat)
-        sides = [int(s) for s in sizes.split(",")] if sizes else list(_QUICK_PX if quick else _FULL_PX)
+        bench = Bench(Path(folder), cores, repeat, peer_python)
+        sides = _sides(sizes, quick)
+        if not sides and not slides:
+            raise click.UsageError("nothing to measure: give SLIDES, or --sizes other than 0")
         if wants_recall:
             paths = slides or [_synthetic(Path(folder), sides[-1])]
             figures = {"recall": [bench.recall(path) for path in paths]}
@@ -61,6 +67,13 @@ def main(slides, quick, sizes, cores, repeat, wants_recall, cells, out):
     (out / "bench.json").write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
     (out / "bench.md").write_text(text, "utf-8")
     click.echo(text)
+
+
+def _sides(sizes: str | None, quick: bool) -> list[int]:
+    """Sides of the synthetic slides, none for "0"."""
+    if sizes is None:
+        return list(_QUICK_PX if quick else _FULL_PX)
+    return [int(side) for side in sizes.split(",") if int(side)]
 
 
 def _everything(bench: Bench, folder: Path, sides: list[int], slides: tuple[Path, ...]) -> dict:
@@ -93,8 +106,6 @@ def _machine(cores: int, repeat: int) -> dict[str, object]:
     return {
         "hemax-batch": __version__, "python": platform.python_version(), "processor": names[0] if names else "",
         "cores": cores, "load at the end": round(os.getloadavg()[0], 1), "repeat": repeat,
-        "peer's engine": "none: TIAToolbox needs torchvision, of which no build stands beside this torch; "
-        "the plain loop stands in",
     }  # fmt: skip
 
 

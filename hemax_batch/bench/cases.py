@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,12 +16,15 @@ from statistics import median
 
 from ..errors import HemaxError
 from ..slides.reader import open_slide
+from .peer import PATCH_PX, extrapolated
 from .recall import recall
 from .watched import Watched, watch
 
 _PATCH_MM2 = (320 * 0.12 / 1000) ** 2
 _PROFILED = 10  # patches
 _PLAIN_SAMPLE = 60  # tiles of the plain loop that are timed; the rest is extrapolated
+_PEER_SAMPLE = 160  # patches of the peer's, likewise
+_PACKAGE_AT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where to work, with how many cores, and how often each figure is taken (the median is kept)."""
+    """Where to work, with how many cores, how often each figure is taken (the median is kept), and the Python of an
+    environment that holds a peer (see `peer`), if one is to be compared with."""
 
     folder: Path
     cores: int
     repeat: int
+    peer_python: Path | None = None
 
     def environment(self) -> dict[str, str]:
         """One thread for each numeric library: processes are what cores are given to."""
@@ -78,9 +84,10 @@ class Bench:
         return sorted(told, key=lambda one: one["seconds"])[len(told) // 2]
 
     def side_by_side(self, slide: Path) -> dict[str, object]:
-        """One slide's row: run, reading only, network only, their sum, OpenSlide's reading, the plain loop."""
+        """One slide's row: run, reading only, network only, their sum, OpenSlide's reading, the plain loop,
+        the peer."""
         with open_slide(slide, slide.stem) as reader:
-            megapixels = reader.slide.width * reader.slide.height / 1e6
+            megapixels, mpp = reader.slide.width * reader.slide.height / 1e6, reader.slide.mpp
         run = self.run(slide, "--workers", str(self.cores))
         reading, slow = self.work("reading", slide), self.work("openslide", slide)
         network = self.work("network", slide, run.patches)
@@ -96,6 +103,27 @@ class Bench:
             "plain_s_extrapolated": round(plain_s, 1), "plain_tiles_timed": f"{plain['items']} of {plain['of_items']}",
             "plain/run": round(plain_s / wall_s, 2), "peak_mb": run.watched.peak_mb, "read_mb": run.watched.read_mb,
             "cpu_s": run.watched.cpu_s, "gpu_percent": run.watched.gpu_percent,
+        } | self.peer(slide, mpp, run.watched)  # fmt: skip
+
+    def peer(self, slide: Path, mpp: float, run: Watched) -> dict[str, object]:
+        """A peer's engine on the same slide with the same network; nothing where no peer is given."""
+        if self.peer_python is None:
+            return {}
+        told = []
+        for _ in range(self.repeat):
+            with tempfile.TemporaryDirectory(dir=self.folder) as room:
+                what = (slide.resolve(), mpp, self.cores, _PEER_SAMPLE, Path(room).resolve())
+                command = [str(self.peer_python), "-m", "hemax_batch.bench.peer", *map(str, what)]
+                watched = watch(command, self.environment() | {"PYTHONPATH": str(_PACKAGE_AT)})
+            told.append(json.loads(watched.said.strip().splitlines()[-1]) | {"peak_mb": watched.peak_mb})
+        middle = sorted(told, key=extrapolated)[len(told) // 2]
+        whole_s, whole_cpu_s = extrapolated(middle), extrapolated(middle, "cpu_s")
+        apart_s = extrapolated(middle, "s", PATCH_PX)
+        return {
+            "peer": middle["peer"], "peer_s_extrapolated": whole_s, "peer_cpu_s_extrapolated": whole_cpu_s,
+            "peer_patches_timed": f"{middle['items']} of {middle['of_items']}",
+            "peer/run": round(whole_s / run.wall_s, 2), "peer/run, cpu_s": round(whole_cpu_s / run.cpu_s, 2),
+            "peer_without_overlap/run": round(apart_s / run.wall_s, 2), "peer_peak_mb": middle["peak_mb"],
         }  # fmt: skip
 
     def scaling(self, slide: Path) -> dict[str, object]:
@@ -111,13 +139,13 @@ class Bench:
         }  # fmt: skip
 
     def recall(self, slide: Path) -> dict[str, object]:
-        """The screen's recall against a look everywhere."""
-        tables = []
+        """The screen's recall against a look everywhere; of labelled cells too where SLIDE.truth.csv lies beside it."""
+        tables, truth = [], slide.with_suffix(".truth.csv")
         for name, options in (("everywhere", ["--exhaustive"]), ("screened", [])):
             self._run_once(slide, ("--workers", str(self.cores), *options))
             tables.append(self.folder / f"{name}.csv")
             shutil.copyfile(self.folder / "out" / "cells.csv", tables[-1])
-        return {"slide": slide.name} | recall(*tables)
+        return {"slide": slide.name} | recall(*tables, truth if truth.exists() else None)
 
     def profile(self, slide: Path) -> str:
         """Where the network's time goes, which is the slowest part on a CPU."""

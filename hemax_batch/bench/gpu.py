@@ -33,21 +33,22 @@ from .gpu_busy import GpuBusy
 from .table import as_text
 
 PRECISIONS = ("bf16", "fp32")
-_CUT_AFTER_S = 33.0  # what has not begun by then is left out
 _MPP, _TOP_KERNELS = 0.12, 15
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured: patches painted and compared, batch sizes, least seconds of a figure."""
+    """How much is measured: patches painted and compared, batch sizes, least seconds of a figure; what has not begun
+    after `cut_after_s` is left out."""
 
     painted: int = 32
     compared: int = 64
     batch_sizes: tuple[int, ...] = (1, 16, 64, 256)
     figure_s: float = 0.7
+    cut_after_s: float = 33.0
 
 
-WITHOUT_GPU = Effort(painted=2, compared=4, batch_sizes=(1, 2), figure_s=0.2)
+WITHOUT_GPU = Effort(painted=2, compared=4, batch_sizes=(1, 2), figure_s=0.2, cut_after_s=float("inf"))
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def measure(out: Path, weights: str | None = None, effort: Effort | None = None)
     predictors = load(device, weights)
     told = {"machine": machine(device), "patches painted": len(pixels), "painted and loaded after_s": _since(begun)}
     told["figures"] = []
-    for figure in figures(predictors, pixels, effort, begun + _CUT_AFTER_S):
+    for figure in figures(predictors, pixels, effort, begun + effort.cut_after_s):
         told["figures"].append(asdict(figure))
         _write(out, told)
     told["agreement"] = agreement(predictors, of_patches(pixels, effort.compared), _MPP, weights)
@@ -213,7 +214,8 @@ def kernels(predictor, batch: PatchBatch, calls: int = 3) -> dict[str, object]:
         _wait()
         wall_us = (time.perf_counter() - begun) * 1e6
     field = "self_device_time_total" if cuda else "self_cpu_time_total"
-    timed = sorted(((getattr(e, field), e.count, e.key) for e in profiler.key_averages()), reverse=True)
+    events = [e for e in profiler.key_averages() if e.device_type.name == ("CUDA" if cuda else "CPU")]
+    timed = sorted(((getattr(e, field), e.count, e.key) for e in events), reverse=True)
     total_us = sum(us for us, *_ in timed)
     rows = [
         {"kernel": key[:90], "calls": count, "ms": round(us / 1000, 3), "percent": round(100 * us / (total_us or 1), 1)}

@@ -14,21 +14,36 @@ _SAME_IOU = 0.5
 _AT_A_TIME = 1024
 
 
-def recall(everywhere: Path, screened: Path) -> dict[str, float]:
-    """Of the cells in table `everywhere` (a run with --exhaustive) the share that is in table `screened` too; and of
-    those among them that it could name.
+def recall(everywhere: Path, screened: Path, truth: Path | None = None) -> dict[str, float | None]:
+    """Of the cells in table `everywhere` (a run with --exhaustive) the share that is in table `screened` too; of those
+    among them that it could name; and of those that a table of labelled cells says are real, where there is one.
 
-    The same cell: an IoU of the boxes of 0.5 or more. Cells cut by the slide's edge count as any other.
+    The same cell: an IoU of the boxes of 0.5 or more. Cells cut by the slide's edge count as any other. A look
+    everywhere also finds what is no nucleated cell (dirt, odd red cells, scale bars): only the last share is of cells
+    that were there to be found.
     """
     (wanted, named), (found, _) = _cells(everywhere), _cells(screened)
-    hit = np.zeros(len(wanted), bool)
-    for k in range(0, len(wanted) if len(found) else 0, _AT_A_TIME):
-        hit[k : k + _AT_A_TIME] = (pairwise_iou(wanted[k : k + _AT_A_TIME], found) >= _SAME_IOU).any(1)
-    return {
+    hit = _among(wanted, found)
+    told = {
         "everywhere": len(wanted), "screened": len(found), "of_them_found": int(hit.sum()), "recall": _share(hit),
         "named_everywhere": int(named.sum()), "of_the_named_found": int(hit[named].sum()),
         "recall_of_named": _share(hit[named]),
     }  # fmt: skip
+    labelled = _cells(truth)[0] if truth else np.zeros((0, 4))
+    seen = labelled[_among(labelled, wanted)]
+    again = _among(seen, found)
+    return told | {
+        "labelled": len(labelled), "labelled_everywhere": len(seen), "of_these_found": int(again.sum()),
+        "recall_of_labelled": _share(again) if len(seen) else None,
+    }  # fmt: skip
+
+
+def _among(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Whether each box [N, 4] is in `others` [M, 4] too: bool [N]."""
+    hit = np.zeros(len(boxes), bool)
+    for k in range(0, len(boxes) if len(others) else 0, _AT_A_TIME):
+        hit[k : k + _AT_A_TIME] = (pairwise_iou(boxes[k : k + _AT_A_TIME], others) >= _SAME_IOU).any(1)
+    return hit
 
 
 def _share(hit: np.ndarray) -> float:
@@ -36,7 +51,7 @@ def _share(hit: np.ndarray) -> float:
 
 
 def _cells(table: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes of a `cells.csv`, float64 [N, 4], and whether each cell has a class, bool [N]."""
+    """Boxes of a `cells.csv` or a truth, float64 [N, 4], and whether each cell has a class, bool [N]."""
     with open(table, newline="", encoding="utf-8") as f:
         rows = list(csv.DictReader(f))
     boxes = [[float(row[name]) for name in ("x0", "y0", "x1", "y1")] for row in rows]
