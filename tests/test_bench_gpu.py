@@ -33,7 +33,7 @@ def test_it_needs_no_reader_and_no_scheduler_and_says_that_there_is_no_gpu(tmp_p
     told = json.loads(out.read_text("utf-8"))
     assert {(f["batch"], f["of"]) for f in told["figures"]} == {(b, k) for b in (1, 2) for k in ("network", "answers", "cells")}
     assert all(f["patches_s"] > 0 for f in told["figures"]) and len(told["kernels"]["top"]) == 15
-    row = told["agreement"][0]
+    row = told["agreement"]
     if told["machine"]["gpu"].startswith("none"):
         assert "none: a few patches on the CPU" in said
         assert row["largest_box_off_px"] == 0 and row["cells"] == row["cells_of_cpu"] == row["same_class"] >= 1
@@ -66,13 +66,13 @@ def test_a_batch_that_memory_does_not_hold_is_told_as_such(monkeypatch):
 
     monkeypatch.setattr(gpu, "_figure", too_much)
     monkeypatch.setattr(gpu, "_calls", lambda *_: {"network": None})
-    told = list(gpu.figures({"bf16": type("P", (), {})()}, np.zeros((1, 3, 8, 8), np.uint8), gpu.Effort(), float("inf")))
+    told = list(gpu.figures(type("P", (), {})(), np.zeros((1, 3, 8, 8), np.uint8), gpu.Effort(), float("inf")))
     assert [f.batch for f in told] == list(gpu.Effort().batch_sizes) and {f.patches_s for f in told} == {None}
 
 
 def test_no_figure_begins_after_its_time(monkeypatch):
     monkeypatch.setattr(gpu, "_calls", lambda *_: {"network": None})
-    assert not list(gpu.figures({"bf16": type("P", (), {})()}, np.zeros((1, 3, 8, 8), np.uint8), gpu.Effort(), 0.0))
+    assert not list(gpu.figures(type("P", (), {})(), np.zeros((1, 3, 8, 8), np.uint8), gpu.Effort(), 0.0))
 
 
 @pytest.mark.parametrize("answers, percent", [([None], None), ([40.0, 60.0, None], 50.0)])

@@ -96,6 +96,15 @@ def test_a_mask_of_another_size_and_a_missing_image_are_refused(tmp_path):
         dataset.read_folder(tmp_path / "..")
 
 
+def test_fields_of_red_cells_only_teach_that_nothing_is_there(tmp_path):
+    (tmp_path / "chula" / "images").mkdir(parents=True)
+    for i in range(6):
+        Image.new("RGB", (40, 30), (200, 180, 190)).save(tmp_path / "chula" / "images" / f"{i}.png")
+    examples = dataset.read_folder(tmp_path)
+    assert [e.split for e in examples] == ["val", "train", "train", "train", "train", "val"]
+    assert {(e.source, e.mpp, e.cells, e.bystanders) for e in examples} == {("chula", 0.20, (), "none")}
+
+
 def test_pseudo_masks_bring_boxes_only_where_nobody_drew_one(tmp_path):
     examples = dataset.read_folder(write_layout(tmp_path / "data", **{"x0": ""}))
     (tmp_path / "pseudo").mkdir()

@@ -1,9 +1,10 @@
 """What a GPU makes of the network: `python -m hemax_batch.bench.gpu OUT.json [--weights FILE]`, done within 45 s.
 
 Patches are painted in memory, so that besides torch, safetensors, numpy, scipy and Pillow only this package is needed:
-no slide, no reader. For each precision and batch size three things are timed, each holding the one before:
+no slide, no reader. For each batch size these are timed, all in bfloat16, as a run does:
 
-    network   patches that lie on the GPU through the network
+    network   patches that lie on the GPU through the network, its kernels started one by one
+    recorded  pixels to the GPU, and the network replayed as a CUDA graph
     answers   as a run asks: pixels to the GPU, the network, its answers back in the host's memory
     cells     as a run's worker reads them out: the masks drawn too, on one core of the host, while the GPU waits
 
@@ -32,7 +33,6 @@ from .gpu_agreement import agreement
 from .gpu_busy import GpuBusy
 from .table import as_text
 
-PRECISIONS = ("bf16", "fp32")
 _MPP, _TOP_KERNELS = 0.12, 15
 
 
@@ -43,7 +43,7 @@ class Effort:
 
     painted: int = 32
     compared: int = 64
-    batch_sizes: tuple[int, ...] = (1, 16, 64, 256)
+    batch_sizes: tuple[int, ...] = (64, 256, 16, 1)
     figure_s: float = 0.7
     cut_after_s: float = 33.0
 
@@ -56,25 +56,11 @@ class Figure:
     """One figure. `busy_percent` is what the driver says of a window that may be longer than the figure; `patches_s` is
     None where the device's memory did not hold the batch."""
 
-    precision: str
     batch: int
     of: str
     patches_s: float | None
     busy_percent: float | None
     peak_mb: float | None
-
-
-class Float32:
-    """A network that takes no part in autocast; where it stands in a Predictor, it answers in float32."""
-
-    def __init__(self, model):
-        self.model, self.backbone = model, model.backbone
-
-    def __call__(self, tensor):
-        import torch
-
-        with torch.autocast("cuda", enabled=False):
-            return self.model(tensor)
 
 
 def measure(out: Path, weights: str | None = None, effort: Effort | None = None) -> dict[str, object]:
@@ -88,15 +74,15 @@ def measure(out: Path, weights: str | None = None, effort: Effort | None = None)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     effort = effort or (Effort() if device == "cuda" else WITHOUT_GPU)
     pixels = painted(effort.painted)
-    predictors = load(device, weights)
+    predictor = load(device, weights)
     told = {"machine": machine(device), "patches painted": len(pixels), "painted and loaded after_s": _since(begun)}
     told["figures"] = []
-    for figure in figures(predictors, pixels, effort, begun + effort.cut_after_s):
+    for figure in figures(predictor, pixels, effort, begun + effort.cut_after_s):
         told["figures"].append(asdict(figure))
         _write(out, told)
-    told["agreement"] = agreement(predictors, of_patches(pixels, effort.compared), _MPP, weights)
+    told["agreement"] = agreement(predictor, of_patches(pixels, effort.compared), _MPP, weights)
     _write(out, told)
-    told["kernels"] = kernels(next(iter(predictors.values())), of_patches(pixels, effort.batch_sizes[-2]))
+    told["kernels"] = kernels(predictor, of_patches(pixels, effort.batch_sizes[0]))
     told["took_s"] = _since(begun)
     _write(out, told)
     return told
@@ -119,53 +105,44 @@ def of_patches(pixels: np.ndarray, n: int) -> PatchBatch:
     return PatchBatch(both[np.arange(n) % len(both)], np.zeros((n, 2)), 1.0)
 
 
-def load(device: str, weights: str | None) -> dict[str, object]:
-    """A Predictor for each precision; on the CPU, which knows one only, float32."""
+def load(device: str, weights: str | None):
+    """A Predictor on the device."""
     import torch
 
     from ..model.predictor import Predictor
 
     torch.set_num_threads(1)  # as in a run's workers
-    predictor = Predictor.load(weights, device)
-    if device == "cpu":
-        return {"fp32": predictor}
-    exact = Predictor(predictor.model, predictor.card, device, known=predictor.known)
-    exact.model = Float32(exact.model)
-    return dict(zip(PRECISIONS, (predictor, exact), strict=True))
+    return Predictor.load(weights, device)
 
 
-def figures(predictors: dict, pixels: np.ndarray, effort: Effort, until: float):
+def figures(predictor, pixels: np.ndarray, effort: Effort, until: float):
     """Figures, one after the other; none begins after `until` (perf_counter)."""
     import torch
 
     for batch_size in effort.batch_sizes:
         batch = of_patches(pixels, batch_size)
-        for precision, predictor in predictors.items():
-            predictor.batch_size = batch_size
-            for name, call in _calls(predictor, batch).items():
-                if time.perf_counter() > until:
-                    return
-                figure = Figure(precision, batch_size, name, None, None, None)
-                try:
-                    yield _figure(figure, call, 0 if name == "cells" else 2, effort.figure_s)
-                except torch.OutOfMemoryError:
-                    yield figure
+        predictor.batch_size = batch_size
+        for name, call in _calls(predictor, batch).items():
+            if time.perf_counter() > until:
+                return
+            figure = Figure(batch_size, name, None, None, None)
+            try:
+                yield _figure(figure, call, 0 if name == "cells" else 2, effort.figure_s)
+            except torch.OutOfMemoryError:
+                yield figure
 
 
 def _calls(predictor, batch: PatchBatch) -> dict:
     """What is timed, by name."""
-    import torch
-
-    on_device = torch.from_numpy(batch.pixels).to(predictor.device)
-
-    @torch.inference_mode()
-    def network():
-        with torch.autocast("cuda", torch.bfloat16, enabled=predictor.device.type == "cuda"):
-            predictor.model(on_device)
-
-    return {
-        "network": network, "answers": lambda: predictor._network(batch.pixels), "cells": lambda: predictor(batch, _MPP),
+    network = predictor.network
+    there = network.there(batch.pixels)
+    calls = {
+        "network": lambda: network.said(there), "answers": lambda: network(batch.pixels),
+        "cells": lambda: predictor(batch, _MPP),
     }  # fmt: skip
+    if predictor.device == "cuda":
+        calls = {"network": calls.pop("network"), "recorded": lambda: network.recorded(batch.pixels), **calls}
+    return calls
 
 
 def _figure(figure: Figure, call, warm_up: int, least_s: float) -> Figure:
@@ -210,7 +187,7 @@ def kernels(predictor, batch: PatchBatch, calls: int = 3) -> dict[str, object]:
     with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU], acc_events=True) as profiler:
         begun = time.perf_counter()
         for _ in range(calls):
-            predictor._network(batch.pixels)
+            predictor.network(batch.pixels)
         _wait()
         wall_us = (time.perf_counter() - begun) * 1e6
     field = "self_device_time_total" if cuda else "self_cpu_time_total"
@@ -238,7 +215,7 @@ def machine(device: str) -> dict[str, object]:
 
 def as_tables(told: dict[str, object]) -> str:
     """The same for people."""
-    titles = {"machine": [told["machine"]], "figures": told["figures"], "agreement": told["agreement"]}
+    titles = {"machine": [told["machine"]], "figures": told["figures"], "agreement": [told["agreement"]]}
     shares = {k: v for k, v in told["kernels"].items() if k != "top"}
     titles |= {"profile": [shares], "kernels": told["kernels"]["top"]}
     return "\n".join(as_text(title, rows) for title, rows in titles.items())

@@ -13,21 +13,17 @@ from ..running.resources import cpu_limit
 _SAME_IOU = 0.5
 
 
-def agreement(predictors: dict, batch: PatchBatch, mpp: float, weights: str | None) -> list[dict[str, object]]:
-    """Each precision's cells against the CPU's: a row each."""
+def agreement(predictor, batch: PatchBatch, mpp: float, weights: str | None) -> dict[str, object]:
+    """The predictor's cells against the CPU's."""
     from ..model.predictor import Predictor
 
     reference = Predictor.load(weights, "cpu")
     with ThreadPoolExecutor(max(1, cpu_limit() // 2)) as threads:
         parts = [PatchBatch(batch.pixels[i : i + 1], batch.origins[:1], 1.0) for i in range(len(batch))]
         wanted = [said.cells for said in threads.map(lambda part: reference(part, mpp), parts)]
-    rows = []
-    for precision, predictor in predictors.items():
-        predictor.batch_size = 32
-        said = predictor(batch, mpp)
-        found = [said.cells.take(said.patch_index == i) for i in range(len(batch))]
-        rows.append({"precision": precision, "patches": len(batch)} | compared(wanted, found))
-    return rows
+    said = predictor(batch, mpp)
+    found = [said.cells.take(said.patch_index == i) for i in range(len(batch))]
+    return {"patches": len(batch)} | compared(wanted, found)
 
 
 def compared(wanted: list, found: list) -> dict[str, object]:

@@ -18,6 +18,7 @@ SOURCES = {
     "BCDD": "TXL-PBC v2 (MIT), its BCDD pictures",
     "zheng1": "Zheng et al. 2018, set 1, with expert masks (its repository is GPL-3)",
     "zheng2": "Zheng et al. 2018, set 2, with expert masks (its repository is GPL-3)",
+    "chula": "Chula RBC-12 (MIT), fields of red cells only: nothing to be found there",
     "synthetic": "synthetic fields drawn by hemax_batch.smear (not real)",
 }
 

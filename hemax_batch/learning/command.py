@@ -92,7 +92,7 @@ def learn(
     if int(os.environ.get("RANK", 0)) != 0:
         return None
     trained = {
-        "command": _command(data, out, recipe, start, lessons),
+        "command": _command(data, out, recipe, start, lessons, device),
         "before": checkpoint.read_card(start).trained if start else None,
         "seed": recipe.seed, "steps": recipe.steps, "batch": recipe.batch,
         "minutes": _minutes(work, time.monotonic() - started), "pseudo_masks": _pseudo_shares(learnt, work / "pseudo"),
@@ -136,7 +136,7 @@ def calibrate(weights: Path, out: Path, held_out: list[Example], device: str, sa
     say(f"weights: {out}, card: {out.with_suffix('.md')}")
 
 
-def _command(data, out: Path, recipe: Recipe, start: Path | None, lessons: Lessons) -> str:
+def _command(data, out: Path, recipe: Recipe, start: Path | None, lessons: Lessons, device: str) -> str:
     """The training as it would be typed."""
     processes = int(os.environ.get("WORLD_SIZE", 1))
     launcher = "hemax-batch" if processes == 1 else f"torchrun --nproc-per-node {processes} -m hemax_batch"
@@ -145,7 +145,12 @@ def _command(data, out: Path, recipe: Recipe, start: Path | None, lessons: Lesso
         f"--steps {recipe.steps} --lr {recipe.lr:g} --seed {recipe.seed}"
     )
     said += (f" --from-weights {start.name}" if start else "") + (" --close" if recipe.hard > 1 else "")
-    return said + lessons.options()
+    for option, value, usual in (
+        ("--batch-size", recipe.batch, Recipe.batch), ("--synthetic", recipe.synthetic, Recipe.synthetic),
+        ("--drop-path", recipe.drop_path, Recipe.drop_path), ("--device", device, "cpu"),
+    ):  # fmt: skip
+        said += f" {option} {value}" if value != usual else ""
+    return said + (" --compile" if recipe.compiled else "") + lessons.options()
 
 
 def _pseudo_shares(learnt: list[Example], folder: Path) -> dict[str, str]:

@@ -166,7 +166,8 @@ def _mask_of_row(row: dict[str, str], folder: Path, example: Example, where: str
 
 #: µm/px, from the median red cell (7.3 µm) of each source; Zheng's first set from its neutrophils against the
 #: second's.
-MPP = {"PBC": 0.10, "marrow": 0.10, "Raabin-WBC": 0.06, "BCCD": 0.08, "BCDD": 0.124, "zheng1": 0.18, "zheng2": 0.10}
+MPP = {"PBC": 0.10, "marrow": 0.10, "Raabin-WBC": 0.06, "BCCD": 0.08, "BCDD": 0.124, "zheng1": 0.18, "zheng2": 0.10,
+       "chula": 0.20}  # fmt: skip
 
 _NUCLEUS = {"unsegmented-round": "round", "unsegmented-indented": "indented", "unsegmented-band": "band",
             "segmented-bilobed": "bilobed", "segmented-multilobed": "multilobed", "irregular": "irregular"}  # fmt: skip
@@ -263,7 +264,15 @@ def read_txl(folder: Path) -> list[Example]:
     return out
 
 
-READERS = {"pbc": read_pbc, "marrow": read_marrow, "zheng": read_zheng, "txl": read_txl}
+def read_chula(folder: Path) -> list[Example]:
+    """Chula's fields of red cells only: what is no nucleated cell. Every fifth picture is kept for evaluation."""
+    return [
+        Example(str(path), MPP["chula"], "chula", "val" if i % 5 == 0 else "train", ())
+        for i, path in enumerate(sorted((folder / "images").iterdir()))
+    ]
+
+
+READERS = {"pbc": read_pbc, "marrow": read_marrow, "zheng": read_zheng, "txl": read_txl, "chula": read_chula}
 
 
 def read_folder(folder: Path) -> list[Example]:

@@ -21,7 +21,7 @@ from .gallery import IGNORE_BIT, LABEL_BITS, Gallery, hang
 
 #: How often a patch is drawn from each source; within a source, classes are drawn alike.
 SOURCE_SHARE = {"PBC": 0.52, "marrow": 0.13, "Raabin-WBC": 0.11, "BCCD": 0.05, "BCDD": 0.03, "zheng1": 0.06,
-                "zheng2": 0.05, "synthetic": 0.05}  # fmt: skip
+                "zheng2": 0.05, "synthetic": 0.05, "chula": 0.08}  # fmt: skip
 
 #: Stages of one line of maturation, whose borders are matters of convention.
 HARD = {"blast", "promyelocyte", "myelocyte", "metamyelocyte", *NEUTROPHIL_NAMES}

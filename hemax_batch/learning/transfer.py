@@ -46,7 +46,7 @@ def transfer(data: Collection[Path], recipe: Recipe, work: Path, device: str, on
     examples = [e for folder in data for e in read_folder(folder)]
     check_sources(examples, only)
     rows = {}
-    for source in only or dict.fromkeys(e.source for e in examples):
+    for source in only or dict.fromkeys(e.source for e in examples if e.cells):
         folder = work / f"without-{_digest(source, recipe, examples)}"
         kept = folder / "row.json"
         if not kept.exists():

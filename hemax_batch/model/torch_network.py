@@ -32,20 +32,22 @@ class TorchNetwork:
     @torch.inference_mode()
     def __call__(self, pixels: np.ndarray) -> Answer:
         """Steps: pixels there, network, which queries are sure, only their masks gathered, all back at once."""
-        parts = self._recorded(pixels) if self.device.type == "cuda" else self._said(self._there(pixels))
+        parts = self.recorded(pixels) if self.device.type == "cuda" else self.said(self.there(pixels))
         logits, attributes, boxes, masks, looks = (part[: len(pixels)] for part in parts)
         sure = logits.softmax(-1)[..., -1] <= 1 - MIN_SCORE
         parts = (logits, attributes, boxes, masks[sure].float(), looks)
         logits, attributes, boxes, masks, looks, sure = self._back(*parts, sure)
         return Answer(logits, attributes, boxes, sure, masks, looks)
 
-    def _said(self, pixels: Tensor) -> tuple[Tensor, ...]:
+    @torch.inference_mode()
+    def said(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Class logits, attribute logits, boxes, all masks' logits, looks."""
         output, looks = self._with_looks(pixels)
         parts = (output.class_logits[-1], output.attribute_logits[-1], output.boxes_cxcywh[-1], output.mask_logits, looks)
         return tuple(part if part is output.mask_logits else part.float() for part in parts)
 
-    def _recorded(self, pixels: np.ndarray) -> tuple[Tensor, ...]:
+    @torch.inference_mode()
+    def recorded(self, pixels: np.ndarray) -> tuple[Tensor, ...]:
         """The same on a GPU by a CUDA graph, recorded at the first batch of a shape: starting the network's some thousand
         kernels one by one takes the host longer than the GPU is at work. A batch smaller than one recorded is filled up."""
         with self._recording:
@@ -54,7 +56,7 @@ class TorchNetwork:
             if shape not in self._graphs:
                 self._graphs[shape] = self._record(shape)
             graph, there, said = self._graphs[shape]
-            there[: len(pixels)].copy_(self._there(pixels))
+            there[: len(pixels)].copy_(self.there(pixels))
             graph.replay()
             return tuple(part.clone() for part in said)  # the next replay writes where these lie
 
@@ -65,11 +67,11 @@ class TorchNetwork:
         aside.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(aside):
             for _ in range(2):  # libraries choose their kernels and fetch their memory outside the recording
-                self._said(there)
+                self.said(there)
         torch.cuda.current_stream(self.device).wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            said = self._said(there)
+            said = self.said(there)
         return graph, there, said
 
     def _with_looks(self, pixels: Tensor):
@@ -87,7 +89,7 @@ class TorchNetwork:
         finally:
             hook.remove()
 
-    def _there(self, pixels: np.ndarray) -> Tensor:
+    def there(self, pixels: np.ndarray) -> Tensor:
         """The pixels on the device; to a GPU from pinned memory, so that this process need not wait for the copy."""
         tensor = torch.from_numpy(np.ascontiguousarray(pixels))
         return tensor if self.device.type == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
