@@ -2,8 +2,8 @@
 
 A read from a share that has gone may wait in the kernel for ever, and a damaged file may crash a C library; made here,
 that costs one call and not the run. One process makes them all, so a call costs far less than a millisecond; after a hang
-or a crash the next call starts another. The first is forked, where this process has no thread yet that would not survive
-that: what it has loaded need not be loaded again.
+or a crash the next call starts another. The first is forked on entering, where this process has no thread yet that would
+not survive that: what it has loaded need not be loaded again. Enter it before anything is locked or opened.
 """
 
 from __future__ import annotations
@@ -78,8 +78,7 @@ class Aside:
                 self.close()
                 raise NoAnswer(f"gave no answer within {timeout_s:g} s")
 
-    def _start(self) -> None:
-        forks = sys.platform == "linux" and threading.active_count() == 1
+    def _start(self, forks: bool = False) -> None:
         context = multiprocessing.get_context("fork" if forks else METHOD)
         self._connection, theirs = context.Pipe()
         inherited = self._connection if forks else None
@@ -103,8 +102,8 @@ class Aside:
             self._process, self._ready = None, False
 
     def __enter__(self) -> Aside:
-        if threading.active_count() == 1:  # while it can be forked
-            self._start()
+        if sys.platform == "linux" and threading.active_count() == 1:
+            self._start(forks=True)
         return self
 
     def __exit__(self, *_) -> None:

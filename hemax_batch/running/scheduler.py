@@ -143,6 +143,8 @@ def _configure(local: bool) -> None:
         "distributed.admin.tick.interval": "1s",  # nobody looks at a dashboard: not fifty times a second
         "distributed.admin.system-monitor.interval": "5s",
         "distributed.worker.profile.enabled": False,
+        # a region at a time: one that waits behind a long one, while another worker is idle, would make the slide's end late
+        "distributed.scheduler.worker-saturation": 1.0,
     }
     if local:  # a dead worker's port on this machine stays dead: knocking for 30 s, twice, held up all the others
         settings |= {"distributed.comm.timeouts.connect": "5s", "distributed.comm.retry.count": 0}
