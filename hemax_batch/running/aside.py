@@ -23,7 +23,6 @@ from ..errors import HemaxError
 from .nursery import METHOD
 
 _POLL_S = 0.1
-_ORPHAN_POLL_S = 2.0
 _START_S = 300.0  # for Python and what reads slides to be loaded, on a loaded machine from a cold share
 
 
@@ -141,12 +140,11 @@ def _serve_alone(connection: Connection, inherited: Connection | None) -> None:
     nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 0)
     os.dup2(nothing, 1)
-    threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_leave_with_the_run, daemon=True).start()
     serve(connection)
 
 
-def _leave_with(parent: int) -> None:
-    """End this process when its parent has, even if a call hangs."""
-    while os.getppid() == parent:
-        time.sleep(_ORPHAN_POLL_S)
+def _leave_with_the_run() -> None:
+    """End this process when the run's has ended, even if a call hangs."""
+    multiprocessing.parent_process().join()
     os._exit(0)
