@@ -46,11 +46,12 @@ def run(inputs: Sequence[str], out: Path, settings: RunSettings, options: RunOpt
     check_engine(settings.engine)
     results.prepare()
     with (
+        Aside() as aside,
         OutputLock(results.state, options.wait_lock_s),
         StopFlag(options.max_minutes) as stop,
         Reporter(options.quiet, options.log_json) as reporter,
-        Aside(lambda: bool(stop.reason)) as aside,
     ):
+        aside.give_up = lambda: bool(stop.reason)
         job = Run(results, settings, options, card, aside)
         results.tidy()
         clear_leftovers(results)
@@ -66,7 +67,7 @@ def run(inputs: Sequence[str], out: Path, settings: RunSettings, options: RunOpt
 
         queue = WorkQueue(
             files, job.look(), settings.core_um, settings.max_unreadable, stop, reporter,
-            admit=job.admit, finish=job.finish, workers=job.workers, apart=job.apart,
+            admit=job.admit, prepare=job.prepare, finish=job.finish, workers=job.workers, apart=job.apart,
             hung=lambda: reporter.warning(conclude().text), fail_fast=options.fail_fast,
             cpu_for_gpu=options.on_gpu_loss == "cpu",
         )  # fmt: skip
@@ -205,9 +206,13 @@ class Run:
                 f"failed before and unchanged (--retry-failed tries again): {before.reason}",
             )
 
+    def prepare(self) -> None:
+        """Load what publishing needs, while the workers work."""
+        from .running import publish  # noqa: F401 - loads zarr
+
     def finish(self, work: SlideWork) -> None:
         """All regions are in the journal (or lost): publish the slide, then drop its journal."""
-        from .running.publish import publish_slide  # loads zarr, while the workers work
+        from .running.publish import publish_slide
 
         min_confidence = self.settings.min_confidence
         if min_confidence is None:

@@ -9,12 +9,14 @@ import slow_criterion
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from hemax_batch import vocabulary
 from hemax_batch.errors import WeightsError
 from hemax_batch.model import checkpoint, criterion, hemax
 from hemax_batch.model.matcher import CLASS_COST, GIOU_COST, L1_COST, Targets, generalised_iou, match, to_xyxy
-from hemax_batch.model.predictor import Predictor
+from hemax_batch.model.predictor import Predictor, sample_at
+from hemax_batch.model.torch_network import TorchNetwork
 from hemax_batch.records import PatchBatch, unpack_mask
 
 K, A = vocabulary.N_CLASSES, vocabulary.N_ATTRIBUTE_STATES
@@ -409,6 +411,41 @@ def test_a_drawn_cell_is_found_where_it_was_drawn(predictor, patches):
             boxes = prediction.cells.boxes_xyxy[prediction.patch_index == i]
             found += any(b[0] < middle[0] < b[2] and b[1] < middle[1] < b[3] for b in boxes)
     assert found >= 3
+
+
+def test_only_the_masks_of_sure_queries_come_back(predictor, patches):
+    pixels = patches[0].pixels[:2]
+    answer = TorchNetwork(predictor.model)(pixels)
+    with torch.inference_mode():
+        output = predictor.model(torch.from_numpy(pixels))
+    assert 2 <= answer.sure.sum() < answer.sure.size
+    assert np.array_equal(answer.sure, output.class_logits[-1].softmax(-1)[..., -1].numpy() <= 0.5)
+    assert np.array_equal(answer.mask_logits, output.mask_logits.numpy()[answer.sure])
+    assert np.array_equal(answer.class_logits, output.class_logits[-1].numpy())
+    assert answer.looks.shape == (2, 112, 20, 20)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_gpu_sees_the_same_cells(predictor, patches):
+    here = predictor(patches[0], 0.1)
+    there = Predictor.load(device="cuda")(patches[0], 0.1)
+    assert np.array_equal(here.patch_index, there.patch_index)
+    assert np.array_equal(here.cells.class_probs.argmax(1), there.cells.class_probs.argmax(1))
+    assert np.abs(here.cells.class_probs - there.cells.class_probs).max() < 0.1  # bfloat16
+    assert np.abs(here.cells.boxes_xyxy - there.cells.boxes_xyxy).max() <= 4
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(1, 9))
+def test_sampling_a_map_is_grid_sample(seed, height, width):
+    rng = np.random.default_rng(seed)
+    maps = rng.normal(size=(2, height, width)).astype(np.float32)
+    xs, ys = rng.uniform(-2, width + 2, 7), rng.uniform(-2, height + 2, 5)
+    grid = np.stack(np.broadcast_arrays(xs / width * 2 - 1, (ys / height * 2 - 1)[:, None]), -1).astype(np.float32)
+    expected = F.grid_sample(
+        torch.from_numpy(maps)[None], torch.from_numpy(grid)[None], padding_mode="border", align_corners=False
+    )
+    assert np.abs(sample_at(maps, xs, ys) - expected[0].numpy()).max() < 1e-4
 
 
 def test_no_patches_give_no_cells(predictor):

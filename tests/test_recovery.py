@@ -143,7 +143,7 @@ class Blaming(SerialExecutor):
 @pytest.mark.parametrize(("times", "code"), [(1, 0), (2, 3)])
 def test_a_plan_blamed_for_a_neighbour_is_made_again_alone(go, slides, whole, tmp_path, monkeypatch, times, code):
     monkeypatch.setattr(Blaming, "times", times)
-    monkeypatch.setattr(workers, "connect", lambda _options: Blaming())
+    monkeypatch.setattr(workers, "connect", lambda *_: Blaming())
     out = tmp_path / "out"
     assert go(slides, out)[0] == code
     if code:

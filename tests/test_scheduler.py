@@ -173,7 +173,15 @@ def test_affinity_counts():
     assert 1 <= cpu_limit() <= len(os.sched_getaffinity(0))
 
 
-def test_each_gpu_gets_a_worker_of_its_own():
+def test_several_workers_feed_a_gpu_and_none_is_without_a_core(monkeypatch):
+    monkeypatch.setattr(scheduler, "cpu_limit", lambda: 20)
+    monkeypatch.setattr(scheduler, "memory_limit_bytes", lambda: 100 * 2**30)
+    assert [scheduler.default_workers(gpus) for gpus in (0, 1, 2, 4)] == [20, 8, 16, 20]
+    monkeypatch.setattr(scheduler, "cpu_limit", lambda: 2)
+    assert [scheduler.default_workers(gpus) for gpus in (0, 1, 4)] == [2, 2, 4]
+
+
+def test_each_worker_sees_one_gpu():
     assert scheduler._worker_environment("3")["CUDA_VISIBLE_DEVICES"] == "3"
     assert "CUDA_VISIBLE_DEVICES" not in scheduler._worker_environment(None)
     assert isinstance(visible_gpus(), list)

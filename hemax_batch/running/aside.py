@@ -1,27 +1,28 @@
 """Calls that may hang, made in a process that can be ended: searching a share, opening a slide, planning it.
 
 A read from a share that has gone may wait in the kernel for ever, and a damaged file may crash a C library; made here,
-that costs one call and not the run. One process, started at the first call, makes them all, so a call costs far less
-than a millisecond; after a hang or a crash the next call starts another.
+that costs one call and not the run. One process makes them all, so a call costs far less than a millisecond; after a hang
+or a crash the next call starts another. The first is forked on entering, where this process has no thread yet that would
+not survive that: what it has loaded need not be loaded again. Enter it before anything is locked or opened.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
-from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from ..errors import HemaxError
+from .nursery import METHOD
 
 _POLL_S = 0.1
-_ORPHAN_POLL_S = 2.0
 _START_S = 300.0  # for Python and what reads slides to be loaded, on a loaded machine from a cold share
 
 
@@ -41,8 +42,9 @@ class Aside:
 
     def __init__(self, give_up: Callable[[], bool] = bool):
         self.give_up = give_up
-        self._process: subprocess.Popen | None = None
+        self._process: BaseProcess | None = None
         self._connection: Connection | None = None
+        self._ready = False  # it has said so
 
     def call(self, function: Callable, *arguments: Any, timeout_s: float) -> Any:
         """`function(*arguments)`, a function that can be imported by name; what it raises is raised here.
@@ -52,8 +54,10 @@ class Aside:
         try:
             if self._process is None:
                 self._start()
+            if not self._ready:
                 self._wait(_START_S)
                 self._connection.recv()
+                self._ready = True
             self._connection.send((function, arguments))
             self._wait(timeout_s)
             failed, value = self._connection.recv()
@@ -73,18 +77,18 @@ class Aside:
                 self.close()
                 raise NoAnswer(f"gave no answer within {timeout_s:g} s")
 
-    def _start(self) -> None:
-        self._connection, theirs = Pipe()
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(part or os.getcwd() for part in sys.path)}
-        command = [sys.executable, "-P", "-m", __name__, str(theirs.fileno())]
-        self._process = subprocess.Popen(
-            command, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-        )
+    def _start(self, forks: bool = False) -> None:
+        context = multiprocessing.get_context("fork" if forks else METHOD)
+        self._connection, theirs = context.Pipe()
+        inherited = self._connection if forks else None
+        self._process = context.Process(target=_serve_alone, args=(theirs, inherited), daemon=True)
+        self._process.start()
         theirs.close()
 
     def _ended(self) -> str:
         """How the process ended, in words; it is gone then."""
-        code = self._process.wait()
+        self._process.join()
+        code = self._process.exitcode
         self.close()
         return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
@@ -93,13 +97,12 @@ class Aside:
         if self._process is not None:
             self._connection.close()
             self._process.kill()
-            try:
-                self._process.wait(1.0)
-            except subprocess.TimeoutExpired:  # hangs in the kernel: it goes when that lets it
-                pass
-            self._process = None
+            self._process.join(1.0)  # one that hangs in the kernel goes when that lets it
+            self._process, self._ready = None, False
 
     def __enter__(self) -> Aside:
+        if sys.platform == "linux" and threading.active_count() == 1:
+            self._start(forks=True)
         return self
 
     def __exit__(self, *_) -> None:
@@ -125,15 +128,23 @@ def serve(connection: Connection) -> None:
         connection.send(answer)
 
 
-def _leave_with(parent: int) -> None:
-    """End this process when its parent has, even if a call hangs."""
-    while os.getppid() == parent:
-        time.sleep(_ORPHAN_POLL_S)
-    os._exit(0)
+def _serve_alone(connection: Connection, inherited: Connection | None) -> None:
+    """All that such a process does. Whoever stops the run stops all its processes: the run ends this.
 
-
-if __name__ == "__main__":
-    for number in (signal.SIGTERM, signal.SIGINT):  # whoever stops the run stops all its processes: the run ends this
+    inherited: the run's own end, to be let go here, so that its end is seen
+    """
+    if inherited is not None:
+        inherited.close()
+    for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
-    serve(Connection(int(sys.argv[1])))
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
+    os.dup2(nothing, 1)
+    threading.Thread(target=_leave_with_the_run, daemon=True).start()
+    serve(connection)
+
+
+def _leave_with_the_run() -> None:
+    """End this process when the run's has ended, even if a call hangs."""
+    multiprocessing.parent_process().join()
+    os._exit(0)

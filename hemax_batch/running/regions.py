@@ -91,7 +91,7 @@ def unreadable(region_index: int, why: str) -> RegionResult:
 
 
 @lru_cache(maxsize=1)
-def load_predictor(weights: str | None, sha256: str, device: str, engine: str):
+def load_predictor(weights: str | None, sha256: str, device: str, engine: str = "torch"):
     """This process's network, loaded once. WeightsError where the file is not the one that the run began with."""
     from ..model.predictor import Predictor
 

@@ -128,7 +128,7 @@ def _security(tls: TlsFiles | None):
 def _configure(local: bool) -> None:
     """Dask's settings for this process and the workers that it starts; no configuration file is touched."""
     import dask
-    import distributed  # noqa: F401 - gives its loggers their levels when it is imported, so before they are changed
+    import distributed.utils  # gives its loggers their levels when it is imported, so before they are changed
 
     settings = {
         "distributed.worker.multiprocessing-method": METHOD,
@@ -140,11 +140,18 @@ def _configure(local: bool) -> None:
         "distributed.worker.memory.pause": False,
         "distributed.worker.memory.terminate": 0.95,
         "distributed.admin.tick.limit": "60s",  # a region holds the interpreter for long stretches, and that is fine
+        "distributed.admin.tick.interval": "1s",  # nobody looks at a dashboard: not fifty times a second
+        "distributed.admin.system-monitor.interval": "5s",
+        "distributed.worker.profile.enabled": False,
+        # a region at a time: one that waits behind a long one, while another worker is idle, would make the slide's end late
+        "distributed.scheduler.worker-saturation": 1.0,
     }
     if local:  # a dead worker's port on this machine stays dead: knocking for 30 s, twice, held up all the others
         settings |= {"distributed.comm.timeouts.connect": "5s", "distributed.comm.retry.count": 0}
         # a new process may take long on a loaded machine, and would be dropped meanwhile
         settings |= {"distributed.deploy.lost-worker-timeout": "600s"}
     dask.config.set(settings)
+    # it would import pandas and more here, to have the server for processes import them too; that is the nursery's matter
+    distributed.utils._forkserver_preload_set = True
     for name in ("", ".client", ".core", ".worker", ".nanny", ".scheduler"):  # what matters is raised, and said once
         logging.getLogger(f"distributed{name}").setLevel(logging.CRITICAL)

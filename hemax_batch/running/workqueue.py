@@ -37,6 +37,7 @@ class WorkQueue:
     """Takes slides from first look to finished result.
 
     admit(work)     opens the slide and decides: fills in slide, fingerprint and journal, or ends it (skipped, failed)
+    prepare()       loads what `finish` needs
     finish(work)    merges and writes a slide whose regions are all in the journal; sets cells and warnings
     workers         the executor, made when the first slide needs it
     apart(work, seconds, function, argument)   the function's value, from a process that is ended where it hangs
@@ -45,13 +46,14 @@ class WorkQueue:
 
     def __init__(
         self, files: list[SlideFile], look: Look, core_um: float, max_unreadable: float, stop: StopFlag,
-        reporter: Reporter, admit: Callable[[SlideWork], None], finish: Callable[[SlideWork], None], workers: Workers,
+        reporter: Reporter, admit: Callable[[SlideWork], None], prepare: Callable[[], None],
+        finish: Callable[[SlideWork], None], workers: Workers,
         apart: Callable, hung: Callable[[], None], fail_fast: bool = False, cpu_for_gpu: bool = True,
     ):  # fmt: skip
         self.works = [SlideWork(file) for file in files]
         self._look, self._core_um, self._max_unreadable = look, core_um, max_unreadable
         self._stop, self._reporter, self._fail_fast = stop, reporter, fail_fast
-        self._admit, self._finish, self._workers = admit, finish, workers
+        self._admit, self._prepare, self._finish, self._workers = admit, prepare, finish, workers
         self._apart, self._hung, self._cpu_for_gpu = apart, hung, cpu_for_gpu
         self._waiting = deque(self.works)
         self._planned: deque[SlideWork] = deque()
@@ -139,6 +141,7 @@ class WorkQueue:
             self._reporter.workers_started(self._executor.description)
             if self._executor.separate:
                 self._finisher = ThreadPoolExecutor(1, thread_name_prefix="finish")
+                self._finisher.submit(self._prepare)
             else:
                 self._executor.watch = self._watch
 

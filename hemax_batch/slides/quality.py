@@ -76,7 +76,8 @@ def focus(pixels: np.ndarray, stain: StainProfile) -> float:
     """
     if min(pixels.shape[:2]) < 3:
         return float("nan")
-    green = -np.log10((pixels[..., 1] + 1.0) / (stain.background_rgb[1] + 1.0)).astype(np.float32)
+    of_value = -np.log10((np.arange(256) + 1.0) / (stain.background_rgb[1] + 1.0)).astype(np.float32)
+    green = of_value.take(pixels[..., 1])
     spread = float(green.var())
     if spread < (_MIN_CONTRAST_OD / 4) ** 2:
         return float("nan")
@@ -215,8 +216,8 @@ def _local_glass(density: np.ndarray, spacing_um: float) -> np.ndarray:
 
 def _ellipse_fit(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Per label 1..count: area in pixels, minor over major axis, |1 - area / area of the ellipse of its moments|."""
-    flat = labels.ravel()
-    y, x = (v.ravel().astype(float) for v in np.indices(labels.shape))
+    y, x = np.nonzero(labels)
+    flat, y, x = labels[y, x], y.astype(float), x.astype(float)
     area = np.bincount(flat, minlength=count + 1).astype(float)
 
     def mean(values):

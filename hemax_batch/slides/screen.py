@@ -92,7 +92,7 @@ def propose_in(view: View, window: Rect) -> np.ndarray:
     if view.pixels.size == 0:
         return np.zeros((0, 2))
     block_px, k = _block_px(lattice), blue_weight(stain)
-    nuclear = _box_mean(view.nuclear, _odd(_DENOISE_UM, lattice))
+    nuclear = ndimage.uniform_filter(view.nuclear, _odd(_DENOISE_UM, lattice), output=np.int32, mode="nearest")
     ceiling = int(nuclear_stain(np.array([[stain.background_rgb]]).astype(np.uint8), k)[0, 0] + _GROUND_EXCESS * _UNIT)
     ground = np.minimum(_local_ground(nuclear, block_px), ceiling)
     _subtract_blocks(nuclear, ground, block_px)
@@ -160,7 +160,15 @@ def _local_ground(nuclear: np.ndarray, block_px: int) -> np.ndarray:
     """Nuclear stain of what lies around, per block: int32 [h / block, w / block]."""
     h, w = nuclear.shape
     blocks = nuclear.reshape(h // block_px, block_px, w // block_px, block_px).sum(axis=(1, 3)) // block_px**2
-    return ndimage.percentile_filter(blocks.astype(np.int32), _GROUND_PERCENTILE, _GROUND_BLOCKS, mode="nearest")
+    return _percentile(blocks.astype(np.int32), _GROUND_PERCENTILE, _GROUND_BLOCKS)
+
+
+def _percentile(image: np.ndarray, percentile: int, size: int) -> np.ndarray:
+    """`ndimage.percentile_filter` of [h, w], an odd `size` wide, in a quarter of its time."""
+    rank = size**2 * percentile // 100
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(image, size // 2, mode="edge"), (size, size))
+    rows = [np.partition(row.reshape(len(row), -1), rank)[:, rank] for row in windows]
+    return np.stack(rows)
 
 
 def _subtract_blocks(nuclear: np.ndarray, ground: np.ndarray, block_px: int) -> None:
@@ -212,20 +220,6 @@ def _plateau_px(lattice: Lattice) -> int:
 def _reach_px(lattice: Lattice) -> int:
     """How far from a stained pixel it counts: three box filters, and a peak's square."""
     return 3 * (_odd(_smooth_um(lattice), lattice) // 2) + _plateau_px(lattice)
-
-
-def _box_mean(image: np.ndarray, size: int) -> np.ndarray:
-    """`ndimage.uniform_filter` of int32 [h, w], an odd `size` wide, in a third of its time for small ones."""
-    for axis in (0, 1):
-        h, w = image.shape
-        half = size // 2
-        padded = np.pad(image, [(half, half) if a == axis else (0, 0) for a in (0, 1)], mode="edge")
-        image = padded[:h, :w].copy()
-        for k in range(1, size):
-            image += padded[k : k + h, :w] if axis == 0 else padded[:h, k : k + w]
-        image += (image >> 31) & (size - 1)  # rounded towards zero
-        image //= size
-    return image
 
 
 def _peaks(height: np.ndarray, x: int, y: int, lattice: Lattice) -> tuple[np.ndarray, np.ndarray]:
