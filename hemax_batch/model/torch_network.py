@@ -49,10 +49,10 @@ class TorchNetwork:
     @torch.inference_mode()
     def recorded(self, pixels: np.ndarray) -> tuple[Tensor, ...]:
         """The same on a GPU by a CUDA graph, recorded at the first batch of a shape: starting the network's some thousand
-        kernels one by one takes the host longer than the GPU is at work. A batch smaller than one recorded is filled up."""
+        kernels one by one takes the host longer than the GPU is at work. Batches are filled up to a power of two, so that
+        few shapes are recorded; what the filling says is to be left out."""
+        shape = (1 << (len(pixels) - 1).bit_length(), *pixels.shape[1:])
         with self._recording:
-            fits = [shape for shape in self._graphs if shape[1:] == pixels.shape[1:] and shape[0] >= len(pixels)]
-            shape = min(fits, default=pixels.shape)
             if shape not in self._graphs:
                 self._graphs[shape] = self._record(shape)
             graph, there, said = self._graphs[shape]
