@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..outputs.outlined import outlined
 from ..records import PICTURE_UM, Cells, Region, RegionResult, Slide, StainProfile, TilePlan, pack_mask
 from ..results.folder import ResultsFolder
 from ..results.journal import RegionJournal
@@ -81,7 +82,7 @@ def _region(region: Region, n: int, drawings: list[tuple[np.ndarray, bytes]], ra
         xy, hw, tuple(pack_mask(drawings[k][0]) for k in which), random.uniform(0, 4, n).astype(np.float32),
         np.full(n, region.index, np.int32), tuple(drawings[k][1] for k in which),
     )  # fmt: skip
-    return RegionResult(region.index, cells, random.normal(7.3, 0.4, 3).astype(np.float32), n, n, 0, 0)
+    return RegionResult(region.index, outlined(cells), random.normal(7.3, 0.4, 3).astype(np.float32), n, n, 0, 0)
 
 
 def _mask(random) -> np.ndarray:
