@@ -23,7 +23,7 @@ from hemax_batch.cells.differential import count
 from hemax_batch.cells.explain import read_cells
 from hemax_batch.cells.measure import measure
 from hemax_batch.cells.merge import merge
-from hemax_batch.outputs import clinical, geojson, masks, tables
+from hemax_batch.outputs import clinical, geojson, masks, painting, tables
 from hemax_batch.outputs.outlined import outlined
 from hemax_batch.records import MergedCells, Slide
 from hemax_batch.vocabulary import CLASS_NAMES, CLASSES, WHITE_NAMES
@@ -39,8 +39,8 @@ WIDTH, HEIGHT = 750, 625
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Blocks, chunks and the end of the pyramid at an eighth of their size: the same steps on small arrays."""
-    monkeypatch.setattr(masks, "BLOCK_PX", 512)
-    monkeypatch.setattr(masks, "CHUNK_PX", 64)
+    monkeypatch.setattr(painting, "BLOCK_PX", 512)
+    monkeypatch.setattr(painting, "CHUNK_PX", 64)
     monkeypatch.setattr(masks, "SMALLEST_PX", 128)
 
 
