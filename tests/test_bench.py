@@ -12,6 +12,7 @@ from hemax_batch.bench.table import as_text, growth
 from hemax_batch.bench.watched import watch
 from hemax_batch.bench.work import KINDS, measure_work
 from hemax_batch.errors import HemaxError
+from hemax_batch.outputs.outlined import outline_texts
 
 
 def table(path, boxes, classes="mmm"):
@@ -64,3 +65,9 @@ def test_made_up_cells_are_merged_to_as_many(tmp_path):
     assert told["cells"] == 90 and set(told) == {"cells", "seconds", "base_mb", "over_base_mb"}
     region = next(merging.made_up_work(tmp_path, (6000, 3000)).journal.results())
     assert min(map(len, region.cells.pictures)) > 3000
+
+
+def test_made_up_outlines_are_those_that_would_be_traced(tmp_path):
+    merging.fill_journal(tmp_path, 40, (6000, 3000))
+    for result in merging.made_up_work(tmp_path, (6000, 3000)).journal.results():
+        assert list(result.cells.outlines) == outline_texts(result.cells)
