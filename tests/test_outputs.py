@@ -40,7 +40,7 @@ WIDTH, HEIGHT = 750, 625
 def small_blocks(monkeypatch):
     """Blocks, chunks and the end of the pyramid at an eighth of their size: the same steps on small arrays."""
     monkeypatch.setattr(painting, "BLOCK_PX", 512)
-    monkeypatch.setattr(painting, "CHUNK_PX", 64)
+    monkeypatch.setattr(painting, "CHUNK_PX", 32)
     monkeypatch.setattr(masks, "SMALLEST_PX", 128)
 
 
@@ -199,7 +199,7 @@ def test_masks_are_stored_as_promised(done, tmp_path, monkeypatch):
     merged = merge([cells_at([(4080, 100)], 40)])
     masks.write_masks(tmp_path / "m.zarr", slide_of(9000, 4200), merged, ["blast"])
     level = zarr.open_array(tmp_path / "m.zarr/labels/cell/0")
-    assert level.dtype == np.uint32 and level.chunks == (512, 512) and level.shards == (4096, 4096)
+    assert level.dtype == np.uint32 and level.chunks == (256, 256) and level.shards == (4096, 4096)
     assert np.array_equal(level[100:140, 4080:4120] > 0, disc(40) > 0)
     assert [c.to_dict()["name"] for c in level.compressors] == ["zstd"]
     files = [p for p in (tmp_path / "m.zarr/labels/cell/0").rglob("*") if p.is_file() and p.name != "zarr.json"]

@@ -103,7 +103,13 @@ def _storage(level: int) -> dict:
     if level < BLOCK_LEVELS:
         side = painting.BLOCK_PX >> level
         return {"chunks": (side, side), "serializer": sharding(painting.CHUNK_PX), "compressors": None}
-    return {"chunks": (painting.CHUNK_PX, painting.CHUNK_PX), "compressors": ZstdCodec(level=LEVEL)}
+    side = _small_chunk_px()
+    return {"chunks": (side, side), "compressors": ZstdCodec(level=LEVEL)}
+
+
+def _small_chunk_px() -> int:
+    """Side of a chunk of the smaller levels: what a block is at the last of its own, so that blocks never share one."""
+    return painting.BLOCK_PX >> (BLOCK_LEVELS - 1)
 
 
 def _multiscale(name: str, mpp: float, shapes: list[Place], folder: str = "") -> dict:
@@ -144,11 +150,11 @@ def _cells_by_block(cells: Cells, slide: Slide) -> Iterator[tuple[Place, list[in
 
 def _make_smaller_levels(levels: list[zarr.Array], touched: Iterable[Place]) -> None:
     """Fill the levels after the blocks' own from the one before, where `touched` blocks lie, a chunk at a time."""
-    places = set(touched)  # at the last of the blocks' levels a block is one chunk
+    places, side = set(touched), _small_chunk_px()
     for finer, coarser in zip(levels[BLOCK_LEVELS - 1 :], levels[BLOCK_LEVELS:], strict=False):
         places = {(y // 2, x // 2) for y, x in places}
         for cy, cx in sorted(places):
-            y, x = cy * painting.CHUNK_PX, cx * painting.CHUNK_PX
-            pixels = finer[2 * y : 2 * (y + painting.CHUNK_PX), 2 * x : 2 * (x + painting.CHUNK_PX)]
+            y, x = cy * side, cx * side
+            pixels = finer[2 * y : 2 * (y + side), 2 * x : 2 * (x + side)]
             if pixels.any():
-                coarser[y : y + painting.CHUNK_PX, x : x + painting.CHUNK_PX] = halve(np.pad(pixels, [(0, n % 2) for n in pixels.shape]))
+                coarser[y : y + side, x : x + side] = halve(np.pad(pixels, [(0, n % 2) for n in pixels.shape]))

@@ -17,7 +17,7 @@ from ..records import Cells, MergedCells, Slide, unpack_planes
 from .shards import write_shard
 
 BLOCK_PX = 4096
-CHUNK_PX = 512
+CHUNK_PX = 256  # in a shard: mostly blank, as cells are far apart, so packing a larger one is mostly packing nothing
 BLOCK_LEVELS = 4  # the levels that are written block by block, a shard each
 
 Place = tuple[int, int]  # row, column: of a block, a chunk or a pixel; or height, width
