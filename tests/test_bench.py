@@ -62,7 +62,7 @@ def test_each_way_of_reading_reads_the_whole_slide_once(tmp_path):
 def test_made_up_cells_are_merged_to_as_many(tmp_path):
     merging.fill_journal(tmp_path, 90, (6000, 3000))
     told = merging.publish(tmp_path, (6000, 3000))
-    assert told["cells"] == 90 and set(told) == {"cells", "seconds", "base_mb", "over_base_mb"}
+    assert told["cells"] == 90 and {"seconds", "cpu_ms_a_cell", "over_base_mb"} <= set(told)
     region = next(merging.made_up_work(tmp_path, (6000, 3000)).journal.results())
     assert min(map(len, region.cells.pictures)) > 3000
 

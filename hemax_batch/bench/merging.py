@@ -1,7 +1,7 @@
 """Merging and writing by themselves: a journal of made-up cells of a slide that is not there, published as a run does.
 
-`python -m hemax_batch.bench.merging FOLDER CELLS WIDTH HEIGHT` makes the journal in a process of its own, publishes it
-in this one, and prints time and peak memory as JSON.
+`python -m hemax_batch.bench.merging FOLDER CELLS WIDTH HEIGHT [PROCESSES]` makes the journal in a process of its own,
+publishes it in this one, with the help of PROCESSES, and prints time and peak memory as JSON.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import io
 import json
 import math
 import multiprocessing
+import os
 import resource
 import sys
 import time
@@ -58,14 +59,16 @@ def fill_journal(root: Path, n_cells: int, size_px: tuple[int, int] = SLIDE_PX) 
         work.journal.save(_region(region, int(stop - start), drawings, random))
 
 
-def publish(root: Path, size_px: tuple[int, int] = SLIDE_PX) -> dict[str, float]:
-    """Publish what `fill_journal` left. Seconds, and this process's peak memory before and after (MB)."""
+def publish(root: Path, size_px: tuple[int, int] = SLIDE_PX, processes: int = 0) -> dict[str, float]:
+    """Publish what `fill_journal` left. Seconds, those of all cores too, and peak memory before and after (MB)."""
     work = made_up_work(root, size_px)
-    before_mb, begun = _peak_mb(), time.perf_counter()
-    record = publish_slide(ResultsFolder(root), work, RunSettings(), 0.5, "0" * 64)
+    before_mb, begun, cpu_begun = _peak_mb(), time.perf_counter(), _cpu_s()
+    record = publish_slide(ResultsFolder(root), work, RunSettings(), 0.5, "0" * 64, processes)
+    wall_s, cpu_s = time.perf_counter() - begun, _cpu_s() - cpu_begun
     return {
-        "cells": record.cells, "seconds": round(time.perf_counter() - begun, 2),
-        "base_mb": round(before_mb), "over_base_mb": round(_peak_mb() - before_mb),
+        "cells": record.cells, "seconds": round(wall_s, 2), "cpu_seconds": round(cpu_s, 2),
+        "cpu_ms_a_cell": round(1000 * cpu_s / max(record.cells, 1), 3), "base_mb": round(before_mb),
+        "over_base_mb": round(_peak_mb() - before_mb),
     }  # fmt: skip
 
 
@@ -129,16 +132,23 @@ def _picture(random) -> bytes:
 
 
 def _peak_mb() -> float:
+    """Of this process; `bench.watched` sees those that it starts."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def main(folder: str, cells: str, width: str, height: str) -> None:
+def _cpu_s() -> float:
+    """Of this process and of those that it has started and that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def main(folder: str, cells: str, width: str, height: str, processes: str = "0") -> None:
     """Make and publish; see the module."""
     root, size_px = Path(folder), (int(width), int(height))
     filling = multiprocessing.get_context("spawn").Process(target=fill_journal, args=(root, int(cells), size_px))
     filling.start()
     filling.join()
-    print(json.dumps({"width": size_px[0], "height": size_px[1]} | publish(root, size_px)))
+    print(json.dumps({"width": size_px[0], "height": size_px[1]} | publish(root, size_px, int(processes))))
 
 
 if __name__ == "__main__":

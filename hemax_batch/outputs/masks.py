@@ -16,7 +16,7 @@ is nearest its middle, from a cell that can spare one: so the values of the `cel
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from zarr.codecs import ZstdCodec
 from ..records import Cells, MergedCells, Slide
 from ..vocabulary import CLASSES, UNIDENTIFIED, UNIDENTIFIED_COLOUR
 from . import painting
-from .painting import BLOCK_LEVELS, Canvas, Place, halve, paint
+from .painting import BLOCK_LEVELS, Block, Crops, Place, forget_canvas, halve, paint_block
 from .shards import LEVEL, sharding
 
 SMALLEST_PX = 1024  # the pyramid ends when both sides are at most this
@@ -34,10 +34,13 @@ NAMED_CELLS = 20_000  # colours and properties are written for so many cells at 
 LABELS = ("cell", "nucleus")
 
 
-def write_masks(path: Path, slide: Slide, merged: MergedCells, class_names: list[str]) -> None:
+def write_masks(
+    path: Path, slide: Slide, merged: MergedCells, class_names: list[str], spread: Callable[..., Iterator] = map
+) -> None:
     """Write both labels of a slide to a new folder `path`; the caller renames it into place.
 
     class_names  the final class of each cell, for colours and properties
+    spread       as `map`, perhaps over processes: what is done block by block
 
     Steps: the groups and empty arrays; block by block the cells; the smaller levels.
     """
@@ -49,11 +52,17 @@ def write_masks(path: Path, slide: Slide, merged: MergedCells, class_names: list
     }
     root.create_group("labels").attrs["ome"] = {"version": "0.5", "labels": list(LABELS)}
     levels = [_create_label(root, name, slide, shapes, merged, class_names) for name in LABELS]
-    canvas, touched = Canvas.blank(), []
-    for block, rows in _cells_by_block(merged.cells, slide):
-        windows = paint(canvas.levels[0], merged, rows, (block[0] * painting.BLOCK_PX, block[1] * painting.BLOCK_PX), slide)
-        canvas.store(levels, block, windows)
-        touched.append(block)
+    labels = tuple(path / "labels" / name for name in LABELS)
+    touched = []
+
+    def blocks() -> Iterator[Block]:
+        for place, rows in _cells_by_block(merged.cells, slide):
+            touched.append(place)
+            yield Block(labels, place, (slide.height, slide.width), Crops.of(merged, rows))
+
+    for _ in spread(paint_block, blocks()):
+        pass
+    forget_canvas()
     for arrays in levels:
         _make_smaller_levels(arrays, touched)
 

@@ -7,13 +7,13 @@ at, and wiped afterwards, for fresh memory a block would cost more than the pain
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
-import zarr
 
 from ..geometry import area
-from ..records import Cells, MergedCells, Slide, unpack_planes
+from ..records import MergedCells, unpack_planes
 from .shards import write_shard
 
 BLOCK_PX = 4096
@@ -22,6 +22,58 @@ BLOCK_LEVELS = 4  # the levels that are written block by block, a shard each
 
 Place = tuple[int, int]  # row, column: of a block, a chunk or a pixel; or height, width
 Window = tuple[slice, slice]  # rows, columns
+
+
+@dataclass(frozen=True)
+class Crops:
+    """The masks of N cells: ids int64 [N], the areas of their boxes float32 [N], packed masks and where they lie (see
+    `Cells`)."""
+
+    ids: np.ndarray
+    areas: np.ndarray
+    mask_xy: np.ndarray
+    mask_hw: np.ndarray
+    masks: tuple[bytes, ...]
+
+    @classmethod
+    def of(cls, merged: MergedCells, rows: list[int]) -> Crops:
+        """Those of some cells."""
+        cells = merged.cells
+        masks = tuple([cells.masks[i] for i in rows])
+        return cls(merged.ids[rows], area(cells.boxes_xyxy[rows]), cells.mask_xy[rows], cells.mask_hw[rows], masks)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block to paint: the folders of both labels, which of the slide's blocks it is, the slide's height and width,
+    and its cells. Small and complete, so that another process can do it."""
+
+    labels: tuple[Path, Path]
+    place: Place
+    slide_hw: Place
+    crops: Crops
+
+
+def paint_block(block: Block) -> None:
+    """Paint a block and write its shards: of both labels, at each of its levels."""
+    canvas, origin = _canvas(), (block.place[0] * BLOCK_PX, block.place[1] * BLOCK_PX)
+    try:
+        windows = paint(canvas.levels[0], block.crops, origin, block.slide_hw)
+        canvas.store(block.labels, block.place, windows)
+    except BaseException:
+        forget_canvas()  # it is not blank
+        raise
+
+
+@cache
+def _canvas() -> Canvas:
+    """This process's canvas."""
+    return Canvas.blank()
+
+
+def forget_canvas() -> None:
+    """Give its memory back."""
+    _canvas.cache_clear()
 
 
 @dataclass
@@ -38,21 +90,19 @@ class Canvas:
         """Nothing painted."""
         return cls([np.zeros((2, BLOCK_PX >> k, BLOCK_PX >> k), np.uint32) for k in range(BLOCK_LEVELS)])
 
-    def store(self, arrays: list[list[zarr.Array]], block: Place, windows: list[Window]) -> None:
-        """Shrink what was painted in `windows` of level 0 to the other levels, write all, and be blank again.
-
-        arrays  of each label, those of its levels
-        """
+    def store(self, labels: tuple[Path, Path], place: Place, windows: list[Window]) -> None:
+        """Shrink what was painted in `windows` of level 0 to the other levels, write all, and be blank again."""
         for k in range(1, BLOCK_LEVELS):
             for window in windows:
                 ys, xs = _at_level(window, k)
                 finer = self.levels[k - 1][:, 2 * ys.start : 2 * ys.stop, 2 * xs.start : 2 * xs.stop]
                 self.levels[k][:, ys, xs] = halve(finer)
-        for label, of_label in enumerate(arrays):
+        for label, folder in enumerate(labels):
             for k, places in enumerate(self._filled(label)):
-                chunks = {place: _chunk(self.levels[k][label], place) for place in places}
+                chunks = {at: _chunk(self.levels[k][label], at) for at in places}
                 if chunks:
-                    write_shard(_shard_path(of_label[k], block), chunks, (BLOCK_PX >> k) // CHUNK_PX)
+                    shard = folder / str(k) / "c" / str(place[0]) / str(place[1])  # in zarr's default layout
+                    write_shard(shard, chunks, (BLOCK_PX >> k) // CHUNK_PX)
         for k, pixels in enumerate(self.levels):
             for window in windows:
                 pixels[:, *_at_level(window, k)] = 0
@@ -73,11 +123,6 @@ def _chunk(pixels: np.ndarray, place: Place) -> np.ndarray:
     return pixels[y : y + CHUNK_PX, x : x + CHUNK_PX]
 
 
-def _shard_path(array: zarr.Array, block: Place) -> Path:
-    """The file of a block's shard, in zarr's default layout."""
-    return Path(array.store_path.store.root) / array.store_path.path / "c" / str(block[0]) / str(block[1])
-
-
 def _at_level(window: Window, k: int) -> Window:
     """The pixels of level k that cover a window of level 0."""
     ys, xs = window
@@ -91,35 +136,34 @@ def halve(pixels: np.ndarray) -> np.ndarray:
     return np.maximum(rows[..., ::2], rows[..., 1::2])
 
 
-def paint(block: np.ndarray, merged: MergedCells, rows: list[int], origin: Place, slide: Slide) -> list[Window]:
-    """Paint cells `rows` on a blank block of both labels, uint32 [2, h, w], whose first pixel is the slide's `origin`
-    (y, x): larger cells first, then a pixel for each that is hidden.
+def paint(block: np.ndarray, crops: Crops, origin: Place, slide_hw: Place) -> list[Window]:
+    """Paint cells on a blank block of both labels, uint32 [2, h, w], whose first pixel is the slide's `origin` (y, x):
+    larger cells first, then a pixel for each that is hidden.
 
     Returns the windows painted in.
     """
-    size = [min(side, whole - at) for side, whole, at in zip(block.shape[1:], (slide.height, slide.width), origin, strict=True)]
-    order = np.array(rows)[np.lexsort((merged.ids[rows], -area(merged.cells.boxes_xyxy[rows])))]
-    values = merged.ids[order].tolist()
-    crops = _crops(merged.cells, order, origin, size)
-    for value, (window, planes) in zip(values, crops, strict=True):
+    size = [min(side, whole - at) for side, whole, at in zip(block.shape[1:], slide_hw, origin, strict=True)]
+    order = np.lexsort((crops.ids, -crops.areas))
+    values, placed = crops.ids[order].tolist(), _placed(crops, order, origin, size)
+    for value, (window, planes) in zip(values, placed, strict=True):
         cell, nucleus = block[:, *window]
         np.copyto(cell, value, where=planes[0])
         np.copyto(nucleus, 0, where=planes[0])  # a smaller cell on top hides the larger one's nucleus too
         np.copyto(nucleus, value, where=planes[1])
-    for value, (window, planes) in zip(values, crops, strict=True):
+    for value, (window, planes) in zip(values, placed, strict=True):
         cell, nucleus = block[:, *window]
         if not (cell == value).any() and planes[0].any():
             y, x = _spare_pixel(cell, planes[0])
             cell[y, x] = value
             nucleus[y, x] = value if planes[1, y, x] else 0
-    return [window for window, _ in crops]
+    return [window for window, _ in placed]
 
 
-def _crops(cells: Cells, order: np.ndarray, origin: Place, size: list[int]) -> list[tuple[Window, np.ndarray]]:
-    """Where each of some cells lies in the block of `size` (h, w) at `origin`, and its two masks there."""
+def _placed(crops: Crops, order: np.ndarray, origin: Place, size: list[int]) -> list[tuple[Window, np.ndarray]]:
+    """Where each cell lies in the block of `size` (h, w) at `origin`, and its two masks there, bool [2, h', w']."""
     found = []
-    for i, (x, y), hw in zip(order.tolist(), cells.mask_xy[order].tolist(), cells.mask_hw[order].tolist(), strict=True):
-        planes = unpack_planes(cells.masks[i], hw)
+    for i, (x, y), hw in zip(order.tolist(), crops.mask_xy[order].tolist(), crops.mask_hw[order].tolist(), strict=True):
+        planes = unpack_planes(crops.masks[i], hw)
         top, left = y - origin[0], x - origin[1]
         ys, xs = slice(max(top, 0), min(top + hw[0], size[0])), slice(max(left, 0), min(left + hw[1], size[1]))
         found.append(((ys, xs), planes[:, ys.start - top : ys.stop - top, xs.start - left : xs.stop - left]))

@@ -14,14 +14,15 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 from numcodecs import Zstd
-from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, ZstdCodec
 
 LEVEL = 1  # of zstd: 3 takes half as long again for 3 % fewer bytes
 _EMPTY = 2**64 - 1
 
 
-def sharding(chunk_px: int) -> ShardingCodec:
-    """The codec that tells zarr how `write_shard` writes: square chunks of `chunk_px` a side."""
+def sharding(chunk_px: int):
+    """The codec (zarr.codecs.ShardingCodec) that tells zarr how `write_shard` writes: square chunks of `chunk_px`."""
+    from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, ZstdCodec  # processes that only write go without
+
     return ShardingCodec(
         chunk_shape=(chunk_px, chunk_px), codecs=[BytesCodec(endian="little"), ZstdCodec(level=LEVEL)],
         index_codecs=[BytesCodec(endian="little"), Crc32cCodec()], index_location="end",

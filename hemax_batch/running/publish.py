@@ -41,15 +41,18 @@ from ..slides.zones import zone_map
 from ..vocabulary import ZONES
 from .account import account_regions, account_smear, holds_single_cells, words_on_quality
 from .gather import gather
+from .spread import MANY_CELLS, Spread
 from .workqueue import SlideWork, unreadable_share
 
 _MOST_WARNINGS = 12
 
 
 def publish_slide(
-    results: ResultsFolder, work: SlideWork, settings: RunSettings, min_confidence: float, weights_sha256: str
-) -> SlideRecord:
-    """Make a slide's results from its journal and put them in place at once; returns their record.
+    results: ResultsFolder, work: SlideWork, settings: RunSettings, min_confidence: float, weights_sha256: str,
+    processes: int = 0,
+) -> SlideRecord:  # fmt: skip
+    """Make a slide's results from its journal and put them in place at once; returns their record. A slide of very many
+    cells is written by so many `processes`.
 
     Steps: gather the regions, merge their cells, measure, explain, see where on the smear they lie, count those that
     count, write everything aside, the report of it last, rename. OutputError where the results folder cannot take them.
@@ -91,7 +94,8 @@ def publish_slide(
                 made / "differential.json", slide.slide_id, slide.path, differential, measures, to_review, record.warnings,
                 smear, found.audit,
             )  # fmt: skip
-            write_masks(made / "masks.zarr", slide, merged, names)
+            with Spread(processes if len(names) >= MANY_CELLS else 0) as spread:
+                write_masks(made / "masks.zarr", slide, merged, names, spread.map)
             write_pictures(made / "pictures.zip", merged, kept.picture)
             write_overview(made / "overview.jpg", assemble(slide, work.plan.stain, [r.overview for r in found.looked]))
             write_geojson(made / "cells.geojson", slide.slide_id, merged, measures, readings, kept.outline)
