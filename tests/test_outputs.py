@@ -290,6 +290,15 @@ def test_a_column_is_written_as_its_numbers_are(values, decimals):
     assert tables.numbers(column, decimals) == numbers_one_by_one(column, decimals)
 
 
+def test_an_island_in_a_hole_has_no_ring_of_its_own():
+    ring = np.ones((9, 9), bool)
+    ring[2:7, 2:7] = False
+    island = ring.copy()
+    island[4, 4] = True
+    here = np.zeros((1, 2), int)
+    assert outlines_of([island], here) == outlines_of([ring], here) == outlines_of([np.ones((9, 9), bool)], here)
+
+
 def turned(ring):
     """A closed ring as a tuple that starts at its least point, in its own direction."""
     points = [tuple(p) for p in ring[:-1].tolist()]

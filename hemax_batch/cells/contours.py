@@ -44,7 +44,7 @@ def outlines_of(masks: Sequence[np.ndarray], masks_xy: np.ndarray) -> list[list[
 
 
 def _outlined(masks: Sequence[np.ndarray], masks_xy: np.ndarray) -> list[list[Ring]]:
-    """Steps: draw all on one canvas, trace, tell whose each ring is, move it to its place, leave out holes, simplify."""
+    """Steps: draw all on one canvas, trace, tell whose each ring is, move it to its place, fill holes, simplify."""
     canvas, tops = _canvas(masks)
     points, ends = trace_rings(canvas)
     if not len(ends):
@@ -54,12 +54,21 @@ def _outlined(masks: Sequence[np.ndarray], masks_xy: np.ndarray) -> list[list[Ri
     shift = masks_xy - np.stack([np.ones(len(tops)), tops + 1], 1) + 0.5  # canvas pixel centres to slide
     points = points + np.repeat(shift[owner], lengths, axis=0)
     outer = _is_outer(points, ends)
-    keep = np.repeat(outer, lengths)
-    rings = _simplified(points[keep], lengths[outer])
+    if not outer.all():
+        holed = set(owner[~outer].tolist())
+        return _outlined([_filled(mask) if k in holed else mask for k, mask in enumerate(masks)], masks_xy)
     found: list[list[Ring]] = [[] for _ in masks]
-    for whose, ring in zip(owner[outer].tolist(), rings, strict=True):
+    for whose, ring in zip(owner.tolist(), _simplified(points, lengths), strict=True):
         found[whose].append(ring)
     return found
+
+
+def _filled(mask: np.ndarray) -> np.ndarray:
+    """Without its holes, nor the islands in them, whose rings would lie in another's; pixels that touch by a corner
+    let the outside through."""
+    from scipy import ndimage
+
+    return ndimage.binary_fill_holes(mask, np.ones((3, 3), bool))
 
 
 def _canvas(masks: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
