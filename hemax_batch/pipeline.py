@@ -23,6 +23,7 @@ from .running.aside import Aside, GivenUp, NoAnswer
 from .running.planning import PlanJob, plan_slide
 from .running.progress import Reporter
 from .running.regions import Look
+from .running.resources import cpu_limit
 from .running.run_record import RunSummary, summarise, write_run_record
 from .running.slide_work import SlideWork
 from .running.stopping import StopFlag
@@ -217,7 +218,8 @@ class Run:
         min_confidence = self.settings.min_confidence
         if min_confidence is None:
             min_confidence = self.card.min_confidence
-        record = publish_slide(self.results, work, self.settings, min_confidence, self.card.sha256)
+        processes = cpu_limit() if self.options.workers is None else self.options.workers
+        record = publish_slide(self.results, work, self.settings, min_confidence, self.card.sha256, processes)
         work.cells, work.warnings = record.cells, record.warnings
         work.journal.clear()
         forget_failure(self.results.state, work.slide_id)

@@ -105,11 +105,29 @@ def pack_mask(mask: np.ndarray) -> bytes:
 
 def unpack_mask(packed: bytes, hw: tuple[int, int]) -> np.ndarray:
     """The inverse of `pack_mask`: uint8 [h, w]."""
+    planes = unpack_planes(packed, hw)
+    return planes[0] + planes[1].view(np.uint8)
+
+
+def unpack_planes(packed: bytes, hw: tuple[int, int]) -> np.ndarray:
+    """What `pack_mask` packed as two masks, bool [2, h, w]: the whole cell, and its nucleus."""
     h, w = int(hw[0]), int(hw[1])
-    limit = (2 * h * w + 7) // 8
-    raw = zlib.decompressobj().decompress(packed, limit)
-    bits = np.unpackbits(np.frombuffer(raw, np.uint8), count=2 * h * w).reshape(2, h, w)
-    return bits[0] + bits[1]
+    bits = np.unpackbits(np.frombuffer(_planes(packed, h, w), np.uint8), count=2 * h * w)
+    return bits.view(bool).reshape(2, h, w)
+
+
+def count_pixels(packed: bytes, hw: tuple[int, int]) -> tuple[int, int]:
+    """Pixels of the nucleus and of the whole cell in a packed mask, counted as the bits of one great number."""
+    h, w = int(hw[0]), int(hw[1])
+    raw = _planes(packed, h, w)
+    bits = int.from_bytes(raw, "big")
+    cell = (bits >> (8 * len(raw) - h * w)).bit_count()
+    return bits.bit_count() - cell, cell
+
+
+def _planes(packed: bytes, h: int, w: int) -> bytes:
+    """The bits of both planes, one after the other. No more than they can be is ever unpacked."""
+    return zlib.decompressobj().decompress(packed, (2 * h * w + 7) // 8)
 
 
 @dataclass(frozen=True)
@@ -126,9 +144,11 @@ class Cells:
     off_centre_um    float32 [N], distance of the cell from the centre of the patch that saw it
     region_index     int32 [N], the region whose task found it
     pictures         N JPEGs for the report, PICTURE_UM a side round the middle of the box (b"" where none was kept);
-                     while a slide is published, where each lies in its journal (results.kept_pictures)
+                     while a slide is published, where each lies in its journal (results.kept)
     unfamiliar       float32 [N], how unlike the known cells each looks: above 1, more than 99 in 100 of them
                      (model.familiarity); 0 where the weights cannot say
+    outlines         N texts, the masks' outlines as cells.geojson holds them (outputs.outlined; b"" where they were not
+                     traced yet); while a slide is published, where each lies, as of `pictures`
     """
 
     boxes_xyxy: np.ndarray
@@ -142,11 +162,14 @@ class Cells:
     region_index: np.ndarray
     pictures: tuple[bytes, ...]
     unfamiliar: np.ndarray | None = None  # an array once it is made
+    outlines: tuple[bytes, ...] | None = None  # N of them likewise
 
     def __post_init__(self):
         n = len(self.boxes_xyxy)
         if self.unfamiliar is None:
             object.__setattr__(self, "unfamiliar", np.zeros(n, np.float32))
+        if self.outlines is None:
+            object.__setattr__(self, "outlines", (b"",) * n)
         wanted = {
             "boxes_xyxy": (n, 4), "scores": (n,), "class_probs": (n, vocabulary.N_CLASSES),
             "attribute_probs": (n, vocabulary.N_ATTRIBUTE_STATES), "mask_xy": (n, 2), "mask_hw": (n, 2),
@@ -155,8 +178,9 @@ class Cells:
         for name, shape in wanted.items():
             if getattr(self, name).shape != shape:
                 raise ValueError(f"Cells.{name} has shape {getattr(self, name).shape}, expected {shape}")
-        if len(self.masks) != n or len(self.pictures) != n:
-            raise ValueError(f"{n} boxes, {len(self.masks)} masks, {len(self.pictures)} pictures")
+        if not len(self.masks) == len(self.pictures) == len(self.outlines) == n:
+            lengths = f"{len(self.masks)} masks, {len(self.pictures)} pictures, {len(self.outlines)} outlines"
+            raise ValueError(f"{n} boxes, {lengths}")
 
     def __len__(self) -> int:
         return len(self.boxes_xyxy)
@@ -183,8 +207,8 @@ class Cells:
     @staticmethod
     def concat(parts: list[Cells]) -> Cells:
         """All cells of `parts` in order; the empty list gives no cells."""
-        if not parts:
-            return Cells.empty()
+        if len(parts) < 2:
+            return parts[0] if parts else Cells.empty()
         joined = {}
         for f in fields(Cells):
             values = [getattr(p, f.name) for p in parts]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +57,7 @@ def make_results(root: Path, slide_id: str = "S1", n: int = 60, path: str | None
     diameters_um = np.full(40, 7.2)
     measures = measure(merged.cells, MPP, diameters_um)
     readings = read_cells(merged.cells, measures, (side_px, side_px), 0.5)
-    names = [reading.class_name for reading in readings]
+    names = readings.names
     counting = choose_cells(names, _zones(merged, side_px), "monolayer", 200, is_smear=True)
     differential = count(name for name, reason in zip(names, counting.left_out, strict=True) if not reason)
     regions = _regions(side_px, counting)
@@ -70,7 +70,7 @@ def make_results(root: Path, slide_id: str = "S1", n: int = 60, path: str | None
     )  # fmt: skip
     results = ResultsFolder(root)
     results.prepare()
-    made, to_review = results.making(slide_id), sum(reading.review for reading in readings)
+    made, to_review = results.making(slide_id), int(readings.review.sum())
     write_table(made / "cells.csv", CELL_COLUMNS, cell_rows(slide_id, merged, measures, readings, counting))
     write_table(made / "regions.csv", REGION_COLUMNS, region_rows(slide_id, regions))
     row = differential_row(slide_id, path, differential, to_review, record.warnings)
@@ -80,7 +80,7 @@ def make_results(root: Path, slide_id: str = "S1", n: int = 60, path: str | None
     )
     write_overview(made / "overview.jpg", _overview())
     write_pictures(made / "pictures.zip", merged)
-    _write_geojson(made / "cells.geojson", slide_id, merged, measures, readings)
+    geojson.write_geojson(made / "cells.geojson", slide_id, merged, measures, readings)
     results.publish(made, record)
     return results.slide(slide_id)
 
@@ -119,31 +119,6 @@ def _overview() -> np.ndarray:
     random = np.random.default_rng(0)
     thin = np.linspace(0.0, 1.0, 300)[None, :, None] + random.normal(0, 0.05, (300, 300, 1))
     return np.clip(np.array([214, 150, 160]) + thin * np.array([34, 80, 72]), 0, 255).astype(np.uint8)
-
-
-def _write_geojson(path: Path, slide_id: str, merged, measures, readings) -> None:
-    """The real writer, tracing each drawing once: thousands of cells share a few dozen outlines."""
-    real = geojson.outline_of
-    traced = lru_cache(lambda packed, hw: real(np.frombuffer(packed, bool).reshape(hw), (0, 0)))
-
-    def moved(mask, xy):
-        outline = traced(mask.tobytes(), mask.shape)
-        x, y = map(int, xy)
-        rings = [[[px + x, py + y] for px, py in ring] for ring in _rings(outline)]
-        return {"type": "Polygon", "coordinates": rings} if len(rings) == 1 else {
-            "type": "MultiPolygon", "coordinates": [[ring] for ring in rings]}  # fmt: skip
-
-    geojson.outline_of = moved
-    try:
-        geojson.write_geojson(path, slide_id, merged, measures, readings)
-    finally:
-        geojson.outline_of = real
-
-
-def _rings(outline: dict) -> list:
-    if outline["type"] == "Polygon":
-        return outline["coordinates"]
-    return [ring for polygon in outline["coordinates"] for ring in polygon]
 
 
 def _cells(n: int, random: np.random.Generator) -> tuple[MergedCells, int]:

@@ -15,6 +15,7 @@ from hemax_batch.bench.table import as_text, growth
 from hemax_batch.bench.watched import Watched, watch
 from hemax_batch.bench.work import KINDS, measure_work
 from hemax_batch.errors import HemaxError
+from hemax_batch.outputs.outlined import outline_texts
 
 RUN = Watched(wall_s=7.0, cpu_s=10.0, peak_mb=1, read_mb=1, gpu_percent=None, said="")
 
@@ -110,6 +111,12 @@ def test_a_peer_s_time_grows_with_its_patches():
 def test_made_up_cells_are_merged_to_as_many(tmp_path):
     merging.fill_journal(tmp_path, 90, (6000, 3000))
     told = merging.publish(tmp_path, (6000, 3000))
-    assert told["cells"] == 90 and set(told) == {"cells", "seconds", "base_mb", "over_base_mb"}
+    assert told["cells"] == 90 and {"seconds", "cpu_ms_a_cell", "over_base_mb"} <= set(told)
     region = next(merging.made_up_work(tmp_path, (6000, 3000)).journal.results())
     assert min(map(len, region.cells.pictures)) > 3000
+
+
+def test_made_up_outlines_are_those_that_would_be_traced(tmp_path):
+    merging.fill_journal(tmp_path, 40, (6000, 3000))
+    for result in merging.made_up_work(tmp_path, (6000, 3000)).journal.results():
+        assert list(result.cells.outlines) == outline_texts(result.cells)

@@ -3,13 +3,16 @@
 from dataclasses import replace
 
 import numpy as np
+import plain_explain
 import pytest
 from cellbank import cells_at, disc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hemax_batch.cells.explain import CONTRADICTIONS, NUCLEUS_FRACTION, _either, read_cells
+from hemax_batch.cells.explain import read_cells
 from hemax_batch.cells.measure import measure
+from hemax_batch.cells.plausible import CONTRADICTIONS, NUCLEUS_FRACTION
+from hemax_batch.cells.sentences import _either
 from hemax_batch.records import pack_mask
 from hemax_batch.vocabulary import ATTRIBUTES, CLASS_NAMES, N_ATTRIBUTE_STATES, N_CLASSES, attribute_slices
 
@@ -18,7 +21,7 @@ UNTAUGHT = ("chromatin", "nucleol", "auer", "vacuol")
 
 
 def read(cells, rbc=50, min_confidence=0.5, mpp=0.1):
-    return read_cells(cells, measure(cells, mpp, np.full(rbc, 7.0)), (1000, 1000), min_confidence)[0]
+    return next(iter(read_cells(cells, measure(cells, mpp, np.full(rbc, 7.0)), (1000, 1000), min_confidence)))
 
 
 def reading_of(**about):
@@ -186,3 +189,29 @@ def test_a_tie_of_band_and_segmented_stays_a_neutrophil_for_review():
     cells = replace(cells, class_probs=probs)
     [reading] = read_cells(cells, measure(cells, 0.1, np.full(40, 7.2)), (1000, 1000), 0.6)
     assert reading.class_name == "band_neutrophil" and reading.reasons[0].startswith("band or segmented neutrophil (0.4")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 60), st.sampled_from([0.3, 0.69, 1.0]), st.sampled_from([3, 50]))
+def test_cells_are_read_as_one_after_the_other_would_be(seed, n, min_confidence, rbc):
+    random = np.random.default_rng(seed)
+    nuclei = random.choice([0.0, 0.2, 0.6, 0.95, 1.0], n)
+    diameters = random.choice([4, 30, 90, 120], n)
+    masks = tuple(pack_mask(disc(d, nucleus) * (random.random() > 0.05)) for d, nucleus in zip(diameters, nuclei, strict=True))
+    cells = cells_at(random.integers(0, 910, (n, 2)), diameters.tolist())
+    likely = random.choice([0.05, 0.3, 2.0])
+    cells = replace(
+        cells, class_probs=random.dirichlet(np.full(N_CLASSES, likely), n).astype(np.float32).reshape(n, N_CLASSES).round(2),
+        attribute_probs=np.concatenate(
+            [random.dirichlet(np.full(len(a.states), likely), n).reshape(n, len(a.states)) for a in ATTRIBUTES], 1
+        ).astype(np.float32).round(1),
+        masks=masks, unfamiliar=random.uniform(0, 1.2, n).astype(np.float32),
+    )  # fmt: skip
+    measures = measure(cells, 0.1, np.full(rbc, 7.0))
+    plain = plain_explain.read_cells(cells, measures, (1000, 1000), min_confidence)
+    readings = read_cells(cells, measures, (1000, 1000), min_confidence)
+    assert list(readings) == plain and readings.names == [r.class_name for r in plain]
+    assert readings.review.tolist() == [r.review for r in plain]
+    explanations, reasons = readings.words(slice(n // 3, n // 2))
+    assert explanations == [r.explanation for r in plain[n // 3 : n // 2]]
+    assert reasons == [r.reasons for r in plain[n // 3 : n // 2]]

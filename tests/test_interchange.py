@@ -117,7 +117,7 @@ def drawn(tmp_path_factory):
     measures = measure(merged.cells, slide.mpp, np.full(30, 7.0))
     readings = read_cells(merged.cells, measures, (slide.width, slide.height), 0.5)
     write_table(folder / "cells.csv", CELL_COLUMNS, cell_rows("s", merged, measures, readings))
-    write_masks(folder / "masks.zarr", slide, merged, [reading.class_name for reading in readings])
+    write_masks(folder / "masks.zarr", slide, merged, readings.names)
     write_geojson(folder / "cells.geojson", "s", merged, measures, readings)
     return folder
 

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import uuid
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -15,11 +17,14 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from skimage.measure import find_contours
 
+from hemax_batch.cells import contours
+from hemax_batch.cells.contours import outlines_of, trace_rings
 from hemax_batch.cells.differential import count
 from hemax_batch.cells.explain import read_cells
 from hemax_batch.cells.measure import measure
 from hemax_batch.cells.merge import merge
-from hemax_batch.outputs import clinical, geojson, masks, tables
+from hemax_batch.outputs import clinical, geojson, masks, painting, tables
+from hemax_batch.outputs.outlined import outlined
 from hemax_batch.records import MergedCells, Slide
 from hemax_batch.vocabulary import CLASS_NAMES, CLASSES, WHITE_NAMES
 
@@ -34,8 +39,8 @@ WIDTH, HEIGHT = 750, 625
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Blocks, chunks and the end of the pyramid at an eighth of their size: the same steps on small arrays."""
-    monkeypatch.setattr(masks, "BLOCK_PX", 512)
-    monkeypatch.setattr(masks, "CHUNK_PX", 64)
+    monkeypatch.setattr(painting, "BLOCK_PX", 512)
+    monkeypatch.setattr(painting, "CHUNK_PX", 32)
     monkeypatch.setattr(masks, "SMALLEST_PX", 128)
 
 
@@ -133,7 +138,7 @@ def test_a_hostile_slide_name_is_safe_in_the_differential(tmp_path):
 def test_mask_values_are_exactly_the_ids_and_lie_where_the_cells_are(done, tmp_path):
     slide, merged, _, readings = done
     path = tmp_path / "masks.zarr"
-    masks.write_masks(path, slide, merged, [r.class_name for r in readings])
+    masks.write_masks(path, slide, merged, readings.names)
     cell = zarr.open_array(path / "labels/cell/0")
     assert cell.shape == (HEIGHT, WIDTH) and cell.dtype == np.uint32
     whole = cell[:]
@@ -153,7 +158,7 @@ def test_masks_open_with_ome_zarr_py_and_validate(done, tmp_path):
 
     slide, merged, _, readings = done
     path = tmp_path / "masks.zarr"
-    masks.write_masks(path, slide, merged, [r.class_name for r in readings])
+    masks.write_masks(path, slide, merged, readings.names)
     Image.from_zarr(zarr.open_group(path, mode="r"))
     ImageLabel.from_zarr(zarr.open_group(path / "labels/cell", mode="r"))
     assert len(list(Reader(parse_url(path))())) >= 2  # the folder as a whole: its image and its labels
@@ -167,8 +172,8 @@ def test_masks_open_with_ome_zarr_py_and_validate(done, tmp_path):
     assert zarr.open_group(path / "labels", mode="r").attrs["ome"] == {"version": "0.5", "labels": ["cell", "nucleus"]}
     named = zarr.open_group(path / "labels/nucleus", mode="r").attrs["ome"]["image-label"]
     assert [entry["label-value"] for entry in named["colors"]] == merged.ids.tolist()
-    assert [entry["class"] for entry in named["properties"]] == [r.class_name for r in readings]
-    assert [entry["confidence"] for entry in named["properties"]] == [round(r.confidence, 4) for r in readings]
+    assert [entry["class"] for entry in named["properties"]] == readings.names
+    assert [entry["confidence"] for entry in named["properties"]] == readings.confidences[:, 0].round(4).tolist()
     assert [entry["label-value"] for entry in named["properties"]] == merged.ids.tolist()
     colours = {c.name: c.colour for c in CLASSES}
     for entry, reading in zip(named["colors"], readings, strict=True):
@@ -177,7 +182,7 @@ def test_masks_open_with_ome_zarr_py_and_validate(done, tmp_path):
 
 def test_every_level_is_the_halved_one_before_and_nuclei_lie_in_their_cells(done, tmp_path):
     slide, merged, _, readings = done
-    masks.write_masks(tmp_path / "m.zarr", slide, merged, [r.class_name for r in readings])
+    masks.write_masks(tmp_path / "m.zarr", slide, merged, readings.names)
     for name in ("cell", "nucleus"):
         levels = [zarr.open_array(tmp_path / f"m.zarr/labels/{name}/{k}")[:] for k in range(4)]
         assert [v.shape for v in levels] == [(625, 750), (313, 375), (157, 188), (79, 94)]
@@ -194,7 +199,7 @@ def test_masks_are_stored_as_promised(done, tmp_path, monkeypatch):
     merged = merge([cells_at([(4080, 100)], 40)])
     masks.write_masks(tmp_path / "m.zarr", slide_of(9000, 4200), merged, ["blast"])
     level = zarr.open_array(tmp_path / "m.zarr/labels/cell/0")
-    assert level.dtype == np.uint32 and level.chunks == (512, 512) and level.shards == (4096, 4096)
+    assert level.dtype == np.uint32 and level.chunks == (256, 256) and level.shards == (4096, 4096)
     assert np.array_equal(level[100:140, 4080:4120] > 0, disc(40) > 0)
     assert [c.to_dict()["name"] for c in level.compressors] == ["zstd"]
     files = [p for p in (tmp_path / "m.zarr/labels/cell/0").rglob("*") if p.is_file() and p.name != "zarr.json"]
@@ -233,14 +238,22 @@ def test_outlines_are_valid_polygons_of_the_masks_area(done, tmp_path):
     box = shapely.geometry.shape(features[0]["geometry"]).bounds
     assert np.allclose(box, merged.cells.boxes_xyxy[0], atol=1)
     assert len({f["id"] for f in features}) == 4
+    traced = replace(merged, cells=outlined(merged.cells))
+    geojson.write_geojson(tmp_path / "traced.geojson", "s", traced, measures, readings)
+    assert (tmp_path / "traced.geojson").read_bytes() == (tmp_path / "c.geojson").read_bytes()
     geojson.write_geojson(tmp_path / "d.geojson", "other slide", merged, measures, readings)
     others = json.loads((tmp_path / "d.geojson").read_text())["features"]
     assert not {f["id"] for f in features} & {f["id"] for f in others}  # QuPath keeps objects apart by id
 
 
+def read_nothing(empty):
+    measures = measure(empty.cells, 0.1, np.zeros(0))
+    return measures, read_cells(empty.cells, measures, (100, 100), 0.5)
+
+
 def test_a_slide_without_cells_has_a_valid_empty_collection(tmp_path):
     empty = merge([])
-    geojson.write_geojson(tmp_path / "c.geojson", "s", empty, measure(empty.cells, 0.1, np.zeros(0)), [])
+    geojson.write_geojson(tmp_path / "c.geojson", "s", empty, *read_nothing(empty))
     read = json.loads((tmp_path / "c.geojson").read_text())
     assert read["features"] == [] and "research use only" in read["claim"]
 
@@ -251,14 +264,39 @@ def test_outlines_of_any_mask_are_valid(seed, h, w, smooth):
     """Specks, spirals, holes and islands in holes: nuclei of a poor network."""
     noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(h, w)), smooth)
     mask = noise > np.median(noise)
-    outline = geojson.outline_of(mask, (1000, 2000))
+    [rings] = outlines_of([mask], np.array([[1000, 2000]]))
     if not mask.any():
-        assert outline is None
+        assert not rings
         return
-    shape = shapely.geometry.shape(outline)
+    shape = shapely.MultiPolygon([[ring] for ring in rings])
     assert shape.is_valid and shape.area > 0
     x0, y0, x1, y1 = shape.bounds
     assert x0 >= 999.5 and y0 >= 1999.5 and x1 <= 1000 + w and y1 <= 2000 + h
+
+
+@given(st.text(max_size=12), st.integers(1, 10**9))
+def test_an_objects_id_is_of_version_5(slide_id, number):
+    name = f"{slide_id.encode('utf-8', 'backslashreplace')!r}/{number}"
+    assert geojson._object_id(slide_id, number) == str(uuid.uuid5(geojson._NAMESPACE, name))
+
+
+def numbers_one_by_one(values, decimals):
+    return [tables._number(float(value), decimals) for value in values]
+
+
+@given(st.lists(st.floats(width=32), max_size=20), st.integers(0, 4))
+def test_a_column_is_written_as_its_numbers_are(values, decimals):
+    column = np.array(values, np.float32)
+    assert tables.numbers(column, decimals) == numbers_one_by_one(column, decimals)
+
+
+def test_an_island_in_a_hole_has_no_ring_of_its_own():
+    ring = np.ones((9, 9), bool)
+    ring[2:7, 2:7] = False
+    island = ring.copy()
+    island[4, 4] = True
+    here = np.zeros((1, 2), int)
+    assert outlines_of([island], here) == outlines_of([ring], here) == outlines_of([np.ones((9, 9), bool)], here)
 
 
 def turned(ring):
@@ -274,14 +312,30 @@ def test_contours_are_those_of_skimage(seed, h, w, smooth):
     noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(h, w)), smooth)
     mask = np.pad(noise > np.median(noise), 1)
     theirs = {turned(ring[:, ::-1]) for ring in find_contours(mask.astype(np.float32), 0.5)}
-    ours = geojson.trace_rings(mask)
+    points, ends = trace_rings(mask)
+    ours = np.split(points, ends[:-1]) if len(ends) else []
     assert {turned(ring) for ring in ours} == theirs and len(ours) == len(theirs)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 12))
+def test_an_outline_does_not_depend_on_what_is_traced_beside_it(seed, n):
+    random = np.random.default_rng(seed)
+    noise = [ndimage.gaussian_filter(random.normal(size=random.integers(1, 40, 2)), random.uniform(0, 5)) for _ in range(n)]
+    masks = [values > np.quantile(values, random.uniform(0.1, 1.0)) for values in noise]
+    masks_xy = random.integers(0, 200_000, (n, 2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contours, "_TOGETHER", 5)
+        together = outlines_of(masks, masks_xy)
+    assert together == [outlines_of([mask], xy[None])[0] for mask, xy in zip(masks, masks_xy, strict=True)]
+    here = [[np.subtract(ring, xy).tolist() for ring in rings] for rings, xy in zip(together, masks_xy, strict=True)]
+    assert here == [outlines_of([mask], np.zeros((1, 2), int))[0] for mask in masks]
 
 
 def test_an_outline_has_few_points_and_keeps_its_area():
     for diameter in (20, 60, 150):
         mask = disc(diameter) > 0
-        (ring,) = geojson.outline_of(mask, (0, 0))["coordinates"]
+        [[ring]] = outlines_of([mask], np.zeros((1, 2), int))
         assert len(ring) < diameter and shapely.Polygon(ring).area == pytest.approx(mask.sum(), rel=0.02)
 
 

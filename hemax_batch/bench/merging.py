@@ -1,7 +1,7 @@
 """Merging and writing by themselves: a journal of made-up cells of a slide that is not there, published as a run does.
 
-`python -m hemax_batch.bench.merging FOLDER CELLS WIDTH HEIGHT` makes the journal in a process of its own, publishes it
-in this one, and prints time and peak memory as JSON.
+`python -m hemax_batch.bench.merging FOLDER CELLS WIDTH HEIGHT [PROCESSES]` makes the journal in a process of its own,
+publishes it in this one, with the help of PROCESSES, and prints time and peak memory as JSON.
 """
 
 from __future__ import annotations
@@ -10,14 +10,18 @@ import io
 import json
 import math
 import multiprocessing
+import os
 import resource
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from ..cells.contours import outlines_of
+from ..outputs.outlined import outline_text
 from ..records import PICTURE_UM, Cells, Region, RegionResult, Slide, StainProfile, TilePlan, pack_mask
 from ..results.folder import ResultsFolder
 from ..results.journal import RegionJournal
@@ -49,37 +53,60 @@ def fill_journal(root: Path, n_cells: int, size_px: tuple[int, int] = SLIDE_PX) 
     """Spread `n_cells` evenly over the regions, and write these down."""
     ResultsFolder(root).prepare()
     work, random = made_up_work(root, size_px), np.random.default_rng(0)
-    drawings = [(_mask(random), _picture(random)) for _ in range(_VARIANTS)]
+    drawings = [_Drawing.of(_mask(random), _picture(random)) for _ in range(_VARIANTS)]
     edges = np.linspace(0, n_cells, len(work.plan.regions) + 1).astype(int)
     for region, start, stop in zip(work.plan.regions, edges, edges[1:], strict=False):
         work.journal.save(_region(region, int(stop - start), drawings, random))
 
 
-def publish(root: Path, size_px: tuple[int, int] = SLIDE_PX) -> dict[str, float]:
-    """Publish what `fill_journal` left. Seconds, and this process's peak memory before and after (MB)."""
+def publish(root: Path, size_px: tuple[int, int] = SLIDE_PX, processes: int = 0) -> dict[str, float]:
+    """Publish what `fill_journal` left. Seconds, those of all cores too, and peak memory before and after (MB)."""
     work = made_up_work(root, size_px)
-    before_mb, begun = _peak_mb(), time.perf_counter()
-    record = publish_slide(ResultsFolder(root), work, RunSettings(), 0.5, "0" * 64)
+    before_mb, begun, cpu_begun = _peak_mb(), time.perf_counter(), _cpu_s()
+    record = publish_slide(ResultsFolder(root), work, RunSettings(), 0.5, "0" * 64, processes)
+    wall_s, cpu_s = time.perf_counter() - begun, _cpu_s() - cpu_begun
     return {
-        "cells": record.cells, "seconds": round(time.perf_counter() - begun, 2),
-        "base_mb": round(before_mb), "over_base_mb": round(_peak_mb() - before_mb),
+        "cells": record.cells, "seconds": round(wall_s, 2), "cpu_seconds": round(cpu_s, 2),
+        "cpu_ms_a_cell": round(1000 * cpu_s / max(record.cells, 1), 3), "base_mb": round(before_mb),
+        "over_base_mb": round(_peak_mb() - before_mb),
     }  # fmt: skip
 
 
-def _region(region: Region, n: int, drawings: list[tuple[np.ndarray, bytes]], random) -> RegionResult:
+@dataclass(frozen=True)
+class _Drawing:
+    """A cell as thousands share it: its packed mask, its picture, and the rings of cell and nucleus at the origin."""
+
+    hw: tuple[int, int]
+    mask: bytes
+    picture: bytes
+    rings: tuple[list[np.ndarray], list[np.ndarray]]
+
+    @classmethod
+    def of(cls, mask: np.ndarray, picture: bytes) -> _Drawing:
+        traced = outlines_of([mask > 0, mask == 2], np.zeros((2, 2), int))
+        return cls(mask.shape, pack_mask(mask), picture, tuple([np.array(ring) for ring in rings] for rings in traced))
+
+    def outline_at(self, x: int, y: int) -> bytes:
+        """What `outputs.outlined` would trace of it there."""
+        return outline_text(*([(ring + (x, y)).tolist() for ring in rings] for rings in self.rings))
+
+
+def _region(region: Region, n: int, drawings: list[_Drawing], random) -> RegionResult:
     """A region with `n` cells on a jittered lattice, so that none is another's duplicate where there is room."""
     x0, y0, x1, y1 = region.core
     across = max(1, math.ceil(math.sqrt(n)))
     places = np.stack([np.arange(n) % across, np.arange(n) // across], 1) + random.uniform(0.2, 0.4, (n, 2))
     xy = (np.array([x0, y0]) + places / across * (x1 - x0 - 64, y1 - y0 - 64)).astype(np.int32)
     which = random.integers(0, len(drawings), n)
-    hw = np.array([drawings[k][0].shape for k in which], np.int32).reshape(n, 2)
+    drawn = [drawings[k] for k in which.tolist()]
+    hw = np.array([d.hw for d in drawn], np.int32).reshape(n, 2)
     cells = Cells(
         np.concatenate([xy, xy + hw[:, ::-1]], 1).astype(np.float32), random.uniform(0.6, 1, n).astype(np.float32),
         random.dirichlet(np.full(N_CLASSES, 0.05), n).astype(np.float32).reshape(n, N_CLASSES),
         np.concatenate([random.dirichlet(np.full(len(a.states), 0.2), n) for a in ATTRIBUTES], 1).astype(np.float32),
-        xy, hw, tuple(pack_mask(drawings[k][0]) for k in which), random.uniform(0, 4, n).astype(np.float32),
-        np.full(n, region.index, np.int32), tuple(drawings[k][1] for k in which),
+        xy, hw, tuple(d.mask for d in drawn), random.uniform(0, 4, n).astype(np.float32),
+        np.full(n, region.index, np.int32), tuple(d.picture for d in drawn),
+        outlines=tuple(d.outline_at(x, y) for d, (x, y) in zip(drawn, xy.tolist(), strict=True)),
     )  # fmt: skip
     return RegionResult(region.index, cells, random.normal(7.3, 0.4, 3).astype(np.float32), n, n, 0, 0)
 
@@ -105,16 +132,23 @@ def _picture(random) -> bytes:
 
 
 def _peak_mb() -> float:
+    """Of this process; `bench.watched` sees those that it starts."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def main(folder: str, cells: str, width: str, height: str) -> None:
+def _cpu_s() -> float:
+    """Of this process and of those that it has started and that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def main(folder: str, cells: str, width: str, height: str, processes: str = "0") -> None:
     """Make and publish; see the module."""
     root, size_px = Path(folder), (int(width), int(height))
     filling = multiprocessing.get_context("spawn").Process(target=fill_journal, args=(root, int(cells), size_px))
     filling.start()
     filling.join()
-    print(json.dumps({"width": size_px[0], "height": size_px[1]} | publish(root, size_px)))
+    print(json.dumps({"width": size_px[0], "height": size_px[1]} | publish(root, size_px, int(processes))))
 
 
 if __name__ == "__main__":

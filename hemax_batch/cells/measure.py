@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..records import Cells, unpack_mask
+from ..records import Cells, count_pixels
 
 NORMAL_RBC_UM = 7.3  # mean diameter of a normal red cell on a dried smear (7-8 µm)
 ENOUGH_RBC = 20
@@ -51,7 +51,7 @@ def measure(cells: Cells, mpp: float, rbc_diameters_um: np.ndarray) -> Measures:
     rbc_diameters_um  [R], the single red cells measured on this slide
     """
     counts = np.array(
-        [_count_pixels(packed, hw) for packed, hw in zip(cells.masks, cells.mask_hw, strict=True)], np.float64
+        [count_pixels(packed, hw) for packed, hw in zip(cells.masks, cells.mask_hw.tolist(), strict=True)], np.float64
     ).reshape(-1, 2)
     nucleus, cell = counts.T * mpp**2
     cytoplasm = np.where(counts[:, 1] > counts[:, 0], cell - nucleus, np.nan)
@@ -63,9 +63,3 @@ def measure(cells: Cells, mpp: float, rbc_diameters_um: np.ndarray) -> Measures:
     return Measures(
         nucleus, cell, seen_nucleus / cytoplasm, seen_nucleus / seen_cell, diameter, diameter / rbc, rbc, len(measured)
     )
-
-
-def _count_pixels(packed: bytes, hw: np.ndarray) -> tuple[int, int]:
-    """Pixels of the nucleus and of the whole cell."""
-    mask = unpack_mask(packed, hw)
-    return np.count_nonzero(mask == 2), np.count_nonzero(mask)

@@ -16,34 +16,31 @@ is nearest its middle, from a cell that can spare one: so the values of the `cel
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
 
-from ..geometry import area
-from ..records import Cells, MergedCells, Slide, unpack_mask
+from ..records import Cells, MergedCells, Slide
 from ..vocabulary import CLASSES, UNIDENTIFIED, UNIDENTIFIED_COLOUR
-from .shards import LEVEL, sharding, write_shard
+from . import painting
+from .painting import BLOCK_LEVELS, Block, Crops, Place, forget_canvas, halve, paint_block
+from .shards import LEVEL, sharding
 
-BLOCK_PX = 4096
-CHUNK_PX = 512
-BLOCK_LEVELS = 4  # the levels that are written block by block, a shard each
 SMALLEST_PX = 1024  # the pyramid ends when both sides are at most this
 NAMED_CELLS = 20_000  # colours and properties are written for so many cells at the most: they are text in the metadata
 LABELS = ("cell", "nucleus")
 
-Place = tuple[int, int]  # row, column: of a block, a chunk or a pixel; or height, width
-Window = tuple[slice, slice]  # rows, columns
 
-
-def write_masks(path: Path, slide: Slide, merged: MergedCells, class_names: list[str]) -> None:
+def write_masks(
+    path: Path, slide: Slide, merged: MergedCells, class_names: list[str], spread: Callable[..., Iterator] = map
+) -> None:
     """Write both labels of a slide to a new folder `path`; the caller renames it into place.
 
     class_names  the final class of each cell, for colours and properties
+    spread       as `map`, perhaps over processes: what is done block by block
 
     Steps: the groups and empty arrays; block by block the cells; the smaller levels.
     """
@@ -54,16 +51,20 @@ def write_masks(path: Path, slide: Slide, merged: MergedCells, class_names: list
         "multiscales": [_multiscale("cell ids", slide.mpp, shapes, "labels/cell/")],
     }
     root.create_group("labels").attrs["ome"] = {"version": "0.5", "labels": list(LABELS)}
-    levels = {name: _create_label(root, name, slide, shapes, merged, class_names) for name in LABELS}
-    canvases = {name: _Canvas.blank() for name in LABELS}
-    touched: list[Place] = []
-    for block, rows in _cells_by_block(merged.cells, slide):
-        windows = _paint(canvases["cell"].levels[0], canvases["nucleus"].levels[0], merged, rows, block, slide)
-        for name in LABELS:
-            canvases[name].store(levels[name], block, windows)
-        touched.append(block)
-    for name in LABELS:
-        _make_smaller_levels(levels[name], touched)
+    levels = [_create_label(root, name, slide, shapes, merged, class_names) for name in LABELS]
+    labels = tuple(path / "labels" / name for name in LABELS)
+    touched = []
+
+    def blocks() -> Iterator[Block]:
+        for place, rows in _cells_by_block(merged.cells, slide):
+            touched.append(place)
+            yield Block(labels, place, (slide.height, slide.width), Crops.of(merged, rows))
+
+    for _ in spread(paint_block, blocks()):
+        pass
+    forget_canvas()
+    for arrays in levels:
+        _make_smaller_levels(arrays, touched)
 
 
 def level_shapes(height: int, width: int) -> list[tuple[int, int]]:
@@ -109,9 +110,15 @@ def _create_label(
 def _storage(level: int) -> dict:
     """How a level is stored: those that are written block by block as shards, the others as chunks."""
     if level < BLOCK_LEVELS:
-        side = BLOCK_PX >> level
-        return {"chunks": (side, side), "serializer": sharding(CHUNK_PX), "compressors": None}
-    return {"chunks": (CHUNK_PX, CHUNK_PX), "compressors": ZstdCodec(level=LEVEL)}
+        side = painting.BLOCK_PX >> level
+        return {"chunks": (side, side), "serializer": sharding(painting.CHUNK_PX), "compressors": None}
+    side = _small_chunk_px()
+    return {"chunks": (side, side), "compressors": ZstdCodec(level=LEVEL)}
+
+
+def _small_chunk_px() -> int:
+    """Side of a chunk of the smaller levels: what a block is at the last of its own, so that blocks never share one."""
+    return painting.BLOCK_PX >> (BLOCK_LEVELS - 1)
 
 
 def _multiscale(name: str, mpp: float, shapes: list[Place], folder: str = "") -> dict:
@@ -142,7 +149,7 @@ def _cells_by_block(cells: Cells, slide: Slide) -> Iterator[tuple[Place, list[in
     blocks = defaultdict(list)
     low = np.maximum(cells.mask_xy, 0)
     high = np.minimum(cells.mask_xy + cells.mask_hw[:, ::-1], (slide.width, slide.height)) - 1
-    for i, ((x0, y0), (x1, y1)) in enumerate(zip((low // BLOCK_PX).tolist(), (high // BLOCK_PX).tolist(), strict=True)):
+    for i, ((x0, y0), (x1, y1)) in enumerate(zip((low // painting.BLOCK_PX).tolist(), (high // painting.BLOCK_PX).tolist(), strict=True)):
         for by in range(y0, y1 + 1):
             for bx in range(x0, x1 + 1):
                 blocks[by, bx].append(i)
@@ -150,120 +157,13 @@ def _cells_by_block(cells: Cells, slide: Slide) -> Iterator[tuple[Place, list[in
         yield key, blocks[key]
 
 
-@dataclass
-class _Canvas:
-    """One block of a label at its four levels, blank between blocks: fresh memory a block costs more than the painting.
-
-    levels  uint32 [4096, 4096], [2048, 2048], [1024, 1024], [512, 512]
-    """
-
-    levels: list[np.ndarray]
-
-    @classmethod
-    def blank(cls) -> _Canvas:
-        return cls([np.zeros((BLOCK_PX >> k, BLOCK_PX >> k), np.uint32) for k in range(BLOCK_LEVELS)])
-
-    def store(self, arrays: list[zarr.Array], block: Place, windows: list[Window]) -> None:
-        """Shrink what was painted in `windows` of level 0 to the other levels, write all, and be blank again."""
-        for k in range(1, BLOCK_LEVELS):
-            for window in windows:
-                ys, xs = _at_level(window, k)
-                finer = self.levels[k - 1][2 * ys.start : 2 * ys.stop, 2 * xs.start : 2 * xs.stop]
-                self.levels[k][ys, xs] = _halve(finer)
-        for k, (array, pixels) in enumerate(zip(arrays, self.levels, strict=False)):
-            chunks = _chunks_in(pixels, [_at_level(window, k) for window in windows])
-            if chunks:
-                write_shard(_shard_path(array, block), chunks, len(pixels) // CHUNK_PX)
-        for k, pixels in enumerate(self.levels):
-            for window in windows:
-                pixels[_at_level(window, k)] = 0
-
-
-def _chunks_in(pixels: np.ndarray, windows: list[Window]) -> dict[Place, np.ndarray]:
-    """The chunks of a block's level that `windows` touch and that are not blank, by row and column."""
-    chunks = {}
-    for ys, xs in windows:
-        for row in range(ys.start // CHUNK_PX, (ys.stop - 1) // CHUNK_PX + 1):
-            for column in range(xs.start // CHUNK_PX, (xs.stop - 1) // CHUNK_PX + 1):
-                chunk = pixels[row * CHUNK_PX : (row + 1) * CHUNK_PX, column * CHUNK_PX : (column + 1) * CHUNK_PX]
-                low, left = max(ys.start - row * CHUNK_PX, 0), max(xs.start - column * CHUNK_PX, 0)
-                if chunk[low : ys.stop - row * CHUNK_PX, left : xs.stop - column * CHUNK_PX].any():
-                    chunks[row, column] = chunk
-    return chunks
-
-
-def _shard_path(array: zarr.Array, block: Place) -> Path:
-    """The file of a block's shard, in zarr's default layout."""
-    return Path(array.store_path.store.root) / array.store_path.path / "c" / str(block[0]) / str(block[1])
-
-
-def _at_level(window: Window, k: int) -> Window:
-    """The pixels of level k that cover a window of level 0."""
-    ys, xs = (slice(part.start >> k, -(-part.stop >> k)) for part in window)
-    return ys, xs
-
-
-def _paint(
-    cell: np.ndarray, nucleus: np.ndarray, merged: MergedCells, rows: list[int], block: Place, slide: Slide
-) -> list[Window]:
-    """Paint cells `rows` on both labels' blank block: larger ones first, then a pixel for each that is hidden.
-
-    Returns the windows painted in.
-    """
-    y0, x0 = (at * BLOCK_PX for at in block)
-    h, w = min(BLOCK_PX, slide.height - y0), min(BLOCK_PX, slide.width - x0)
-    order = np.array(rows)[np.lexsort((merged.ids[rows], -area(merged.cells.boxes_xyxy[rows])))]
-    crops = [_crop(merged.cells, i, y0, x0, h, w) for i in order]
-    for i, (window, mask) in zip(order, crops, strict=True):
-        value = merged.ids[i]
-        cell[window][mask > 0] = value
-        # a smaller cell on top hides the larger one's nucleus too
-        nucleus[window][mask > 0] = np.where(mask[mask > 0] == 2, value, 0)
-    for i, (window, mask) in zip(order, crops, strict=True):
-        if mask.any() and not (cell[window] == merged.ids[i]).any():
-            y, x = _spare_pixel(cell, window, mask)
-            cell[window][y, x] = merged.ids[i]
-            nucleus[window][y, x] = merged.ids[i] if mask[y, x] == 2 else 0
-    return [window for window, _ in crops]
-
-
-def _crop(cells: Cells, i: int, y0: int, x0: int, h: int, w: int) -> tuple[Window, np.ndarray]:
-    """Where cell `i` lies in the block of h x w at y0, x0, and its mask there."""
-    mask = unpack_mask(cells.masks[i], cells.mask_hw[i])
-    left, top = int(cells.mask_xy[i, 0]) - x0, int(cells.mask_xy[i, 1]) - y0
-    ys, xs = slice(max(top, 0), min(top + mask.shape[0], h)), slice(max(left, 0), min(left + mask.shape[1], w))
-    return (ys, xs), mask[ys.start - top : ys.stop - top, xs.start - left : xs.stop - left]
-
-
-def _spare_pixel(cell: np.ndarray, window: Window, mask: np.ndarray) -> Place:
-    """The pixel of a hidden cell's mask nearest its middle whose owner keeps another: row, column in the window.
-
-    An owner keeps another where it holds more than one pixel of the mask; where none does (as many cells as pixels,
-    which merging rules out) the pixel nearest the middle is taken.
-    """
-    ys, xs = np.nonzero(mask)
-    _, which, times = np.unique(cell[window][ys, xs], return_inverse=True, return_counts=True)
-    far = (ys - ys.mean()) ** 2 + (xs - xs.mean()) ** 2
-    at = int(np.lexsort((far, times[which] < 2))[0])
-    return int(ys[at]), int(xs[at])
-
-
 def _make_smaller_levels(levels: list[zarr.Array], touched: Iterable[Place]) -> None:
     """Fill the levels after the blocks' own from the one before, where `touched` blocks lie, a chunk at a time."""
-    places = set(touched)  # at the last of the blocks' levels a block is one chunk
+    places, side = set(touched), _small_chunk_px()
     for finer, coarser in zip(levels[BLOCK_LEVELS - 1 :], levels[BLOCK_LEVELS:], strict=False):
         places = {(y // 2, x // 2) for y, x in places}
         for cy, cx in sorted(places):
-            y, x = cy * CHUNK_PX, cx * CHUNK_PX
-            pixels = finer[2 * y : 2 * (y + CHUNK_PX), 2 * x : 2 * (x + CHUNK_PX)]
+            y, x = cy * side, cx * side
+            pixels = finer[2 * y : 2 * (y + side), 2 * x : 2 * (x + side)]
             if pixels.any():
-                coarser[y : y + CHUNK_PX, x : x + CHUNK_PX] = _halve(pixels)
-
-
-def _halve(pixels: np.ndarray) -> np.ndarray:
-    """Half the size, rounded up; of each 2 x 2 the largest label, so that values stay ids and small cells stay seen."""
-    h, w = pixels.shape
-    if h % 2 or w % 2:
-        pixels = np.pad(pixels, ((0, h % 2), (0, w % 2)))
-    rows = np.maximum(pixels[::2], pixels[1::2])
-    return np.maximum(rows[:, ::2], rows[:, 1::2])
+                coarser[y : y + side, x : x + side] = halve(np.pad(pixels, [(0, n % 2) for n in pixels.shape]))

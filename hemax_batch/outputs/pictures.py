@@ -11,20 +11,20 @@ import numpy as np
 from PIL import Image
 
 from ..records import MergedCells
+from .stored_zip import write_stored
 
-_NO_DATE = (1980, 1, 1, 0, 0, 0)  # the same cells give the same bytes
+_BUFFER_BYTES = 2**20
 _OVERVIEW_QUALITY = 85
 
 
 def write_pictures(path: Path, merged: MergedCells, read: Callable[..., bytes] = bytes) -> None:
     """Write the pictures that were kept, one in memory at a time. The caller renames the file into place.
 
-    read  gives the JPEG of what stands in `Cells.pictures`, where that is only its place (results.kept_pictures)
+    read  gives the JPEG of what stands in `Cells.pictures`, where that is only its place (results.kept)
     """
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for cell_id, picture in zip(merged.ids.tolist(), merged.cells.pictures, strict=True):
-            if jpeg := read(picture):
-                archive.writestr(zipfile.ZipInfo(f"{cell_id}.jpg", _NO_DATE), jpeg)
+    kept = zip(merged.ids.tolist(), merged.cells.pictures, strict=True)
+    with open(path, "wb", _BUFFER_BYTES) as archive:
+        write_stored(archive, ((f"{i}.jpg", jpeg) for i, picture in kept if (jpeg := read(picture))))
 
 
 def write_overview(path: Path, pixels: np.ndarray) -> None:

@@ -14,14 +14,15 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 from numcodecs import Zstd
-from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, ZstdCodec
 
-LEVEL = 3  # of zstd
+LEVEL = 1  # of zstd: 3 takes half as long again for 3 % fewer bytes
 _EMPTY = 2**64 - 1
 
 
-def sharding(chunk_px: int) -> ShardingCodec:
-    """The codec that tells zarr how `write_shard` writes: square chunks of `chunk_px` a side."""
+def sharding(chunk_px: int):
+    """The codec (zarr.codecs.ShardingCodec) that tells zarr how `write_shard` writes: square chunks of `chunk_px`."""
+    from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, ZstdCodec  # processes that only write go without
+
     return ShardingCodec(
         chunk_shape=(chunk_px, chunk_px), codecs=[BytesCodec(endian="little"), ZstdCodec(level=LEVEL)],
         index_codecs=[BytesCodec(endian="little"), Crc32cCodec()], index_location="end",
@@ -32,8 +33,12 @@ def write_shard(path: Path, chunks: Mapping[tuple[int, int], np.ndarray], across
     """Write `chunks` {(row, column): pixels [c, c]} of a shard that is `across` chunks wide and high to a new file."""
     index = np.full((across, across, 2), _EMPTY, "<u8")
     parts, offset, zstd = [], 0, Zstd(level=LEVEL)
+    together: np.ndarray | None = None
     for place, pixels in sorted(chunks.items()):
-        parts.append(bytes(zstd.encode(np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("<")))))
+        if together is None:  # one for all: fresh memory a chunk costs as much as copying
+            together = np.empty(pixels.shape, pixels.dtype.newbyteorder("<"))
+        np.copyto(together, pixels)
+        parts.append(bytes(zstd.encode(together)))
         index[place] = offset, len(parts[-1])
         offset += len(parts[-1])
     tail = index.tobytes()

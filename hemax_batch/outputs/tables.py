@@ -10,17 +10,20 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
+import numpy as np
+
 from ..cells.counting import Counting
 from ..cells.differential import Differential, Share
-from ..cells.explain import Reading
+from ..cells.explain import Readings
 from ..cells.measure import Measures
 from ..cells.rules import NEUTROPHILS
 from ..records import MergedCells, RegionFigures
 from ..vocabulary import ATTRIBUTES, CLASS_NAMES, WHITE_NAMES, ZONES, attribute_slices
+from .rows import row_blocks
 
 _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last four: their full-width forms
 _SKIPPED = " \t\r\n\v\f\xa0\ufeff\"'`"  # what some spreadsheets drop before they look for a formula
@@ -61,7 +64,9 @@ def safe_text(text: str) -> str:
     ("'=1+1", 'a-b')
     """
     guard = text.startswith(_UNSAFE_START) or text.lstrip(_SKIPPED).startswith(_FORMULA)
-    shown = text.encode("utf-8", "backslashreplace").decode("utf-8").translate(_SHOWN)
+    shown = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    if "\n" in shown or "\r" in shown:
+        shown = shown.translate(_SHOWN)
     return f"'{shown}" if guard else shown
 
 
@@ -83,24 +88,55 @@ def _yes(value: bool) -> str:
 
 
 def cell_rows(
-    slide_id: str, merged: MergedCells, measures: Measures, readings: list[Reading], counting: Counting | None = None
+    slide_id: str, merged: MergedCells, measures: Measures, readings: Readings, counting: Counting | None = None
+) -> Iterator[tuple[str, ...]]:
+    """A row of text per cell, in the order of `CELL_COLUMNS`, made some thousand at a time. Without `counting` every
+    cell counts."""
+    slide = safe_text(slide_id)
+    for rows in row_blocks(len(readings)):
+        yield from zip(*_cell_columns(slide, merged, measures, readings, counting, rows), strict=True)
+
+
+def _cell_columns(
+    slide: str, merged: MergedCells, measures: Measures, readings: Readings, counting: Counting | None, rows: slice
 ) -> Iterator[list[str]]:
-    """A row of text per cell, in the order of `CELL_COLUMNS`, one at a time. Without `counting` every cell counts."""
-    cells, parts, slide = merged.cells, attribute_slices(), safe_text(slide_id)
-    for i, reading in enumerate(readings):
-        row = [slide, str(int(merged.ids[i])), reading.class_name, _number(reading.confidence, 4)]
-        row += [_number(float(v), 1) for v in cells.boxes_xyxy[i]]
-        row += [_number(float(p), 4) for p in cells.class_probs[i]]
-        for a in ATTRIBUTES:
-            probs = cells.attribute_probs[i, parts[a.name]]
-            row += [a.states[int(probs.argmax())], _number(float(probs.max()), 4)]
-        row += [_number(measures.diameter_um[i], 2), _number(measures.diameter_vs_rbc[i], 3)]
-        row += [_number(measures.nucleus_area_um2[i], 2), _number(measures.cell_area_um2[i], 2)]
-        row += [_number(measures.nc_ratio[i], 4), _number(measures.nucleus_fraction[i], 4)]
-        zone, left_out = (counting.zones[i], counting.left_out[i]) if counting else ("", "")
-        row += [zone, _yes(reading.class_name in WHITE_NAMES and not left_out), left_out, _yes(reading.review)]
-        row += [safe_text("; ".join(reading.reasons)), safe_text(reading.explanation)]
-        yield row
+    """The columns of some cells, in the order of `CELL_COLUMNS`."""
+    cells, names, n = merged.cells, readings.names[rows], rows.stop - rows.start
+    yield [slide] * n
+    yield list(map(str, merged.ids[rows].tolist()))
+    yield names
+    yield numbers(readings.confidences[rows, 0], 4)
+    yield from (numbers(column, 1) for column in cells.boxes_xyxy[rows].T)
+    yield from (numbers(column, 4) for column in cells.class_probs[rows].T)
+    for a, part in zip(ATTRIBUTES, attribute_slices().values(), strict=True):
+        probs = cells.attribute_probs[rows, part]
+        yield [a.states[k] for k in probs.argmax(1).tolist()]
+        yield numbers(probs.max(1), 4)
+    for column, decimals in (
+        (measures.diameter_um, 2), (measures.diameter_vs_rbc, 3), (measures.nucleus_area_um2, 2),
+        (measures.cell_area_um2, 2), (measures.nc_ratio, 4), (measures.nucleus_fraction, 4),
+    ):  # fmt: skip
+        yield numbers(column[rows], decimals)
+    zones, left_out = (counting.zones[rows], counting.left_out[rows]) if counting else ([""] * n, [""] * n)
+    explanations, reasons = readings.words(rows)
+    yield zones
+    yield [_yes(name in WHITE_NAMES and not why) for name, why in zip(names, left_out, strict=True)]
+    yield left_out
+    yield list(map(_yes, readings.review[rows].tolist()))
+    yield [safe_text("; ".join(why)) if why else "" for why in reasons]
+    yield list(map(safe_text, explanations))
+
+
+def numbers(values: np.ndarray, decimals: int) -> list[str]:
+    """A column, float [n], as `_number` writes each value; those that need no care together.
+
+    >>> numbers(np.array([1.0, np.nan, -0.004]), 2)
+    ['1.00', '', '0.00']
+    """
+    shown = (f"%.{decimals}f\n" * len(values) % tuple(values.tolist())).split("\n")[:-1]
+    for k in np.flatnonzero(np.signbit(values) | ~np.isfinite(values)).tolist():
+        shown[k] = _number(float(values[k]), decimals)
+    return shown
 
 
 def region_rows(slide_id: str, regions: Iterable[RegionFigures]) -> Iterator[list[str]]:
@@ -127,20 +163,20 @@ def _share(s: Share) -> list[str]:
     return [str(s.count), _number(s.percent, 2), _number(s.low, 2), _number(s.high, 2)]
 
 
-def write_table(path: Path, columns: Iterable[str], rows: Iterable[list[str]]) -> None:
+def write_table(path: Path, columns: Iterable[str], rows: Iterable[Sequence[str]]) -> None:
     """Write a table row by row; a generator of any length takes no memory. The caller renames the file into place."""
     with open(path, "w", newline="", encoding="utf-8") as f:
         _write(f, columns, rows)
 
 
-def as_table(columns: Iterable[str], rows: Iterable[list[str]]) -> bytes:
+def as_table(columns: Iterable[str], rows: Iterable[Sequence[str]]) -> bytes:
     """The same as bytes, for a small table."""
     text = io.StringIO(newline="")
     _write(text, columns, rows)
     return text.getvalue().encode("utf-8", "backslashreplace")
 
 
-def _write(file: TextIO, columns: Iterable[str], rows: Iterable[list[str]]) -> None:
+def _write(file: TextIO, columns: Iterable[str], rows: Iterable[Sequence[str]]) -> None:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(rows)

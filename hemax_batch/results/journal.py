@@ -1,6 +1,6 @@
 """What is already done: finished regions of slides in the making, and slides that failed for good.
 
-    <out>/.hemax/regions/<slide_id>-<fingerprint>/00012.region    one RegionResult: safetensors after their CRC-32
+    <out>/.hemax/regions/<slide_id>-<fingerprint>/00012.region    one RegionResult (results.region_file)
     <out>/.hemax/failed/<slide_id>.json                        fingerprint and reason
 
 A region's file is written aside, flushed and renamed, so it is whole or absent; killed at any moment, the next run goes
@@ -12,25 +12,16 @@ from __future__ import annotations
 
 import json
 import shutil
-import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
-
-from ..records import Cells, OverviewPiece, RegionResult, Squares
+from ..records import RegionResult
 from .durable import write_bytes
+from .region_file import from_bytes, to_bytes
 
 JOURNALS = "regions"
-CHECK_BYTES = 4
 _SHORT = 16  # characters of the fingerprint in a folder's name: 64 bits
-_NOT_SCALAR = ("cells", "rbc_diameters_um", "squares", "overview")
-_SCALARS = tuple(f.name for f in fields(RegionResult) if f.name not in _NOT_SCALAR)
-_ARRAYS = tuple(f.name for f in fields(Cells) if f.name not in ("masks", "pictures"))
-_SQUARES = tuple(f.name for f in fields(Squares))
 
 
 @dataclass(frozen=True)
@@ -54,7 +45,7 @@ class RegionJournal:
 
     def save(self, result: RegionResult) -> None:
         """Keep a finished region. OutputError where it cannot be written."""
-        write_bytes(self._path(result.region_index), to_bytes(result))
+        write_bytes(self.path(result.region_index), to_bytes(result))
 
     def finished(self) -> set[int]:
         """Indices of the regions that are kept and whole; a damaged file is removed."""
@@ -82,14 +73,19 @@ class RegionJournal:
 
     def results(self) -> Iterator[RegionResult]:
         """The kept regions in the order of their index, one in memory at a time."""
-        for path in sorted(self.folder.glob("[0-9]*.region"), key=lambda p: int(p.stem)):
+        for path in self.paths():
             yield from_bytes(path.read_bytes())
+
+    def paths(self) -> list[Path]:
+        """The files of the kept regions, in the order of their index."""
+        return sorted(self.folder.glob("[0-9]*.region"), key=lambda p: int(p.stem))
 
     def clear(self) -> None:
         """Remove all of it: the slide is published."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _path(self, index: int) -> Path:
+    def path(self, index: int) -> Path:
+        """The file of a region."""
         return self.folder / f"{index:05d}.region"
 
 
@@ -128,49 +124,3 @@ def note_failure(state_folder: Path, slide_id: str, failure: Failure) -> None:
 def forget_failure(state_folder: Path, slide_id: str) -> None:
     """Remove the note, if there is one."""
     (state_folder / "failed" / f"{slide_id}.json").unlink(missing_ok=True)
-
-
-def to_bytes(result: RegionResult) -> bytes:
-    """A RegionResult as safetensors (its masks and pictures are compressed already), after their CRC-32."""
-    scalars = {name: getattr(result, name) for name in _SCALARS}
-    arrays = {f"cells_{name}": getattr(result.cells, name) for name in _ARRAYS}
-    for name in ("masks", "pictures"):
-        blobs = getattr(result.cells, name)
-        arrays[f"{name}_bytes"] = np.frombuffer(b"".join(blobs), np.uint8)
-        arrays[f"{name}_lengths"] = np.array([len(b) for b in blobs], np.int64)
-    arrays |= {f"squares_{name}": getattr(result.squares, name) for name in _SQUARES}
-    arrays["overview_xy"] = np.array([result.overview.x, result.overview.y], np.int64)
-    arrays["overview_pixels"] = result.overview.pixels
-    arrays["rbc_diameters_um"] = result.rbc_diameters_um
-    arrays["scalars_json"] = np.frombuffer(json.dumps(scalars).encode(), np.uint8)
-    body = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-    return zlib.crc32(body).to_bytes(CHECK_BYTES, "little") + body
-
-
-def from_bytes(raw: bytes) -> RegionResult:
-    """The inverse of `to_bytes`. ValueError or KeyError where `raw` is damaged."""
-    body = raw[CHECK_BYTES:]
-    if zlib.crc32(body) != int.from_bytes(raw[:CHECK_BYTES], "little"):
-        raise ValueError("its CRC-32 is not that of its content")
-    try:
-        stored = load(body)
-    except SafetensorError as error:
-        raise ValueError(str(error)) from error
-    scalars = json.loads(stored["scalars_json"].tobytes())
-    columns = {name: stored[f"cells_{name}"] for name in _ARRAYS}
-    blobs = {name: _split(stored[f"{name}_bytes"], stored[f"{name}_lengths"]) for name in ("masks", "pictures")}
-    diameters_um = stored["rbc_diameters_um"]
-    squares = Squares(**{name: stored[f"squares_{name}"] for name in _SQUARES})
-    overview = OverviewPiece(*stored["overview_xy"].tolist(), stored["overview_pixels"])
-    scalars["notes"] = tuple(scalars["notes"])
-    return RegionResult(
-        cells=Cells(**columns, **blobs), rbc_diameters_um=diameters_um, squares=squares, overview=overview, **scalars
-    )
-
-
-def _split(joined: np.ndarray, lengths: np.ndarray) -> tuple[bytes, ...]:
-    ends = np.cumsum(lengths)
-    if len(joined) != (ends[-1] if len(ends) else 0):
-        raise ValueError(f"{len(joined)} bytes, lengths of {lengths.sum()}")
-    raw = joined.tobytes()
-    return tuple(raw[end - length : end] for end, length in zip(ends.tolist(), lengths.tolist(), strict=True))

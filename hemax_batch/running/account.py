@@ -4,7 +4,7 @@ and whether focus and stain were good enough."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -45,9 +45,7 @@ def account_regions(
     counts = np.array([not reason for reason in counting.left_out], bool)
     mm2_per_px = (plan.slide.mpp / 1000) ** 2
     figures = []
-    for region in plan.regions:
-        here = inside(centres_xy, region.core) if len(centres_xy) else np.zeros(0, bool)
-        cells = (int(here.sum()), int((here & white).sum()), int((here & white & counts).sum()))
+    for region, cells in zip(plan.regions, _tallies(plan.regions, centres_xy, white, white & counts), strict=True):
         if region.index in results:
             areas_mm2 = zone_map.areas_in(region.core) * mm2_per_px
             figures.append(_read(region, results[region.index], areas_mm2, counting, cells, rbc_diameter_um))
@@ -55,6 +53,21 @@ def account_regions(
             failure = lost[region.index].failure if region.index in lost else "not looked at"
             figures.append(_unreadable(region, failure, mm2_per_px, cells))
     return figures
+
+
+def _tallies(
+    regions: Sequence[Region], centres_xy: np.ndarray, *kinds: np.ndarray
+) -> Iterator[tuple[int, ...]]:
+    """How many of N cells, and how many of each of some `kinds`, bool [N], lie in each region's core.
+
+    Only those at a core's height are looked at: a slide has thousands of regions.
+    """
+    by_y = np.argsort(centres_xy[:, 1], kind="stable")
+    points, kinds = centres_xy[by_y], tuple(kind[by_y] for kind in kinds)
+    for region in regions:
+        start, stop = np.searchsorted(points[:, 1], (region.core[1], region.core[3]))
+        here = inside(points[start:stop], region.core)
+        yield int(here.sum()), *(int((here & kind[start:stop]).sum()) for kind in kinds)
 
 
 def _read(

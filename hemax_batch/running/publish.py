@@ -14,12 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from .. import __version__
-from ..cells.audit import ScreenAudit, audit_of
-from ..cells.counting import choose_cells, words_on
-from ..cells.differential import count
-from ..cells.explain import read_cells, words_on_unfamiliar
-from ..cells.measure import measure
-from ..cells.merge import merge
+from ..cells.counting import Counting, SmearAccount, choose_cells, words_on
+from ..cells.differential import Differential, count
+from ..cells.explain import Readings, read_cells, words_on_unfamiliar
+from ..cells.measure import Measures, measure
 from ..errors import OutputError
 from ..geometry import centres
 from ..outputs.clinical import write_differential
@@ -35,104 +33,117 @@ from ..outputs.tables import (
     region_rows,
     write_table,
 )
-from ..records import Cells, RegionResult
-from ..results.folder import ResultsFolder, ScanFigures, SlideRecord, write_record
-from ..results.kept_pictures import KeptPictures
+from ..records import MergedCells, RegionFigures, Slide
+from ..results.folder import ResultsFolder, SlideRecord, write_record
+from ..results.kept import KeptAside
 from ..review.report import write_report_or_say_why
 from ..settings import FORMAT_VERSION, RunSettings
 from ..slides.overview import assemble
 from ..slides.zones import zone_map
 from ..vocabulary import ZONES
 from .account import account_regions, account_smear, holds_single_cells, words_on_quality
+from .gather import Gathered, gather
+from .spread import MANY_CELLS, Spread
 from .workqueue import SlideWork, unreadable_share
 
 _MOST_WARNINGS = 12
 
 
 def publish_slide(
-    results: ResultsFolder, work: SlideWork, settings: RunSettings, min_confidence: float, weights_sha256: str
-) -> SlideRecord:
-    """Make a slide's results from its journal and put them in place at once; returns their record.
+    results: ResultsFolder, work: SlideWork, settings: RunSettings, min_confidence: float, weights_sha256: str,
+    processes: int = 0,
+) -> SlideRecord:  # fmt: skip
+    """Make a slide's results from its journal and put them in place at once; returns their record. A slide of very many
+    cells is written by so many `processes`.
 
     Steps: gather the regions, merge their cells, measure, explain, see where on the smear they lie, count those that
     count, write everything aside, the report of it last, rename. OutputError where the results folder cannot take them.
     """
-    slide = work.slide
-    found = _gather(work)
-    merged = merge(found.cells)
-    measures = measure(merged.cells, slide.mpp, found.diameters_um)
-    readings = read_cells(merged.cells, measures, (slide.width, slide.height), min_confidence)
-    names = [reading.class_name for reading in readings]
-    centres_xy = centres(merged.cells.boxes_xyxy.astype(np.float64))
-    zones = zone_map(slide, [r.squares for r in found.looked])
-    counting = choose_cells(
-        names, [ZONES[z] for z in zones.at(centres_xy)], settings.count_in, settings.target_cells,
-        is_smear=holds_single_cells(zones, slide, len(found.diameters_um)),
-    )  # fmt: skip
-    regions = account_regions(
-        work.plan, found.looked, work.lost, zones, counting, centres_xy, names, measures.rbc_diameter_um
-    )
-    smear = account_smear(regions, counting, names)
-    counted = [name for name, reason in zip(names, counting.left_out, strict=True) if not reason]
-    differential = count(counted, settings.target_cells, settings.wbc, settings.rules)
-    told = [words_on_unfamiliar(merged.cells), words_on(counting, names), found.audit.words(len(names)), *words_on_quality(regions)]
-    record = SlideRecord(
-        FORMAT_VERSION, slide.slide_id, slide.path, slide.width, slide.height, slide.mpp, work.fingerprint,
-        slide.fingerprint, weights_sha256, __version__, len(merged.cells), len(work.plan.regions),
-        tuple(sorted(work.lost)), round(unreadable_share(work), 6), _warnings(work, told, found.notes),
-        merged.dropped["duplicate"], measures.rbc_diameter_um, measures.rbc_measured, found.figures, smear, found.audit,
-    )  # fmt: skip
-    made = results.making(slide.slide_id)
-    with _as_output_error(results.slide(slide.slide_id)):
-        write_table(made / "cells.csv", CELL_COLUMNS, cell_rows(slide.slide_id, merged, measures, readings, counting))
-        write_table(made / "regions.csv", REGION_COLUMNS, region_rows(slide.slide_id, regions))
-        to_review = sum(reading.review for reading in readings)
-        row = differential_row(slide.slide_id, slide.path, differential, to_review, record.warnings)
-        write_table(made / "differential.csv", DIFFERENTIAL_COLUMNS, [row])
-        write_differential(
-            made / "differential.json", slide.slide_id, slide.path, differential, measures, to_review, record.warnings,
-            smear, found.audit,
-        )  # fmt: skip
-        write_masks(made / "masks.zarr", slide, merged, names)
-        write_pictures(made / "pictures.zip", merged, found.pictures.read)
-        write_overview(made / "overview.jpg", assemble(slide, work.plan.stain, [r.overview for r in found.looked]))
-        write_geojson(made / "cells.geojson", slide.slide_id, merged, measures, readings)
-        write_record(made, record)  # the report reads the results back, this among them
-        write_report_or_say_why(made)
+    with KeptAside(work.journal) as kept:
+        found = gather(work, kept)
+        counted = _count(work, found, settings, min_confidence)
+        record = _record(work, found, counted, weights_sha256)
+        made = results.making(work.slide_id)
+        with _as_output_error(results.slide(work.slide_id)):
+            _write_tables(made, work.slide, found, counted, record)
+            _write_cells(made, work.slide, found.merged, counted, kept, processes)
+            overview = assemble(work.slide, work.plan.stain, [r.overview for r in found.looked])
+            write_overview(made / "overview.jpg", overview)
+            write_record(made, record)  # the report reads the results back, this among them
+            write_report_or_say_why(made)
     results.publish(made, record)
     return record
 
 
 @dataclass(frozen=True)
-class _Found:
-    """What a slide's journal holds: the regions' results, and over them all what they cost, red cells and notes."""
+class _Counted:
+    """What is said of a slide's cells, one by one and together."""
 
-    looked: list[RegionResult]
-    cells: list[Cells]
-    pictures: KeptPictures
-    figures: ScanFigures
-    audit: ScreenAudit
-    diameters_um: np.ndarray
-    notes: list[str]
+    measures: Measures
+    readings: Readings
+    counting: Counting
+    regions: list[RegionFigures]
+    smear: SmearAccount
+    differential: Differential
 
 
-def _gather(work: SlideWork) -> _Found:
-    """The journal, read once; the pictures stay there."""
-    pictures = KeptPictures(work.journal)
-    looked = [pictures.set_aside(result) for result in work.journal.results()]
-    audited_mm2 = round(sum(r.audited_um2 for r in looked) / 1e6, 6)
-    missed = sum(r.audit_cells for r in looked)
-    figures = ScanFigures(
-        scanned_mm2=round(work.plan.scanned_mm2, 6), blank_mm2=round(work.plan.blank_mm2, 6),
-        proposals=sum(r.proposals for r in looked), patches=sum(r.patches for r in looked),
-        saturated=sum(r.saturated for r in looked), platelets=sum(r.platelets for r in looked),
-        audited_mm2=audited_mm2, audit_cells=missed,
+def _count(work: SlideWork, found: Gathered, settings: RunSettings, min_confidence: float) -> _Counted:
+    slide, cells = work.slide, found.merged.cells
+    measures = measure(cells, slide.mpp, found.diameters_um)
+    readings = read_cells(cells, measures, (slide.width, slide.height), min_confidence)
+    names, centres_xy = readings.names, centres(cells.boxes_xyxy.astype(np.float64))
+    zones = zone_map(slide, [r.squares for r in found.looked])
+    counting = choose_cells(
+        names, [ZONES[z] for z in zones.at(centres_xy).tolist()], settings.count_in, settings.target_cells,
+        is_smear=holds_single_cells(zones, slide, len(found.diameters_um)),
     )  # fmt: skip
-    passed_over_mm2 = round(sum(r.passed_over_um2 for r in looked) / 1e6, 6)
-    diameters_um = np.concatenate([np.zeros(0, np.float32), *(r.rbc_diameters_um for r in looked)])
-    notes = [f"region {r.region_index}: {note}" for r in looked for note in r.notes]
-    audit = audit_of(missed, audited_mm2, passed_over_mm2)
-    return _Found(looked, [r.cells for r in looked], pictures, figures, audit, diameters_um, notes)
+    regions = account_regions(
+        work.plan, found.looked, work.lost, zones, counting, centres_xy, names, measures.rbc_diameter_um
+    )
+    those = [name for name, reason in zip(names, counting.left_out, strict=True) if not reason]
+    differential = count(those, settings.target_cells, settings.wbc, settings.rules)
+    return _Counted(measures, readings, counting, regions, account_smear(regions, counting, names), differential)
+
+
+def _record(work: SlideWork, found: Gathered, counted: _Counted, weights_sha256: str) -> SlideRecord:
+    slide, merged, measures = work.slide, found.merged, counted.measures
+    told = [
+        words_on_unfamiliar(merged.cells), words_on(counted.counting, counted.readings.names),
+        found.audit.words(len(merged.ids)), *words_on_quality(counted.regions),
+    ]  # fmt: skip
+    return SlideRecord(
+        FORMAT_VERSION, slide.slide_id, slide.path, slide.width, slide.height, slide.mpp, work.fingerprint,
+        slide.fingerprint, weights_sha256, __version__, len(merged.ids), len(work.plan.regions),
+        tuple(sorted(work.lost)), round(unreadable_share(work), 6), _warnings(work, told, found.notes),
+        merged.dropped["duplicate"], measures.rbc_diameter_um, measures.rbc_measured, found.figures, counted.smear,
+        found.audit,
+    )  # fmt: skip
+
+
+def _write_tables(made: Path, slide: Slide, found: Gathered, counted: _Counted, record: SlideRecord) -> None:
+    """The slide's tables and its differential."""
+    rows = cell_rows(slide.slide_id, found.merged, counted.measures, counted.readings, counted.counting)
+    write_table(made / "cells.csv", CELL_COLUMNS, rows)
+    write_table(made / "regions.csv", REGION_COLUMNS, region_rows(slide.slide_id, counted.regions))
+    to_review = int(counted.readings.review.sum())
+    row = differential_row(slide.slide_id, slide.path, counted.differential, to_review, record.warnings)
+    write_table(made / "differential.csv", DIFFERENTIAL_COLUMNS, [row])
+    write_differential(
+        made / "differential.json", slide.slide_id, slide.path, counted.differential, counted.measures, to_review,
+        record.warnings, counted.smear, found.audit,
+    )  # fmt: skip
+
+
+def _write_cells(
+    made: Path, slide: Slide, merged: MergedCells, counted: _Counted, kept: KeptAside, processes: int
+) -> None:
+    """What shows the slide's cells: masks, pictures, outlines."""
+    with Spread(processes if len(merged.ids) >= MANY_CELLS else 0) as spread:
+        write_masks(made / "masks.zarr", slide, merged, counted.readings.names, spread.map)
+    write_pictures(made / "pictures.zip", merged, kept.picture)
+    write_geojson(
+        made / "cells.geojson", slide.slide_id, merged, counted.measures, counted.readings, kept.outline
+    )
 
 
 def _warnings(work: SlideWork, told: list[str], notes: list[str]) -> tuple[str, ...]:

@@ -17,10 +17,11 @@ from functools import lru_cache
 
 import numpy as np
 
-from ..cells.explain import ANY_NUCLEUS_FRACTION
 from ..cells.measure import measure
+from ..cells.plausible import ANY_NUCLEUS_FRACTION
 from ..errors import ReadError, SlideError, WeightsError
 from ..geometry import inside
+from ..outputs.outlined import outlined
 from ..records import Cells, Region, RegionResult, Slide, StainProfile
 from ..slides import quality, screen
 from ..slides.overview import overview_piece
@@ -107,7 +108,7 @@ def load_predictor(weights: str | None, sha256: str, device: str, engine: str = 
 
 def _look_at(job: RegionJob, predictor) -> RegionResult:
     """Steps: one coarse look, candidates, density of the film, red cells, patches, crowded patches again in smaller
-    windows, follow-ups, the audit."""
+    windows, follow-ups, outlines, the audit."""
     reader, card, region = _reader(job.slide), predictor.card, job.region
     eye = Eye(reader, predictor, job.look.batch_size)
     begun = time.perf_counter()
@@ -131,6 +132,7 @@ def _look_at(job: RegionJob, predictor) -> RegionResult:
         ]
         notes = _notes_on_cut(seen, job.slide.mpp) + _notes_on_cut(follow_ups, job.slide.mpp)
     cells = Cells.concat([*kept, windows.cells.take(~windows.cut)]).with_region(region.index)
+    cells = outlined(cells)
     patches, platelets = eye.patches, eye.platelets
     passed_over_um2, audited_um2, audit_cells = _audit(job, eye, candidates, card)
     return RegionResult(

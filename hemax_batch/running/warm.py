@@ -3,5 +3,8 @@
 Imports only: nothing here may start a thread, open a file or wake a GPU, which would not survive the fork.
 """
 
+import scipy.sparse.csgraph  # noqa: F401
+import shapely  # noqa: F401
+
 from ..model import checkpoint, predictor  # noqa: F401
 from . import regions  # noqa: F401

@@ -1,0 +1,117 @@
+"""One finished region as a file: what its slide is merged from first, then what is only copied when it is written.
+
+    4 bytes  CRC-32 of the head          head    safetensors: cells and their masks, squares, overview, figures; of each
+    8 bytes  length of the head                  blob its length and CRC-32C
+    head                                 blobs   the cells' pictures, one after the other, then their outlines
+    blobs
+
+A slide's pictures and outlines are ten times the rest, so they can be left where they are (results.kept).
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import BinaryIO
+
+import google_crc32c
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from ..records import Cells, OverviewPiece, RegionResult, Squares
+
+ASIDE = ("pictures", "outlines")  # of `Cells`, in the order of their blobs
+_NOT_SCALAR = ("cells", "rbc_diameters_um", "squares", "overview")
+_SCALARS = tuple(f.name for f in fields(RegionResult) if f.name not in _NOT_SCALAR)
+_ARRAYS = tuple(f.name for f in fields(Cells) if f.name not in ("masks", *ASIDE))
+_SQUARES = tuple(f.name for f in fields(Squares))
+
+
+@dataclass(frozen=True)
+class Blobs:
+    """Where the blobs of N cells lie in their file: N pictures, then N outlines.
+
+    ends    int64 [2 N + 1], where each begins and the next one's beginning
+    checks  uint32 [2 N], the CRC-32C of each
+    """
+
+    ends: np.ndarray
+    checks: np.ndarray
+
+
+def to_bytes(result: RegionResult) -> bytes:
+    """A RegionResult as the bytes of its file."""
+    cells = result.cells
+    blobs = [blob for name in ASIDE for blob in getattr(cells, name)]
+    arrays = {f"cells_{name}": getattr(cells, name) for name in _ARRAYS}
+    arrays["masks_bytes"] = np.frombuffer(b"".join(cells.masks), np.uint8)
+    arrays["masks_lengths"] = np.array([len(mask) for mask in cells.masks], np.int64)
+    arrays["blobs_lengths"] = np.array([len(blob) for blob in blobs], np.int64)
+    arrays["blobs_checks"] = np.array([google_crc32c.value(blob) for blob in blobs], np.uint32)
+    arrays |= {f"squares_{name}": getattr(result.squares, name) for name in _SQUARES}
+    arrays["overview_xy"] = np.array([result.overview.x, result.overview.y], np.int64)
+    arrays["overview_pixels"] = result.overview.pixels
+    arrays["rbc_diameters_um"] = result.rbc_diameters_um
+    scalars = {name: getattr(result, name) for name in _SCALARS}
+    arrays["scalars_json"] = np.frombuffer(json.dumps(scalars).encode(), np.uint8)
+    head = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    return b"".join([zlib.crc32(head).to_bytes(4, "little"), len(head).to_bytes(8, "little"), head, *blobs])
+
+
+def from_bytes(raw: bytes) -> RegionResult:
+    """The inverse of `to_bytes`. ValueError or KeyError where `raw` is damaged."""
+    stored, start = _unpacked(raw[12 : 12 + int.from_bytes(raw[4:12], "little")], raw[:4])
+    blobs = _split(np.frombuffer(raw, np.uint8)[start:], stored["blobs_lengths"])
+    if [google_crc32c.value(blob) for blob in blobs] != stored["blobs_checks"].tolist():
+        raise ValueError("the CRC-32C of a picture or outline is not that of its content")
+    n = len(blobs) // 2
+    return _result(stored, blobs[:n], blobs[n:])
+
+
+def read_head(file: BinaryIO, place: Callable[[int], object]) -> tuple[RegionResult, Blobs]:
+    """A region from its file but for the blobs, and where these lie; `place` of its row stands for those of a cell.
+
+    ValueError or KeyError where the head is damaged, or the file shorter or longer than the head says.
+    """
+    check, length = file.read(4), int.from_bytes(file.read(8), "little")
+    stored, start = _unpacked(file.read(length), check)
+    blobs = Blobs(start + np.concatenate([[0], np.cumsum(stored["blobs_lengths"])]), stored["blobs_checks"])
+    if (size := file.seek(0, 2)) != blobs.ends[-1]:
+        raise ValueError(f"{size} bytes, its head speaks of {blobs.ends[-1]}")
+    places = tuple(map(place, range(len(blobs.checks) // 2)))
+    return _result(stored, places, places), blobs
+
+
+def _unpacked(head: bytes, check: bytes) -> tuple[dict[str, np.ndarray], int]:
+    """The arrays of a head, and where the blobs after it begin."""
+    if zlib.crc32(head) != int.from_bytes(check, "little"):
+        raise ValueError("its CRC-32 is not that of its content")
+    try:
+        return load(head), 12 + len(head)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+
+
+def _result(stored: dict[str, np.ndarray], pictures: tuple, outlines: tuple) -> RegionResult:
+    scalars = json.loads(stored["scalars_json"].tobytes())
+    scalars["notes"] = tuple(scalars["notes"])
+    columns = {name: stored[f"cells_{name}"] for name in _ARRAYS}
+    masks = _split(stored["masks_bytes"], stored["masks_lengths"])
+    return RegionResult(
+        cells=Cells(**columns, masks=masks, pictures=pictures, outlines=outlines),
+        rbc_diameters_um=stored["rbc_diameters_um"],
+        squares=Squares(**{name: stored[f"squares_{name}"] for name in _SQUARES}),
+        overview=OverviewPiece(*stored["overview_xy"].tolist(), stored["overview_pixels"]),
+        **scalars,
+    )
+
+
+def _split(joined: np.ndarray, lengths: np.ndarray) -> tuple[bytes, ...]:
+    ends = np.cumsum(lengths)
+    if len(joined) != (ends[-1] if len(ends) else 0):
+        raise ValueError(f"{len(joined)} bytes, lengths of {lengths.sum()}")
+    raw = joined.tobytes()
+    return tuple(raw[end - length : end] for end, length in zip(ends.tolist(), lengths.tolist(), strict=True))

@@ -1,0 +1,56 @@
+"""Mask labels of slides of several blocks and levels, against a canvas as large as the slide."""
+
+import numpy as np
+import pytest
+import zarr
+from cellbank import cells_at
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hemax_batch.cells.merge import merge
+from hemax_batch.outputs import masks, painting
+from hemax_batch.records import Slide, unpack_mask
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """Blocks of 128 px in chunks of 8: four levels of their own, and smaller ones in chunks of 16."""
+    monkeypatch.setattr(painting, "BLOCK_PX", 128)
+    monkeypatch.setattr(painting, "CHUNK_PX", 8)
+    monkeypatch.setattr(masks, "SMALLEST_PX", 3)
+
+
+def plain_labels(merged, height, width):
+    """Both labels at level 0, uint32 [2, H, W], without hidden cells: the largest first, later ids on top."""
+    labels, cells = np.zeros((2, height, width), np.uint32), merged.cells
+    areas = np.prod(cells.boxes_xyxy[:, 2:] - cells.boxes_xyxy[:, :2], axis=1)
+    for i in np.lexsort((merged.ids, -areas)):
+        mask, (x, y) = unpack_mask(cells.masks[i], cells.mask_hw[i]), cells.mask_xy[i]
+        for row, column in np.argwhere(mask):
+            if 0 <= y + row < height and 0 <= x + column < width:
+                labels[:, y + row, x + column] = merged.ids[i], merged.ids[i] * (mask[row, column] == 2)
+    return labels
+
+
+def halved(label):
+    h, w = label.shape
+    return np.pad(label, ((0, h % 2), (0, w % 2))).reshape(-(-h // 2), 2, -(-w // 2), 2).max((1, 3))
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 2**32 - 1), st.integers(0, 12), st.integers(30, 400), st.integers(30, 400))
+def test_every_level_of_both_labels_is_that_of_a_canvas_as_large_as_the_slide(tmp_path_factory, seed, n, height, width):
+    random = np.random.default_rng(seed)
+    places = random.integers(-3, (width - 3, height - 3), (n, 2)).tolist()
+    merged = merge([cells_at(places, random.integers(4, 30, n).tolist())])
+    expected = plain_labels(merged, height, width)
+    if set(np.unique(expected[0])) - {0} != set(merged.ids.tolist()):
+        return  # one is hidden, or outside: another test
+    slide = Slide("/s.tif", "s", "f", width, height, 0.25, ((width, height),), (1.0,), "generic", "tiff")
+    path = tmp_path_factory.mktemp("masks") / "m.zarr"
+    masks.write_masks(path, slide, merged, ["blast"] * len(merged.ids))
+    for name, label in zip(masks.LABELS, expected, strict=True):
+        for k, shape in enumerate(masks.level_shapes(height, width)):
+            level = zarr.open_array(path / f"labels/{name}/{k}")[:]
+            assert level.shape == shape and np.array_equal(level, label)
+            label = halved(label)
