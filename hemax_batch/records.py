@@ -6,7 +6,6 @@ rectangles are x0, y0, x1, y1, half-open.
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass, field, fields, replace
 from itertools import chain
 
@@ -95,39 +94,6 @@ class PatchBatch:
 
     def __len__(self) -> int:
         return len(self.pixels)
-
-
-def pack_mask(mask: np.ndarray) -> bytes:
-    """A mask crop, uint8 [h, w] (0 outside, 1 cytoplasm, 2 nucleus), packed to bytes."""
-    planes = np.stack([mask > 0, mask == 2])
-    return zlib.compress(np.packbits(planes).tobytes(), 6)
-
-
-def unpack_mask(packed: bytes, hw: tuple[int, int]) -> np.ndarray:
-    """The inverse of `pack_mask`: uint8 [h, w]."""
-    planes = unpack_planes(packed, hw)
-    return planes[0] + planes[1].view(np.uint8)
-
-
-def unpack_planes(packed: bytes, hw: tuple[int, int]) -> np.ndarray:
-    """What `pack_mask` packed as two masks, bool [2, h, w]: the whole cell, and its nucleus."""
-    h, w = int(hw[0]), int(hw[1])
-    bits = np.unpackbits(np.frombuffer(_planes(packed, h, w), np.uint8), count=2 * h * w)
-    return bits.view(bool).reshape(2, h, w)
-
-
-def count_pixels(packed: bytes, hw: tuple[int, int]) -> tuple[int, int]:
-    """Pixels of the nucleus and of the whole cell in a packed mask, counted as the bits of one great number."""
-    h, w = int(hw[0]), int(hw[1])
-    raw = _planes(packed, h, w)
-    bits = int.from_bytes(raw, "big")
-    cell = (bits >> (8 * len(raw) - h * w)).bit_count()
-    return bits.bit_count() - cell, cell
-
-
-def _planes(packed: bytes, h: int, w: int) -> bytes:
-    """The bits of both planes, one after the other. No more than they can be is ever unpacked."""
-    return zlib.decompressobj().decompress(packed, (2 * h * w + 7) // 8)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 import numpy as np
 
 from hemax_batch import vocabulary
-from hemax_batch.records import Cells, pack_mask
+from hemax_batch.mask_packing import pack_mask
+from hemax_batch.records import Cells
 
 
 def disc(diameter: int, nucleus: float = 0.6) -> np.ndarray:

@@ -16,6 +16,7 @@ from hemax_batch.cells.counting import Counting, choose_cells
 from hemax_batch.cells.differential import count
 from hemax_batch.cells.explain import read_cells
 from hemax_batch.cells.measure import measure
+from hemax_batch.mask_packing import pack_mask
 from hemax_batch.outputs import geojson
 from hemax_batch.outputs.clinical import write_differential
 from hemax_batch.outputs.pictures import write_overview, write_pictures
@@ -28,7 +29,7 @@ from hemax_batch.outputs.tables import (
     region_rows,
     write_table,
 )
-from hemax_batch.records import PICTURE_UM, Cells, MergedCells, RegionFigures, pack_mask
+from hemax_batch.records import PICTURE_UM, Cells, MergedCells, RegionFigures
 from hemax_batch.results.folder import ResultsFolder, ScanFigures, SlideRecord
 from hemax_batch.running.account import account_smear
 from hemax_batch.settings import FORMAT_VERSION

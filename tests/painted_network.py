@@ -16,8 +16,9 @@ from scipy import ndimage
 
 from hemax_batch import vocabulary
 from hemax_batch.geometry import centres
+from hemax_batch.mask_packing import pack_mask
 from hemax_batch.model.checkpoint import read_card
-from hemax_batch.records import Cells, PatchBatch, RegionResult, pack_mask
+from hemax_batch.records import Cells, PatchBatch, RegionResult
 from hemax_batch.running import regions
 
 N_QUERIES = 12

@@ -10,7 +10,7 @@ from test_learning import write_layout
 
 from hemax_batch.cli_learning import compare as command
 from hemax_batch.learning import compare as module
-from hemax_batch.learning.classifiers import CLASSIFIERS, Classifier, crop
+from hemax_batch.learning.classifiers import CLASSIFIERS, Classifier, crops
 from hemax_batch.learning.compare import Row, compare, table
 from hemax_batch.learning.dataset import read_folder
 from hemax_batch.learning.train import Recipe
@@ -28,8 +28,7 @@ def data(tmp_path):
 
 
 def test_every_model_is_trained_measured_and_kept(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "DETECTORS", {k: v for k, v in module.DETECTORS.items() if "r50" not in k})
-    monkeypatch.setattr(module, "CLASSIFIERS", {"efficientnet-lite0": CLASSIFIERS["efficientnet-lite0"]})
+    monkeypatch.setattr(module, "MODELS", ("hemax-s", "hemax-s without explanations", "efficientnet-lite0"))
     examples, told = read_folder(data), []
     first = compare(examples, TINY, 1, tmp_path / "work", "cpu", say=told.append)
     assert list(first["models"]) == ["hemax-s", "hemax-s without explanations", "efficientnet-lite0"]
@@ -59,9 +58,25 @@ def test_classifiers_give_log_probabilities_and_a_gradient_everywhere(name):
 
 
 def test_a_crop_is_centred_and_mirrored_over_the_edge():
-    patch = np.arange(3 * 20 * 20).reshape(3, 20, 20)
-    assert crop(patch, (10, 8), 6)[0, 3, 3] == patch[0, 8, 10]
-    assert np.array_equal(crop(patch, (0, 0), 6)[:, :3, 3:], patch[:, :3, :3][:, ::-1])
+    patch = torch.arange(3 * 20 * 20).reshape(3, 20, 20)
+    inside, corner = crops(torch.stack([patch, patch]), torch.tensor([[10.0, 8.0], [0.0, 0.0]]), 6)
+    assert inside[0, 3, 3] == patch[0, 8, 10]
+    assert torch.equal(corner[:, :3, 3:], patch[:, :3, :3].flip(1))
+
+
+def test_models_trained_one_by_one_are_those_of_the_table(data, tmp_path, monkeypatch):
+    """Several processes with a --model each share a folder; masks are drawn once, beforehand."""
+    from hemax_batch.model.checkpoint import SHIPPED
+
+    monkeypatch.setattr(module, "MODELS", ("hemax-s", "efficientnet-lite0"))
+    examples, told = read_folder(data), []
+    for name in module.MODELS:
+        compare(examples, TINY, 1, tmp_path / "work", "cpu", told.append, only=(name,), masks=SHIPPED)
+    assert len(told) == 2 and len(list((tmp_path / "work").glob("masks-*/done"))) == 1
+    monkeypatch.setattr(module, "train", None)
+    monkeypatch.setattr(module, "train_classifier", None)
+    table_of_all = compare(examples, TINY, 1, tmp_path / "work", "cpu", told.append, masks=SHIPPED)
+    assert list(table_of_all["models"]) == ["hemax-s", "efficientnet-lite0"]
 
 
 def test_differences_are_paired_and_the_claim_follows_their_interval():

@@ -13,7 +13,7 @@ from hemax_batch.cells.explain import read_cells
 from hemax_batch.cells.measure import measure
 from hemax_batch.cells.plausible import CONTRADICTIONS, NUCLEUS_FRACTION
 from hemax_batch.cells.sentences import _either
-from hemax_batch.records import pack_mask
+from hemax_batch.mask_packing import pack_mask
 from hemax_batch.vocabulary import ATTRIBUTES, CLASS_NAMES, N_ATTRIBUTE_STATES, N_CLASSES, attribute_slices
 
 SEGMENTED = {"granularity": "fine", "nucleus_shape": "multilobed", "cytoplasm_colour": "light_blue"}

@@ -14,7 +14,7 @@ ROOT = Path(hemax_batch.__file__).parent
 LAYERS = (
     {"__main__"}, {"bench"}, {"cli"}, {"cli_slides", "cli_learning", "cli_models", "cli_review"}, {"doctor", "pipeline", "interchange"}, {"learning"}, {"running"}, {"review"},
     {"results", "smear"}, {"settings"}, {"slides", "model", "cells", "outputs"},
-    {"records", "vocabulary", "geometry", "errors"},
+    {"records", "mask_packing", "vocabulary", "geometry", "errors"},
 )  # fmt: skip
 _LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

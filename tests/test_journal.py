@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hemax_batch import vocabulary
-from hemax_batch.records import Cells, RegionResult, pack_mask
+from hemax_batch.mask_packing import pack_mask
+from hemax_batch.records import Cells, RegionResult
 from hemax_batch.results.journal import (
     Failure,
     RegionJournal,

@@ -7,7 +7,8 @@ import pytest
 from cellbank import cells_at
 
 from hemax_batch.cells.measure import ENOUGH_RBC, NORMAL_RBC_UM, measure
-from hemax_batch.records import Cells, pack_mask
+from hemax_batch.mask_packing import pack_mask
+from hemax_batch.records import Cells
 
 
 def with_mask(mask: np.ndarray) -> Cells:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from hemax_batch.cells.merge import SAME_INSIDE, SAME_IOU, SAME_MASK, SURE_IOU, _near_pairs, merge
 from hemax_batch.geometry import area, pairwise_iou
-from hemax_batch.records import Cells, pack_mask, unpack_mask
+from hemax_batch.mask_packing import pack_mask, unpack_mask
+from hemax_batch.records import Cells
 
 records = st.lists(
     st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(10, 40), st.integers(0, 8)), max_size=14, unique=True

@@ -13,11 +13,12 @@ from torch.nn import functional as F
 
 from hemax_batch import vocabulary
 from hemax_batch.errors import WeightsError
+from hemax_batch.mask_packing import unpack_mask
 from hemax_batch.model import checkpoint, criterion, hemax
 from hemax_batch.model.matcher import CLASS_COST, GIOU_COST, L1_COST, Targets, generalised_iou, match, to_xyxy
 from hemax_batch.model.predictor import Predictor, sample_at
 from hemax_batch.model.torch_network import TorchNetwork
-from hemax_batch.records import PatchBatch, unpack_mask
+from hemax_batch.records import PatchBatch
 
 K, A = vocabulary.N_CLASSES, vocabulary.N_ATTRIBUTE_STATES
 

@@ -11,10 +11,11 @@ from tiny_network import tiny_weights
 
 from hemax_batch import cli
 from hemax_batch.errors import EngineError
+from hemax_batch.mask_packing import unpack_mask
 from hemax_batch.model import openvino_network
 from hemax_batch.model.openvino_network import cache_folder, check_engine
 from hemax_batch.model.predictor import Predictor
-from hemax_batch.records import PatchBatch, unpack_mask
+from hemax_batch.records import PatchBatch
 
 needs_openvino = pytest.mark.skipif(
     openvino_network.find_spec("openvino") is None, reason="openvino is not installed: pip install 'hemax-batch[openvino]'"

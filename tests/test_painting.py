@@ -8,8 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hemax_batch.cells.merge import merge
+from hemax_batch.mask_packing import unpack_mask
 from hemax_batch.outputs import masks, painting
-from hemax_batch.records import Slide, unpack_mask
+from hemax_batch.records import Slide
 
 
 @pytest.fixture(autouse=True)

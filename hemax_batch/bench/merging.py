@@ -21,8 +21,9 @@ import numpy as np
 from PIL import Image
 
 from ..cells.contours import outlines_of
+from ..mask_packing import pack_mask
 from ..outputs.outlined import outline_text
-from ..records import PICTURE_UM, Cells, Region, RegionResult, Slide, StainProfile, TilePlan, pack_mask
+from ..records import PICTURE_UM, Cells, Region, RegionResult, Slide, StainProfile, TilePlan
 from ..results.folder import ResultsFolder
 from ..results.journal import RegionJournal
 from ..running.publish import SlideWork, publish_slide

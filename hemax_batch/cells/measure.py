@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..records import Cells, count_pixels
+from ..mask_packing import count_pixels
+from ..records import Cells
 
 NORMAL_RBC_UM = 7.3  # mean diameter of a normal red cell on a dried smear (7-8 µm)
 ENOUGH_RBC = 20

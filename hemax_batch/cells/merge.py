@@ -20,7 +20,8 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from ..geometry import area, centres
-from ..records import Cells, MergedCells, unpack_mask
+from ..mask_packing import unpack_mask
+from ..records import Cells, MergedCells
 
 SAME_IOU = 0.5
 SAME_INSIDE = 0.7

@@ -9,7 +9,8 @@ import numpy as np
 
 from ..cells.explain import contradicts
 from ..geometry import centres, pairwise_iou
-from ..records import PatchBatch, unpack_mask
+from ..mask_packing import unpack_mask
+from ..records import PatchBatch
 from ..vocabulary import ATTRIBUTES, CLASS_NAMES, CLASSES, attribute_slices
 from .average_precision import Field, average_precision
 from .dataset import Example, load_mask

@@ -8,7 +8,8 @@ import numpy as np
 
 from ..cells.measure import measure
 from ..geometry import centres
-from ..records import Cells, PatchBatch, unpack_mask
+from ..mask_packing import unpack_mask
+from ..records import Cells, PatchBatch
 from ..vocabulary import ATTRIBUTES, WHITE_NAMES, attribute_slices
 from .dataset import Example
 from .view import centred

@@ -16,7 +16,8 @@ from scipy import ndimage
 
 from .. import vocabulary
 from ..geometry import centres, filled, pairwise_iou
-from ..records import PICTURE_UM, Cells, PatchBatch, pack_mask
+from ..mask_packing import pack_mask
+from ..records import PICTURE_UM, Cells, PatchBatch
 from . import checkpoint
 from .answers import Answer, softmax
 from .familiarity import Known, box_means

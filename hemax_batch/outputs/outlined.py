@@ -7,7 +7,8 @@ from dataclasses import replace
 from itertools import chain
 
 from ..cells.contours import Ring, outlines_of
-from ..records import Cells, unpack_planes
+from ..mask_packing import unpack_planes
+from ..records import Cells
 
 
 def outlined(cells: Cells) -> Cells:

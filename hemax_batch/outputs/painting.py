@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from ..geometry import area
-from ..records import MergedCells, unpack_planes
+from ..mask_packing import unpack_planes
+from ..records import MergedCells
 from .shards import write_shard
 
 BLOCK_PX = 4096
