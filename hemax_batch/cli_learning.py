@@ -20,6 +20,7 @@ import click
 @click.option("--arch", default="hemax-s", show_default=True, help="hemax-s (compact) or hemax-r50 (the paper's).")
 @click.option("--steps", type=int, help="Optimiser steps.  [default: 1900, or 420 with --from-weights]")
 @click.option("--from-weights", "start", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Go on from these weights.")
+@click.option("--teacher", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Missing masks, and types that labels leave open, are these weights'.")
 @click.option("--close", is_flag=True, help="With --from-weights: small canvases, and the stages of maturation more often.")
 @click.option("--lr", type=float, help="Peak learning rate; the backbone's is half.  [default: 5e-4, or 2e-4 with --from-weights]")
 @click.option("--batch-size", default=16, show_default=True, help="Patches a step, over all processes.")
@@ -32,7 +33,7 @@ import click
 @click.option("--shuffle-labels", is_flag=True, help="A control: classes and attributes dealt out at random, no synthetic fields.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-def train(data, out, work, arch, steps, start, close, lr, batch_size, synthetic, leave_out, drop_path, compiled, patience,
+def train(data, out, work, arch, steps, start, teacher, close, lr, batch_size, synthetic, leave_out, drop_path, compiled, patience,
           check_every, shuffle_labels, seed, device):  # fmt: skip
     """Train HemaX on labelled images and write the weights with their model card.
 
@@ -61,7 +62,8 @@ def train(data, out, work, arch, steps, start, close, lr, batch_size, synthetic,
     else:
         recipe = Recipe(arch=arch, steps=steps or Recipe.steps, **given)
     lessons = Lessons(leave_out, patience, check_every, shuffle_labels)
-    train_command(data, out, work or out.with_name(out.name + ".work"), recipe, device, click.echo, start, lessons)
+    train_command(data, out, work or out.with_name(out.name + ".work"), recipe, device, click.echo, start, lessons,
+                  teacher)
 
 
 @click.command()

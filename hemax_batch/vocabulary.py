@@ -46,6 +46,15 @@ WHITE_NAMES: tuple[str, ...] = tuple(c.name for c in CLASSES if c.white)
 #: What analysers count as one, and people tell apart badly.
 NEUTROPHIL_NAMES: tuple[str, ...] = ("band_neutrophil", "segmented_neutrophil")
 
+#: What normal blood holds.
+MATURE_NAMES: tuple[str, ...] = (*NEUTROPHIL_NAMES, "eosinophil", "basophil", "monocyte", "lymphocyte")
+
+
+def tells_type(allowed: tuple[str, ...]) -> bool:
+    """Whether a label that allows these classes says more than "some white cell", or some mature one."""
+    return allowed not in (WHITE_NAMES, MATURE_NAMES)
+
+
 #: Not a class of the network: what a cell becomes when the network is unsure of it.
 UNIDENTIFIED = "unidentified"
 UNIDENTIFIED_COLOUR = "#BBBBBB"

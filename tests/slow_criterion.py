@@ -72,7 +72,8 @@ def partial_cross_entropy(logits: Tensor, allowed: Tensor) -> Tensor:
     """
     log_p = logits.log_softmax(-1)
     exact = -torch.logsumexp(log_p.masked_fill(~allowed, -1e4), -1)
-    return (1 - LABEL_SMOOTHING) * exact - LABEL_SMOOTHING * log_p.mean(-1)
+    smoothing = LABEL_SMOOTHING * (allowed.sum(-1) == 1)
+    return (1 - smoothing) * exact - smoothing * log_p.mean(-1)
 
 
 def soft_dice_loss(logits: Tensor, truth: Tensor) -> Tensor:

@@ -11,10 +11,11 @@ from PIL import Image
 
 from hemax_batch.errors import DataError
 from hemax_batch.learning import dataset
-from hemax_batch.learning.command import train_command
+from hemax_batch.learning.command import learn, train_command
 from hemax_batch.learning.figures import Seen, figures
-from hemax_batch.learning.pseudo import with_pseudo_masks
+from hemax_batch.learning.pseudo import with_pseudo_masks, write_types
 from hemax_batch.learning.train import Recipe, train
+from hemax_batch.model.answers import Answer
 from hemax_batch.model.checkpoint import read_card
 from hemax_batch.vocabulary import CLASS_NAMES, WHITE_NAMES
 
@@ -115,6 +116,44 @@ def test_pseudo_masks_bring_boxes_only_where_nobody_drew_one(tmp_path):
     drawn, boxed, *_ = with_pseudo_masks(examples, tmp_path / "pseudo")
     assert drawn.cells[0].box_xyxy == (40, 30, 80, 60) and not drawn.cells[0].box_trusted
     assert boxed.cells[0].box_xyxy == (20, 20, 80, 80) and boxed.cells[0].box_trusted and boxed.mask_weight < 1
+
+
+def test_a_teacher_names_types_that_labels_leave_open_where_it_is_sure(tmp_path):
+    examples = dataset.read_folder(write_layout(tmp_path, 4, **{"class": ""}))
+    open_label, *typed = examples
+    assert open_label.cells[0].allowed == WHITE_NAMES
+
+    def says(**probabilities):
+        p = np.full((1, 2, len(CLASS_NAMES) + 1), 1e-4, np.float32)
+        p[0, 1, -1] = 1  # the second query saw nothing
+        for name, value in probabilities.items():
+            p[0, 0, CLASS_NAMES.index(name)] = value
+        boxes = np.array([[[160, 160, 90, 90], [20, 20, 50, 50]]], np.float32)
+        nothing = np.zeros(0, np.float32)
+        return lambda pixels: Answer(np.log(p), nothing, boxes, np.array([[True, False]]), nothing, nothing)
+
+    def types(network):
+        write_types(network, examples, [0, 1, 2, 3], tmp_path / "p", 0.12, 320)
+        labelled = with_pseudo_masks(examples, tmp_path / "p")
+        assert [e.cells for e in labelled[1:]] == [e.cells for e in typed]
+        return labelled[0].cells[0].allowed
+
+    assert types(says(monocyte=0.9)) == ("monocyte",)
+    assert types(says(monocyte=0.5, lymphocyte=0.45)) == WHITE_NAMES
+    assert types(says(band_neutrophil=0.5, segmented_neutrophil=0.45)) == ("band_neutrophil", "segmented_neutrophil")
+    assert types(says(platelet=0.99, monocyte=0.009)) == ("monocyte",)  # of what the label allows
+
+
+def test_a_training_with_a_teacher_takes_its_masks_and_knows_whose_they_are(tmp_path):
+    from hemax_batch.model.checkpoint import SHIPPED
+
+    data = write_layout(tmp_path / "data", 4, mask="", **{"class": ""})
+    recipe = Recipe(steps=1, synthetic=0, batch=2, canvas_px=96, large_canvas_px=96, pretrained=False)
+    out = tmp_path / "w.safetensors"
+    learn([data], out, tmp_path / "work", recipe, "cpu", lambda _: None, teacher=SHIPPED)
+    trained = read_card(out).trained
+    assert trained["recipe"]["teacher"] == read_card().sha256 and "--teacher hemax-s.safetensors" in trained["command"]
+    assert (tmp_path / "work" / "pseudo" / "types.csv").exists()
 
 
 def test_a_training_killed_half_way_ends_with_the_same_weights(tmp_path):

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from ..vocabulary import CLASS_NAMES, WHITE_NAMES
+from ..vocabulary import CLASS_NAMES, tells_type
 from .figures import Seen, fits
 
 WANTED_ACCURACY = 0.95  # of the cells that keep their class, …
@@ -21,7 +21,7 @@ _RANGE = (0.3, 3.0)
 
 def fit_temperature(seen: list[Seen]) -> float:
     """The temperature of least negative log-likelihood of the labels that found cells have; 1 without any."""
-    cells = [s for s in seen if s.found and s.allowed != WHITE_NAMES and fits(s.path)]
+    cells = [s for s in seen if s.found and tells_type(s.allowed) and fits(s.path)]
     if not cells:
         return 1.0
     log_p = np.log(np.maximum([s.class_probs for s in cells], 1e-12))
@@ -51,7 +51,7 @@ def at_temperature(seen: list[Seen], temperature: float) -> list[Seen]:
 def choose_threshold(seen: list[Seen]) -> float:
     """The least confidence, in steps of 0.01, above which WANTED_ACCURACY is reached while LEAST_KEPT stays."""
     pairs = [
-        (s.confidence, s.predicted in s.allowed) for s in seen if s.found and s.allowed != WHITE_NAMES and fits(s.path)
+        (s.confidence, s.predicted in s.allowed) for s in seen if s.found and tells_type(s.allowed) and fits(s.path)
     ]
     if not pairs:
         return 0.5

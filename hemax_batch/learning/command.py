@@ -59,17 +59,17 @@ class Lessons:
 
 def train_command(
     data, out: Path, work: Path, recipe: Recipe, device: str, say=print, start: Path | None = None,
-    lessons: Lessons = Lessons(),  # noqa: B008  frozen
+    lessons: Lessons = Lessons(), teacher: Path | None = None,  # noqa: B008  frozen
 ) -> None:
     """Train, then measure on the split `val` and save again with the figures and the model card; as `learn`."""
-    held_out = learn(data, out, work, recipe, device, say, start, lessons)
+    held_out = learn(data, out, work, recipe, device, say, start, lessons, teacher)
     if held_out is not None:
         calibrate(out, out, held_out, device, say)
 
 
 def learn(
     data, out: Path, work: Path, recipe: Recipe, device: str, say=print, start: Path | None = None,
-    lessons: Lessons = Lessons(),  # noqa: B008  frozen
+    lessons: Lessons = Lessons(), teacher: Path | None = None,  # noqa: B008  frozen
 ) -> list[Example] | None:
     """Read, train and save, nothing measured yet. Returns the examples of split `val`; None where another process saves.
 
@@ -81,18 +81,20 @@ def learn(
     out.parent.mkdir(parents=True, exist_ok=True)  # an hour before it is needed
     examples = [e for folder in data for e in read_folder(folder)]
     examples, left_out = leave_out(examples, lessons.leave_out)
-    if start:
-        refuse_start(checkpoint.read_card(start), lessons.leave_out)
+    for known in (path for path in (start, teacher) if path):
+        refuse_start(checkpoint.read_card(known), lessons.leave_out)
+    if teacher:
+        recipe = replace(recipe, teacher=checkpoint.read_card(teacher).sha256)
     held_out = [e for e in examples if e.split == "val"]
     learnt, early = lessons.of([e for e in examples if e.split == "train"], recipe.seed)
     if lessons.shuffle_labels:
         recipe = replace(recipe, synthetic=0)  # those tell the truth
     started = time.monotonic()
-    model = train(learnt, recipe, work, device, say, start, early)
+    model = train(learnt, recipe, work, device, say, start, early, teacher)
     if int(os.environ.get("RANK", 0)) != 0:
         return None
     trained = {
-        "command": _command(data, out, recipe, start, lessons, device),
+        "command": _command(data, out, recipe, start, lessons, device) + (f" --teacher {teacher.name}" if teacher else ""),
         "before": checkpoint.read_card(start).trained if start else None,
         "seed": recipe.seed, "steps": recipe.steps, "batch": recipe.batch,
         "minutes": _minutes(work, time.monotonic() - started), "pseudo_masks": _pseudo_shares(learnt, work / "pseudo"),

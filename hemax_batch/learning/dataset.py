@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DataError
-from ..vocabulary import ATTRIBUTES, CLASS_NAMES, NEUTROPHIL_NAMES, WHITE_NAMES
+from ..vocabulary import ATTRIBUTES, CLASS_NAMES, MATURE_NAMES, NEUTROPHIL_NAMES, WHITE_NAMES
 
 NC_CLASSES = ("low", "high")
 BYSTANDERS = ("none", "stained", "anywhere")
@@ -240,7 +240,8 @@ def read_txl(folder: Path) -> list[Example]:
     type.
 
     Its PBC pictures are left out here: `read_pbc` has them, with the same split. BCCD's cells take their type from a
-    sibling folder `bccd` where there is one.
+    sibling folder `bccd` where there is one. Raabin-WBC is of normal blood and holds the mature types only (Kouzehkanan et
+    al. 2022).
     """
     types, out = _bccd_types(folder.parent / "bccd"), []
     for row in _rows(folder / "images.csv"):
@@ -255,7 +256,8 @@ def read_txl(folder: Path) -> list[Example]:
             cx, cy, bw, bh = float(cx) * w, float(cy) * h, float(bw) * w, float(bh) * h
             if kind != "1":
                 (white if kind == "0" else other).append((cx - bw / 2, cy - bh / 2, cx + bw / 2, cy + bh / 2))
-        allowed = types.get(row["original"], WHITE_NAMES) if len(white) == 1 else WHITE_NAMES
+        unknown = MATURE_NAMES if row["source"] == "Raabin-WBC" else WHITE_NAMES
+        allowed = types.get(row["original"], unknown) if len(white) == 1 else unknown
         cells = tuple(CellLabel(b, allowed) for b in white)
         out.append(
             Example(str(path), MPP[row["source"]], row["source"], row["split"], cells, "none", ignored=tuple(other),

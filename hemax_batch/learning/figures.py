@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..vocabulary import ATTRIBUTES, CLASS_NAMES, NEUTROPHIL_NAMES, WHITE_NAMES
+from ..vocabulary import ATTRIBUTES, CLASS_NAMES, NEUTROPHIL_NAMES, tells_type
 
 #: The five mature types as analysers count them: bands and segmented are one.
 FIVE_TYPES = dict.fromkeys(NEUTROPHIL_NAMES, "neutrophil") | {
@@ -74,7 +74,7 @@ def figures(seen: list[Seen], min_confidence: float = 0.0) -> dict:
     if len(boxed):
         out["recall"] = interval((boxed >= 0.5).astype(float))
         out["jaccard"] = interval(boxed)
-    typed = [s for s in seen if s.allowed != WHITE_NAMES]
+    typed = [s for s in seen if tells_type(s.allowed)]
     if typed:
         out["classes"] = _class_figures(typed)
         if measured := [s for s in typed if not fits(s.path)]:

@@ -17,11 +17,15 @@ from PIL import Image
 from torch.nn import functional as F
 
 from ..geometry import pairwise_iou
+from ..model.answers import softmax
+from ..vocabulary import CLASS_NAMES, NEUTROPHIL_NAMES, tells_type
 from .dataset import Example, load_rgb
 from .view import centred
 
 MIN_IOU = 0.85
 PSEUDO_WEIGHT = 0.5
+SURE_TYPE = 0.8  # share of the probability of all that the label allows
+TYPES = "types.csv"
 CENTRE_TOLERANCE_UM = 2.5
 
 
@@ -95,10 +99,44 @@ def _acceptable(mask: np.ndarray, example: Example) -> bool:
     return bool(off <= CENTRE_TOLERANCE_UM and low <= diameter <= high)
 
 
+def write_types(network, examples: list[Example], indices: list[int], folder: Path, mpp: float, size_px: int) -> None:
+    """Write `folder/types.csv` (index, classes): of cells whose label leaves the type open, those that trained weights
+    are sure of. The two neutrophils stay together: their border is a matter of convention.
+
+    `network` answers as an engine does (`model.torch_network`).
+    """
+    rows = []
+    for i in indices:
+        allowed = examples[i].cells[0].allowed
+        if not tells_type(allowed):
+            sure = _sure_type(network(centred(examples[i], mpp, size_px)[0][None]), size_px, allowed)
+            rows += [f"{i},{'|'.join(sure)}\n"] if sure else []
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / TYPES).write_text("".join(rows), "utf-8")
+
+
+def _sure_type(answer, size_px: int, allowed: tuple[str, ...]) -> tuple[str, ...]:
+    """The type, of those allowed, of the cell in a patch's middle; () where there is none or none is sure."""
+    near = np.abs(answer.boxes_cxcywh[0, :, :2] - size_px / 2).max(1) <= size_px / 12
+    if not (answer.sure[0] & near).any():
+        return ()
+    q = int(np.flatnonzero(answer.sure[0] & near)[answer.class_logits[0, answer.sure[0] & near, -1].argmin()])
+    kinds = {NEUTROPHIL_NAMES if name in NEUTROPHIL_NAMES else (name,) for name in allowed}
+    probabilities = softmax(answer.class_logits[0, q, :-1])
+    of = {kind: float(sum(probabilities[CLASS_NAMES.index(name)] for name in kind)) for kind in kinds}
+    best = max(sorted(of), key=of.get)
+    return best if of[best] >= SURE_TYPE * sum(of.values()) else ()
+
+
 def with_pseudo_masks(examples: list[Example], folder: Path) -> list[Example]:
-    """The examples with the masks found in `folder`; a cell without a human box takes the mask's extent, marked as
-    not trusted."""
+    """The examples with the masks and types found in `folder`; a cell without a human box takes the mask's extent, marked
+    as not trusted."""
     out = list(examples)
+    if (folder / TYPES).exists():
+        for line in (folder / TYPES).read_text("utf-8").splitlines():
+            i, names = line.split(",")
+            cell = replace(out[int(i)].cells[0], allowed=tuple(names.split("|")))
+            out[int(i)] = replace(out[int(i)], cells=(cell,))
     for path in folder.glob("*.png"):
         i = int(path.stem)
         e, cell = out[i], out[i].cells[0]

@@ -10,7 +10,7 @@ from ..cells.measure import measure
 from ..geometry import centres
 from ..mask_packing import unpack_mask
 from ..records import Cells, PatchBatch
-from ..vocabulary import ATTRIBUTES, WHITE_NAMES, attribute_slices
+from ..vocabulary import ATTRIBUTES, WHITE_NAMES, attribute_slices, tells_type
 from .dataset import Example
 from .view import centred
 
@@ -81,7 +81,7 @@ def subjects(predictor, examples: list[Example], limit: int, seed: int = 0) -> l
     """Up to `limit` white cells of known type, drawn evenly over their types, each as the tool would see it."""
     rng = np.random.default_rng(seed)
     typed = [i for i, e in enumerate(examples) if len(e.cells) == 1 and e.cells[0].allowed[0] in WHITE_NAMES
-             and e.cells[0].allowed != WHITE_NAMES]  # fmt: skip
+             and tells_type(e.cells[0].allowed)]  # fmt: skip
     by_type: dict[tuple, list[int]] = {}
     for i in rng.permutation(typed).tolist():
         by_type.setdefault(examples[i].cells[0].allowed, []).append(i)

@@ -10,13 +10,14 @@ One process a device; several with `torchrun --nproc-per-node N -m hemax_batch t
 
 from __future__ import annotations
 
+import copy
 import csv
 import math
 import os
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +26,12 @@ from torch import Tensor, nn
 
 from ..model import checkpoint
 from ..model.criterion import criterion
-from ..model.hemax import HemaX, build
+from ..model.hemax import HemaX, build, fold_norms
 from ..model.matcher import Targets
+from ..model.torch_network import TorchNetwork
 from .dataset import Example, read_layout
 from .early_stopping import EarlyStopping, score_of
-from .pseudo import pseudo_candidates, with_pseudo_masks, write_pseudo_masks
+from .pseudo import pseudo_candidates, with_pseudo_masks, write_pseudo_masks, write_types
 from .sampler import PatchSampler
 from .world import World
 
@@ -62,6 +64,7 @@ class Recipe:
     compiled: bool = False  # the backbone by torch.compile: a minute at the start, faster then
     pretrained: bool = True
     start: str = ""  # weights to go on from (their SHA-256 in `fine_tuning`), instead of ImageNet's backbone
+    teacher: str = ""  # SHA-256 of the weights that missing masks and types are from, instead of its own
 
     @classmethod
     def fine_tuning(cls, start: Path, close: bool = False, **given) -> Recipe:
@@ -83,13 +86,14 @@ class Recipe:
 
 def train(
     examples: list[Example], recipe: Recipe, work: Path, device: str = "cpu", say=print, start: Path | None = None,
-    early: EarlyStopping | None = None,
+    early: EarlyStopping | None = None, teacher: Path | None = None,
 ) -> HemaX:
     """Train and return the network with averaged (EMA) weights, in eval mode.
 
     `work` keeps the log (log.csv), the state to resume from (state.pt) and the pseudo-masks. Steps: build, resume if
     there is a state, stage one, pseudo-masks, stage two. ValueError for an unknown architecture. With `early`, the
-    average that did best on its examples; it checks once all examples have joined.
+    average that did best on its examples; it checks once all examples have joined. With `teacher`, weights, there is no
+    stage one: masks, and the types of cells whose label leaves them open, are drawn by those.
     """
     world = World.join(device)
     work.mkdir(parents=True, exist_ok=True)
@@ -103,10 +107,12 @@ def train(
         model.backbone.compile()
     run = _Run(model, recipe, work, world, say, early)
     run.resume()
+    if teacher:
+        recipe, examples = replace(recipe, first_stage=0.0), run.pseudo_label(examples, checkpoint.load(teacher)[0])
     turn = int(recipe.steps * recipe.first_stage)
     if run.step < turn:
         run.go(run.sampler(examples), turn)
-    if recipe.first_stage > 0 or start:
+    if not teacher and (recipe.first_stage > 0 or start):
         examples = run.pseudo_label(examples)
     if recipe.synthetic:
         joined = int(recipe.steps * recipe.synthetic_from)
@@ -203,19 +209,19 @@ class _Run:
         done = (self.step - r.warmup) / max(r.steps - r.warmup, 1)
         return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
 
-    def pseudo_label(self, examples: list[Example]) -> list[Example]:
-        """Draw masks with the averaged weights (once: a finished set is kept for a resumed training), and take those
-        kept."""
+    def pseudo_label(self, examples: list[Example], teacher: HemaX | None = None) -> list[Example]:
+        """Draw masks with the averaged weights, or masks and types with the `teacher` (once: a finished set is kept for a
+        resumed training), and take those kept."""
         folder, done = self.work / "pseudo", self.work / "pseudo" / "done"
         indices = pseudo_candidates(examples)
         if not done.exists():
-            live = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
-            self.model.load_state_dict(self.average)
+            network = teacher.to(self.world.device) if teacher else self._own_average()
             mine = indices[self.world.rank :: self.world.size]
-            size_px = max(self.recipe.canvas_px, Recipe.canvas_px)
-            write_pseudo_masks(self.model, examples, mine, folder, self.recipe.mpp, size_px)
-            self.model.load_state_dict(live)
-            self.norm_is_frozen = False
+            mpp, size_px = self.recipe.mpp, max(self.recipe.canvas_px, Recipe.canvas_px)
+            write_pseudo_masks(network, examples, mine, folder, mpp, size_px)
+            if teacher and self.world.rank == 0:
+                asked = TorchNetwork(fold_norms(network.eval()), str(self.world.device))
+                write_types(asked, examples, indices, folder, mpp, self.recipe.large_canvas_px)
             self.world.barrier()
             if self.world.rank == 0:
                 done.touch()
@@ -226,6 +232,12 @@ class _Run:
         if self.world.rank == 0:
             self.say("pseudo-masks kept: " + ", ".join(f"{s} {got[s]}/{n}" for s, n in asked.items()))
         return labelled
+
+    def _own_average(self) -> HemaX:
+        """Another network with the averaged weights."""
+        own = copy.deepcopy(self.model)  # not built anew: that would draw from the training's random numbers
+        own.load_state_dict(self.average)
+        return own
 
     def synthetic(self, count: int) -> list[Example]:
         """Synthetic fields, drawn once into the work folder. They join after the pseudo-masks, so that those rest on

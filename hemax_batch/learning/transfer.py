@@ -23,7 +23,7 @@ import numpy as np
 
 from ..model.predictor import Predictor
 from ..outputs.tables import safe_text
-from ..vocabulary import CLASS_NAMES, WHITE_NAMES
+from ..vocabulary import CLASS_NAMES, WHITE_NAMES, tells_type
 from .command import Lessons, learn
 from .dataset import Example, read_folder
 from .evaluate import look
@@ -81,7 +81,7 @@ def _types(examples: list[Example]) -> set[str]:
 def row_of(seen: list[Seen], taught: set[str]) -> dict:
     """The figures of a source's cells; what there is no cell for is absent. `taught`: types that others teach."""
     white = [s for s in seen if set(s.allowed) <= set(WHITE_NAMES)]
-    typed = [s for s in seen if s.allowed != WHITE_NAMES]
+    typed = [s for s in seen if tells_type(s.allowed)]
     row: dict = {"cells": len(seen)}
     parts = {
         "recall": [s.iou >= 0.5 for s in white if s.iou == s.iou],

@@ -33,11 +33,13 @@ ATTRIBUTE_SMOOTHING = 0.02
 def partial_cross_entropy(logits: Tensor, allowed: Tensor) -> Tensor:
     """-log of the summed probability of what is allowed: logits [..., C], allowed bool [..., C] -> [...].
 
-    With one allowed class this is cross-entropy; a little smoothing keeps it from pushing logits to infinity.
+    With one allowed class this is cross-entropy; a little smoothing keeps it from pushing logits to infinity. A label that
+    allows several is not smoothed: it would be the only thing taught of which of them, and that they are all alike.
     """
     log_p = logits.log_softmax(-1)
     exact = -torch.logsumexp(log_p.masked_fill(~allowed, -1e4), -1)
-    return (1 - LABEL_SMOOTHING) * exact - LABEL_SMOOTHING * log_p.mean(-1)
+    smoothing = LABEL_SMOOTHING * (allowed.sum(-1) == 1)
+    return (1 - smoothing) * exact - smoothing * log_p.mean(-1)
 
 
 def soft_dice_loss(logits: Tensor, truth: Tensor) -> Tensor:
