@@ -19,6 +19,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from ..model.predictor import Predictor
 from .concepts import concept_path
 from .dataset import Example
 from .figures import interval
@@ -81,7 +82,8 @@ def rise(before: Said, after: Said, intervention: Intervention) -> float:
 def control_of(predictor):
     """A copy of the network whose head that explains is for `draw_head`; its class, place and masks are the real
     ones."""
-    return copy.deepcopy(predictor)
+    own = copy.deepcopy(predictor.model)
+    return Predictor(own, predictor.card, predictor.device, predictor.batch_size, predictor.platelets, predictor.known)
 
 
 def draw_head(control, seed: int) -> None:
