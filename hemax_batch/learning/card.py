@@ -41,7 +41,7 @@ Architecture `{card.arch}`, {card.mpp} µm/px, patches of {card.patch_px} px. SH
 {apart}
 Masks where nobody drew any: the half-trained network's own, kept where their extent agrees with the human box (IoU at
 least 0.85), or, without a box, where place and size are a cell's. Kept: {pseudo}.
-
+{teacher}
 ## What it reached
 
 On images that it was not trained on (split `val`), each cell in a patch centred on it; a cell not found counts as
@@ -60,6 +60,11 @@ do worse.
 - Smudge cells, variant lymphocytes, plasma cells, parasites, platelet clumps: not taught, not assessed.
 """
 
+
+_TEACHER = """
+In the last stage these masks, and the types of cells whose label leaves them open (where at least 0.8 of what the label
+allows is one type), were those of earlier weights, SHA-256 `{}…`: a network's labels, not people's.
+"""
 
 _SHUFFLED = """
 **A control, not for use: its labels were shuffled in training, and its classes and attributes mean nothing.**
@@ -81,6 +86,7 @@ def write_card(card: WeightsCard, path: Path) -> None:
         sources="\n".join(f"- {n} images: {SOURCES.get(source, source)}" for source, n in trained["images"].items()),
         apart=_apart(trained),
         pseudo=", ".join(f"{source} {share}" for source, share in trained["pseudo_masks"].items()) or "none",
+        teacher=_TEACHER.format(trained["recipe"]["teacher"][:12]) if trained["recipe"].get("teacher") else "",
         figures="\n".join(_figure_row(*row) for row in flat_rows(card.metrics)),
     )
     path.write_text(text, encoding="utf-8")
