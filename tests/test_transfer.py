@@ -112,7 +112,7 @@ def test_all_sources_in_turn_make_one_table_and_are_not_trained_twice(two, tmp_p
     assert set(rows) == {"here", "there"} and all(r["cells"] == 4 and r["recall"]["n"] == 4 for r in rows.values())
     table = list(csv.DictReader((tmp_path / "out" / "transfer.csv").open()))
     assert [r["source"] for r in table] == ["here", "there"] and table[0]["accuracy_n"] == "4" and len(table[0]) == len(COLUMNS)
-    monkeypatch.setattr(transfer, "train_command", None)
+    monkeypatch.setattr(transfer, "learn", None)
     assert CliRunner().invoke(command_line, arguments).exit_code == 0
 
 
