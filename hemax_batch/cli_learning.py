@@ -227,7 +227,7 @@ def compare(data, out, steps, batch_size, seeds, only, masks, from_scratch, devi
 @click.option("--steps", default=1900, show_default=True, help="Optimiser steps of each training.")
 @click.option("--batch-size", default=16, show_default=True, help="Patches a step.")
 @click.option("--synthetic", default=800, show_default=True, help="Synthetic fields to add in the second stage.")
-@click.option("--source", "only", multiple=True, help="Leave out this source only; repeatable.  [default: each in turn]")
+@click.option("--source", "only", multiple=True, metavar="SOURCE[,SOURCE]", help="Leave out this source, or these together, only; repeatable.  [default: each in turn]")
 @click.option("--no-pseudo-masks", is_flag=True, help="Masks are taught where people drew them, elsewhere boxes alone.")
 @click.option("--from-scratch", is_flag=True, help="No ImageNet weights for the backbone.")
 @click.option("--seed", default=0, show_default=True)
@@ -235,12 +235,13 @@ def compare(data, out, steps, batch_size, seeds, only, masks, from_scratch, devi
 def transfer(data, out, steps, batch_size, synthetic, only, no_pseudo_masks, from_scratch, seed, device):
     """How well is another laboratory done? Train without each source in turn, and measure on all of it.
 
-    As many trainings as there are sources, each about as long as `train --steps`. A killed one goes on.
+    As many trainings as there are sources, each about as long as `train --steps`. A killed one goes on. Sources left out
+    together share a training, in which each is missing more than by itself.
 
     \b
     Example:
       hemax-batch transfer data/ --out transfer/ --device cuda
-      hemax-batch transfer data/ --out transfer/ --source BCCD --steps 600
+      hemax-batch transfer data/ --out transfer/ --source BCCD --source PBC,marrow --steps 600
     """
     import json
     from dataclasses import asdict, replace
@@ -254,6 +255,6 @@ def transfer(data, out, steps, batch_size, synthetic, only, no_pseudo_masks, fro
     recipe = Recipe(steps=steps, batch=batch_size, synthetic=synthetic, seed=seed, pretrained=not from_scratch)
     if no_pseudo_masks:
         recipe = replace(recipe, first_stage=0.0)
-    rows = run_all(data, recipe, out, device, only, say=click.echo)
+    rows = run_all(data, recipe, out, device, [tuple(group.split(",")) for group in only], say=click.echo)
     write_table(out / "transfer.csv", COLUMNS, table_rows(rows))
     (out / "transfer.json").write_text(json.dumps({"claim": CLAIM, "recipe": asdict(recipe), "sources": rows}, indent=1))

@@ -116,6 +116,21 @@ def test_all_sources_in_turn_make_one_table_and_are_not_trained_twice(two, tmp_p
     assert CliRunner().invoke(command_line, arguments).exit_code == 0
 
 
+def test_sources_left_out_together_share_a_training_that_saw_neither(two, tmp_path, monkeypatch):
+    learnt = []
+    real = command.train
+    monkeypatch.setattr(command, "train", lambda examples, *a: learnt.append({e.source for e in examples}) or real(examples, *a))
+    monkeypatch.setattr(Recipe, "__init__", lambda self, **given: self.__dict__.update(vars(TINY) | {"steps": given["steps"]}))
+    folders = [*two, laboratory(tmp_path / "c", "elsewhere", 120)]
+    arguments = [*map(str, folders), "--out", str(tmp_path / "out"), "--steps", "1", "--source", "here,elsewhere"]
+    result = CliRunner().invoke(command_line, arguments)
+    assert result.exit_code == 0 and learnt == [{"there"}], result.output
+    table = list(csv.DictReader((tmp_path / "out" / "transfer.csv").open()))
+    assert [(r["source"], r["left_out"]) for r in table] == [("here", "here elsewhere"), ("elsewhere", "here elsewhere")]
+    refused = CliRunner().invoke(command_line, [*arguments[:-1], "here,nowhere"])
+    assert "no image is of source 'nowhere'" in str(refused.exception)
+
+
 def test_a_row_counts_white_cells_and_tells_apart_what_nobody_taught():
     nan = float("nan")
 
@@ -128,7 +143,7 @@ def test_a_row_counts_white_cells_and_tells_apart_what_nobody_taught():
     assert (row["recall"]["value"], row["recall"]["n"]) == (pytest.approx(1 / 3), 3) and row["found"]["n"] == 1
     assert row["accuracy"]["value"] == 0.5 and row["accuracy_taught"]["value"] == pytest.approx(2 / 3)
     assert row["never_taught"] == ["blast"] and row["majority"] == 0.5
-    assert len(table_rows({"=s": {"images": 5, **row}})[0]) == len(COLUMNS)
-    assert table_rows({"=s": {"images": 5, **row}})[0][0] != "=s"
+    told = table_rows({"=s": {"images": 5, "left_out": ["=s", "t"], **row}})[0]
+    assert len(told) == len(COLUMNS) and told[0] != "=s"
     empty = row_of([], set())
-    assert empty == {"cells": 0, "never_taught": []} and table_rows({"s": {"images": 0, **empty}})
+    assert empty == {"cells": 0, "never_taught": []} and table_rows({"s": {"images": 0, "left_out": ["s"], **empty}})

@@ -38,7 +38,7 @@ def main(slides, quick, sizes, cores, repeat, wants_recall, peer_python, cells, 
     DeepZoom tiles; a peer's engine (hemax_batch/bench/peer.py says how to set it up); one worker against several;
     merging made-up cells; growth with the slide's size.
 
-    SLIDES are measured besides the synthetic ones (with --recall: instead of them).
+    SLIDES are measured besides the synthetic ones (with --recall: instead of them); of several sizes, their growth too.
 
     \b
     Example:
@@ -83,11 +83,11 @@ def _everything(bench: Bench, folder: Path, sides: list[int], slides: tuple[Path
         rows.append(bench.side_by_side(path))
         click.echo(f"{path.name}: {rows[-1]['run_s']} s", err=True)
     figures = {"side by side": rows, "workers": bench.scaling([*made, *slides][-1]), "start-up": bench.start_up()}
-    if len(made) > 1:
-        megapixels = [row["megapixels"] for row in rows[: len(made)]]
-        figures["growth"] = [
-            {"of": name} | growth(megapixels, [row[name] for row in rows[: len(made)]]) for name in ("run_s", "peak_mb")
-        ]
+    kinds = {"synthetic": rows[: len(made)], "given": rows[len(made) :]}
+    figures["growth"] = [
+        {"of": name, "slides": kind} | growth([row["megapixels"] for row in some], [row[name] for row in some])
+        for kind, some in kinds.items() if len({row["megapixels"] for row in some}) > 1 for name in ("run_s", "peak_mb")
+    ]  # fmt: skip
     return figures
 
 

@@ -29,9 +29,11 @@ _PACKAGE_AT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Run:
-    """One `hemax-batch run`: its cost, and what its log and results say."""
+    """One `hemax-batch run`: its cost, and what its log and results say. Times to something count from the command's
+    start: `to_first_look_s` to the first region being opened, weights loaded, to read its first tile."""
 
     watched: Watched
+    to_first_look_s: float
     to_first_region_s: float
     after_last_region_s: float
     patches: int
@@ -62,15 +64,17 @@ class Bench:
         shutil.rmtree(out, ignore_errors=True)
         log.unlink(missing_ok=True)
         command = [sys.executable, "-m", "hemax_batch", "run", str(slide), "--out", str(out), "--quiet"]
+        launched = time.time()
         watched = watch([*command, "--log-json", str(log), *options], self.environment())
         events = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
         done = [e for e in events if e["event"] == "region_done"]
         if not done:
             raise HemaxError(f"{slide}: not a region was looked at: {watched.said[-300:]}")
-        begun, ended = (next(_when(e) for e in events if e["event"] == name) for name in ("run_started", "slide_ended"))
+        ended = next(_when(e) for e in events if e["event"] == "slide_ended")
+        opened = min(_when(e) - e["seconds_read"] - e["seconds_network"] for e in done)
         audited_mm2 = json.loads(next(out.glob("*/result.json")).read_text("utf-8"))["figures"]["audited_mm2"]
         return Run(
-            watched, round(_when(done[0]) - begun, 2), round(ended - _when(done[-1]), 2),
+            watched, round(opened - launched, 2), round(_when(done[0]) - launched, 2), round(ended - _when(done[-1]), 2),
             sum(e["patches"] for e in done) + round(audited_mm2 / _PATCH_MM2), sum(e["cells"] for e in done),
         )  # fmt: skip
 
@@ -98,7 +102,8 @@ class Bench:
             "slide": slide.name, "megapixels": round(megapixels), "cells": run.cells, "patches": run.patches,
             "run_s": wall_s, "reading_s": reading["seconds"], "network_s": network["seconds"],
             "run/(reading+network)": round(wall_s / both_s, 3),
-            "to_first_region_s": run.to_first_region_s, "after_last_region_s": run.after_last_region_s,
+            "to_first_look_s": run.to_first_look_s, "to_first_region_s": run.to_first_region_s,
+            "after_last_region_s": run.after_last_region_s,
             "openslide_s": slow["seconds"], "openslide/reading": round(slow["seconds"] / reading["seconds"], 2),
             "plain_s_extrapolated": round(plain_s, 1), "plain_tiles_timed": f"{plain['items']} of {plain['of_items']}",
             "plain/run": round(plain_s / wall_s, 2), "peak_mb": run.watched.peak_mb, "read_mb": run.watched.read_mb,
@@ -161,10 +166,11 @@ class Bench:
         """Made-up cells of a slide of size_px (width, height), merged and written (see `merging`)."""
         with_room = self.folder / "merging"
         shutil.rmtree(with_room, ignore_errors=True)
-        command = [sys.executable, "-m", "hemax_batch.bench.merging", str(with_room), str(cells), *map(str, size_px)]
-        told = json.loads(watch(command, self.environment()).said.strip().splitlines()[-1])
+        command = [sys.executable, "-m", "hemax_batch.bench.merging"]
+        command += map(str, (with_room, cells, *size_px, self.cores))
+        watched = watch(command, self.environment())
         shutil.rmtree(with_room)
-        return told
+        return json.loads(watched.said.strip().splitlines()[-1]) | {"peak_mb_of_all_processes": watched.peak_mb}
 
 
 def _when(event: dict) -> float:

@@ -1,5 +1,5 @@
 """Another laboratory: each source in turn is left out of a training and then measured whole, as one that the network has
-never seen would be.
+never seen would be. Several may be left out of one training together: fewer trainings, and harder for each of them.
 
 Columns of the table, a row per source (value, low, high: 95 % interval, bootstrap over cells; n: cells):
 
@@ -10,6 +10,7 @@ accuracy           cells of known type whose class the label allows; one not fou
 accuracy_taught    the same, of types that another source teaches
 never_taught       the other types, which nobody could know without this source
 majority           what always answering the best single class would score, of all cells of known type
+left_out           all that this network had not seen
 """
 
 from __future__ import annotations
@@ -33,44 +34,50 @@ from .train import Recipe
 
 FIGURES = ("recall", "found", "accuracy", "accuracy_taught")
 COLUMNS = ("source", "images", "cells", *(f"{f}{part}" for f in FIGURES for part in ("", "_low", "_high", "_n")),
-           "majority", "never_taught")  # fmt: skip
+           "majority", "never_taught", "left_out")  # fmt: skip
 
 
-def transfer(data: Collection[Path], recipe: Recipe, work: Path, device: str, only: Collection[str] = (),
+def transfer(data: Collection[Path], recipe: Recipe, work: Path, device: str, only: Collection[tuple[str, ...]] = (),
              say: Callable = print) -> dict[str, dict]:  # fmt: skip
-    """The row of each source (of `only`, where given): trained without it, then measured on all of it.
+    """The row of each source, trained without it (or of each of the groups `only`, trained without the whole group), then
+    measured on all of it.
 
-    Everything trained is kept in `work`, and a source that is done is not trained again. DataError as
+    Everything trained is kept in `work`, and a group that is done is not trained again. DataError as
     `sources.leave_out`.
     """
     examples = [e for folder in data for e in read_folder(folder)]
-    check_sources(examples, only)
+    check_sources(examples, [source for group in only for source in group])
     rows = {}
-    for source in only or dict.fromkeys(e.source for e in examples if e.cells):
-        folder = work / f"without-{_digest(source, recipe, examples)}"
-        kept = folder / "row.json"
+    for group in only or [(source,) for source in dict.fromkeys(e.source for e in examples if e.cells)]:
+        folder = work / f"without-{_digest(group, recipe, examples)}"
+        kept = folder / "rows.json"
         if not kept.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            row = _row(data, examples, source, recipe, folder, device, say)
+            told = _rows(data, examples, group, recipe, folder, device, say)
             aside = kept.with_suffix(".partial")
-            aside.write_text(json.dumps(row, indent=1), "utf-8")
+            aside.write_text(json.dumps(told, indent=1), "utf-8")
             aside.replace(kept)
-        rows[source] = json.loads(kept.read_text("utf-8"))
-        say(_told(source, rows[source]))
+        for source, row in json.loads(kept.read_text("utf-8")).items():
+            rows[source] = row
+            say(_told(source, row))
     return rows
 
 
 def _digest(*what) -> str:
-    """Of a source, a recipe and the examples: another of any is another training."""
+    """Of a group of sources, a recipe and the examples: another of any is another training."""
     return hashlib.sha256(repr(what).encode()).hexdigest()[:12]
 
 
-def _row(data, examples: list[Example], source: str, recipe: Recipe, folder: Path, device: str, say) -> dict:
+def _rows(data, examples: list[Example], group: tuple[str, ...], recipe: Recipe, folder: Path, device: str, say) -> dict:
     weights = folder / "weights.safetensors"
-    learn(data, weights, folder / "work", recipe, device, say, lessons=Lessons(leave_out=(source,)))
-    mine = [e for e in examples if e.source == source]
-    seen, _ = look(Predictor.load(weights, device, platelets=True), mine, say)
-    return {"images": len(mine)} | row_of(seen, _types(leave_out(examples, (source,))[0]))
+    learn(data, weights, folder / "work", recipe, device, say, lessons=Lessons(leave_out=group))
+    taught, predictor = _types(leave_out(examples, group)[0]), Predictor.load(weights, device, platelets=True)
+    rows = {}
+    for source in group:
+        mine = [e for e in examples if e.source == source]
+        seen, _ = look(predictor, mine, say)
+        rows[source] = {"images": len(mine)} | row_of(seen, taught) | {"left_out": list(group)}
+    return rows
 
 
 def _types(examples: list[Example]) -> set[str]:
@@ -104,7 +111,8 @@ def table_rows(rows: dict[str, dict]) -> list[list[str]]:
         for name in FIGURES:
             f = row.get(name)
             cells += [f"{f['value']:.4f}", f"{f['low']:.4f}", f"{f['high']:.4f}", str(f["n"])] if f else [""] * 4
-        out.append([*cells, f"{row['majority']:.4f}" if "majority" in row else "", " ".join(row["never_taught"])])
+        out.append([*cells, f"{row['majority']:.4f}" if "majority" in row else "", " ".join(row["never_taught"]),
+                    safe_text(" ".join(row["left_out"]))])  # fmt: skip
     return out
 
 
