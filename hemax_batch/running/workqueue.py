@@ -8,7 +8,7 @@ them. A slide whose last region is in is handed on to be merged and written whil
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -19,6 +19,7 @@ from ..records import Region, TilePlan
 from ..slides.discovery import SlideFile
 from ..slides.reader import check_unchanged
 from .aside import GivenUp
+from .chances import TRIES, Chances
 from .executors import Finished
 from .planning import PlanJob, plan_slide
 from .progress import Reporter
@@ -27,8 +28,6 @@ from .slide_work import SlideWork, unreadable_share, why
 from .stopping import EXIT_HUNG, StopFlag, StopNow, ended_if_hung
 from .workers import Workers
 
-_TRIES = 2  # of a region or plan that fails unexpectedly, the last one alone
-_GPU_TRIES = 8  # of a region that met a lost GPU: each worker may have one
 _POLL_S = 0.25
 _DRAIN_S = 4.0  # for tasks in hand when the run is told to stop
 
@@ -60,8 +59,7 @@ class WorkQueue:
         self._executor = None
         self._finisher: ThreadPoolExecutor | None = None
         self._finishing: dict[Future, SlideWork] = {}
-        self._tries: Counter[tuple] = Counter()
-        self._suspects: deque[tuple[SlideWork, Region | None]] = deque()
+        self._chances = Chances()
 
     def run(self) -> None:
         """Work until every slide has ended, or the stop flag is up; what is left then is `not reached`.
@@ -71,7 +69,7 @@ class WorkQueue:
         try:
             while not self._stop:
                 self._fill()
-                if not self._in_flight() and not self._finishing and not self._suspects:
+                if not self._in_flight() and not self._finishing and not self._chances.suspects:
                     break
                 self._take(_POLL_S)
             self._drain()
@@ -90,9 +88,9 @@ class WorkQueue:
 
         Suspects, regions and plans whose worker died, first wait until nothing else is in flight."""
         while not self._stop and (self._executor is None or self._executor.in_flight < self._executor.capacity):
-            if self._suspects:
+            if self._chances.suspects:
                 if not self._executor.in_flight:
-                    self._try_alone(*self._suspects.popleft())
+                    self._try_alone(*self._chances.suspects.popleft())
                 return
             while self._planned and not self._planned[0].todo:
                 self._planned.popleft()
@@ -208,8 +206,8 @@ class WorkQueue:
             self._end(work, "failed", str(ended.error))
         elif isinstance(ended.error, HemaxError):
             raise ended.error
-        elif not self._tried_again(work, None):
-            self._end(work, "failed", f"{why(work, ended.error)} (planning it, {_TRIES} times)")
+        elif not self._chances.again(work, None):
+            self._end(work, "failed", f"{why(work, ended.error)} (planning it, {TRIES} times)")
 
     def _region_back(self, work: SlideWork, region: Region, ended: Finished) -> None:
         """Journal a region; one that failed by its worker is tried again, one that cannot be read is set aside."""
@@ -220,9 +218,9 @@ class WorkQueue:
         elif isinstance(ended.error, HemaxError):
             raise ended.error
         if ended.error is not None:
-            if self._tried_again(work, region):
+            if self._chances.again(work, region):
                 return
-            result = unreadable(region.index, f"after {_TRIES} tries: {why(work, ended.error)}")
+            result = unreadable(region.index, f"after {TRIES} tries: {why(work, ended.error)}")
         if result.failure:
             work.lost[region.index] = result
         else:
@@ -230,16 +228,6 @@ class WorkQueue:
         self._reporter.region_done(work.slide_id, result)
         if work.is_looked_at():
             self._start_finishing(work)
-
-    def _tried_again(self, work: SlideWork, region: Region | None) -> bool:
-        """Whether a plan or region that failed unexpectedly has a try left; it is a suspect then."""
-        key = (work.slide_id, region and region.index)
-        self._tries[key] += 1
-        if self._tries[key] >= _TRIES:
-            return False
-        work.in_flight += 1  # still owed
-        self._suspects.append((work, region))
-        return True
 
     def _without_gpu(self, work: SlideWork, region: Region, lost: GpuLostError) -> bool:
         """Do what was asked for when a GPU is lost; whether the region, which is not to blame, is done again."""
@@ -250,13 +238,12 @@ class WorkQueue:
         else:
             raise lost
         self._reporter.warning(f"{lost}; {done or 'its worker is started anew'}")
-        key = (work.slide_id, region.index, "GPU")
-        self._tries[key] += 1
-        if self._tries[key] < _GPU_TRIES:
+        again = self._chances.again_without_gpu(work, region)
+        if again:
             work.todo.append(region)
             if not any(other is work for other in self._planned):
                 self._planned.append(work)
-        return self._tries[key] < _GPU_TRIES
+        return again
 
     def _watch(self, tag: tuple[SlideWork, Region | None]) -> AbstractContextManager:
         """Round a region in this very process: if it hangs that is noted for the next run, and the process ends."""
