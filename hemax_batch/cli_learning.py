@@ -169,7 +169,7 @@ def faithfulness(data, weights, limit, out, device):
 
     examples = [e for folder in data for e in read_folder(folder)]
     learnt, held_out = ([e for e in examples if e.split == split] for split in ("train", "val"))
-    predictor = Predictor.load(weights, device)
+    predictor = Predictor.load(weights, device, second_look=False)  # what it sees at once
     report, cells = test(predictor, learnt, held_out, limit, say=lambda text: click.echo(text, err=True))
     for name, value, low, high, n in flat_rows(report):
         click.echo(f"{name:90} {value:.3f}" + (f"  ({low:.3f} to {high:.3f}, n {n})" if n else ""))
@@ -188,9 +188,11 @@ def faithfulness(data, weights, limit, out, device):
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Trainings of each model.")
 @click.option("--model", "only", multiple=True, metavar="NAME", help="This model only, of those in the table; repeatable.")
 @click.option("--masks", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Draw missing masks with these weights beforehand.")
+@click.option("--no-pseudo-masks", is_flag=True, help="Masks are taught where people drew them, elsewhere boxes alone.")
+@click.option("--coarse", is_flag=True, help="At half the resolution: a fifth of the time, for machines without a GPU.")
 @click.option("--from-scratch", is_flag=True, help="No ImageNet weights for those that have them either.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-def compare(data, out, steps, batch_size, seeds, only, masks, from_scratch, device):
+def compare(data, out, steps, batch_size, seeds, only, masks, no_pseudo_masks, coarse, from_scratch, device):
     """Does explaining cost accuracy? Train HemaX with and without it, and plain classifiers, and compare.
 
     Six models times the seeds, at one budget; each is about as long as `train --steps`. A killed comparison goes on, and
@@ -199,15 +201,19 @@ def compare(data, out, steps, batch_size, seeds, only, masks, from_scratch, devi
     \b
     Example:
       hemax-batch compare data/ --out comparison/ --device cuda
+      hemax-batch compare data/ --out comparison/ --coarse --no-pseudo-masks --steps 500
     """
     import json
+    from dataclasses import replace
 
     from .learning.compare import MODELS
     from .learning.compare import compare as run_all
     from .learning.dataset import read_folder
     from .learning.train import Recipe
 
-    recipe = Recipe(steps=steps, batch=batch_size, pretrained=not from_scratch, synthetic=0)
+    recipe = (Recipe.coarse if coarse else Recipe)(steps=steps, batch=batch_size, pretrained=not from_scratch, synthetic=0)
+    if no_pseudo_masks:
+        recipe = replace(recipe, first_stage=0.0)
     if unknown := set(only) - set(MODELS):
         raise click.UsageError(f"no model {', '.join(sorted(unknown))}; there are: {', '.join(MODELS)}")
     examples = [e for folder in data for e in read_folder(folder)]

@@ -111,7 +111,8 @@ def _said(name: str, learnt, held_out, recipe: Recipe, work: Path, device: str) 
         weights = work / "weights.safetensors"
         checkpoint.save(model, weights, mpp=recipe.mpp, patch_px=recipe.large_canvas_px, temperature=1.0,
                         min_confidence=0.0, trained={}, metrics={})  # fmt: skip
-        said = [s.predicted for s in look(Predictor.load(weights, device, platelets=True), held_out)[0]]
+        predictor = Predictor.load(weights, device, platelets=True, second_look=False)  # as the classifiers have none
+        said = [s.predicted for s in look(predictor, held_out)[0]]
     aside = kept.with_suffix(".partial")
     aside.write_text("".join(f"{s}\n" for s in said), "utf-8")
     aside.replace(kept)
@@ -122,7 +123,7 @@ def table(rows: list[Row], recipe: Recipe, seeds: int) -> dict:
     """The figures of each row, and HemaX less each other, with intervals."""
     ours = rows[0]
     out = {"budget": {"steps": recipe.steps, "patches a step": recipe.batch, "seeds": seeds,
-                      "imagenet": recipe.pretrained}, "models": {}}  # fmt: skip
+                      "imagenet": recipe.pretrained, "um_per_px": recipe.mpp}, "models": {}}  # fmt: skip
     for row in rows:
         out["models"][row.name] = {"accuracy": row.accuracy(), "balanced accuracy": row.balanced(),
                                    "spread over seeds": row.spread()}  # fmt: skip

@@ -90,7 +90,7 @@ def score_of(network: HemaX, average: dict[str, torch.Tensor], examples: list[Ex
     measured.load_state_dict(average)
     device = str(next(measured.parameters()).device)
     card = WeightsCard("", "", network.cfg.arch, mpp, patch_px, network.cfg.n_queries, 1.0, 0.0, {}, {})
-    return score(look(Predictor(fold_norms(measured.eval()), card, device, platelets=True), examples)[0])
+    return score(look(Predictor(fold_norms(measured.eval()), card, device, platelets=True, second_look=False), examples)[0])
 
 
 def score(seen: list[Seen]) -> float:

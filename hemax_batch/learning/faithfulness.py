@@ -83,7 +83,8 @@ def control_of(predictor):
     """A copy of the network whose head that explains is for `draw_head`; its class, place and masks are the real
     ones."""
     own = copy.deepcopy(predictor.model)
-    return Predictor(own, predictor.card, predictor.device, predictor.batch_size, predictor.platelets, predictor.known)
+    return Predictor(own, predictor.card, predictor.device, predictor.batch_size, predictor.platelets, predictor.known,
+                     predictor.second_look)  # fmt: skip
 
 
 def draw_head(control, seed: int) -> None:

@@ -67,6 +67,11 @@ class Recipe:
     teacher: str = ""  # SHA-256 of the weights that missing masks and types are from, instead of its own
 
     @classmethod
+    def coarse(cls, **given) -> Recipe:
+        """At half the resolution, with canvases of a fifth of the pixels: for comparisons where there is no GPU."""
+        return cls(**{"mpp": 0.24, "canvas_px": 96, "large_canvas_px": 160, **given})
+
+    @classmethod
     def fine_tuning(cls, start: Path, close: bool = False, **given) -> Recipe:
         """A short, gentle recipe that goes on from trained weights, with their pseudo-masks from the first step.
 

