@@ -71,7 +71,7 @@ def _read(cells: Cells, measures: Measures, i: int, slide_size: tuple[int, int],
         head = _named(first, second, confidence, next_best)
     reasons += _odd_looks(cells.unfamiliar[i])
     reasons += _odd_place(cells.boxes_xyxy[i], slide_size) + _odd_measures(measures, i, name)
-    return Reading(name, confidence, tuple(reasons), sentence(head, cells.attribute_probs[i], measures, i))
+    return Reading(name, confidence, tuple(reasons), sentence(head, cells.attribute_probs[i], measures, i, name))
 
 
 def _contradictions(attribute_probs: np.ndarray, class_name: str) -> list[str]:
@@ -126,13 +126,13 @@ def _named(first: int, second: int, confidence: float, next_best: float) -> str:
     return f"{words[0].upper()}{words[1:]} (confidence {confidence:.2f}{otherwise})"
 
 
-def sentence(head: str, attribute_probs: np.ndarray, measures: Measures, i: int) -> str:
+def sentence(head: str, attribute_probs: np.ndarray, measures: Measures, i: int, name: str) -> str:
     """ "Segmented neutrophil (confidence 0.97): multilobed (segmented) nucleus, fine granules, pale or light blue
     cytoplasm; large, 14.4 µm across, 2.0 times a red cell; nucleus/cytoplasm area ratio 0.52 (nucleus 34 % of the
     cell), abundant cytoplasm."."""
     said = {a.name: _attribute_words(attribute_probs[attribute_slices()[a.name]], a) for a in ATTRIBUTES}
     looks = ", ".join(said[name] for name in ("nucleus_shape", "granularity", "cytoplasm_colour"))
-    return f"{head}: {looks}; {_size_words(measures, i, said['size_vs_rbc'])}; {_nc_words(measures, i)}."
+    return f"{head}: {looks}; {_size_words(measures, i, said['size_vs_rbc'])}; {_nc_words(measures, i, name)}."
 
 
 def _attribute_words(probs: np.ndarray, attribute: Attribute) -> str:
@@ -161,11 +161,13 @@ def _size_words(measures: Measures, i: int, category: str) -> str:
     return f"{category}{', ' if category else ''}{measures.diameter_um[i]:.1f} µm across, {against}"
 
 
-def _nc_words(measures: Measures, i: int) -> str:
+def _nc_words(measures: Measures, i: int, name: str) -> str:
     ratio, fraction = measures.nc_ratio[i], measures.nucleus_fraction[i]
     if np.isnan(fraction):
         return "no nucleus was outlined"
     if np.isnan(ratio):
         return "the nucleus fills the cell; no cytoplasm was outlined"
     rim = ", scant rim of cytoplasm" if fraction > SCANT else ", abundant cytoplasm" if fraction < ABUNDANT else ""
+    if name == "basophil":
+        rim = "; granules may hide the nucleus's border"
     return f"nucleus/cytoplasm area ratio {ratio:.2f} (nucleus {100 * fraction:.0f} % of the cell){rim}"

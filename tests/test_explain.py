@@ -50,6 +50,12 @@ def test_a_sentence_reads_as_a_morphologist_would_say_it():
     assert r.reasons == () and not r.review and r.class_name == "segmented_neutrophil"
 
 
+def test_a_basophils_ratio_is_said_to_be_doubtful():
+    said = reading_of(classes="basophil").explanation
+    assert said.endswith("(nucleus 36 % of the cell); granules may hide the nucleus's border.") and "abundant" not in said
+    assert "hide" not in reading_of(classes="eosinophil").explanation
+
+
 def test_a_size_that_the_ruler_contradicts_is_left_to_the_figures():
     for seen, diameter, said in (("large", 100, "cytoplasm; 10.0 µm"), ("small", 100, "; small, 10.0 µm"),
                                  ("large", 150, "; large, 15.0 µm"), ("small", 150, "cytoplasm; 15.0 µm")):  # fmt: skip

@@ -23,6 +23,7 @@ MANY_UNFAMILIAR = 0.1  # this tool's own: one known cell in a hundred is expecte
 
 NAMES = (*CLASS_NAMES, UNIDENTIFIED)  # of `Readings.class_index`
 _UNIDENTIFIED = len(CLASS_NAMES)
+_BASOPHIL = CLASS_NAMES.index("basophil")
 _SPLIT = np.isin(CLASS_NAMES, NEUTROPHIL_NAMES)
 #: Per attribute, bool [classes, states]: whether a state speaks against a class.
 _AGAINST = {
@@ -122,7 +123,8 @@ class Readings:
         reasons: list[tuple[str, ...]] = [()] * len(at)
         for k in np.flatnonzero(self.review[at]).tolist():
             reasons[k] = tuple(self._reasons(int(at[k])))
-        return sentences(heads, self.cells.attribute_probs[rows], self.measures, rows), reasons
+        hidden = self.class_index[rows] == _BASOPHIL
+        return sentences(heads, self.cells.attribute_probs[rows], self.measures, rows, hidden), reasons
 
     def _head(self, ranked: list[int], confidences: list[float], class_index: int, bare: bool) -> str:
         (first, second), (confidence, next_best) = ranked, confidences

@@ -47,14 +47,15 @@ def named(first: int, second: int, confidence: float, next_best: float) -> str:
     return f"{words[0].upper()}{words[1:]} (confidence {confidence:.2f}{otherwise})"
 
 
-def sentences(heads: list[str], attribute_probs: np.ndarray, measures: Measures, rows: slice) -> list[str]:
+def sentences(heads: list[str], attribute_probs: np.ndarray, measures: Measures, rows: slice, hidden: np.ndarray) -> list[str]:
     """The sentences on the n cells of `rows`, which begin with `heads`.
 
     attribute_probs  float [n, states], of those cells; `measures` are of all
+    hidden           bool [n], whether granules may hide the nucleus's border, as in basophils: N:C is doubtful then
     """
     parts = attribute_slices()
     said = {a.name: _phrases(attribute_probs[:, parts[a.name]], a) for a in ATTRIBUTES}
-    sizes, ratios = _size_words(measures, rows, said["size_vs_rbc"]), _nc_words(measures, rows)
+    sizes, ratios = _size_words(measures, rows, said["size_vs_rbc"]), _nc_words(measures, rows, hidden)
     return [
         f"{head}: {shape}, {granules}, {colour}; {size}; {ratio}."
         for head, shape, granules, colour, size, ratio in zip(
@@ -121,13 +122,14 @@ def _size_words(measures: Measures, rows: slice, categories: list[str]) -> list[
     return found
 
 
-def _nc_words(measures: Measures, rows: slice) -> list[str]:
+def _nc_words(measures: Measures, rows: slice, hidden: np.ndarray) -> list[str]:
     """Of some cells the N:C by both of its definitions."""
     found = []
-    for ratio, fraction in zip(
-        measures.nc_ratio[rows].tolist(), measures.nucleus_fraction[rows].tolist(), strict=True
+    for ratio, fraction, doubtful in zip(
+        measures.nc_ratio[rows].tolist(), measures.nucleus_fraction[rows].tolist(), hidden.tolist(), strict=True
     ):
         rim = ", scant rim of cytoplasm" if fraction > SCANT else ", abundant cytoplasm" if fraction < ABUNDANT else ""
+        rim = "; granules may hide the nucleus's border" if doubtful else rim
         words = f"nucleus/cytoplasm area ratio {ratio:.2f} (nucleus {100 * fraction:.0f} % of the cell){rim}"
         if ratio != ratio:  # NaN
             words = "the nucleus fills the cell; no cytoplasm was outlined"
