@@ -169,19 +169,23 @@ def _gathered(g: Gallery, plan: Plan, to) -> tuple[Tensor, Tensor]:
     m = plan.to_source.astype(np.float32)
     x = of_part(m[..., 0, 0]) * at + of_part(m[..., 0, 1]) * at[:, None] + of_part(m[..., 0, 2])
     y = of_part(m[..., 1, 0]) * at + of_part(m[..., 1, 1]) * at[:, None] + of_part(m[..., 1, 2])
-    w, h = (of_part(g.size_wh[plan.example][..., k]) for k in (0, 1))
-    start = of_part(g.start[plan.example])
+    w, h = (of_part(g.size_wh[plan.example][..., k].astype(np.float32)) for k in (0, 1))
+    start, wide = of_part(g.start[plan.example]), w.long()
     flat = g.packed.view(torch.int32)[:, 0]
 
-    def taken(column: Tensor, row: Tensor) -> Tensor:
-        return flat[start + row * w + column].view(torch.uint8).unflatten(-1, (s, 4))
+    def taken(line: Tensor, column: Tensor) -> Tensor:
+        return flat[line + column].view(torch.uint8).unflatten(-1, (s, 4))
 
-    nearest = taken(_mirrored(x.floor().long(), w), _mirrored(y.floor().long(), h))[..., 3]
+    def line(row: Tensor) -> Tensor:
+        return start + row * wide
+
+    nearest = taken(line(_mirrored(y.floor(), h)), _mirrored(x.floor(), w))[..., 3]
     (columns, across), (rows, down) = _taps(x, w), _taps(y, h)
     pixels = torch.zeros(b, s, s, 4, device=at.device)
     for row, weight_y in zip(rows, down, strict=True):
+        of_row = line(row)
         for column, weight_x in zip(columns, across, strict=True):
-            pixels.addcmul_(taken(column, row).float(), (weight_y * weight_x)[..., None])
+            pixels.addcmul_(taken(of_row, column).float(), (weight_y * weight_x)[..., None])
     outside = (x < 0) | (y < 0) | (x >= w) | (y >= h)
     glass = outside & of_part(plan.plain)
     ground = torch.stack([of_part(g.ground[plan.example][..., k]) for k in range(3)], -1)
@@ -197,13 +201,14 @@ def _taps(x: Tensor, n: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     distances = (t + 1, t, 1 - t, 2 - t)
     near = [((1.5 * d - 2.5) * d * d + 1) for d in distances[1:3]]
     far = [((-0.5 * d + 2.5) * d - 4) * d + 2 for d in (distances[0], distances[3])]
-    return [_mirrored(first.long() + k, n) for k in (-1, 0, 1, 2)], [far[0], near[0], near[1], far[1]]
+    return [_mirrored(first + k, n) for k in (-1, 0, 1, 2)], [far[0], near[0], near[1], far[1]]
 
 
 def _mirrored(index: Tensor, n: Tensor) -> Tensor:
-    """Indices reflected into 0..n-1, as often as needed: -1 -> 0, n -> n - 1."""
-    index = torch.remainder(index, 2 * n)
-    return torch.minimum(index, 2 * n - 1 - index)
+    """Whole numbers reflected into 0..n-1, as often as needed, int64: -1 -> 0, n -> n - 1. Floats, which processors
+    divide faster than int64, and which hold the sides of any picture exactly."""
+    index = index - 2 * n * torch.floor((index + 0.5) / (2 * n))
+    return torch.minimum(index, 2 * n - 1 - index).long()
 
 
 def _inside(boxes_xyxy: Tensor, size_px: int) -> Tensor:
