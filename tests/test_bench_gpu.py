@@ -81,7 +81,7 @@ def test_utilisation_is_the_mean_of_what_the_driver_says(monkeypatch, answers, p
 
     left = iter(answers)
     monkeypatch.setattr(gpu_busy, "_by_torch", lambda: next(left, None))
-    monkeypatch.setattr(gpu_busy, "_by_nvidia_smi", lambda: None)
+    monkeypatch.setattr(gpu_busy, "by_nvidia_smi", lambda: None)
     with GpuBusy() as busy:
         busy._thread.join()
     assert busy.percent == percent

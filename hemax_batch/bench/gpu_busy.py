@@ -32,7 +32,7 @@ class GpuBusy:
         self.percent = round(fmean(self._asked), 1) if self._asked else None
 
     def _look(self) -> None:
-        for ask in (_by_torch, _by_nvidia_smi):
+        for ask in (_by_torch, by_nvidia_smi):
             while not self._ended.is_set() and (busy := ask()) is not None:
                 self._asked.append(busy)
                 self._ended.wait(_EVERY_S)
@@ -47,9 +47,10 @@ def _by_torch() -> float | None:
         return None
 
 
-def _by_nvidia_smi() -> float | None:
+def by_nvidia_smi() -> float | None:
+    """Mean utilisation of the GPUs that the driver lists, in per cent; None without any."""
     if shutil.which("nvidia-smi") is None:
         return None
     asked = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
     words = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.split()
-    return float(words[0]) if words and words[0].isdigit() else None
+    return fmean(map(float, words)) if words and all(word.isdigit() for word in words) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from statistics import fmean
 import psutil
 
 from ..errors import HemaxError
+from .gpu_busy import by_nvidia_smi
 
 _EVERY_S = 0.25  # memory is looked at so often: what comes and goes between is not seen
 _GPU_EVERY_S = 1.0
@@ -41,7 +41,7 @@ def watch(command: list[str], env: dict[str, str]) -> Watched:
     ) as process:
         while process.poll() is None:
             peak = max(peak, _look(process.pid, read, cpu))
-            if time.perf_counter() >= next_gpu and (busy := _gpu_percent()) is not None:
+            if time.perf_counter() >= next_gpu and (busy := by_nvidia_smi()) is not None:
                 gpu.append(busy)
                 next_gpu = time.perf_counter() + _GPU_EVERY_S
             time.sleep(_EVERY_S)
@@ -72,12 +72,3 @@ def _look(pid: int, read: dict[int, int], cpu: dict[int, float]) -> int:
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     return held
-
-
-def _gpu_percent() -> float | None:
-    """Mean utilisation of the visible GPUs; None without any."""
-    if shutil.which("nvidia-smi") is None:
-        return None
-    asked = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
-    answer = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.split()
-    return fmean(map(float, answer)) if answer else None
