@@ -196,7 +196,7 @@ def compare(data, out, steps, batch_size, seeds, only, masks, no_pseudo_masks, c
     """Does explaining cost accuracy? Train HemaX with and without it, and plain classifiers, and compare.
 
     Six models times the seeds, at one budget; each is about as long as `train --steps`. A killed comparison goes on, and
-    several with a --model each may run at once on one --out: the last, without, makes the table.
+    several with a --model each may run at once on one --out: the table is of those named, and of all without --model.
 
     \b
     Example:
@@ -218,8 +218,6 @@ def compare(data, out, steps, batch_size, seeds, only, masks, no_pseudo_masks, c
         raise click.UsageError(f"no model {', '.join(sorted(unknown))}; there are: {', '.join(MODELS)}")
     examples = [e for folder in data for e in read_folder(folder)]
     report = run_all(examples, recipe, seeds, out, device, click.echo, only, masks)
-    if only:
-        return
     (out / "comparison.json").write_text(json.dumps(report, indent=1))
     for name, row in report["models"].items():
         less = row.get("hemax-s less this")

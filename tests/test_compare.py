@@ -85,8 +85,15 @@ def test_differences_are_paired_and_the_claim_follows_their_interval():
     truth = np.repeat(["blast", "monocyte"], 200)
     worse = right.copy()
     worse[:, :40] = False
-    same = table([Row("hemax-s", right, truth), Row("without", right, truth)], TINY, 2)
-    assert same["models"]["without"]["hemax-s less this"]["low"] == 0 and same["explaining costs nothing"]
-    costly = table([Row("hemax-s", worse, truth), Row("without", right, truth)], TINY, 2)
-    assert costly["models"]["without"]["hemax-s less this"]["high"] < 0 and not costly["explaining costs nothing"]
+    same = table([Row("hemax-s", right, truth), Row(module.UNEXPLAINED, right, truth)], TINY, 2)
+    assert same["models"][module.UNEXPLAINED]["hemax-s less this"]["low"] == 0 and same["explaining costs nothing"]
+    costly = table([Row("resnet50", right, truth), Row(module.UNEXPLAINED, right, truth), Row("hemax-s", worse, truth)], TINY, 2)
+    assert costly["models"]["resnet50"]["hemax-s less this"]["high"] < 0 and not costly["explaining costs nothing"]
     assert json.dumps(costly)
+
+
+def test_a_table_of_some_models_claims_nothing_without_both_hemaxes():
+    right, truth = np.ones((1, 4), bool), np.repeat(["blast", "monocyte"], 2)
+    assert "explaining costs nothing" not in table([Row("hemax-s", right, truth), Row("resnet50", right, truth)], TINY, 1)
+    alone = table([Row("resnet50", right, truth)], TINY, 1)
+    assert set(alone["models"]["resnet50"]) == {"accuracy", "balanced accuracy", "spread over seeds"}

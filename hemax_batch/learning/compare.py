@@ -26,8 +26,8 @@ from .figures import interval
 from .pseudo import pseudo_candidates, with_pseudo_masks, write_pseudo_masks
 from .train import Recipe, train
 
-HEMAX = "hemax-s"
-DETECTORS = {HEMAX: {}, "hemax-s without explanations": {"attributes": False}, "hemax-r50": {"arch": "hemax-r50"}}
+HEMAX, UNEXPLAINED = "hemax-s", "hemax-s without explanations"
+DETECTORS = {HEMAX: {}, UNEXPLAINED: {"attributes": False}, "hemax-r50": {"arch": "hemax-r50"}}
 MODELS = (*DETECTORS, *CLASSIFIERS)
 #: The interval of the difference must lie above this for "explaining costs nothing" (half a percentage point).
 COSTS_NOTHING = -0.005
@@ -120,16 +120,15 @@ def _said(name: str, learnt, held_out, recipe: Recipe, work: Path, device: str) 
 
 
 def table(rows: list[Row], recipe: Recipe, seeds: int) -> dict:
-    """The figures of each row, and HemaX less each other, with intervals."""
-    ours = rows[0]
+    """The figures of each row, and HemaX, where it is among them, less each other, with intervals."""
+    ours = next((row for row in rows if row.name == HEMAX), None)
     out = {"budget": {"steps": recipe.steps, "patches a step": recipe.batch, "seeds": seeds,
                       "imagenet": recipe.pretrained, "um_per_px": recipe.mpp}, "models": {}}  # fmt: skip
     for row in rows:
         out["models"][row.name] = {"accuracy": row.accuracy(), "balanced accuracy": row.balanced(),
                                    "spread over seeds": row.spread()}  # fmt: skip
-        if row is not ours:
-            out["models"][row.name]["hemax-s less this"] = interval(ours.right.mean(0) - row.right.mean(0))
-    if len(rows) > 1:
-        low = out["models"][rows[1].name]["hemax-s less this"]["low"]
-        out["explaining costs nothing"] = bool(low > COSTS_NOTHING)
+        if ours and row is not ours:
+            less = out["models"][row.name]["hemax-s less this"] = interval(ours.right.mean(0) - row.right.mean(0))
+            if row.name == UNEXPLAINED:
+                out["explaining costs nothing"] = bool(less["low"] > COSTS_NOTHING)
     return out
