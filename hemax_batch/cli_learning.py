@@ -80,8 +80,9 @@ def train(data, out, work, arch, steps, start, teacher, close, lr, batch_size, s
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), help="Write evaluation.json, .csv and .html here."
 )
+@click.option("--no-second-look", is_flag=True, help="As if cells of which the network is unsure were not looked at again.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-def evaluate(data, weights, split, strange, sources, out, device):
+def evaluate(data, weights, split, strange, sources, out, no_second_look, device):
     """Measure a checkpoint on labelled images, every figure with its 95 % interval and the majority baseline.
 
     Split `all` is for sources that the weights were not trained on, and refused for others.
@@ -105,7 +106,7 @@ def evaluate(data, weights, split, strange, sources, out, device):
     from .learning.unfamiliar import measure_unfamiliar
     from .model.predictor import Predictor
 
-    predictor = Predictor.load(weights, device, platelets=True)
+    predictor = Predictor.load(weights, device, platelets=True, second_look=not no_second_look)
     examples = to_measure([e for folder in data for e in read_folder(folder)], split, sources, predictor.card)
     report, seen = measure(predictor, examples, say=lambda text: click.echo(text, err=True))
     report["unfamiliar"] = measure_unfamiliar(predictor, examples, [e for folder in strange for e in read_folder(folder)])
@@ -219,6 +220,7 @@ def compare(data, out, steps, batch_size, seeds, only, masks, no_pseudo_masks, c
     examples = [e for folder in data for e in read_folder(folder)]
     report = run_all(examples, recipe, seeds, out, device, click.echo, only, masks)
     (out / "comparison.json").write_text(json.dumps(report, indent=1))
+    click.echo(f"{'always the commonest':30} {report['always the commonest']:.4f}")
     for name, row in report["models"].items():
         less = row.get("hemax-s less this")
         click.echo(f"{name:30} {row['accuracy']['value']:.4f} ({row['accuracy']['low']:.4f} to {row['accuracy']['high']:.4f})"

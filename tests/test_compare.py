@@ -96,4 +96,5 @@ def test_a_table_of_some_models_claims_nothing_without_both_hemaxes():
     right, truth = np.ones((1, 4), bool), np.repeat(["blast", "monocyte"], 2)
     assert "explaining costs nothing" not in table([Row("hemax-s", right, truth), Row("resnet50", right, truth)], TINY, 1)
     alone = table([Row("resnet50", right, truth)], TINY, 1)
+    assert alone["always the commonest"] == 0.5
     assert set(alone["models"]["resnet50"]) == {"accuracy", "balanced accuracy", "spread over seeds"}

@@ -124,6 +124,7 @@ def table(rows: list[Row], recipe: Recipe, seeds: int) -> dict:
     ours = next((row for row in rows if row.name == HEMAX), None)
     out = {"budget": {"steps": recipe.steps, "patches a step": recipe.batch, "seeds": seeds,
                       "imagenet": recipe.pretrained, "um_per_px": recipe.mpp}, "models": {}}  # fmt: skip
+    out["always the commonest"] = float(np.unique(rows[0].truth, return_counts=True)[1].max() / len(rows[0].truth))
     for row in rows:
         out["models"][row.name] = {"accuracy": row.accuracy(), "balanced accuracy": row.balanced(),
                                    "spread over seeds": row.spread()}  # fmt: skip
