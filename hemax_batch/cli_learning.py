@@ -52,7 +52,7 @@ def train(data, out, work, arch, steps, start, teacher, close, lr, batch_size, s
       torchrun --nproc-per-node 2 -m hemax_batch train data/ --out hemax-s.safetensors
     """
     from .learning.command import Lessons, train_command
-    from .learning.train import Recipe
+    from .learning.recipe import Recipe
 
     given = {"batch": batch_size, "synthetic": synthetic, "seed": seed, "drop_path": drop_path, "compiled": compiled}
     if lr:
@@ -210,7 +210,7 @@ def compare(data, out, steps, batch_size, seeds, only, masks, no_pseudo_masks, c
     from .learning.compare import MODELS
     from .learning.compare import compare as run_all
     from .learning.dataset import read_folder
-    from .learning.train import Recipe
+    from .learning.recipe import Recipe
 
     recipe = (Recipe.coarse if coarse else Recipe)(steps=steps, batch=batch_size, pretrained=not from_scratch, synthetic=0)
     if no_pseudo_masks:
@@ -252,7 +252,7 @@ def transfer(data, out, steps, batch_size, synthetic, only, no_pseudo_masks, fro
     import json
     from dataclasses import asdict, replace
 
-    from .learning.train import Recipe
+    from .learning.recipe import Recipe
     from .learning.transfer import COLUMNS, table_rows
     from .learning.transfer import transfer as run_all
     from .outputs.tables import write_table

@@ -31,6 +31,12 @@ def centres(boxes_xyxy: np.ndarray) -> np.ndarray:
     return (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2
 
 
+def corners(boxes_cxcywh: np.ndarray) -> np.ndarray:
+    """Boxes [..., 4] given by centre, width and height as x0, y0, x1, y1."""
+    half = boxes_cxcywh[..., 2:] / 2
+    return np.concatenate([boxes_cxcywh[..., :2] - half, boxes_cxcywh[..., :2] + half], -1)
+
+
 def inside(points_xy: np.ndarray, rect_xyxy) -> np.ndarray:
     """Whether each point [N, 2] lies in the half-open rectangle: bool [N]."""
     x0, y0, x1, y1 = rect_xyxy

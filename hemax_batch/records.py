@@ -16,6 +16,8 @@ from . import vocabulary
 Rect = tuple[int, int, int, int]
 
 PICTURE_UM = 24.0  # side of a cell's picture, whose middle is the middle of the cell's box: promyelocytes reach 21 µm
+#: A cell this near to its patch's middle is the one that the patch is centred on: candidates sit on nuclei, cells are 7-20 µm wide.
+OWN_UM = 5.0
 
 
 @dataclass(frozen=True)

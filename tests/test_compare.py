@@ -13,7 +13,7 @@ from hemax_batch.learning import compare as module
 from hemax_batch.learning.classifiers import CLASSIFIERS, Classifier, crops
 from hemax_batch.learning.compare import Row, compare, table
 from hemax_batch.learning.dataset import read_folder
-from hemax_batch.learning.train import Recipe
+from hemax_batch.learning.recipe import Recipe
 from hemax_batch.vocabulary import N_CLASSES
 
 TINY = Recipe(steps=1, first_stage=0.0, synthetic=0, batch=2, canvas_px=96, large_canvas_px=96, pretrained=False)

@@ -14,7 +14,8 @@ from hemax_batch.learning import dataset
 from hemax_batch.learning.command import learn, train_command
 from hemax_batch.learning.figures import Seen, figures
 from hemax_batch.learning.pseudo import with_pseudo_masks, write_types
-from hemax_batch.learning.train import Recipe, train
+from hemax_batch.learning.recipe import Recipe
+from hemax_batch.learning.train import train
 from hemax_batch.model.answers import Answer
 from hemax_batch.model.checkpoint import read_card
 from hemax_batch.vocabulary import CLASS_NAMES, WHITE_NAMES

@@ -20,8 +20,8 @@ from hemax_batch.learning.command import Lessons, train_command
 from hemax_batch.learning.curves import draw_curves
 from hemax_batch.learning.early_stopping import EarlyStopping, hold_back, score
 from hemax_batch.learning.figures import Seen, balanced_accuracy, best_threshold, fits, macro_f1, nc_figures
+from hemax_batch.learning.recipe import Recipe
 from hemax_batch.learning.shuffled import shuffle_labels
-from hemax_batch.learning.train import Recipe
 from hemax_batch.model.checkpoint import read_card, refuse_shuffled
 from hemax_batch.pipeline import dry_run, run
 from hemax_batch.settings import RunOptions, RunSettings

@@ -9,8 +9,8 @@ from hemax_batch import vocabulary
 from hemax_batch.model import second_look
 from hemax_batch.model.answers import Answer, Probabilities
 from hemax_batch.model.predictor import Predictor
-from hemax_batch.model.second_look import CENTRAL_UM, UNSURE, looked_again
-from hemax_batch.records import PatchBatch
+from hemax_batch.model.second_look import UNSURE, looked_again
+from hemax_batch.records import OWN_UM, PatchBatch
 from hemax_batch.smear import draw_cell_patch
 
 MPP, SIDE = 0.12, 64
@@ -69,9 +69,9 @@ def test_an_unsure_cell_is_what_three_views_say_together():
     assert np.array_equal(then.boxes, first.boxes) and np.array_equal(then.scores, first.scores)
 
 
-@pytest.mark.parametrize("strength, middle", [(90, (32, 32)), (30, (32 + round(CENTRAL_UM / MPP) - 20, 8))])
+@pytest.mark.parametrize("strength, middle", [(90, (32, 32)), (30, (54, 8))])
 def test_what_is_sure_or_off_the_middle_is_not_looked_at_again(strength, middle, monkeypatch):
-    monkeypatch.setattr(second_look, "CENTRAL_UM", 2.0)
+    monkeypatch.setattr(second_look, "OWN_UM", 2.0)
     network = Told()
     first, then = seen(patch([(1, strength), (2, 90), (2, 90)], middle)[None], network)
     assert then is first and network.asked == [1]
@@ -135,7 +135,7 @@ def test_the_shipped_network_looks_twice_at_unsure_cells_alone():
     asked, predictor.second_look = len(calls), False
     once = predictor(batch, MPP).cells
     plain = once.class_probs**predictor.card.temperature
-    again = (plain.max(1) < UNSURE * plain.sum(1)) & (once.off_centre_um <= CENTRAL_UM)
+    again = (plain.max(1) < UNSURE * plain.sum(1)) & (once.off_centre_um <= OWN_UM)
     assert 0 < again.sum() < len(again) and asked == len(pixels) + 2 * again.sum()
     assert once.masks == twice.masks and np.array_equal(once.scores, twice.scores)
     assert np.array_equal((once.class_probs != twice.class_probs).any(1), again)

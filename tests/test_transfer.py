@@ -18,8 +18,8 @@ from hemax_batch.learning import command, figures, transfer
 from hemax_batch.learning.command import Lessons, train_command
 from hemax_batch.learning.dataset import read_folder
 from hemax_batch.learning.figures import Seen
+from hemax_batch.learning.recipe import Recipe
 from hemax_batch.learning.sources import leave_out, taught
-from hemax_batch.learning.train import Recipe
 from hemax_batch.learning.transfer import COLUMNS, row_of, table_rows
 from hemax_batch.model.checkpoint import read_card
 from hemax_batch.vocabulary import WHITE_NAMES

@@ -20,9 +20,10 @@ from .dataset import Example, read_folder
 from .early_stopping import EarlyStopping, hold_back
 from .evaluate import look, report_of
 from .pseudo import pseudo_candidates, with_pseudo_masks
+from .recipe import Recipe
 from .shuffled import shuffle_labels
 from .sources import leave_out, refuse_start
-from .train import Recipe, train
+from .train import train
 from .unfamiliar import fit_known, measure_unfamiliar
 
 

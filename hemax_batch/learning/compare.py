@@ -24,7 +24,8 @@ from .dataset import Example
 from .evaluate import look
 from .figures import interval
 from .pseudo import pseudo_candidates, with_pseudo_masks, write_pseudo_masks
-from .train import Recipe, train
+from .recipe import Recipe
+from .train import train
 
 HEMAX, UNEXPLAINED = "hemax-s", "hemax-s without explanations"
 DETECTORS = {HEMAX: {}, UNEXPLAINED: {"attributes": False}, "hemax-r50": {"arch": "hemax-r50"}}

@@ -10,12 +10,11 @@ import numpy as np
 from ..cells.explain import contradicts
 from ..geometry import centres, pairwise_iou
 from ..mask_packing import unpack_mask
-from ..records import PatchBatch
+from ..records import OWN_UM, PatchBatch
 from ..vocabulary import ATTRIBUTES, CLASS_NAMES, CLASSES, attribute_slices
 from .average_precision import Field, average_precision
 from .dataset import Example, load_mask
 from .figures import Seen, figures
-from .subjects import NEAR_UM
 from .view import centred
 
 WHITE = [c.white for c in CLASSES]
@@ -83,7 +82,7 @@ def _field(example: Example, cells, batch: PatchBatch, size: int) -> Field:
 
 def _compare(example: Example, k: int, cells, pixels, batch: PatchBatch) -> Seen:
     """The prediction for cell k: with a true box the one of highest IoU, else the one nearest the middle (within
-    NEAR_UM)."""
+    OWN_UM)."""
     label = example.cells[k]
     nothing = Seen(example.source, label.allowed, False, "", 0.0, float("nan") if label.box_xyxy is None else 0.0,
                    *([float("nan")] * 4), (), example.path, nc_class=label.nc_class)  # fmt: skip
@@ -98,7 +97,7 @@ def _compare(example: Example, k: int, cells, pixels, batch: PatchBatch) -> Seen
         middle = batch.origins[0] + pixels.shape[1] / 2 * batch.scale
         distance = np.hypot(*(centres(cells.boxes_xyxy) - middle).T) * example.mpp
         j, iou = int(distance.argmin()), float("nan")
-        if distance[j] > NEAR_UM:
+        if distance[j] > OWN_UM:
             return nothing
     parts = attribute_slices()
     attributes = tuple(

@@ -9,12 +9,10 @@ import numpy as np
 from ..cells.measure import measure
 from ..geometry import centres
 from ..mask_packing import unpack_mask
-from ..records import Cells, PatchBatch
+from ..records import OWN_UM, Cells, PatchBatch
 from ..vocabulary import ATTRIBUTES, WHITE_NAMES, attribute_slices, tells_type
 from .dataset import Example
 from .view import centred
-
-NEAR_UM = 5.0  # from the patch's middle, the cell that is meant
 
 
 @dataclass(frozen=True)
@@ -51,16 +49,16 @@ class Subject:
 
 
 def nearest_the_middle(cells: Cells, size_px: int, mpp: float) -> int | None:
-    """Which of a patch's cells is nearest its middle; None where there is none within NEAR_UM."""
+    """Which of a patch's cells is nearest its middle; None where there is none within OWN_UM."""
     if not len(cells):
         return None
     away = np.hypot(*(centres(cells.boxes_xyxy) - size_px / 2).T) * mpp
     k = int(away.argmin())
-    return k if away[k] <= NEAR_UM else None
+    return k if away[k] <= OWN_UM else None
 
 
 def say_of(predictor, pixels: np.ndarray) -> Said | None:
-    """The cell nearest the middle of a patch uint8 [S, S, 3]; None where there is none within NEAR_UM."""
+    """The cell nearest the middle of a patch uint8 [S, S, 3]; None where there is none within OWN_UM."""
     size, mpp = len(pixels), predictor.card.mpp
     cells = predictor(
         PatchBatch(pixels.transpose(2, 0, 1)[None].copy(), np.zeros((1, 2)), 1.0), mpp, (size, size)

@@ -29,8 +29,8 @@ from .command import Lessons, learn
 from .dataset import Example, read_folder
 from .evaluate import look
 from .figures import Seen, interval
+from .recipe import Recipe
 from .sources import check_sources, leave_out
-from .train import Recipe
 
 FIGURES = ("recall", "found", "accuracy", "accuracy_taught")
 COLUMNS = ("source", "images", "cells", *(f"{f}{part}" for f in FIGURES for part in ("", "_low", "_high", "_n")),

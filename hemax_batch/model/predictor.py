@@ -15,7 +15,7 @@ from PIL import Image
 from scipy import ndimage
 
 from .. import vocabulary
-from ..geometry import centres, filled, pairwise_iou
+from ..geometry import centres, corners, filled, pairwise_iou
 from ..mask_packing import pack_mask
 from ..records import PICTURE_UM, Cells, PatchBatch
 from . import checkpoint
@@ -112,9 +112,7 @@ class Predictor:
         size = np.array(batch.pixels.shape[:1:-1], float)  # W, H
         sure = np.flatnonzero(said.sure[i])
         full = len(sure) == said.scores.shape[1]
-        boxes = np.concatenate(
-            [said.boxes[i][:, :2] - said.boxes[i][:, 2:] / 2, said.boxes[i][:, :2] + said.boxes[i][:, 2:] / 2], 1
-        )
+        boxes = corners(said.boxes[i])
         centre = centres(boxes)
         sure = sure[((centre[sure] >= 0) & (centre[sure] <= size)).all(1)]
         keep = _one_query_a_cell(boxes, said.scores[i], sure)

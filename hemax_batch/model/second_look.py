@@ -14,11 +14,11 @@ from dataclasses import replace
 import numpy as np
 
 from .. import vocabulary
-from ..geometry import pairwise_iou
+from ..geometry import corners, pairwise_iou
+from ..records import OWN_UM
 from .answers import Answer, Probabilities
 
-UNSURE = 0.75  # a class less probable than this, temperature apart, is looked at again …
-CENTRAL_UM = 5.0  # … if the cell is this near to the patch's middle: candidates sit on nuclei
+UNSURE = 0.75  # a class less probable than this, temperature apart, is looked at again if it is its patch's own
 _SAME_IOU = 0.5  # a cell in another view
 _LEAST = 1e-6  # probability: one view alone cannot rule a class out
 
@@ -52,7 +52,7 @@ def _unsure(said: Probabilities, size_wh: tuple[int, int], mpp: float, temperatu
     to what comes out of here."""
     plain = said.class_probs**temperature
     off_um = np.hypot(*(said.boxes[..., :2] - np.array(size_wh) / 2).transpose(2, 0, 1)) * mpp
-    return said.sure & (plain.max(-1) < UNSURE * plain.sum(-1)) & (off_um <= CENTRAL_UM)
+    return said.sure & (plain.max(-1) < UNSURE * plain.sum(-1)) & (off_um <= OWN_UM)
 
 
 def _half_turned(box_cxcywh: np.ndarray, size_wh: tuple[int, int]) -> np.ndarray:
@@ -72,15 +72,10 @@ def _seen_again(views: list[Probabilities], row: int, box_cxcywh: np.ndarray, si
     found = []
     for view, (_, back) in zip(views, _VIEWS, strict=True):
         sure = np.flatnonzero(view.sure[row])
-        ious = pairwise_iou(_corners(back(box_cxcywh, size_wh)[None]), _corners(view.boxes[row, sure]))[0]
+        ious = pairwise_iou(corners(back(box_cxcywh, size_wh)[None]), corners(view.boxes[row, sure]))[0]
         if len(sure) and ious.max() >= _SAME_IOU:
             found.append((view, row, int(sure[ious.argmax()])))
     return found
-
-
-def _corners(boxes_cxcywh: np.ndarray) -> np.ndarray:
-    half = boxes_cxcywh[:, 2:] / 2
-    return np.concatenate([boxes_cxcywh[:, :2] - half, boxes_cxcywh[:, :2] + half], 1)
 
 
 def _mean(probabilities: list[np.ndarray]) -> np.ndarray:

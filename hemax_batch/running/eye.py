@@ -10,13 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..geometry import centres
-from ..records import Cells
+from ..records import OWN_UM, Cells
 from ..slides import patches
 from ..slides.reader import SlideReader
 
-OWN_UM = (
-    5.0  # a cell this near to a candidate is that candidate's own: candidates sit on nuclei, cells are 7-20 µm wide
-)
 CPU_BATCH, GPU_BATCH = 8, 64  # patches: few are held at a time; all of a usual region's at once
 
 

@@ -22,13 +22,13 @@ from ..cells.plausible import ANY_NUCLEUS_FRACTION
 from ..errors import ReadError, SlideError, WeightsError
 from ..geometry import inside
 from ..outputs.outlined import outlined
-from ..records import Cells, Region, RegionResult, Slide, StainProfile
+from ..records import OWN_UM, Cells, Region, RegionResult, Slide, StainProfile
 from ..slides import quality, screen
 from ..slides.overview import overview_piece
 from ..slides.patches import cut_patches
 from ..slides.reader import SlideReader, reopen
 from ..slides.zones import measure_squares
-from .eye import OWN_UM, Eye, Seen
+from .eye import Eye, Seen
 from .last_words import ended_after, gpu_losses_told
 
 LARGEST_CELL_UM = 22.0  # promyelocytes and blasts reach 21 µm: whole in some patch of --exhaustive's lattice
