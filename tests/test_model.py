@@ -15,6 +15,7 @@ from hemax_batch import vocabulary
 from hemax_batch.errors import WeightsError
 from hemax_batch.mask_packing import unpack_mask
 from hemax_batch.model import checkpoint, criterion, hemax
+from hemax_batch.model.backbone import SameConv
 from hemax_batch.model.matcher import CLASS_COST, GIOU_COST, L1_COST, Targets, generalised_iou, match, to_xyxy
 from hemax_batch.model.predictor import Predictor, sample_at
 from hemax_batch.model.torch_network import TorchNetwork
@@ -472,3 +473,15 @@ def test_a_label_that_leaves_the_type_open_teaches_nothing_of_it():
     exact = torch.zeros(1, K + 1, dtype=torch.bool)
     exact[:, 0] = True
     assert criterion.partial_cross_entropy(sure, exact) > 0.1 and criterion.partial_cross_entropy(sure, allowed) < 1e-4
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(8, 10), (9, 8), (7, 7), (32, 33)])
+def test_the_backbone_s_convolutions_are_padded_as_tensorflow_pads(kernel, stride, size):
+    conv, x = SameConv(4, 6, kernel, stride), torch.randn(2, 4, *size)
+    short = [max((-(-n // stride) - 1) * stride + kernel - n, 0) for n in size]
+    padded = F.pad(x, [side for n in reversed(short) for side in (n // 2, n - n // 2)])
+    expected = F.conv2d(padded, conv.weight, conv.bias, stride)
+    assert conv(x).shape[-2:] == tuple(-(-n // stride) for n in size)
+    assert torch.allclose(conv(x), expected, atol=1e-5)

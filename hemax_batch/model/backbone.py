@@ -20,12 +20,17 @@ class SameConv(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """Padded by the convolution itself, as `F.pad` would copy the whole map: where one pixel more is wanted on the right
+        than on the left, both sides are padded by a stride more than the left, and the first outputs dropped."""
+        pads, drop = zip(*(self._padding(n) for n in x.shape[-2:]), strict=True)
+        y = F.conv2d(x, self.weight, self.bias, self.stride, pads, 1, self.groups)
+        return y[..., drop[0] :, drop[1] :] if any(drop) else y
+
+    def _padding(self, n: int) -> tuple[int, int]:
+        """Of a side of n pixels: how many to pad it with on both sides, how many of its outputs to drop then."""
         k, s = self.kernel_size[0], self.stride[0]
-        if s == 1:
-            return F.conv2d(x, self.weight, self.bias, 1, k // 2, 1, self.groups)
-        pads = [max((-(-n // s) - 1) * s + k - n, 0) for n in x.shape[-2:]]
-        x = F.pad(x, (pads[1] // 2, pads[1] - pads[1] // 2, pads[0] // 2, pads[0] - pads[0] // 2))
-        return F.conv2d(x, self.weight, self.bias, s, 0, 1, self.groups)
+        pads = max((-(-n // s) - 1) * s + k - n, 0)
+        return (pads // 2 + s, 1) if pads % 2 else (pads // 2, 0)
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
