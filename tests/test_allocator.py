@@ -39,3 +39,23 @@ def test_large_arrays_cost_no_page_faults_once_kept():
 @pytest.mark.skipif(sys.platform != "linux", reason="as glibc does it")
 def test_without_it_they_do_under_dask_s_setting():
     assert faults("leave") > 2000
+
+
+_GIVEN_BACK = """
+from pathlib import Path
+from hemax_batch.model.allocator import give_back_freed_memory
+def held():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+small = [bytes(60_000) for _ in range(2000)]
+last = bytes(60_000)  # above them in the heap, so that they do not go by themselves
+del small
+before = held()
+give_back_freed_memory()
+print(before - held())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="as glibc does it")
+def test_freed_memory_is_given_back():
+    done = subprocess.run([sys.executable, "-c", _GIVEN_BACK], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 80e6

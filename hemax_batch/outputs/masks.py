@@ -6,8 +6,9 @@
     masks.zarr/labels/nucleus/0…
 
 Only blocks that hold a cell are ever touched, and of these only the chunks that do: most of a smear holds none. A
-block is one shard, painted in memory and written once, with the next three levels of the same block; the smaller levels
-are made from the one before, chunk by chunk. So memory is bounded by one block and its cells, and no two writes meet.
+block is one shard, painted in memory band by band and written once, with the next three levels of the same block; the
+smaller levels are made from the one before, chunk by chunk. So memory is bounded by one block's smaller levels and its
+cells (some 60 MB), and no two writes meet.
 
 Where masks overlap the smaller cell lies on top. A cell that would be hidden altogether gets the pixel of its mask that
 is nearest its middle, from a cell that can spare one: so the values of the `cell` label at level 0 are exactly the ids.

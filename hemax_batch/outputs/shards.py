@@ -29,18 +29,25 @@ def sharding(chunk_px: int):
     )  # fmt: skip
 
 
-def write_shard(path: Path, chunks: Mapping[tuple[int, int], np.ndarray], across: int) -> None:
-    """Write `chunks` {(row, column): pixels [c, c]} of a shard that is `across` chunks wide and high to a new file."""
+class ChunkPacker:
+    """Packs chunks of `chunk_px` squared as that codec says, copied to one place first: fresh memory a chunk costs as much
+    as copying."""
+
+    def __init__(self, chunk_px: int):
+        self._together, self._zstd = np.empty((chunk_px, chunk_px), "<u4"), Zstd(level=LEVEL)
+
+    def __call__(self, pixels: np.ndarray) -> bytes:
+        np.copyto(self._together, pixels)
+        return bytes(self._zstd.encode(self._together))
+
+
+def write_shard(path: Path, chunks: Mapping[tuple[int, int], bytes], across: int) -> None:
+    """Write packed `chunks` {(row, column): bytes} of a shard that is `across` chunks wide and high to a new file."""
     index = np.full((across, across, 2), _EMPTY, "<u8")
-    parts, offset, zstd = [], 0, Zstd(level=LEVEL)
-    together: np.ndarray | None = None
-    for place, pixels in sorted(chunks.items()):
-        if together is None:  # one for all: fresh memory a chunk costs as much as copying
-            together = np.empty(pixels.shape, pixels.dtype.newbyteorder("<"))
-        np.copyto(together, pixels)
-        parts.append(bytes(zstd.encode(together)))
-        index[place] = offset, len(parts[-1])
-        offset += len(parts[-1])
+    offset, parts = 0, [chunks[place] for place in sorted(chunks)]
+    for place, part in zip(sorted(chunks), parts, strict=True):
+        index[place] = offset, len(part)
+        offset += len(part)
     tail = index.tobytes()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"".join([*parts, tail, google_crc32c.value(tail).to_bytes(4, "little")]))
