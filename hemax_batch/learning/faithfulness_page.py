@@ -92,8 +92,8 @@ def write_page(path: Path, predictor, report: dict, cells: list[Subject]) -> Non
 def verdicts(report: dict) -> list[Verdict]:
     """What passes and what fails, a sentence each."""
     controls = report[CONTROL]
-    out = [_of_intervention(name, found) for name, found in report["interventions"].items()]
-    lucky = [name for name, c in controls.items() if c["moves the right way"]["low"] > BY_CHANCE and _stays(c)]
+    out = [_of_intervention(name, report["interventions"]) for name in report["interventions"]]
+    lucky = [name for name, c in controls.items() if _moves(c) and _stays(c) and not _moves_anyway(name, controls)]
     out.append(
         Verdict(not lucky, f"Control: heads of random weights pass {len(lucky)} of {len(controls)} interventions"
                 f"{': ' + ', '.join(lucky) if lucky else ', as they must'}.")
@@ -106,7 +106,19 @@ def _stays(found: dict) -> bool:
     return found["others stay"]["value"] >= LEAST_STAY
 
 
-def _of_intervention(name: str, found: dict) -> Verdict:
+def _moves(found: dict) -> bool:
+    return found["moves the right way"]["low"] > BY_CHANCE
+
+
+def _moves_anyway(name: str, interventions: dict) -> bool:
+    """Whether the opposite change, of enough cells, does not move the attribute back: one that goes the same way whatever
+    is done to the picture, as a network taught shuffled labels has some, is right about one of two changes."""
+    opposite = [f for n, f in interventions.items() if n != name and f["attribute"] == interventions[name]["attribute"]]
+    return any(f["moves the right way"]["n"] >= LEAST_N and not _moves(f) for f in opposite)
+
+
+def _of_intervention(name: str, interventions: dict) -> Verdict:
+    found = interventions[name]
     right = found["moves the right way"]
     words = (
         f"{name[0].upper()}{name[1:]}: {_words_of(found['attribute'])} moves the right way in "
@@ -115,8 +127,10 @@ def _of_intervention(name: str, found: dict) -> Verdict:
     )
     if right["n"] < LEAST_N:
         return Verdict(None, f"{words}; fewer than {LEAST_N} cells: too few to say.")
-    if right["low"] <= BY_CHANCE:
+    if not _moves(found):
         return Verdict(False, f"{words}; no better than chance.")
+    if _moves_anyway(name, interventions):
+        return Verdict(False, f"{words}; but the opposite change does not move it back.")
     if not _stays(found):
         return Verdict(False, f"{words}; too many others change with it.")
     return Verdict(True, f"{words}.")
@@ -175,7 +189,7 @@ def _shown(predictor, report: dict, cells: list[Subject], intervention: Interven
     found = report["interventions"][intervention.name]
     asked = " or ".join(_state_words(intervention)) or ("higher" if intervention.up else "lower")
     return Shown(intervention, f"{_words_of(intervention.attribute)}: {asked}", found,
-                 report[CONTROL].get(intervention.name), _of_intervention(intervention.name, found), tuple(pairs))  # fmt: skip
+                 report[CONTROL].get(intervention.name), _of_intervention(intervention.name, report["interventions"]), tuple(pairs))  # fmt: skip
 
 
 def _ends(curves: dict) -> list[End]:
