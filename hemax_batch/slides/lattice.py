@@ -51,8 +51,9 @@ def read_lattice(reader, lattice: Lattice, rect: Rect, fill_rgb) -> np.ndarray:
     """Lattice pixels of `rect` (in lattice pixels): uint8 [h, w, 3], `fill_rgb` outside the slide."""
     x0, y0, x1, y1 = rect
     out = np.empty((y1 - y0, x1 - x0, 3), np.uint8)
-    out[:] = np.clip(np.rint(fill_rgb), 0, 255)
     left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, lattice.width), min(y1, lattice.height)
+    if (left, top, right, bottom) != (x0, y0, x1, y1):
+        out[:] = np.clip(np.rint(fill_rgb), 0, 255)
     if left >= right or top >= bottom:
         return out
     a = lattice.average
