@@ -10,8 +10,9 @@ block is one shard, painted in memory band by band and written once, with the ne
 smaller levels are made from the one before, chunk by chunk. So memory is bounded by one block's smaller levels and its
 cells (some 60 MB), and no two writes meet.
 
-Where masks overlap the smaller cell lies on top. A cell that would be hidden altogether gets the pixel of its mask that
-is nearest its middle, from a cell that can spare one: so the values of the `cell` label at level 0 are exactly the ids.
+Where masks overlap the smaller cell lies on top. A cell that would be hidden altogether, or in one of the blocks that it
+reaches into, gets the pixel of its mask there that is nearest its middle, from a cell that can spare one: so the values
+of the `cell` label at level 0 are exactly the ids.
 """
 
 from __future__ import annotations
