@@ -13,6 +13,7 @@ from hemax_batch import cli
 from hemax_batch.errors import EngineError
 from hemax_batch.mask_packing import unpack_mask
 from hemax_batch.model import openvino_network
+from hemax_batch.model.checkpoint import read_card
 from hemax_batch.model.openvino_network import cache_folder, check_engine
 from hemax_batch.model.predictor import Predictor
 from hemax_batch.records import PatchBatch
@@ -115,3 +116,9 @@ def test_without_the_package_a_run_says_what_to_install(monkeypatch, tmp_path):
     (tmp_path / "in").mkdir()
     said = CliRunner().invoke(cli.main, ["run", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--engine", "openvino", "--dry-run"])
     assert said.exit_code == 1 and "hemax-batch[openvino]" in said.output
+
+
+@needs_openvino
+def test_workers_threads_are_not_pinned_to_one_core(cache):
+    compiled = openvino_network.OpenVinoNetwork(read_card(None))._compile((320, 320))
+    assert compiled.get_property("ENABLE_CPU_PINNING") is False and compiled.get_property("INFERENCE_NUM_THREADS") == 1

@@ -44,7 +44,7 @@ def main(slides, quick, sizes, cores, repeat, wants_recall, peer_python, cells, 
     Example:
       bin/bench --quick
       bin/bench --recall mosaic.tif
-      bin/bench --peer-python /tmp/peer/bin/python --sizes 0 --cells 0 mosaic.tif
+      bin/bench --peer-python ~/peer/bin/python --sizes 0 --cells 0 mosaic.tif
     """
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out) as folder:

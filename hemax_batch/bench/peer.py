@@ -2,8 +2,8 @@
 
 It has an environment of its own, since it holds other versions of torch and dask (5.5 GB with CUDA's libraries):
 
-    python3.11 -m venv /tmp/peer && /tmp/peer/bin/pip install tiatoolbox
-    bin/bench --peer-python /tmp/peer/bin/python --sizes 0 --cells 0 SLIDE
+    python3.11 -m venv ~/peer && ~/peer/bin/pip install tiatoolbox
+    bin/bench --peer-python ~/peer/bin/python --sizes 0 --cells 0 SLIDE
 
 `bin/bench` then runs `PEER_PYTHON -m hemax_batch.bench.peer SLIDE MPP CORES COUNT FOLDER`, which prints a JSON object.
 Set up as a user of TIAToolbox would: PatchPredictor in its WSI mode, its own reader, its own tissue mask (its default),

@@ -24,7 +24,10 @@ from . import checkpoint
 from .answers import MIN_SCORE, Answer, softmax
 from .familiarity import STAGE
 
-_ONE_THREAD_EXACT = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+#: Not pinned: each worker process would pin its thread to the same core.
+_ONE_THREAD_EXACT = {
+    "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False, "INFERENCE_PRECISION_HINT": "f32",
+}  # fmt: skip
 _SOURCES = ("backbone.py", "hemax.py", "transformer.py", "openvino_network.py")
 
 

@@ -122,7 +122,7 @@ class Canvas:
             windows += [(slice(ys.start + top, ys.stop + top), xs) for ys, xs in painted]
         for k in range(1, BLOCK_LEVELS):
             for label, by_level in enumerate(chunks):
-                by_level[k] |= self._packed(label, k)
+                by_level[k] = self._packed(label, k)
         for k in range(1, BLOCK_LEVELS):
             self._wipe(k, windows)
         return chunks

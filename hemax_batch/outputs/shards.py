@@ -30,8 +30,8 @@ def sharding(chunk_px: int):
 
 
 class ChunkPacker:
-    """Packs chunks of `chunk_px` squared as that codec says, copied to one place first: fresh memory a chunk costs as much
-    as copying."""
+    """Packs chunks, uint32 [chunk_px, chunk_px], as that codec says, copied to one place first: fresh memory a chunk costs
+    as much as copying."""
 
     def __init__(self, chunk_px: int):
         self._together, self._zstd = np.empty((chunk_px, chunk_px), "<u4"), Zstd(level=LEVEL)
@@ -44,10 +44,11 @@ class ChunkPacker:
 def write_shard(path: Path, chunks: Mapping[tuple[int, int], bytes], across: int) -> None:
     """Write packed `chunks` {(row, column): bytes} of a shard that is `across` chunks wide and high to a new file."""
     index = np.full((across, across, 2), _EMPTY, "<u8")
-    offset, parts = 0, [chunks[place] for place in sorted(chunks)]
-    for place, part in zip(sorted(chunks), parts, strict=True):
-        index[place] = offset, len(part)
-        offset += len(part)
+    parts, offset = [], 0
+    for place in sorted(chunks):
+        parts.append(chunks[place])
+        index[place] = offset, len(parts[-1])
+        offset += len(parts[-1])
     tail = index.tobytes()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"".join([*parts, tail, google_crc32c.value(tail).to_bytes(4, "little")]))

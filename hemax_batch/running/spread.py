@@ -18,7 +18,7 @@ from typing import Any
 from .nursery import METHOD
 
 MANY_CELLS = 20_000  # for fewer, starting processes takes longer than they save
-MOST = 8  # processes: each holds some 150 MB
+MOST = 8  # processes: each holds some 100 MB
 _AHEAD = 2  # jobs in hand per process
 _NICE = 5  # the regions of the next slides come first
 
