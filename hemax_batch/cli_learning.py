@@ -27,14 +27,15 @@ import click
 @click.option("--synthetic", default=800, show_default=True, help="Synthetic fields to add in the second stage.")
 @click.option("--leave-out", multiple=True, metavar="SOURCE", help="Learn nothing of this source, nor of copies of its pictures; repeatable.")
 @click.option("--drop-path", type=click.FloatRange(0, 0.9), default=0.0, show_default=True, help="Stochastic depth of the backbone.")
+@click.option("--as-stained", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share of patches that keep their own stain and light.")
 @click.option("--compile", "compiled", is_flag=True, help="torch.compile the backbone: a minute at the start, faster then.")
 @click.option("--patience", default=0, show_default=True, type=click.IntRange(0), help="Stop after so many checks without a gain; 0: never.")
 @click.option("--check-every", default=100, show_default=True, type=click.IntRange(1), metavar="STEPS", help="With --patience: steps between checks.")
 @click.option("--shuffle-labels", is_flag=True, help="A control: classes and attributes dealt out at random, no synthetic fields.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-def train(data, out, work, arch, steps, start, teacher, close, lr, batch_size, synthetic, leave_out, drop_path, compiled, patience,
-          check_every, shuffle_labels, seed, device):  # fmt: skip
+def train(data, out, work, arch, steps, start, teacher, close, lr, batch_size, synthetic, leave_out, drop_path, as_stained, compiled,
+          patience, check_every, shuffle_labels, seed, device):  # fmt: skip
     """Train HemaX on labelled images and write the weights with their model card.
 
     DATA: folders, each told by its content: the documented layout (images.csv, cells.csv), COCO instance JSON (with
@@ -54,7 +55,8 @@ def train(data, out, work, arch, steps, start, teacher, close, lr, batch_size, s
     from .learning.command import Lessons, train_command
     from .learning.recipe import Recipe
 
-    given = {"batch": batch_size, "synthetic": synthetic, "seed": seed, "drop_path": drop_path, "compiled": compiled}
+    given = {"batch": batch_size, "synthetic": synthetic, "seed": seed, "drop_path": drop_path, "as_stained": as_stained,
+             "compiled": compiled}  # fmt: skip
     if lr:
         given |= {"lr": lr, "backbone_lr": lr / 2}
     if start:

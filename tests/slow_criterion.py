@@ -10,7 +10,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
-from hemax_batch.model.criterion import ATTRIBUTE_SMOOTHING, LABEL_SMOOTHING, NO_CELL_WEIGHT, WEIGHTS
+from hemax_batch.model.criterion import (
+    ATTRIBUTE_SMOOTHING, LABEL_SMOOTHING, NC_BORDER, NC_CLEAR, NO_CELL_WEIGHT, WEIGHTS,
+)  # fmt: skip
 from hemax_batch.model.hemax import BOX_UNIT_PX, HemaXOutput
 from hemax_batch.model.matcher import CLASS_COST, GIOU_COST, L1_COST, Targets, generalised_iou, to_xyxy
 from hemax_batch.vocabulary import attribute_slices
@@ -20,14 +22,15 @@ from hemax_batch.vocabulary import attribute_slices
 class Patch:
     """What is known of one patch's N cells.
 
-    boxes_cxcywh float [N, 4], box_weight float [N], allowed bool [N, K], attributes int64 [N, n], masks uint8
-    [N, H/2, W/2], mask_weight float [N], ignore bool [H/8, W/8]
+    boxes_cxcywh float [N, 4], box_weight float [N], allowed bool [N, K], attributes int64 [N, n], nc_class int64 [N],
+    masks uint8 [N, H/2, W/2], mask_weight float [N], ignore bool [H/8, W/8]
     """
 
     boxes_cxcywh: Tensor
     box_weight: Tensor
     allowed: Tensor
     attributes: Tensor
+    nc_class: Tensor
     masks: Tensor
     mask_weight: Tensor
     ignore: Tensor
@@ -49,7 +52,7 @@ def patches_of(targets: Targets) -> list[Patch]:
                 own = np.zeros_like(full)
                 own[y0:y1, x0:x1] = full[y0:y1, x0:x1]
                 masks[i] = own[1::2, 1::2]
-        known = (targets.boxes_cxcywh, targets.box_weight, targets.allowed, targets.attributes)
+        known = (targets.boxes_cxcywh, targets.box_weight, targets.allowed, targets.attributes, targets.nc_class)
         of_cells = (v[b, rows] for v in known)
         patches.append(Patch(*of_cells, torch.from_numpy(masks), targets.mask_weight[b, rows], targets.ignore[b]))
     return patches
@@ -153,7 +156,14 @@ def _mask_losses(masks: Tensor, t: Patch, pairs) -> dict[str, Tensor]:
     """Mask losses of the final layer for one patch: masks [Q, 2, h, w] at stride 4 against targets at stride 2."""
     rows, columns = pairs
     weight = t.mask_weight[columns]
-    out = {k: masks.new_zeros(()) for k in ("mask_bce", "mask_dice", "projection")}
+    out = {k: masks.new_zeros(()) for k in ("mask_bce", "mask_dice", "projection", "nc_ratio")}
+    for row, column in zip(rows, columns, strict=True):
+        nucleus, cell = masks[row].float().sigmoid()
+        fraction = (nucleus * cell.detach()).sum() / max(cell.sum().item(), 1)
+        if t.nc_class[column] == 0 and fraction > NC_BORDER - NC_CLEAR:
+            out["nc_ratio"] = out["nc_ratio"] + (fraction - (NC_BORDER - NC_CLEAR)) / 0.1
+        if t.nc_class[column] == 1 and fraction < NC_BORDER + NC_CLEAR:
+            out["nc_ratio"] = out["nc_ratio"] + (NC_BORDER + NC_CLEAR - fraction) / 0.1
     has = weight > 0
     if has.any():
         logits = F.interpolate(masks[rows[has]].float(), scale_factor=2, mode="bilinear", align_corners=False)

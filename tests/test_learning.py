@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from hemax_batch.errors import DataError
-from hemax_batch.learning import dataset
+from hemax_batch.learning import dataset, pseudo
 from hemax_batch.learning.command import learn, train_command
 from hemax_batch.learning.figures import Seen, figures
 from hemax_batch.learning.pseudo import with_pseudo_masks, write_types
@@ -117,6 +117,18 @@ def test_pseudo_masks_bring_boxes_only_where_nobody_drew_one(tmp_path):
     drawn, boxed, *_ = with_pseudo_masks(examples, tmp_path / "pseudo")
     assert drawn.cells[0].box_xyxy == (40, 30, 80, 60) and not drawn.cells[0].box_trusted
     assert boxed.cells[0].box_xyxy == (20, 20, 80, 80) and boxed.cells[0].box_trusted and boxed.mask_weight < 1
+
+
+def test_a_pseudo_mask_of_another_ratio_than_people_judged_is_not_kept(tmp_path):
+    example = dataset.read_folder(write_layout(tmp_path / "data", nuclear_cytoplasmic_ratio="low"))[0]
+    assert example.cells[0].box_xyxy == (20, 20, 80, 80) and example.cells[0].nc_class == "low"
+    mask = np.zeros((100, 100), np.uint8)
+    mask[20:80, 20:80] = 1
+    for rows, kept in ((30, True), (48, False)):
+        mask[20 : 20 + rows, 20:80] = 2
+        assert pseudo._acceptable(mask, example) is kept
+        unjudged = dataset.replace(example, cells=(dataset.replace(example.cells[0], nc_class=""),))
+        assert pseudo._acceptable(mask, unjudged)
 
 
 def test_a_teacher_names_types_that_labels_leave_open_where_it_is_sure(tmp_path):

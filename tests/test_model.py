@@ -34,7 +34,7 @@ def targets_of(boxes, classes, size=64, states=None):
     attributes = torch.full((1, rows, len(vocabulary.ATTRIBUTES)), -1) if states is None else torch.tensor([states])
     return Targets(
         present, torch.tensor(boxes or [[0.5, 0.5, 1, 1]], dtype=torch.float32)[None], present.float(), allowed,
-        attributes, torch.zeros(1, size // 2, size // 2, dtype=torch.uint8), torch.zeros(1, rows),
+        attributes, torch.full((1, rows), -1), torch.zeros(1, size // 2, size // 2, dtype=torch.uint8), torch.zeros(1, rows),
         torch.zeros(1, size // 8, size // 8, dtype=torch.bool),
     )  # fmt: skip
 
@@ -55,7 +55,7 @@ def random_targets(seed, cells, spare=0, size=64):
     masked = rng.choice([0.0, 0.5, 1.0], (b, n), p=[0.2, 0.3, 0.5]) * present
     arrays = (
         present, cxcywh.astype(np.float32), (rng.choice([0.0, 0.5, 1.0], (b, n)) * present).astype(np.float32),
-        allowed, np.stack(states, -1), rng.integers(0, 3, (b, size // 2, size // 2), np.uint8),
+        allowed, np.stack(states, -1), rng.integers(-1, 2, (b, n)), rng.integers(0, 3, (b, size // 2, size // 2), np.uint8),
         masked.astype(np.float32), rng.random((b, size // 8, size // 8)) < 0.4,
     )  # fmt: skip
     return Targets(*map(torch.from_numpy, arrays))
@@ -217,6 +217,27 @@ def test_the_mask_follows_its_truth_when_only_masks_are_learnt():
     assert (found[0] == (truth[0] == 2)).float().mean() > 0.97
 
 
+@pytest.mark.parametrize("judged", (0, 1))
+def test_a_nucleus_takes_the_size_that_people_judged_and_the_outline_stays(judged):
+    logits = torch.full((1, 1, 2, 8, 8), -6.0)
+    logits[..., 1, 1:7, 1:7] = 6.0
+    logits[..., 0, 1:7, 1:7] = -2.0 if judged else 2.0  # more or less all cytoplasm, or all nucleus
+    logits.requires_grad_()
+    t = targets_of([[16, 16, 24, 24]], [0], size=32)
+    before = logits[0, 0, 1].detach().clone()
+    step = torch.optim.SGD([logits], 3.0)
+    for nc_class in (-1, judged):
+        t.nc_class[:] = nc_class
+        for _ in range(60):
+            step.zero_grad()
+            criterion._nc_loss(logits, t, torch.zeros(1, 1, dtype=torch.long)).backward()
+            step.step()
+        nucleus, cell = logits[0, 0].sigmoid()
+        fraction = ((nucleus * cell).sum() / cell.sum()).item()
+        assert (fraction > criterion.NC_BORDER) == (bool(judged) if nc_class == judged else not judged)
+    assert torch.equal(logits[0, 0, 1], before)
+
+
 CELLS = st.lists(st.integers(0, 6), min_size=1, max_size=4)  # up to two more than there are queries
 
 
@@ -255,6 +276,7 @@ def test_what_padding_says_changes_nothing(seed, cells):
     targets.boxes_cxcywh[~targets.present] = 1e30
     targets.allowed[~targets.present] = False
     targets.attributes[~targets.present] = 0
+    targets.nc_class[~targets.present] = 1
     after, _ = loss_and_gradients(criterion.criterion(output, targets), output)
     assert after == {k: v.item() for k, v in before.items()}
     assert all(v.grad.isfinite().all() for v in vars(output).values())

@@ -28,7 +28,7 @@ def one_cell(tmp_path):
     rgb[30:50, 20:70], mask[30:50, 20:70], mask[30:50, 20:45] = BLUE, 1, 2
     Image.fromarray(rgb).save(tmp_path / "a.png")
     Image.fromarray(mask).save(tmp_path / "a_mask.png")
-    cell = CellLabel((20, 30, 70, 50), ("blast",), (("granularity", "fine"),))
+    cell = CellLabel((20, 30, 70, 50), ("blast",), (("granularity", "fine"),), nc_class="high")
     return Example(str(tmp_path / "a.png"), 0.12, "s", "train", (cell,), mask_path=str(tmp_path / "a_mask.png"))
 
 
@@ -55,6 +55,8 @@ def test_boxes_and_labels_lie_on_their_pixels(one_cell, plain_light, size):
                 labelled = targets.masks()[b, n].numpy()
                 ys, xs = np.nonzero(labelled)
                 assert abs(2 * xs.min() - x0) <= 3 and abs(2 * (ys.max() + 1) - y1) <= 3
+                if min(x0, y0) > 1 and max(x1, y1) < size - 1:
+                    assert targets.nc_class[b, n] == 1
                 if min(x0, y0) > 1 and max(x1, y1) < size - 1 and not 0 < targets.present[b].sum() - 1:
                     assert 0.4 < (labelled == 2).sum() / (labelled > 0).sum() < 0.6
                 covered[inside] = True
@@ -81,7 +83,7 @@ def test_unknown_stays_unknown_and_padding_is_empty(one_cell, tmp_path):
     assert not t.present.all() and t.present.any()
     for rows in (t.box_weight, t.mask_weight, t.allowed):
         assert not rows[~t.present].any()
-    assert (t.attributes[~t.present] == -1).all()
+    assert (t.attributes[~t.present] == -1).all() and (t.nc_class[~t.present] == -1).all()
     unsure = t.present & (t.allowed.sum(-1) == 2)
     assert unsure.any() and not t.box_weight[unsure].any() and not t.mask_weight[unsure].any()
     assert (t.attributes[unsure] == -1).all() and t.ignore[unsure.any(1)].any()
@@ -148,6 +150,14 @@ def test_without_change_the_stain_stays_and_white_stays_bright():
         np.zeros((2, 2), np.float32), {}, np.zeros(2, np.float32), 0))  # fmt: skip
     dark = augment.optical_density(x).flatten(2).quantile(0.08, 2) < 0.35
     assert torch.equal(same[dark].float(), x[dark])
+
+
+def test_a_share_of_patches_keeps_its_own_stain_and_light():
+    x = torch.randint(128, 256, (200, 3, 16, 16)).float()
+    for share, low, high in ((0.0, 0.0, 0.0), (0.3, 0.2, 0.4), (1.0, 1.0, 1.0)):
+        drawn = augment.draw_photometry(np.random.default_rng(0), len(x), share)
+        same = augment.photometric(x, augment.Photometry(**{**vars(drawn), "degrading": {}}))
+        assert low <= (same == x).flatten(1).all(1).float().mean() <= high
 
 
 def test_every_degradation_is_drawn_and_leaves_the_others_alone():

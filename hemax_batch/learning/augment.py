@@ -60,22 +60,25 @@ class Photometry:
     seed: int
 
 
-def draw_photometry(rng: np.random.Generator, count: int) -> Photometry:
-    """Stain always (strongly one time in four), light half the time, one degradation four times in ten.
+def draw_photometry(rng: np.random.Generator, count: int, as_stained: float = 0.0) -> Photometry:
+    """Stain (strongly one time in four), light half the time, one degradation four times in ten. A share `as_stained` of
+    patches keeps its own stain and light: what is told by colour alone, as the cytoplasm's, is learnt from those.
 
     Another laboratory's stain: a random near-identity mixing of optical densities and another ground colour. A lamp off
     its centre: up to a fifth of brightness across the patch. Degradations: defocus, a coarser scan (up to 0.30 µm/px),
     JPEG, sensor noise.
     """
     f = np.float32
-    strong = np.where(rng.random(count) < 0.25, 2.0, 1.0)[:, None]
+    own = rng.random(count) < as_stained
+    strong = np.where(own, 0.0, np.where(rng.random(count) < 0.25, 2.0, 1.0))[:, None]
     gain = np.exp(rng.normal(0, 0.16, (count, 3)) * strong) * np.exp(rng.normal(0, 0.15, (count, 1)) * strong)
     mix = np.eye(3) + rng.normal(0, 0.07, (count, 3, 3)) * strong[..., None]
-    slope = rng.normal(0, 0.08, (count, 2)) * (rng.random((count, 1)) < 0.5)
+    slope = rng.normal(0, 0.08, (count, 2)) * (rng.random((count, 1)) < 0.5) * ~own[:, None]
+    ground_gain = np.where(own[:, None], 1.0, rng.uniform(0.4, 1.6, (count, 1)))
     kind = np.where(rng.random(count) < 0.4, rng.integers(4, size=count), -1)
     span = np.array([(0.4, 1.6), (1.3, 2.5), (35, 85), (1, 6)])[kind.clip(0)]
     return Photometry(
-        (mix * gain[:, None]).astype(f), rng.uniform(0.4, 1.6, (count, 1)).astype(f),
+        (mix * gain[:, None]).astype(f), ground_gain.astype(f),
         (rng.normal(0, 0.03, (count, 3)) * strong).astype(f), slope.astype(f),
         {k: np.flatnonzero(kind == k) for k in range(4) if (kind == k).any()},
         rng.uniform(span[:, 0], span[:, 1]).astype(f), int(rng.integers(2**62)),

@@ -17,7 +17,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from ..vocabulary import ATTRIBUTES, CLASS_NAMES, N_CLASSES
-from .dataset import Example, load_mask, load_rgb
+from .dataset import NC_CLASSES, Example, load_mask, load_rgb
 from .view import ground_colour, resized
 
 #: Size of the box assumed where only a cell's centre is known (its extent is then not taught).
@@ -39,7 +39,7 @@ class Gallery:
     n_cells     int64 [E]
     boxes_xyxy  float64 [E, C, 4]; a nominal box in the middle where the extent is unknown
     box_weight, mask_weight  float32 [E, C]; 0 where there is none
-    allowed     bool [E, C, K]; attributes int64 [E, C, A], -1 unknown
+    allowed     bool [E, C, K]; attributes int64 [E, C, A], nc_class int64 [E, C], -1 unknown
     """
 
     packed: Tensor
@@ -52,6 +52,7 @@ class Gallery:
     mask_weight: np.ndarray
     allowed: np.ndarray
     attributes: np.ndarray
+    nc_class: np.ndarray
 
 
 def hang(examples: list[Example], mpp: float, device: str | torch.device) -> Gallery:
@@ -131,19 +132,22 @@ def boxes_of(e: Example, size_wh, scale: float) -> list[np.ndarray]:
 
 
 def _labels(examples: tuple[Example, ...], sizes: np.ndarray, mpp: float) -> tuple[np.ndarray, ...]:
-    """n_cells, boxes_xyxy, box_weight, mask_weight, allowed, attributes of `Gallery`."""
+    """n_cells, boxes_xyxy, box_weight, mask_weight, allowed, attributes, nc_class of `Gallery`."""
     e, c = len(examples), max([len(x.cells) for x in examples], default=0) or 1
     boxes = np.tile(np.array([0.0, 0.0, 1.0, 1.0]), (e, c, 1))
     box_weight, mask_weight = np.zeros((e, c), np.float32), np.zeros((e, c), np.float32)
     allowed, attributes = np.zeros((e, c, N_CLASSES), bool), np.full((e, c, len(ATTRIBUTES)), -1, np.int64)
+    nc_class = np.full((e, c), -1, np.int64)
     for i, example in enumerate(examples):
         for k, (cell, box) in enumerate(zip(example.cells, boxes_of(example, sizes[i], example.mpp / mpp), strict=True)):
             boxes[i, k] = box
             box_weight[i, k] = 0.0 if cell.box_xyxy is None else (1.0 if cell.box_trusted else 0.5)
             mask_weight[i, k] = example.mask_weight if example.mask_path else 0.0
             allowed[i, k, [CLASS_NAMES.index(name) for name in cell.allowed]] = True
+            nc_class[i, k] = NC_CLASSES.index(cell.nc_class) if cell.nc_class else -1
             known = dict(cell.attributes)
             for j, a in enumerate(ATTRIBUTES):
                 if a.name in known:
                     attributes[i, k, j] = a.states.index(known[a.name])
-    return np.array([len(x.cells) for x in examples], np.int64), boxes, box_weight, mask_weight, allowed, attributes
+    n_cells = np.array([len(x.cells) for x in examples], np.int64)
+    return n_cells, boxes, box_weight, mask_weight, allowed, attributes, nc_class

@@ -2,7 +2,8 @@
 drew.
 
 Check: the extent of the pseudo-mask against the human box, IoU at least `MIN_IOU`. Where there is no human box the
-mask must lie where the labelled cell is known to be, and be of a cell's size. The shares kept are printed and go into
+mask must lie where the labelled cell is known to be, and be of a cell's size; where somebody judged the
+nuclear:cytoplasmic ratio, the mask's must be on the same side. The shares kept are printed and go into
 the model card.
 """
 
@@ -18,8 +19,9 @@ from torch.nn import functional as F
 
 from ..geometry import pairwise_iou
 from ..model.answers import softmax
+from ..model.criterion import NC_BORDER
 from ..vocabulary import CLASS_NAMES, NEUTROPHIL_NAMES, tells_type
-from .dataset import Example, load_rgb
+from .dataset import NC_CLASSES, Example, load_rgb
 from .view import centred
 
 MIN_IOU = 0.85
@@ -81,6 +83,11 @@ def _to_picture(mask: np.ndarray, origin, scale: float, example: Example) -> np.
     return np.where(inside, picked, 0).astype(np.uint8)
 
 
+def _nc_class(mask: np.ndarray) -> str:
+    """Which side of the border between a low and a high nuclear:cytoplasmic ratio a mask's lies on."""
+    return NC_CLASSES[int((mask == 2).sum() > NC_BORDER * (mask > 0).sum())]
+
+
 def _extent(mask: np.ndarray) -> np.ndarray | None:
     ys, xs = np.nonzero(mask)
     return None if len(xs) == 0 else np.array([[xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]], float)
@@ -88,6 +95,8 @@ def _extent(mask: np.ndarray) -> np.ndarray | None:
 
 def _acceptable(mask: np.ndarray, example: Example) -> bool:
     extent, cell = _extent(mask), example.cells[0]
+    if extent is not None and cell.nc_class and _nc_class(mask) != cell.nc_class:
+        return False
     if extent is None or (mask == 2).sum() < 0.1 * (mask > 0).sum():
         return cell.allowed == ("platelet",) and extent is not None
     if cell.box_xyxy is not None:

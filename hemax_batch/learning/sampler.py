@@ -30,6 +30,7 @@ MOSAIC_SHARE = {"small": 0.15, "large": 0.5}
 LARGE_CANVAS_PX = 288  # from here on a quarter of the canvas still holds a cell
 CLOSE_CANVAS_PX = 200  # below, a canvas is filled by one cell: it is neither split nor is the cell far off its middle
 LEAST_VISIBLE = 0.4  # of a cell's box: with less it is ignored
+WHOLE = 0.98  # with less, its nucleus/cell is not the one that people judged
 SCALE_JITTER = 0.07  # log-normal
 MOST_CELLS = 16  # of one patch that are taught; further ones are ignored
 
@@ -65,12 +66,13 @@ class PatchSampler:
     """Draws batches of augmented patches. The same generator state gives the same batch on one kind of device.
 
     examples  what to draw from; working_mpp  the network's scale; hard  how many times as often the stages of
-    maturation are drawn, which people too find hardest to tell apart
+    maturation are drawn, which people too find hardest to tell apart; as_stained  share of patches in their own colours
     """
 
-    def __init__(self, examples: list[Example], working_mpp: float, hard: float = 1.0, device="cpu"):
+    def __init__(self, examples: list[Example], working_mpp: float, hard: float = 1.0, device="cpu",
+                 as_stained: float = 0.0):  # fmt: skip
         self.gallery: Gallery = hang(examples, working_mpp, device)
-        self.device = torch.device(device)
+        self.device, self.as_stained = torch.device(device), as_stained
         self.chances = np.cumsum(weights(examples, hard))
 
     def batch(self, rng: np.random.Generator, count: int, size_px: int) -> tuple[Tensor, Targets]:
@@ -93,7 +95,7 @@ class PatchSampler:
         is_cell = present[..., None] & (np.arange(boxes.shape[2]) < g.n_cells[example][..., None])
         plain = (rng.random((count, 4)) < 0.25) | _would_mirror_a_cell(g, example, rects, to_source)
         targets, dropped = self._targets(example, boxes, is_cell, rects)
-        return Plan(size_px, cut, split, example, to_source, plain, dropped, targets, draw_photometry(rng, count))
+        return Plan(size_px, cut, split, example, to_source, plain, dropped, targets, draw_photometry(rng, count, self.as_stained))
 
     def _focus(self, rng: np.random.Generator, example: np.ndarray) -> np.ndarray:
         """A cell's middle, or any place of a picture without one: [B, 4, 2] in the picture's pixels."""
@@ -132,6 +134,7 @@ class PatchSampler:
             "box_weight": g.box_weight[picture, cell] * present,
             "allowed": g.allowed[picture, cell] & present[..., None],
             "attributes": np.where(present[..., None], g.attributes[picture, cell], -1),
+            "nc_class": np.where(present & (visible[rows, order] >= WHOLE), g.nc_class[picture, cell], -1),
             "mask_weight": g.mask_weight[picture, cell] * present,
         }
         lost = (visible > 0) & ~kept

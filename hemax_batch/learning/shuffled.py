@@ -27,6 +27,7 @@ def shuffle_labels(examples: list[Example], seed: int) -> list[Example]:
         described = [(i, k) for i, k in places if examples[i].cells[k].attributes]
         _deal(out, examples, places, "allowed", rng)
         _deal(out, examples, described, "attributes", rng)
+        _deal(out, examples, described, "nc_class", rng)
     return out
 
 

@@ -24,6 +24,7 @@ class Targets:
     box_weight    float [B, N], 0 where the box is only nominal (centre known, extent not)
     allowed       bool [B, N, K], the classes that the label allows (all True = any)
     attributes    int64 [B, N, attributes], the state's index, -1 where unknown
+    nc_class      int64 [B, N], nuclear:cytoplasmic ratio as people judged it: 0 low, 1 high, -1 unknown
     labels        uint8 [B, H/2, W/2], all the patch's cells on one map: 0 outside, 1 cytoplasm, 2 nucleus
     mask_weight   float [B, N], 0 where a cell has no mask
     ignore        bool [B, H/8, W/8], where an unlabelled cell may lie
@@ -36,6 +37,7 @@ class Targets:
     box_weight: Tensor
     allowed: Tensor
     attributes: Tensor
+    nc_class: Tensor
     labels: Tensor
     mask_weight: Tensor
     ignore: Tensor
