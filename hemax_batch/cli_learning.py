@@ -6,6 +6,11 @@ from pathlib import Path
 
 import click
 
+_STAIN = click.option(
+    "--stain", type=click.FloatRange(0), default=1.5, show_default=True,
+    help="How widely stains are varied: 0 not at all, 1 as one laboratory's may vary.",
+)  # fmt: skip
+
 
 @click.command()
 @click.argument("data", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
@@ -27,6 +32,7 @@ import click
 @click.option("--synthetic", default=800, show_default=True, help="Synthetic fields to add in the second stage.")
 @click.option("--leave-out", multiple=True, metavar="SOURCE", help="Learn nothing of this source, nor of copies of its pictures; repeatable.")
 @click.option("--drop-path", type=click.FloatRange(0, 0.9), default=0.0, show_default=True, help="Stochastic depth of the backbone.")
+@_STAIN
 @click.option("--as-stained", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share of patches that keep their own stain and light.")
 @click.option("--compile", "compiled", is_flag=True, help="torch.compile the backbone: a minute at the start, faster then.")
 @click.option("--patience", default=0, show_default=True, type=click.IntRange(0), help="Stop after so many checks without a gain; 0: never.")
@@ -34,8 +40,8 @@ import click
 @click.option("--shuffle-labels", is_flag=True, help="A control: classes and attributes dealt out at random, no synthetic fields.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-def train(data, out, work, arch, steps, start, teacher, close, lr, batch_size, synthetic, leave_out, drop_path, as_stained, compiled,
-          patience, check_every, shuffle_labels, seed, device):  # fmt: skip
+def train(data, out, work, arch, steps, start, teacher, close, lr, batch_size, synthetic, leave_out, drop_path, stain, as_stained,
+          compiled, patience, check_every, shuffle_labels, seed, device):  # fmt: skip
     """Train HemaX on labelled images and write the weights with their model card.
 
     DATA: folders, each told by its content: the documented layout (images.csv, cells.csv), COCO instance JSON (with
@@ -55,8 +61,8 @@ def train(data, out, work, arch, steps, start, teacher, close, lr, batch_size, s
     from .learning.command import Lessons, train_command
     from .learning.recipe import Recipe
 
-    given = {"batch": batch_size, "synthetic": synthetic, "seed": seed, "drop_path": drop_path, "as_stained": as_stained,
-             "compiled": compiled}  # fmt: skip
+    given = {"batch": batch_size, "synthetic": synthetic, "seed": seed, "drop_path": drop_path, "stain": stain,
+             "as_stained": as_stained, "compiled": compiled}  # fmt: skip
     if lr:
         given |= {"lr": lr, "backbone_lr": lr / 2}
     if start:
@@ -192,10 +198,11 @@ def faithfulness(data, weights, limit, out, device):
 @click.option("--model", "only", multiple=True, metavar="NAME", help="This model only, of those in the table; repeatable.")
 @click.option("--masks", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Draw missing masks with these weights beforehand.")
 @click.option("--no-pseudo-masks", is_flag=True, help="Masks are taught where people drew them, elsewhere boxes alone.")
+@_STAIN
 @click.option("--coarse", is_flag=True, help="At half the resolution: a fifth of the time, for machines without a GPU.")
 @click.option("--from-scratch", is_flag=True, help="No ImageNet weights for those that have them either.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-def compare(data, out, steps, batch_size, seeds, only, masks, no_pseudo_masks, coarse, from_scratch, device):
+def compare(data, out, steps, batch_size, seeds, only, masks, no_pseudo_masks, stain, coarse, from_scratch, device):
     """Does explaining cost accuracy? Train HemaX with and without it, and plain classifiers, and compare.
 
     Six models times the seeds, at one budget; each is about as long as `train --steps`. A killed comparison goes on, and
@@ -214,7 +221,9 @@ def compare(data, out, steps, batch_size, seeds, only, masks, no_pseudo_masks, c
     from .learning.dataset import read_folder
     from .learning.recipe import Recipe
 
-    recipe = (Recipe.coarse if coarse else Recipe)(steps=steps, batch=batch_size, pretrained=not from_scratch, synthetic=0)
+    recipe = (Recipe.coarse if coarse else Recipe)(
+        steps=steps, batch=batch_size, pretrained=not from_scratch, synthetic=0, stain=stain
+    )
     if no_pseudo_masks:
         recipe = replace(recipe, first_stage=0.0)
     if unknown := set(only) - set(MODELS):
@@ -237,10 +246,11 @@ def compare(data, out, steps, batch_size, seeds, only, masks, no_pseudo_masks, c
 @click.option("--synthetic", default=800, show_default=True, help="Synthetic fields to add in the second stage.")
 @click.option("--source", "only", multiple=True, metavar="SOURCE[,SOURCE]", help="Leave out this source, or these together, only; repeatable.  [default: each in turn]")
 @click.option("--no-pseudo-masks", is_flag=True, help="Masks are taught where people drew them, elsewhere boxes alone.")
+@_STAIN
 @click.option("--from-scratch", is_flag=True, help="No ImageNet weights for the backbone.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-def transfer(data, out, steps, batch_size, synthetic, only, no_pseudo_masks, from_scratch, seed, device):
+def transfer(data, out, steps, batch_size, synthetic, only, no_pseudo_masks, stain, from_scratch, seed, device):
     """How well is another laboratory done? Train without each source in turn, and measure on all of it.
 
     As many trainings as there are sources, each about as long as `train --steps`. A killed one goes on. Sources left out
@@ -260,7 +270,7 @@ def transfer(data, out, steps, batch_size, synthetic, only, no_pseudo_masks, fro
     from .outputs.tables import write_table
     from .vocabulary import CLAIM
 
-    recipe = Recipe(steps=steps, batch=batch_size, synthetic=synthetic, seed=seed, pretrained=not from_scratch)
+    recipe = Recipe(steps=steps, batch=batch_size, synthetic=synthetic, seed=seed, pretrained=not from_scratch, stain=stain)
     if no_pseudo_masks:
         recipe = replace(recipe, first_stage=0.0)
     rows = run_all(data, recipe, out, device, [tuple(group.split(",")) for group in only], say=click.echo)

@@ -11,8 +11,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hemax_batch.model.criterion import (
-    ATTRIBUTE_SMOOTHING, LABEL_SMOOTHING, NC_BORDER, NC_CLEAR, NO_CELL_WEIGHT, WEIGHTS,
-)  # fmt: skip
+    ATTRIBUTE_SMOOTHING,
+    LABEL_SMOOTHING,
+    NC_BORDER,
+    NC_CLEAR,
+    NO_CELL_WEIGHT,
+    WEIGHTS,
+)
 from hemax_batch.model.hemax import BOX_UNIT_PX, HemaXOutput
 from hemax_batch.model.matcher import CLASS_COST, GIOU_COST, L1_COST, Targets, generalised_iou, to_xyxy
 from hemax_batch.vocabulary import attribute_slices

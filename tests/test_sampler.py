@@ -155,7 +155,7 @@ def test_without_change_the_stain_stays_and_white_stays_bright():
 def test_a_share_of_patches_keeps_its_own_stain_and_light():
     x = torch.randint(128, 256, (200, 3, 16, 16)).float()
     for share, low, high in ((0.0, 0.0, 0.0), (0.3, 0.2, 0.4), (1.0, 1.0, 1.0)):
-        drawn = augment.draw_photometry(np.random.default_rng(0), len(x), share)
+        drawn = augment.draw_photometry(np.random.default_rng(0), len(x), as_stained=share)
         same = augment.photometric(x, augment.Photometry(**{**vars(drawn), "degrading": {}}))
         assert low <= (same == x).flatten(1).all(1).float().mean() <= high
 

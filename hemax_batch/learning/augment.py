@@ -60,28 +60,29 @@ class Photometry:
     seed: int
 
 
-def draw_photometry(rng: np.random.Generator, count: int, as_stained: float = 0.0) -> Photometry:
-    """Stain (strongly one time in four), light half the time, one degradation four times in ten. A share `as_stained` of
-    patches keeps its own stain and light: what is told by colour alone, as the cytoplasm's, is learnt from those.
+def draw_photometry(rng: np.random.Generator, count: int, stain: float = 1.0, as_stained: float = 0.0) -> Photometry:
+    """Stain always (strongly one time in four), light half the time, one degradation four times in ten.
 
-    Another laboratory's stain: a random near-identity mixing of optical densities and another ground colour. A lamp off
-    its centre: up to a fifth of brightness across the patch. Degradations: defocus, a coarser scan (up to 0.30 µm/px),
-    JPEG, sensor noise.
+    Another laboratory's stain: a random near-identity mixing of optical densities and another ground colour, `stain` times
+    as far from its own. A lamp off its centre: up to a fifth of brightness across the patch. Degradations: defocus, a
+    coarser scan (up to 0.30 µm/px), JPEG, sensor noise. A share `as_stained` of patches keeps its own stain and light: what
+    colour alone tells, as the cytoplasm's, is learnt from those.
     """
     f = np.float32
-    own = rng.random(count) < as_stained
-    strong = np.where(own, 0.0, np.where(rng.random(count) < 0.25, 2.0, 1.0))[:, None]
-    gain = np.exp(rng.normal(0, 0.16, (count, 3)) * strong) * np.exp(rng.normal(0, 0.15, (count, 1)) * strong)
-    mix = np.eye(3) + rng.normal(0, 0.07, (count, 3, 3)) * strong[..., None]
-    slope = rng.normal(0, 0.08, (count, 2)) * (rng.random((count, 1)) < 0.5) * ~own[:, None]
-    ground_gain = np.where(own[:, None], 1.0, rng.uniform(0.4, 1.6, (count, 1)))
+    strong = np.where(rng.random(count) < 0.25, 2.0, 1.0)[:, None]
+    gains, gain = rng.normal(0, 0.16, (count, 3)), rng.normal(0, 0.15, (count, 1))
+    mix = rng.normal(0, 0.07, (count, 3, 3))
+    slope = rng.normal(0, 0.08, (count, 2)) * (rng.random((count, 1)) < 0.5)
     kind = np.where(rng.random(count) < 0.4, rng.integers(4, size=count), -1)
     span = np.array([(0.4, 1.6), (1.3, 2.5), (35, 85), (1, 6)])[kind.clip(0)]
+    ground_gain, ground_shift = rng.uniform(0.4, 1.6, (count, 1)), rng.normal(0, 0.03, (count, 3))
+    strength, seed = rng.uniform(span[:, 0], span[:, 1]), int(rng.integers(2**62))
+    own = rng.random((count, 1)) < as_stained
+    wide = np.where(own, 0.0, stain * strong)
+    mix = (np.eye(3) + mix * wide[..., None]) * np.exp((gains + gain) * wide)[:, None]
     return Photometry(
-        (mix * gain[:, None]).astype(f), ground_gain.astype(f),
-        (rng.normal(0, 0.03, (count, 3)) * strong).astype(f), slope.astype(f),
-        {k: np.flatnonzero(kind == k) for k in range(4) if (kind == k).any()},
-        rng.uniform(span[:, 0], span[:, 1]).astype(f), int(rng.integers(2**62)),
+        mix.astype(f), np.where(own, 1.0, ground_gain).astype(f), (ground_shift * wide).astype(f), np.where(own, 0.0, slope).astype(f),
+        {k: np.flatnonzero(kind == k) for k in range(4) if (kind == k).any()}, strength.astype(f), seed,
     )  # fmt: skip
 
 

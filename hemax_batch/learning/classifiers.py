@@ -92,7 +92,7 @@ def train_classifier(name: str, examples: list[Example], recipe, device: str) ->
     model = Classifier(name, recipe.pretrained).to(device, memory_format=torch.channels_last).train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.lr, total_steps=recipe.steps + 1)
-    sampler = PatchSampler(examples, recipe.mpp, device=device, as_stained=recipe.as_stained)
+    sampler = PatchSampler(examples, recipe.mpp, device=device, stain=recipe.stain, as_stained=recipe.as_stained)
     for step in range(recipe.steps):
         cells, allowed = _draw(sampler, np.random.default_rng([recipe.seed, step]), recipe)
         with torch.autocast("cuda", torch.bfloat16, enabled=device == "cuda"):

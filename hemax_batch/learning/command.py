@@ -151,7 +151,7 @@ def _command(data, out: Path, recipe: Recipe, start: Path | None, lessons: Lesso
     for option, value, usual in (
         ("--batch-size", recipe.batch, Recipe.batch), ("--synthetic", recipe.synthetic, Recipe.synthetic),
         ("--drop-path", recipe.drop_path, Recipe.drop_path),
-        ("--as-stained", recipe.as_stained, Recipe.as_stained), ("--device", device, "cpu"),
+        ("--stain", recipe.stain, None), ("--as-stained", recipe.as_stained, Recipe.as_stained), ("--device", device, "cpu"),
     ):  # fmt: skip
         said += f" {option} {value}" if value != usual else ""
     return said + (" --compile" if recipe.compiled else "") + lessons.options()

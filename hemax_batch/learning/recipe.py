@@ -29,7 +29,8 @@ class Recipe:
     large_canvas_px: int = 320
     large_share: float = 0.2
     hard: float = 1.0  # how many times as often the stages of maturation are drawn
-    as_stained: float = 0.0  # share of patches that keep their own stain and light
+    stain: float = 1.5  # how far from their own stains patches are stained (`augment.draw_photometry`) …
+    as_stained: float = 0.0  # … but for this share, which keep their own stain and light
     synthetic: int = 800  # synthetic fields (hemax_batch.smear) …
     synthetic_from: float = 0.5  # … that join after this share of the steps
     attributes: bool = True  # False: without explanation heads' losses, for the comparison

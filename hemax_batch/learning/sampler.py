@@ -66,13 +66,13 @@ class PatchSampler:
     """Draws batches of augmented patches. The same generator state gives the same batch on one kind of device.
 
     examples  what to draw from; working_mpp  the network's scale; hard  how many times as often the stages of
-    maturation are drawn, which people too find hardest to tell apart; as_stained  share of patches in their own colours
+    maturation are drawn, which people too find hardest to tell apart; stain, as_stained  as `draw_photometry`
     """
 
     def __init__(self, examples: list[Example], working_mpp: float, hard: float = 1.0, device="cpu",
-                 as_stained: float = 0.0):  # fmt: skip
+                 stain: float = 1.0, as_stained: float = 0.0):  # fmt: skip
         self.gallery: Gallery = hang(examples, working_mpp, device)
-        self.device, self.as_stained = torch.device(device), as_stained
+        self.device, self.stain, self.as_stained = torch.device(device), stain, as_stained
         self.chances = np.cumsum(weights(examples, hard))
 
     def batch(self, rng: np.random.Generator, count: int, size_px: int) -> tuple[Tensor, Targets]:
@@ -95,7 +95,7 @@ class PatchSampler:
         is_cell = present[..., None] & (np.arange(boxes.shape[2]) < g.n_cells[example][..., None])
         plain = (rng.random((count, 4)) < 0.25) | _would_mirror_a_cell(g, example, rects, to_source)
         targets, dropped = self._targets(example, boxes, is_cell, rects)
-        return Plan(size_px, cut, split, example, to_source, plain, dropped, targets, draw_photometry(rng, count, self.as_stained))
+        return Plan(size_px, cut, split, example, to_source, plain, dropped, targets, draw_photometry(rng, count, self.stain, self.as_stained))
 
     def _focus(self, rng: np.random.Generator, example: np.ndarray) -> np.ndarray:
         """A cell's middle, or any place of a picture without one: [B, 4, 2] in the picture's pixels."""

@@ -95,7 +95,7 @@ class _Run:
 
     def sampler(self, examples: list[Example], hard: float = 1.0) -> PatchSampler:
         """Of these examples, on this process's device."""
-        return PatchSampler(examples, self.recipe.mpp, hard, self.world.device, self.recipe.as_stained)
+        return PatchSampler(examples, self.recipe.mpp, hard, self.world.device, self.recipe.stain, self.recipe.as_stained)
 
     def go(self, sampler: PatchSampler, until: int, early: EarlyStopping | None = None) -> None:
         """Steps up to `until`, or to where `early` ends them; the next batch is drawn in a thread while this one is
