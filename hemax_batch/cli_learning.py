@@ -10,6 +10,9 @@ _STAIN = click.option(
     "--stain", type=click.FloatRange(0), default=1.5, show_default=True,
     help="How widely stains are varied: 0 not at all, 1 as one laboratory's may vary.",
 )  # fmt: skip
+_COARSE = click.option(
+    "--coarse", is_flag=True, help="At half the resolution: a fifth of the time, for machines without a GPU."
+)
 
 
 @click.command()
@@ -199,7 +202,7 @@ def faithfulness(data, weights, limit, out, device):
 @click.option("--masks", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Draw missing masks with these weights beforehand.")
 @click.option("--no-pseudo-masks", is_flag=True, help="Masks are taught where people drew them, elsewhere boxes alone.")
 @_STAIN
-@click.option("--coarse", is_flag=True, help="At half the resolution: a fifth of the time, for machines without a GPU.")
+@_COARSE
 @click.option("--from-scratch", is_flag=True, help="No ImageNet weights for those that have them either.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 def compare(data, out, steps, batch_size, seeds, only, masks, no_pseudo_masks, stain, coarse, from_scratch, device):
@@ -247,10 +250,11 @@ def compare(data, out, steps, batch_size, seeds, only, masks, no_pseudo_masks, s
 @click.option("--source", "only", multiple=True, metavar="SOURCE[,SOURCE]", help="Leave out this source, or these together, only; repeatable.  [default: each in turn]")
 @click.option("--no-pseudo-masks", is_flag=True, help="Masks are taught where people drew them, elsewhere boxes alone.")
 @_STAIN
+@_COARSE
 @click.option("--from-scratch", is_flag=True, help="No ImageNet weights for the backbone.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-def transfer(data, out, steps, batch_size, synthetic, only, no_pseudo_masks, stain, from_scratch, seed, device):
+def transfer(data, out, steps, batch_size, synthetic, only, no_pseudo_masks, stain, coarse, from_scratch, seed, device):
     """How well is another laboratory done? Train without each source in turn, and measure on all of it.
 
     As many trainings as there are sources, each about as long as `train --steps`. A killed one goes on. Sources left out
@@ -259,7 +263,7 @@ def transfer(data, out, steps, batch_size, synthetic, only, no_pseudo_masks, sta
     \b
     Example:
       hemax-batch transfer data/ --out transfer/ --device cuda
-      hemax-batch transfer data/ --out transfer/ --source BCCD --source PBC,marrow --steps 600
+      hemax-batch transfer data/ --out transfer/ --source BCCD --source PBC,marrow --steps 600 --coarse
     """
     import json
     from dataclasses import asdict, replace
@@ -270,7 +274,9 @@ def transfer(data, out, steps, batch_size, synthetic, only, no_pseudo_masks, sta
     from .outputs.tables import write_table
     from .vocabulary import CLAIM
 
-    recipe = Recipe(steps=steps, batch=batch_size, synthetic=synthetic, seed=seed, pretrained=not from_scratch, stain=stain)
+    recipe = (Recipe.coarse if coarse else Recipe)(
+        steps=steps, batch=batch_size, synthetic=synthetic, seed=seed, pretrained=not from_scratch, stain=stain
+    )
     if no_pseudo_masks:
         recipe = replace(recipe, first_stage=0.0)
     rows = run_all(data, recipe, out, device, [tuple(group.split(",")) for group in only], say=click.echo)

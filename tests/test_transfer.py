@@ -117,14 +117,15 @@ def test_all_sources_in_turn_make_one_table_and_are_not_trained_twice(two, tmp_p
 
 
 def test_sources_left_out_together_share_a_training_that_saw_neither(two, tmp_path, monkeypatch):
-    learnt = []
+    learnt, asked = [], {}
     real = command.train
     monkeypatch.setattr(command, "train", lambda examples, *a: learnt.append({e.source for e in examples}) or real(examples, *a))
-    monkeypatch.setattr(Recipe, "__init__", lambda self, **given: self.__dict__.update(vars(TINY) | {"steps": given["steps"]}))
+    monkeypatch.setattr(Recipe, "__init__", lambda self, **given: asked.update(given) or self.__dict__.update(vars(TINY) | {"steps": given["steps"]}))
     folders = [*two, laboratory(tmp_path / "c", "elsewhere", 120)]
-    arguments = [*map(str, folders), "--out", str(tmp_path / "out"), "--steps", "1", "--source", "here,elsewhere"]
+    arguments = [*map(str, folders), "--out", str(tmp_path / "out"), "--steps", "1", "--coarse", "--stain", "0.5", "--source", "here,elsewhere"]
     result = CliRunner().invoke(command_line, arguments)
     assert result.exit_code == 0 and learnt == [{"there"}], result.output
+    assert (asked["mpp"], asked["stain"]) == (0.24, 0.5)
     table = list(csv.DictReader((tmp_path / "out" / "transfer.csv").open()))
     assert [(r["source"], r["left_out"]) for r in table] == [("here", "here elsewhere"), ("elsewhere", "here elsewhere")]
     refused = CliRunner().invoke(command_line, [*arguments[:-1], "here,nowhere"])
