@@ -33,14 +33,15 @@ Architecture `{card.arch}`, {card.mpp} µm/px, patches of {card.patch_px} px. SH
 
 {commands}
 
-{lengths}, on {trained[hardware]}. {averaged}
+{lengths}, on {trained[hardware]}. {averaged}{stain}
 
 ## On what
 
 {sources}
 {apart}
 Masks where nobody drew any: the half-trained network's own, kept where their extent agrees with the human box (IoU at
-least 0.85), or, without a box, where place and size are a cell's. Kept: {pseudo}.
+least 0.85), or, without a box, where place and size are a cell's; where somebody judged the nuclear:cytoplasmic ratio, on
+the side judged. Kept: {pseudo}.
 {teacher}
 ## What it reached
 
@@ -57,6 +58,7 @@ do worse.
 - Any decision about a patient without review by a qualified morphologist.
 - Blasts were taught from bone marrow only: blasts in blood, and how far the stain gives them away, are untested.
 - Attributes were taught on mature cells (and synthetic ones); on immature cells they are extrapolation.
+- Nuclei that granules hide, as basophils' are: of their size only low or high ratios, as people judged them, were taught.
 - Smudge cells, variant lymphocytes, plasma cells, parasites, platelet clumps: not taught, not assessed.
 """
 
@@ -83,6 +85,7 @@ def write_card(card: WeightsCard, path: Path) -> None:
         commands="\n".join(f"    {command}" for command in _commands(trained)),
         lengths="; ".join(_lengths(trained)),
         averaged=_averaged(trained),
+        stain=_stain(trained),
         sources="\n".join(f"- {n} images: {SOURCES.get(source, source)}" for source, n in trained["images"].items()),
         apart=_apart(trained),
         pseudo=", ".join(f"{source} {share}" for source, share in trained["pseudo_masks"].items()) or "none",
@@ -105,6 +108,12 @@ def _commands(trained: dict) -> list[str]:
     before = _commands(trained["before"]) if trained.get("before") else []
     files = " ".join(entry["file"] for entry in trained.get("averaged", []))
     return [*before, trained["command"], *([f"hemax-batch models average {files} --out hemax-s.safetensors"] if files else [])]
+
+
+def _stain(trained: dict) -> str:
+    """How widely trainings that do not say so varied stains: `--stain` came later; "" where all say it."""
+    silent = any(" train " in command and "--stain" not in command for command in _commands(trained))
+    return "Commands without `--stain` varied stains as `--stain 1` does." if silent else ""
 
 
 def _apart(trained: dict) -> str:

@@ -229,8 +229,8 @@ def _state_figures(pairs: np.ndarray, name: str) -> dict:
 def nc_figures(seen: list[Seen]) -> dict:
     """Low or high nuclear:cytoplasmic ratio, by the predicted masks; {} where a half holds no cell to fit or measure.
 
-    Also with basophils apart: their granules hide the nucleus's border, so that masks take in both, and people call
-    their ratio low all the same.
+    Also with basophils apart, whose granules hide the nucleus's border: that it is small enough is all that was taught of it,
+    by these very labels.
     """
     told = _nc_figures([s for s in seen if s.nc_class])
     apart = _nc_figures([s for s in seen if s.nc_class and s.allowed != ("basophil",)])
