@@ -8,7 +8,7 @@ import click
 
 _STAIN = click.option(
     "--stain", type=click.FloatRange(0), default=1.5, show_default=True,
-    help="How widely stains are varied: 0 not at all, 1 as one laboratory's may vary.",
+    help="How widely stains are varied: 0 not at all (the glass's alone), 1 as one laboratory's may vary.",
 )  # fmt: skip
 _COARSE = click.option(
     "--coarse", is_flag=True, help="At half the resolution: a fifth of the time, for machines without a GPU."

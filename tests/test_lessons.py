@@ -22,7 +22,7 @@ from hemax_batch.learning.early_stopping import EarlyStopping, hold_back, score
 from hemax_batch.learning.figures import Seen, balanced_accuracy, best_threshold, fits, macro_f1, nc_figures
 from hemax_batch.learning.recipe import Recipe
 from hemax_batch.learning.shuffled import shuffle_labels
-from hemax_batch.model.checkpoint import read_card, refuse_shuffled
+from hemax_batch.model.checkpoint import SHIPPED, read_card, refuse_shuffled
 from hemax_batch.pipeline import dry_run, run
 from hemax_batch.settings import RunOptions, RunSettings
 
@@ -114,7 +114,9 @@ def test_the_command_checks_on_images_that_it_does_not_learn(tmp_path, monkeypat
     trained = read_card(out).trained
     early = trained["early_stopping"]
     assert early["checked_on"] + trained["images"]["s"] == 6 and early["best_step"] == 4 and not early["stopped"]
-    assert "--patience 9 --check-every 4" in trained["command"]
+    assert "--patience 9 --check-every 4" in trained["command"] and f"--stain {TINY.stain:g}" in trained["command"]
+    assert "Commands without `--stain`" not in out.with_suffix(".md").read_text("utf-8")
+    assert "Commands without `--stain`" in SHIPPED.with_suffix(".md").read_text("utf-8")  # its first stages
     assert "Kept out to check on, every 4 steps" in out.with_suffix(".md").read_text("utf-8")
 
 

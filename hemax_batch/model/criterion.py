@@ -30,7 +30,7 @@ NO_CELL_WEIGHT = 0.15
 LABEL_SMOOTHING = 0.02
 ATTRIBUTE_SMOOTHING = 0.02
 #: Nucleus/cell between what WBCAtt's experts call a low and a high nuclear:cytoplasmic ratio: what divides best 499 cells of
-#: split `train` other than basophils by their predicted masks (0.964 on the right side). A mask must be so far clear of it.
+#: split `train` other than basophils by the masks of the seventh stage's weights (0.964 on the right side). A mask must be so far clear of it.
 NC_BORDER, NC_CLEAR = 0.63, 0.03
 
 
@@ -124,10 +124,15 @@ def _of_cells(said: Tensor, query: Tensor) -> Tensor:
     return said.gather(2, query.clamp(min=0)[..., None].expand(-1, -1, -1, said.shape[-1]))
 
 
+def _masks_of_cells(masks: Tensor, query: Tensor) -> Tensor:
+    """Each cell's query's logits in float32: [B, Q, 2, h, w] by [B, N] -> [B N, 2, h, w]; query 0's where a cell has none."""
+    rows = query.clamp(min=0) + torch.arange(len(masks), device=query.device)[:, None] * masks.shape[1]
+    return masks.flatten(0, 1).index_select(0, rows.flatten()).float()
+
+
 def _mask_losses(masks: Tensor, own: Tensor, targets: Targets, query: Tensor) -> dict[str, Tensor]:
     """The final layer's masks, summed: [B, Q, 2, h, w] at stride 4 against `own` [B, N, 2 h, 2 w]; query [B, N]."""
-    rows = query.clamp(min=0) + torch.arange(len(masks), device=query.device)[:, None] * masks.shape[1]
-    said = masks.flatten(0, 1).index_select(0, rows.flatten()).float()  # [BN, 2, h, w]
+    said = _masks_of_cells(masks, query)
     logits = F.interpolate(said, scale_factor=2, mode="bilinear", align_corners=False).unflatten(0, query.shape)
     truth = torch.stack([own == 2, own > 0], 2).float()
     weight = targets.mask_weight * (query >= 0)
@@ -151,8 +156,7 @@ def _nc_loss(masks: Tensor, targets: Targets, query: Tensor) -> Tensor:
     It teaches nuclei, not outlines: the cell's own area takes no gradient. Where granules hide a nucleus, as a basophil's
     do, nobody can draw it, and this is all that is known of its size.
     """
-    rows = query.clamp(min=0) + torch.arange(len(masks), device=query.device)[:, None] * masks.shape[1]
-    nucleus, cell = masks.flatten(0, 1).index_select(0, rows.flatten()).float().sigmoid().unflatten(0, query.shape).unbind(2)
+    nucleus, cell = _masks_of_cells(masks, query).sigmoid().unflatten(0, query.shape).unbind(2)
     cell = cell.detach()
     fraction = (nucleus * cell).sum((2, 3)) / cell.sum((2, 3)).clamp(min=1)
     off = torch.where(targets.nc_class == 1, NC_BORDER + NC_CLEAR - fraction, fraction - NC_BORDER + NC_CLEAR)
