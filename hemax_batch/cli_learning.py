@@ -208,7 +208,7 @@ def faithfulness(data, weights, limit, out, device):
 def compare(data, out, steps, batch_size, seeds, only, masks, no_pseudo_masks, stain, coarse, from_scratch, device):
     """Does explaining cost accuracy? Train HemaX with and without it, and plain classifiers, and compare.
 
-    Six models times the seeds, at one budget; each is about as long as `train --steps`. A killed comparison goes on, and
+    Each model once a seed, at one budget; each takes about as long as `train --steps`. A killed comparison goes on, and
     several with a --model each may run at once on one --out: the table is of those named, and of all without --model.
 
     \b
