@@ -274,11 +274,16 @@ def transfer(data, out, steps, batch_size, synthetic, only, no_pseudo_masks, sta
     from .outputs.tables import write_table
     from .vocabulary import CLAIM
 
+    groups = [tuple(group.split(",")) for group in only]
+    named = [source for group in groups for source in group]
+    if twice := sorted({source for source in named if named.count(source) > 1}):
+        raise click.UsageError(f"--source {', '.join(twice)}: named more than once, and a table has one row of each; run again "
+                               "with another --out")  # fmt: skip
     recipe = (Recipe.coarse if coarse else Recipe)(
         steps=steps, batch=batch_size, synthetic=synthetic, seed=seed, pretrained=not from_scratch, stain=stain
     )
     if no_pseudo_masks:
         recipe = replace(recipe, first_stage=0.0)
-    rows = run_all(data, recipe, out, device, [tuple(group.split(",")) for group in only], say=click.echo)
+    rows = run_all(data, recipe, out, device, groups, say=click.echo)
     write_table(out / "transfer.csv", COLUMNS, table_rows(rows))
     (out / "transfer.json").write_text(json.dumps({"claim": CLAIM, "recipe": asdict(recipe), "sources": rows}, indent=1))

@@ -48,15 +48,16 @@ def _read(cells: Cells, measures: Measures, i: int, slide_size: tuple[int, int],
     confidence, next_best = float(cells.class_probs[i, first]), float(cells.class_probs[i, second])
     name = CLASS_NAMES[first]
     unsure = confidence < min_confidence
-    if unsure and {name, CLASS_NAMES[second]} == set(NEUTROPHIL_NAMES) and confidence + next_best >= min_confidence:
-        # surely a neutrophil: total neutrophils must not lose it to a split that people disagree on too
-        reasons = [f"band or segmented neutrophil ({confidence:.2f} for {CLASSES[first].words}, {next_best:.2f})"]
-        reasons += _contradictions(cells.attribute_probs[i], name)
-        head = _named(first, second, confidence, next_best)
-    elif not unsure and _without_nucleus(measures, i):
+    # surely a neutrophil: total neutrophils must not lose it to a split that people disagree on too
+    split = unsure and {name, CLASS_NAMES[second]} == set(NEUTROPHIL_NAMES) and confidence + next_best >= min_confidence
+    if (split or not unsure) and _without_nucleus(measures, i):
         # every cell that is counted here is nucleated: what shows none is a platelet, dirt, or wrongly outlined
         name, reasons = UNIDENTIFIED, []
         head = f"Unidentified: looks most like {with_article(CLASSES[first].words)} ({confidence:.2f}), but hardly any nucleus"
+    elif split:
+        reasons = [f"band or segmented neutrophil ({confidence:.2f} for {CLASSES[first].words}, {next_best:.2f})"]
+        reasons += _contradictions(cells.attribute_probs[i], name)
+        head = _named(first, second, confidence, next_best)
     elif unsure:
         name = UNIDENTIFIED
         reasons = [

@@ -274,6 +274,17 @@ def test_corrections_are_exported_read_back_and_counted_again(page, results, tmp
         time.sleep(0.05)
     assert page.execute_script("return [marks.size, byId('reviewer').value]") == [3, '=cmd|"A, B"']
     assert page.execute_script("return correctionsCsv()") == path.read_text("utf-8")
+    page.execute_script("undo(); byId('reviewer').value = 'B'")
+    left = page.execute_script("return marks.size")
+    page.find_element(By.ID, "import").send_keys(str(path))
+    until = time.monotonic() + 5
+    while "a review has one" not in text(page, "#status") and time.monotonic() < until:
+        time.sleep(0.05)
+    assert "the reviewer here is B" in text(page, "#status") and page.execute_script("return marks.size") == left
+    page.execute_script("byId('reviewer').value = ''")
+    page.find_element(By.ID, "import").send_keys(str(path))
+    while page.execute_script("return marks.size") != 3 and time.monotonic() < until + 5:
+        time.sleep(0.05)
     white = after(page, "white")
     copy = Path(shutil.copytree(results, tmp_path / "copy"))
     result = CliRunner().invoke(main, ["retally", str(copy), "--corrections", str(path)])

@@ -115,9 +115,10 @@ def test_a_names_that_is_no_class_is_refused():
 
 
 def test_a_reviewers_classes_are_counted_where_they_belong():
-    d = count(["lymphocyte"] * 8 + ["variant_lymphocyte", "plasma_cell"] + ["smudge"] * 3 + ["artefact"])
+    d = count(["lymphocyte"] * 8 + ["variant_lymphocyte", "plasma_cell"] + ["smudge"] * 3 + ["artefact", "platelet", "erythroblast"])
     assert d.n_white == 10 and list(d.shares)[-2:] == ["variant_lymphocyte", "plasma_cell"]
-    assert d.share("plasma_cell").percent == 10.0 and d.outside == {"smudge": 3, "artefact": 1}
+    assert d.share("plasma_cell").percent == 10.0 and d.outside == {"platelet": 1, "smudge": 3, "artefact": 1}
+    assert d.nrbc == 1
     assert list(count(["lymphocyte"]).shares) == list(WHITE_NAMES)
 
 

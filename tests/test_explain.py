@@ -14,7 +14,14 @@ from hemax_batch.cells.measure import measure
 from hemax_batch.cells.plausible import CONTRADICTIONS, NUCLEUS_FRACTION
 from hemax_batch.cells.sentences import _either
 from hemax_batch.mask_packing import pack_mask
-from hemax_batch.vocabulary import ATTRIBUTES, CLASS_NAMES, N_ATTRIBUTE_STATES, N_CLASSES, attribute_slices
+from hemax_batch.vocabulary import (
+    ATTRIBUTES,
+    CLASS_NAMES,
+    N_ATTRIBUTE_STATES,
+    N_CLASSES,
+    UNIDENTIFIED,
+    attribute_slices,
+)
 
 SEGMENTED = {"granularity": "fine", "nucleus_shape": "multilobed", "cytoplasm_colour": "light_blue"}
 UNTAUGHT = ("chromatin", "nucleol", "auer", "vacuol")
@@ -195,6 +202,9 @@ def test_a_tie_of_band_and_segmented_stays_a_neutrophil_for_review():
     cells = replace(cells, class_probs=probs)
     [reading] = read_cells(cells, measure(cells, 0.1, np.full(40, 7.2)), (1000, 1000), 0.6)
     assert reading.class_name == "band_neutrophil" and reading.reasons[0].startswith("band or segmented neutrophil (0.4")
+    bare = replace(cells, masks=(pack_mask(disc(100, 0.0)),))
+    [reading] = read_cells(bare, measure(bare, 0.1, np.full(40, 7.2)), (1000, 1000), 0.6)
+    assert reading.class_name == UNIDENTIFIED and "hardly any nucleus" in reading.explanation and reading.review
 
 
 @settings(max_examples=60, deadline=None)

@@ -13,10 +13,11 @@ import pytest
 from click.testing import CliRunner
 
 from hemax_batch.cli import main
+from hemax_batch.errors import DataError
 from hemax_batch.learning import faithfulness as tested
 from hemax_batch.learning import occlusion
 from hemax_batch.learning.concepts import concept_path
-from hemax_batch.learning.dataset import read_layout
+from hemax_batch.learning.dataset import CellLabel, Example, read_layout
 from hemax_batch.learning.faithfulness import CONTROL, control_of, draw_head, intervene
 from hemax_batch.learning.faithfulness_page import verdicts, write_page
 from hemax_batch.learning.figures import interval
@@ -24,7 +25,15 @@ from hemax_batch.learning.interventions import INTERVENTIONS
 from hemax_batch.learning.subjects import Said, Subject
 from hemax_batch.learning.synthetic import write_synthetic
 from hemax_batch.model.checkpoint import read_card
-from hemax_batch.vocabulary import ATTRIBUTES, CLAIM, CLASS_NAMES, N_ATTRIBUTE_STATES, N_CLASSES, attribute_slices
+from hemax_batch.vocabulary import (
+    ATTRIBUTES,
+    CLAIM,
+    CLASS_NAMES,
+    N_ATTRIBUTE_STATES,
+    N_CLASSES,
+    NEUTROPHIL_NAMES,
+    attribute_slices,
+)
 
 SIDE, MPP = 160, 0.12
 BY_NAME = {i.name: i for i in INTERVENTIONS}
@@ -226,6 +235,39 @@ def test_the_command_writes_figures_and_page(tmp_path, monkeypatch):
     with open(tmp_path / "o" / "faithfulness.csv", newline="") as f:
         assert any(row["figure"].startswith("interventions / ") for row in csv.DictReader(f))
     assert "too few" in (tmp_path / "o" / "faithfulness.html").read_text()
+
+
+def test_the_way_from_explanation_to_class_is_fitted_on_classes_known_to_the_last(monkeypatch):
+    """Neutrophils that nobody told apart are no bands; and what cannot be tested is said before the long work."""
+    pixels, label = painted_cell(0)
+    said = answer(pixels, label, by_the_picture)
+
+    def example(*allowed):
+        return Example("a.png", 0.12, "s", "train", (CellLabel(None, allowed),))
+
+    def drawn(_network, examples, limit, seed=0):
+        return [Subject(e.source, e.cells[0].allowed, pixels, said) for e in examples]
+
+    fitted = []
+    monkeypatch.setattr(tested, "subjects", drawn)
+    monkeypatch.setattr(tested, "INTERVENTIONS", ())
+    monkeypatch.setattr(tested, "control_of", lambda _: None)
+    monkeypatch.setattr(tested, "occlude", lambda *_: {})
+    monkeypatch.setattr(tested, "concept_path", lambda learnt, _: fitted.extend(c.allowed for c in learnt))
+    known = [example("monocyte"), example("lymphocyte")]
+    tested.faithfulness(None, [*known, example(*NEUTROPHIL_NAMES)], known, 4, say=lambda _: None)
+    assert fitted == [("monocyte",), ("lymphocyte",)]
+    for learnt, held_out, words in (([], known, "0 of 0 classes"), (known[:1], known, "1 of 1 classes"), (known, [], "0 held-out")):
+        with pytest.raises(DataError, match=words):
+            tested.faithfulness(None, learnt, held_out, 4, say=lambda _: None)
+
+
+def test_the_interval_of_others_that_stay_is_over_cells(monkeypatch):
+    painted = [painted_cell(seed) for seed in range(9)]
+    cells = [Subject("s", ("monocyte",), pixels, answer(pixels, label, by_the_picture)) for pixels, label in painted]
+    monkeypatch.setattr(tested, "say_of", lambda _network, pixels: answer(pixels, cells[0].said.label, by_the_picture))
+    found = intervene(Stub, cells)
+    assert found and all(f["others stay"]["n"] == f["moves the right way"]["n"] for f in found.values())
 
 
 def test_pixels_change_square_by_square_and_each_once():

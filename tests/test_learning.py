@@ -2,22 +2,26 @@
 ends the same."""
 
 import csv
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from cellbank import cells_at
 from PIL import Image
 
 from hemax_batch.errors import DataError
-from hemax_batch.learning import dataset, pseudo
+from hemax_batch.learning import dataset, evaluate, pseudo
+from hemax_batch.learning.average_precision import average_precision
 from hemax_batch.learning.command import learn, train_command
-from hemax_batch.learning.figures import Seen, figures
+from hemax_batch.learning.figures import Seen, figures, fits
 from hemax_batch.learning.pseudo import with_pseudo_masks, write_types
 from hemax_batch.learning.recipe import Recipe
 from hemax_batch.learning.train import train
 from hemax_batch.model.answers import Answer
 from hemax_batch.model.checkpoint import read_card
+from hemax_batch.records import Cells, PatchBatch
 from hemax_batch.vocabulary import CLASS_NAMES, WHITE_NAMES
 
 
@@ -229,3 +233,32 @@ def test_a_cell_that_is_not_found_counts_as_wrong():
     assert found["classes"]["accuracy"]["value"] == 0.75 and found["recall"]["value"] == 0.75
     assert found["jaccard"]["value"] == pytest.approx(0.675)
     assert found["classes"]["confusion"] == {"blast": {"blast": 3, "not found": 1}}
+
+
+def test_what_is_not_found_has_no_right_attribute_and_no_mask_and_review_does_not_see_it():
+    nan, paths = float("nan"), [f"{i}.png" for i in range(40) if not fits(f"{i}.png")]
+    seen = [Seen("s", ("blast",), True, "blast", 0.9, 0.9, 0.9, 0.9, 0.5, 0.5, (("granularity", "agranular", "agranular"),), paths[0]),
+            Seen("s", ("blast",), True, "monocyte", 0.95, 0.9, 0.8, 0.9, 0.95, 0.9, (), paths[1]),
+            *(Seen("s", ("blast",), False, "", 0.0, 0.0, 0.0, 0.0, nan, nan, (("granularity", "agranular", ""),), p) for p in paths[2:4])]  # fmt: skip
+    found = figures(seen, 0.5)
+    assert (found["attributes"]["granularity"]["accuracy"]["value"], found["attributes"]["granularity"]["accuracy"]["n"]) == (1 / 3, 3)
+    assert found["masks"]["nucleus dice"]["value"] == pytest.approx(1.7 / 4) and found["masks"]["nucleus/cell nmse"]["n"] == 2
+    sure = found["confidence (other half than fitted on)"]
+    assert sure["asked to review"]["value"] == 0 and sure["errors that review catches"]["value"] == 0
+    assert sure["ece"]["n"] == 2
+    thin = figures(seen[1:2])["masks"]
+    assert not any("rim" in name for name in thin) and json.loads(json.dumps(thin, allow_nan=False)) == thin
+    assert set(figures(seen[2:])["masks"]) == {"nucleus dice", "cell dice", "nucleus iou", "cell iou"}
+
+
+def test_average_precision_is_of_white_cells_among_others():
+    """A nucleated red cell that is called so is no miss; what may be one or the other is left out."""
+    cells = Cells.concat([cells_at([(100, 100)], 100, "lymphocyte"), cells_at([(300, 100)], 100, "erythroblast"),
+                          cells_at([(500, 100)], 100, "monocyte")])  # fmt: skip
+    labels = [dataset.CellLabel(tuple(map(float, box)), names) for names, box in zip(
+        (("lymphocyte",), ("erythroblast",), ("monocyte", "erythroblast")), cells.boxes_xyxy.tolist(), strict=True)]  # fmt: skip
+    example = dataset.Example("a.png", 0.1, "s", "val", tuple(labels))
+    patch = PatchBatch(np.zeros((1, 3, 640, 640), np.uint8), np.zeros((1, 2)), 1.0)
+    field = evaluate._field(example, cells, patch, 640)
+    assert len(field.truth) == len(field.boxes) == 1
+    assert average_precision([field])["AP"] == pytest.approx(1)

@@ -23,6 +23,7 @@ from hemax_batch.review.loaded import result_sha256
 from hemax_batch.review.retally import retally
 from hemax_batch.running import workqueue
 from hemax_batch.slides.naming import assign_ids
+from hemax_batch.vocabulary import WHITE_NAMES
 
 NOW = "2026-11-23T21:30:00+01:00"
 
@@ -270,8 +271,27 @@ def test_a_row_that_is_too_long_and_a_file_without_end_are_refused(results, tmp_
 @pytest.mark.parametrize("name", ["\x1b[2Jtidy", "x" * 101, "two\nlines"])
 def test_a_reviewers_name_is_a_name(results, tmp_path, name):
     path = write(tmp_path / "c.csv", decisions(results, {next(iter(cells_of(results))): "other"}, ""))
-    with pytest.raises(UsageError, match="expected a name of at most 100 characters"):
+    with pytest.raises(UsageError, match="expected a name on one line of at most 100 characters"):
         retally(results, [path], [name])
+
+
+@pytest.mark.parametrize("name", ["山田\u3000太郎", "Anna\u00a0Weber", "محمد\u200cرضا"])
+def test_names_are_written_as_people_write_them(results, tmp_path, name):
+    path = write(tmp_path / "c.csv", decisions(results, {next(iter(cells_of(results))): "other"}, name))
+    retally(results, [path], [])
+    [record] = (results / "reviews" / "smear").glob("*/*.json")
+    assert json.loads(record.read_text("utf-8"))["reviewer"] == name
+
+
+def test_a_cell_that_is_called_a_platelet_is_still_accounted_for(results, tmp_path):
+    cell = next(i for i, name in cells_of(results).items() if name in WHITE_NAMES)
+    path = write(tmp_path / "c.csv", decisions(results, {cell: "platelet"}))
+    done = CliRunner().invoke(main, ["retally", str(results), "--corrections", str(path)])
+    assert done.exit_code == 0 and ["platelet", "0", "1"] in [line.split() for line in done.output.splitlines()]
+    [table] = (results / "reviews" / "smear").glob("*/*.differential.csv")
+    rows = {row["class"]: row for row in csv.DictReader(table.open(newline="", encoding="utf-8"))}
+    assert (rows["platelet"]["count_before"], rows["platelet"]["count_after"]) == ("0", "1")
+    assert int(rows["white_cells"]["count_before"]) - int(rows["white_cells"]["count_after"]) == 1
 
 
 def test_reviewers_that_are_spelled_alike_keep_their_own_files(results, tmp_path):

@@ -130,6 +130,8 @@ def test_sources_left_out_together_share_a_training_that_saw_neither(two, tmp_pa
     assert [(r["source"], r["left_out"]) for r in table] == [("here", "here elsewhere"), ("elsewhere", "here elsewhere")]
     refused = CliRunner().invoke(command_line, [*arguments[:-1], "here,nowhere"])
     assert "no image is of source 'nowhere'" in str(refused.exception)
+    refused = CliRunner().invoke(command_line, [*arguments, "--source", "here"])
+    assert refused.exit_code == 2 and "--source here: named more than once" in refused.output
 
 
 def test_a_row_counts_white_cells_and_tells_apart_what_nobody_taught():

@@ -124,8 +124,8 @@ def count(
 
     Denominator: white cells only, a reviewer's variant lymphocytes, plasma cells and others among them. Nucleated red
     cells are given per 100 of them; with the analyser's count `wbc` (10⁹/l) and at least
-    `rules.nrbc_correction_per_100`, corrected = wbc × 100 / (100 + NRBC). Unidentified cells, smudge cells and
-    artefacts are outside and are stated.
+    `rules.nrbc_correction_per_100`, corrected = wbc × 100 / (100 + NRBC). Unidentified cells, and
+    what a reviewer calls platelet, smudge cell or artefact, are outside and are stated.
     """
     rules = rules or Rules()
     found = Counter(class_names)
@@ -138,7 +138,8 @@ def count(
     per_100 = 100 * nrbc / n if n else math.nan
     corrected = wbc * 100 / (100 + per_100) if wbc is not None and per_100 >= rules.nrbc_correction_per_100 else None
     shares = {name: share_of(found[name], n) for name in white}
-    outside = {c.name: found[c.name] for c in REVIEW_CLASSES if not c.white and found[c.name]}
+    others = [c.name for c in (*CLASSES, *REVIEW_CLASSES) if not c.white and c.name != "erythroblast"]
+    outside = {name: found[name] for name in others if found[name]}
     neutrophils = share_of(sum(found[name] for name in NEUTROPHIL_NAMES), n)
     flags = (
         *_flags_on_numbers(n, target_cells, unidentified, rules),

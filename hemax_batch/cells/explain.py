@@ -179,7 +179,8 @@ def read_cells(cells: Cells, measures: Measures, slide_size: tuple[int, int], mi
     # surely a neutrophil: total neutrophils must not lose it to a split that people disagree on too
     split = unsure & _SPLIT[ranked].all(1) & (confidences.sum(1) >= min_confidence)
     # every cell that is counted here is nucleated: what shows none is a platelet, dirt, or wrongly outlined
-    bare = ~unsure & ~(measures.nucleus_fraction >= ANY_NUCLEUS_FRACTION[0])  # NaN: none
+    bare = (~unsure | split) & ~(measures.nucleus_fraction >= ANY_NUCLEUS_FRACTION[0])  # NaN: none
+    split &= ~bare
     is_named = split | ~(unsure | bare)
     x0, y0, x1, y1 = cells.boxes_xyxy.T
     return Readings(

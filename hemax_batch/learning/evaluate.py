@@ -11,13 +11,14 @@ from ..cells.explain import contradicts
 from ..geometry import centres, pairwise_iou
 from ..mask_packing import unpack_mask
 from ..records import OWN_UM, PatchBatch
-from ..vocabulary import ATTRIBUTES, CLASS_NAMES, CLASSES, attribute_slices
+from ..vocabulary import ATTRIBUTES, CLASS_NAMES, CLASSES, WHITE_NAMES, attribute_slices
 from .average_precision import Field, average_precision
 from .dataset import Example, load_mask
 from .figures import Seen, figures
 from .view import centred
 
 WHITE = [c.white for c in CLASSES]
+WHITE_SET = set(WHITE_NAMES)
 _AT_ONCE = 32  # patches
 
 
@@ -65,15 +66,17 @@ def _alike(asked: list[tuple[Example, int]]) -> Iterator[list[tuple[Example, int
 
 
 def _field(example: Example, cells, batch: PatchBatch, size: int) -> Field:
-    """What the patch shows of the labelled cells, and what was found in it; what lies in ignored boxes is left out."""
+    """What the patch shows of the labelled white cells, and what white cells were found in it; what lies in ignored boxes, or
+    may be white or not by its label, is left out."""
     x0, y0 = batch.origins[0]
     window = np.array([x0, y0, x0 + size * batch.scale, y0 + size * batch.scale])
-    truth = np.array([c.box_xyxy for c in example.cells], float).reshape(-1, 4)
+    kinds = [(c.box_xyxy, set(c.allowed)) for c in example.cells]
+    truth = np.array([box for box, names in kinds if names <= WHITE_SET], float).reshape(-1, 4)
     truth = truth[((truth[:, :2] < window[2:]) & (truth[:, 2:] > window[:2])).all(1)]
     cut = ((truth[:, :2] < window[:2]) | (truth[:, 2:] > window[2:])).any(1)
     middles = centres(cells.boxes_xyxy)
     other = np.zeros(len(cells), bool)
-    for box in example.ignored:
+    for box in (*example.ignored, *(box for box, names in kinds if names & WHITE_SET and not names <= WHITE_SET)):
         other |= ((middles >= box[:2]) & (middles < box[2:])).all(1)
     white = np.array([WHITE[k] for k in cells.class_probs.argmax(1)], bool)
     um = example.mpp / 0.1
@@ -83,9 +86,11 @@ def _field(example: Example, cells, batch: PatchBatch, size: int) -> Field:
 def _compare(example: Example, k: int, cells, pixels, batch: PatchBatch) -> Seen:
     """The prediction for cell k: with a true box the one of highest IoU, else the one nearest the middle (within
     OWN_UM)."""
-    label = example.cells[k]
-    nothing = Seen(example.source, label.allowed, False, "", 0.0, float("nan") if label.box_xyxy is None else 0.0,
-                   *([float("nan")] * 4), (), example.path, nc_class=label.nc_class)  # fmt: skip
+    label, nan = example.cells[k], float("nan")
+    dice = 0.0 if _has_mask(example, k) else nan
+    unsaid = tuple((name, state, "") for name, state in label.attributes)
+    nothing = Seen(example.source, label.allowed, False, "", 0.0, nan if label.box_xyxy is None else 0.0,
+                   dice, dice, nan, nan, unsaid, example.path, nc_class=label.nc_class)  # fmt: skip
     if len(cells) == 0:
         return nothing
     if label.box_xyxy is not None:
@@ -122,10 +127,15 @@ def _compare(example: Example, k: int, cells, pixels, batch: PatchBatch) -> Seen
     )
 
 
+def _has_mask(example: Example, k: int) -> bool:
+    """Whether a person's mask can be told to be that cell's."""
+    return bool(example.mask_path) and (len(example.cells) == 1 or example.cells[k].box_xyxy is not None)
+
+
 def _mask_scores(example: Example, k: int, cells, j: int) -> tuple[float, float, float, float]:
     """Nucleus Dice, whole-cell Dice, true and predicted nucleus/cell; the first three NaN without an expert mask."""
     own = unpack_mask(cells.masks[j], cells.mask_hw[j])
-    if not example.mask_path or (len(example.cells) > 1 and example.cells[k].box_xyxy is None):
+    if not _has_mask(example, k):
         return *(float("nan"),) * 3, _fraction(own)
     truth = load_mask(example.mask_path)
     if len(example.cells) > 1:  # one map for all cells of the picture: this one's part is what lies in its box

@@ -19,6 +19,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from ..errors import DataError
 from ..model.predictor import Predictor
 from .concepts import concept_path
 from .dataset import Example
@@ -46,13 +47,13 @@ def intervene(predictor, cells: list[Subject], control=None, seed: int = 0) -> d
                 before, after, _ = told
                 rises.append(rise(before, after, intervention))
                 kept, now = before.states(), after.states()
-                stayed += [kept[name] == now[name] for name in kept if name != intervention.attribute]
+                stayed.append(np.mean([kept[name] == now[name] for name in kept if name != intervention.attribute]))
         if rises:
             out[intervention.name] = {
                 "attribute": intervention.attribute,
                 "moves the right way": interval((np.array(rises) > 0).astype(float)),
                 "mean change": interval(np.array(rises)),
-                "others stay": interval(np.array(stayed, float)),
+                "others stay": interval(np.array(stayed)),
             }
     return out
 
@@ -102,8 +103,18 @@ def draw_head(control, seed: int) -> None:
 def faithfulness(
     predictor, learnt: list[Example], held_out: list[Example], limit: int, say: Callable = print
 ) -> tuple[dict, list[Subject]]:
-    """All tests, and the cells that they were made on; `learnt` serves only to fit the concept path."""
+    """All tests, and the cells that they were made on; `learnt` serves only to fit the concept path, on cells whose class
+    is known to the last (what is called "neutrophil" alone is no band).
+
+    DataError where there are no cells to test, or none of different classes to fit on.
+    """
     cells = subjects(predictor, held_out, limit)
+    exact = subjects(predictor, [e for e in learnt if all(len(c.allowed) == 1 for c in e.cells)], 3 * limit, seed=1)
+    if not cells or len({c.allowed for c in exact}) < 2:
+        raise DataError(
+            f"{len(cells)} held-out white cells of known type to test, {len(exact)} of {len({c.allowed for c in exact})} classes to "
+            "fit the way from explanation to class on: both are needed, of two classes at least, in pictures of one cell each"
+        )
     say(f"{len(cells)} held-out cells")
     report = {"cells": len(cells), "interventions": intervene(predictor, cells)}
     say("interventions done")
@@ -111,5 +122,5 @@ def faithfulness(
     say("control done")
     report |= occlude(predictor, cells[: limit // 2])
     say("deletion and insertion done")
-    report["concept path"] = concept_path(subjects(predictor, learnt, 3 * limit, seed=1), cells)
+    report["concept path"] = concept_path(exact, cells)
     return report, cells

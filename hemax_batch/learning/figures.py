@@ -52,7 +52,7 @@ class Seen:
     cell_dice: float
     true_fraction: float  # nucleus/cell by expert mask
     fraction: float  # nucleus/cell by the predicted mask; NaN if not found
-    attributes: tuple[tuple[str, str, str], ...]  # attribute, true state, predicted state
+    attributes: tuple[tuple[str, str, str], ...]  # attribute, true state, predicted state ("" if not found)
     path: str
     contradicted: bool = False  # whether the explanation speaks against the class
     class_probs: tuple[float, ...] = ()
@@ -128,13 +128,14 @@ def _class_figures(typed: list[Seen]) -> dict:
 
 
 def _confidence_figures(typed: list[Seen], min_confidence: float) -> dict:
-    """How far confidence can be believed, and what review would catch."""
+    """How far confidence can be believed, of the cells found, and what review would catch: never one that was not found."""
     pairs = np.array([(s.confidence, float(s.predicted in s.allowed)) for s in typed])
     kept = pairs[pairs[:, 0] >= min_confidence]
-    asked = np.array([s.confidence < min_confidence or s.contradicted for s in typed])
+    found = np.array([s.found for s in typed])
+    asked = found & np.array([s.confidence < min_confidence or s.contradicted for s in typed])
     wrong = pairs[:, 1] == 0
-    out = {
-        "ece": interval(pairs, ece),
+    out = {"ece": interval(pairs[found], ece)} if found.any() else {}
+    out |= {
         f"share at or above {min_confidence:g}": interval((pairs[:, 0] >= min_confidence).astype(float)),
         "asked to review": interval(asked.astype(float)),
     }
@@ -181,18 +182,23 @@ def _counts(pairs: np.ndarray, largest: int = 0) -> np.ndarray:
 
 
 def _mask_figures(masked: list[Seen]) -> dict:
-    fraction = np.array([(s.true_fraction, s.fraction) for s in masked])
-    ratio = fraction / np.maximum(1 - fraction, 1e-3)
-    thick = fraction[:, 0] <= 1 - THICK_RIM
-    return {
+    """Dice of all of them; N:C of those found."""
+    out = {
         "nucleus dice": interval(np.array([s.nucleus_dice for s in masked])),
         "cell dice": interval(np.array([s.cell_dice for s in masked])),
         "nucleus iou": interval(np.array([s.nucleus_dice / (2 - s.nucleus_dice) for s in masked])),
         "cell iou": interval(np.array([s.cell_dice / (2 - s.cell_dice) for s in masked])),
+    }
+    if not any(s.found for s in masked):
+        return out
+    fraction = np.array([(s.true_fraction, s.fraction) for s in masked if s.found])
+    ratio = fraction / np.maximum(1 - fraction, 1e-3)
+    thick, rim = fraction[:, 0] <= 1 - THICK_RIM, f"nucleus/cytoplasm nmse, rim >= {THICK_RIM:.0%}"
+    of_rim = {rim: interval(ratio[thick], _nmse), f"{rim}, variance-normalised": interval(ratio[thick], _nmse_variance)} if thick.any() else {}
+    return out | {
         "nucleus/cell nmse": interval(fraction, _nmse),
         "nucleus/cell nmse, variance-normalised": interval(fraction, _nmse_variance),
-        f"nucleus/cytoplasm nmse, rim >= {THICK_RIM:.0%}": interval(ratio[thick], _nmse),
-        f"nucleus/cytoplasm nmse, rim >= {THICK_RIM:.0%}, variance-normalised": interval(ratio[thick], _nmse_variance),
+        **of_rim,
         "nucleus/cell mean absolute error": interval(np.abs(fraction[:, 0] - fraction[:, 1])),
         "nucleus/cell mean difference": interval(fraction, lambda p: float((p[:, 1] - p[:, 0]).mean())),
         "nucleus/cell Bland-Altman half-width": interval(fraction, lambda p: float(1.96 * (p[:, 1] - p[:, 0]).std())),
@@ -210,7 +216,7 @@ def _nmse_variance(pairs: np.ndarray) -> float:
 
 def _attribute_figures(seen: list[Seen], name: str) -> dict:
     states = next(a.states for a in ATTRIBUTES if a.name == name)
-    pairs = np.array([(states.index(t), states.index(p)) for s in seen for a, t, p in s.attributes if a == name])
+    pairs = np.array([(states.index(t), states.index(p) if p else -1) for s in seen for a, t, p in s.attributes if a == name])
     return _state_figures(pairs, name) if len(pairs) else {}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from .corrections import Correction, read_corrections, refuse
 from .loaded import REMEDY, load_cells, load_differential, load_record, result_sha256
 
 _MAX_NAME_CHARS = 100
+_NO_NAME = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of surrogates, ends of lines
 
 
 @dataclass(frozen=True)
@@ -123,8 +125,9 @@ def _reviewer(path: Path, corrections: list[Correction], given: str) -> str:
     signed = given or "".join(named)
     if not signed:
         raise UsageError(f"{path}: names no reviewer; say who it was with --reviewer NAME")
-    if len(signed) > _MAX_NAME_CHARS or not signed.isprintable():
-        raise UsageError(f"{path}: reviewer {signed[:40]!r}: expected a name of at most {_MAX_NAME_CHARS} characters")
+    if len(signed) > _MAX_NAME_CHARS or any(unicodedata.category(c) in _NO_NAME for c in signed):
+        raise UsageError(f"{path}: reviewer {signed[:40]!r}: expected a name on one line of at most {_MAX_NAME_CHARS} characters, none of "
+                         "them a control character")  # fmt: skip
     return signed
 
 

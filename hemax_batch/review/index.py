@@ -74,7 +74,7 @@ def _failed(results: ResultsFolder, published: set[str]) -> Iterator[tuple[str, 
         slides = json.loads((results.root / "run.json").read_text("utf-8"))["slides"]
         for slide in slides:
             if slide["state"] == "failed":
-                earlier = " (what is above is an earlier result)" if slide["slide"] in published else ""
+                earlier = " (what is below is an earlier result)" if slide["slide"] in published else ""
                 yield str(slide["slide"]), f"{slide['reason']}{earlier}"
     except (OSError, ValueError, KeyError, TypeError):
         return

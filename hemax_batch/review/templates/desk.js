@@ -229,6 +229,8 @@ byId("import").addEventListener("change", async () => {
   if (!file) return;
   try {
     const { found, reviewer } = readCorrections(await file.text());
+    const here = byId("reviewer").value.trim();
+    if (here && reviewer && here !== reviewer) throw new Error(`it is ${reviewer}'s, and the reviewer here is ${here}: a review has one`);
     markCells(found);
     for (const [cell, after, time] of found) marks.set(cell.id, { after, time });
     if (!byId("reviewer").value) byId("reviewer").value = reviewer;
