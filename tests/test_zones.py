@@ -115,6 +115,24 @@ def test_zones_squares_and_overview_are_the_same_however_the_slide_is_cut(core_u
     np.testing.assert_array_equal(*(picture(HALVES, regions) for regions in (whole, cut)))
 
 
+SMEARS_END = ArrayReader(np.concatenate([monolayer(370, 400, 14.0).rgb(noise=2), film(700, 400, 0.0)], axis=1), MPP)
+
+
+@pytest.mark.parametrize("core_um", [64, 100, 200, 300])
+def test_how_much_glass_the_plan_leaves_out_beside_the_smear_changes_no_zone(core_um):
+    assert plan_regions(SMEARS_END, STAIN, core_um).blank_mm2 > 0.2 and plan_regions(SMEARS_END, STAIN, 1200).blank_mm2 == 0
+    np.testing.assert_array_equal(map_of(SMEARS_END, core_um).zones, map_of(SMEARS_END, 1200).zones)
+    assert set(map_of(SMEARS_END, core_um).zones.ravel()) == {zones.BLANK, zones.FEATHERED, zones.MONOLAYER}
+
+
+def test_what_was_lost_is_neither_glass_nor_film():
+    regions = plan_regions(HALVES, STAIN, 150).regions
+    lost = [r.core for r in regions if r.core[0] * MPP >= 150]
+    left = [squares_of(HALVES, r) for r in regions if r.core not in lost]
+    assert set(zones.zone_map(HALVES.slide, left, lost).zones.ravel()) == {zones.BLANK, zones.MONOLAYER}
+    assert (zones.zone_map(HALVES.slide, left).zones == zones.FEATHERED).any()  # as if it were glass
+
+
 def picture(reader, regions) -> np.ndarray:
     views = [(screen.read_view(reader, r.window, STAIN), r.core) for r in regions]
     return overview.assemble(reader.slide, STAIN, [overview.overview_piece(v, c, reader.slide) for v, c in views])

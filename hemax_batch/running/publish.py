@@ -92,7 +92,9 @@ def _count(work: SlideWork, found: Gathered, settings: RunSettings, min_confiden
     measures = measure(cells, slide.mpp, found.diameters_um)
     readings = read_cells(cells, measures, (slide.width, slide.height), min_confidence)
     names, centres_xy = readings.names, centres(cells.boxes_xyxy.astype(np.float64))
-    zones = zone_map(slide, [r.squares for r in found.looked])
+    read = {r.region_index for r in found.looked}
+    lost = [region.core for region in work.plan.regions if region.index not in read]
+    zones = zone_map(slide, [r.squares for r in found.looked], lost)
     counting = choose_cells(
         names, [ZONES[z] for z in zones.at(centres_xy).tolist()], settings.count_in, settings.target_cells,
         is_smear=holds_single_cells(zones, slide, len(found.diameters_um)),

@@ -127,7 +127,7 @@ def classify(film: np.ndarray, covered: np.ndarray, overlaid: np.ndarray, nuclei
 
 @dataclass(frozen=True)
 class ZoneMap:
-    """The zone of every square, uint8 [rows, columns]; blank where none was measured, for only glass is passed over."""
+    """The zone of every square, uint8 [rows, columns]."""
 
     zones: np.ndarray
     side_px: float
@@ -153,10 +153,19 @@ class ZoneMap:
         return areas
 
 
-def zone_map(slide: Slide, parts: Iterable[Squares]) -> ZoneMap:
-    """The map of a slide from the squares of its regions; a square that two of them measured is the same in both."""
-    paving = paving_of(slide)
+def zone_map(slide: Slide, parts: Iterable[Squares], lost: Iterable[Rect] = ()) -> ZoneMap:
+    """The map of a slide from the squares of its regions; a square that two of them measured is the same in both.
+
+    A square that none measured is bare glass, for only that is left out of the plan: how much of it is measured hangs on
+    the regions, and must not tell. Of cores that were `lost` nothing is known, and their squares count for nothing.
+    """
+    paving, lattice = paving_of(slide), lattice_of(slide, STEP_UM)
     counts = np.zeros((4, paving.rows, paving.columns), np.int32)
+    wide, high = (np.diff(np.minimum(np.arange(n + 1) * paving.side, size)) for n, size in
+                  ((paving.columns, lattice.width), (paving.rows, lattice.height)))  # fmt: skip
+    counts[0] = high[:, None] * wide
+    for x0, y0, x1, y1 in lost:
+        counts[0, slice(*_reached(y0, y1, paving.side_px, paving.rows)), slice(*_reached(x0, x1, paving.side_px, paving.columns))] = 0
     for squares in parts:
         i, j = squares.places.T
         counts[:, j, i] = squares.film, squares.covered, squares.overlaid, squares.nuclei
