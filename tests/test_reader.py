@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import struct
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,11 +21,12 @@ from painted import SlideMaker, halved, smear, write_pyramid
 from PIL import Image
 
 from hemax_batch.errors import MissingMppError, ReadError, UnreadableSlideError, UnsuitableSlideError
+from hemax_batch.running import regions
 from hemax_batch.slides import spacing, tiff
 from hemax_batch.slides.fingerprint import fingerprint, sampled_spans
 from hemax_batch.slides.patches import best_level, cut_patches
 from hemax_batch.slides.pixels import GLASS
-from hemax_batch.slides.reader import downsamples, open_slide, reopen
+from hemax_batch.slides.reader import downsamples, open_slide, record_slide, reopen
 
 
 def whole(path, level: int = 0, mpp: float | None = None) -> np.ndarray:
@@ -592,3 +595,18 @@ def test_a_librarys_error_of_several_lines_is_told_on_one(slides):
         with pytest.raises(ReadError, match="factors 2,2 Apparently should be 1,1.; copy the file again") as caught:
             reader.read(0, 0, 0, 10, 10)
     assert "\n" not in str(caught.value)
+
+
+def test_a_worker_with_several_threads_closes_no_reader_that_another_reads_from(tmp_path):
+    """A cluster's worker may be one process with a thread per core, each at another slide."""
+    slides = [record_slide(write_pyramid(tmp_path / f"{k}.tif", np.full((64, 64, 3), 20 + 25 * k, np.uint8), mpp=0.25, levels=1), str(k))
+              for k in range(8)]  # fmt: skip
+
+    def read(k: int) -> bool:
+        together.wait()
+        return all((regions._reader(slide).read(0, 0, 0, 64, 64) == 20 + 25 * int(slide.slide_id)).all()
+                   for slide in (slides[k:] + slides[:k]) * 8)  # fmt: skip
+
+    together = threading.Barrier(8)
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(read, range(8)))

@@ -10,6 +10,7 @@ central in its patch first. The audit's sample is counted only: the cells in it 
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ from .last_words import ended_after, gpu_losses_told
 
 LARGEST_CELL_UM = 22.0  # promyelocytes and blasts reach 21 µm: whole in some patch of --exhaustive's lattice
 FIELD_STEP_UM, FIELD_MPP, FIELD_PX = 100.0, 0.5, 150  # 75 µm of every 100: some ten single red cells each
-_OPEN_SLIDES = 3  # kept open per process: this slide's, and the next one's first regions
+_OPEN_SLIDES = 3  # kept open per thread that works: this slide's, and the next one's first regions
 AUDIT_SEED = 0  # one draw for ever: the same slide gives the same sample
 
 
@@ -252,20 +253,28 @@ def _device(wanted: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-_readers: OrderedDict[Slide, SlideReader] = OrderedDict()
+class _Open(threading.local):
+    """This thread's readers: a cluster's worker may run several regions at once, and none may close another's."""
+
+    def __init__(self):
+        self.readers: OrderedDict[Slide, SlideReader] = OrderedDict()
+
+
+_open = _Open()
 
 
 def _reader(slide: Slide) -> SlideReader:
-    """This process's reader of `slide`, opened once; the one unused for longest is closed beyond `_OPEN_SLIDES`."""
-    if slide not in _readers:
-        _readers[slide] = reopen(slide)
-        if len(_readers) > _OPEN_SLIDES:
-            _readers.popitem(last=False)[1].close()
-    _readers.move_to_end(slide)
-    return _readers[slide]
+    """This thread's reader of `slide`, opened once; the one unused for longest is closed beyond `_OPEN_SLIDES`."""
+    readers = _open.readers
+    if slide not in readers:
+        readers[slide] = reopen(slide)
+        if len(readers) > _OPEN_SLIDES:
+            readers.popitem(last=False)[1].close()
+    readers.move_to_end(slide)
+    return readers[slide]
 
 
 def _forget(slide: Slide) -> None:
-    reader = _readers.pop(slide, None)
+    reader = _open.readers.pop(slide, None)
     if reader is not None:
         reader.close()
