@@ -148,7 +148,7 @@ def _results(out: Path) -> Finding:
             "results",
             f"{results.root} will be made" if fits else f"{parent} may not be written",
         )
-    results.prepare()
+    results.check()
     return Finding("ok", "results", f"{results.root} can be written, {len(results.records())} slides in it")
 
 

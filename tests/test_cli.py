@@ -106,6 +106,9 @@ def test_doctor_exits_non_zero_when_something_is_wrong(tmp_path):
     weights = tiny_weights(tmp_path)
     well = invoke("doctor", "--weights", weights, "--out", tmp_path / "out")
     assert well.exit_code == 0 and "all is well" in well.output and "SHA-256" in well.output
+    (tmp_path / "scans").mkdir()
+    assert "can be written" in invoke("doctor", "--weights", weights, "--out", tmp_path / "scans").output
+    assert not list((tmp_path / "scans").iterdir())  # no results folder yet
     (tmp_path / "file").write_text("")
     assert invoke("doctor", "--weights", weights, "--out", tmp_path / "file").exit_code == 1
     weights.write_bytes(weights.read_bytes()[:-10])
@@ -152,6 +155,7 @@ def test_doctor_finds_limits_that_are_too_low(monkeypatch, limit, value, subject
 
 def test_doctor_finds_a_full_disk_a_folder_that_may_not_be_written_and_a_run_at_work(monkeypatch, tmp_path):
     assert level_of("disk", tmp_path) in ("ok", "warning") and level_of("lock", tmp_path) == "ok"
+    (tmp_path / ".hemax").mkdir()
     with OutputLock(tmp_path / ".hemax"):
         assert level_of("lock", tmp_path) == "warning"
     full = os.statvfs_result((4096, 4096, 10**6, 10, 10, 10**6, 10**6, 10**6, 0, 255))

@@ -63,9 +63,20 @@ def test_a_folder_is_searched_through_in_order_for_known_endings(tmp_path):
     assert all(slide.path.is_absolute() for slide in found)
 
 
-def test_results_folders_of_ours_and_zarr_stores_are_passed_over(tmp_path):
-    touch(tmp_path, "a.svs", "results/a/overview.png", "results/.hemax/journal", "old.zarr/c.png")
-    assert names(find_slides([tmp_path])) == ["a.svs"]
+def test_results_of_ours_and_zarr_stores_are_passed_over(tmp_path):
+    touch(tmp_path, "a.svs", "results/a/overview.png", "results/a/result.json", "results/.hemax/journal",
+          "results/reviews/a.png", "old.zarr/c.png")  # fmt: skip
+    for where in (tmp_path, str(tmp_path / "[ar]*")):
+        assert names(find_slides([where])) == ["a.svs"]
+    with pytest.raises(UsageError, match="matches no slide"):
+        find_slides([str(tmp_path / "r*" / "**")])
+
+
+def test_slides_that_lie_in_a_results_folder_are_found(tmp_path):
+    """`run scans/ --out scans/november`: what lies in november is somebody's."""
+    touch(tmp_path, "november/.hemax/journal", "november/b.svs", "november/new/c.svs", "november/b/overview.jpg", "november/b/result.json")
+    for where in (tmp_path, tmp_path / "november", str(tmp_path / "**")):
+        assert names(find_slides([where])) == ["b.svs", "c.svs"]
 
 
 def test_files_globs_and_lists_each_slide_once(tmp_path):

@@ -104,6 +104,19 @@ def test_regions_and_batches_do_not_change_the_cells(go, slide, tmp_path, more):
     assert (tmp_path / "a" / "cells.csv").read_bytes() == (tmp_path / "b" / "cells.csv").read_bytes()
 
 
+@pytest.mark.parametrize("more", [(), ("--exhaustive",)])
+def test_cells_wider_than_the_lattice_shows_whole_are_found(go, tmp_path, more):
+    """At every phase of the lattice's step, 25 µm across."""
+    pixels, (yy, xx) = np.full((1000, 1000, 3), (240, 236, 228), np.uint8), np.mgrid[:1000, :1000]
+    middles = [(x, y) for y in range(110, 950, 163) for x in range(110, 950, 171)]
+    for x, y in middles:
+        pixels[np.hypot(xx - x, yy - y) < 50] = (120, 60, 150)
+    assert go(write_pyramid(tmp_path / "large.tif", pixels, mpp=0.25), *more).exit_code == 0
+    found = [(float(r["x0"]) / 2 + float(r["x1"]) / 2, float(r["y0"]) / 2 + float(r["y1"]) / 2) for r in rows(tmp_path / "out" / "large" / "cells.csv")]
+    assert len(found) == len(middles)
+    assert all(min(np.hypot(x - u, y - v) for u, v in found) < 6 for x, y in middles)
+
+
 def test_exhaustive_finds_what_the_screen_found(go, slide, tmp_path):
     go(slide, out=tmp_path / "a")
     assert go(slide, "--exhaustive", out=tmp_path / "b").exit_code == 0
@@ -185,10 +198,12 @@ def test_the_output_must_be_a_folder_of_ours(go, slide, tmp_path):
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
         result = go(slide, out=out)
         assert result.exit_code == 6 and str(out) in result.output
-    (tmp_path / "theirs").mkdir()
-    (tmp_path / "theirs" / "cells.csv").write_text("precious")
-    assert go(slide, out=tmp_path / "theirs").exit_code == 6
-    assert (tmp_path / "file").read_text() == (tmp_path / "theirs" / "cells.csv").read_text() == "precious"
+    for name in ("cells.csv", "index.html"):
+        theirs = tmp_path / name.replace(".", "_") / name
+        theirs.parent.mkdir()
+        theirs.write_text("precious")
+        assert go(slide, out=theirs.parent).exit_code == 6
+        assert (tmp_path / "file").read_text() == theirs.read_text() == "precious"
 
 
 def test_overwrite_leaves_alone_what_is_not_ours(go, slide, tmp_path):
@@ -198,6 +213,10 @@ def test_overwrite_leaves_alone_what_is_not_ours(go, slide, tmp_path):
     result = go(slide, "--overwrite")
     assert result.exit_code == 4 and "left alone" in reason(tmp_path / "out", "smear")
     assert content(theirs) == {"thesis.docx": b"precious"}
+    for record in ('{"tool": "other"}', '{"slide_id": "smear"}', "[]", "half"):  # many tools write a result.json
+        (theirs / "result.json").write_text(record)
+        result = go(slide, "--overwrite")
+        assert result.exit_code == 4 and content(theirs) == {"thesis.docx": b"precious", "result.json": record.encode()}
 
 
 def test_corrupt_weights_are_refused(go, slide, tmp_path, weights):

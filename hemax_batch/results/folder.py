@@ -26,7 +26,7 @@ from .durable import flush, write_bytes
 STATE_FOLDER = ".hemax"
 RESULT_NAME = "result.json"
 SLIDE_ID = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)  # never a path that leads out of the folder
-RUN_TABLES = ("differential.csv", "cells.csv", "run.json")
+RUN_FILES = ("differential.csv", "cells.csv", "run.json", "index.html")
 
 
 @dataclass(frozen=True)
@@ -81,23 +81,35 @@ class ResultsFolder:
         self.state = self.root / STATE_FOLDER
 
     def prepare(self) -> None:
-        """Create the folder where it is missing. OutputError: it is a file, may not be written, or is not ours."""
+        """Create the folder where it is missing. OutputError as `check`."""
+        self._refuse_foreign()
+        try:
+            self.state.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        self.check()
+
+    def check(self) -> None:
+        """OutputError where the folder is a file, may not be written, or is not ours. It is there; nothing in it changes."""
+        self._refuse_foreign()
+        probe = (self.state if self.state.is_dir() else self.root) / f".probe.{os.getpid()}"
+        try:
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _refuse_foreign(self) -> None:
         if self.root.exists() and not self.root.is_dir():
             raise OutputError(f"--out {self.root}: is a file; name a folder")
-        foreign = [name for name in RUN_TABLES if (self.root / name).exists()]
+        foreign = [name for name in RUN_FILES if os.path.lexists(self.root / name)]
         if foreign and not self.state.is_dir():
             raise OutputError(
                 f"--out {self.root}: holds {', '.join(foreign)} that hemax-batch did not write; name another folder"
             )
-        try:
-            self.state.mkdir(parents=True, exist_ok=True)
-            probe = self.state / f".probe.{os.getpid()}"
-            probe.write_bytes(b"")
-            probe.unlink()
-        except OSError as error:
-            raise OutputError(
-                f"--out {self.root}: cannot be written: {error.strerror}; check permissions and space"
-            ) from error
+
+    def _unwritable(self, error: OSError) -> OutputError:
+        return OutputError(f"--out {self.root}: cannot be written: {error.strerror}; check permissions and space")
 
     def slide(self, slide_id: str) -> Path:
         """Where a slide's results lie."""
@@ -182,11 +194,22 @@ class ResultsFolder:
     def check_ours(self, slide_id: str) -> None:
         """SlideError where something that we did not write is in the place of the slide's results."""
         target = self.slide(slide_id)
-        if os.path.lexists(target) and not (target / RESULT_NAME).is_file():
+        if os.path.lexists(target) and not _is_ours(target):
             raise SlideError(
                 f"slide {slide_id!r}: {target} is not a result of hemax-batch and is left alone; "
                 "move it away or choose another --out"
             )
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether it holds a `result.json` of ours, of whatever version; one that is damaged counts with masks beside it."""
+    try:
+        said = json.loads((folder / RESULT_NAME).read_text("utf-8"))
+        return said["slide_id"] == folder.name and "slide_fingerprint" in said
+    except OSError:
+        return False
+    except (ValueError, TypeError, KeyError):
+        return (folder / "masks.zarr").is_dir()
 
 
 def write_record(folder: Path, record: SlideRecord) -> None:

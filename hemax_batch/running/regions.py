@@ -33,6 +33,7 @@ from .eye import Eye, Seen
 from .last_words import ended_after, gpu_losses_told
 
 LARGEST_CELL_UM = 22.0  # promyelocytes and blasts reach 21 µm: whole in some patch of --exhaustive's lattice
+EDGE_UM = 1.0  # by which an outline may fall short of its patch's border
 FIELD_STEP_UM, FIELD_MPP, FIELD_PX = 100.0, 0.5, 150  # 75 µm of every 100: some ten single red cells each
 _OPEN_SLIDES = 3  # kept open per thread that works: this slide's, and the next one's first regions
 AUDIT_SEED = 0  # one draw for ever: the same slide gives the same sample
@@ -122,16 +123,14 @@ def _look_at(job: RegionJob, predictor) -> RegionResult:
     mine = candidates[inside(candidates, region.core)]
     seen = eye.see(mine, card.patch_px)
     windows = eye.see(smaller_windows(seen.crowded_xy, card, job.slide.mpp), window_px(card.patch_px))
-    if job.look.exhaustive:
-        kept, notes = [seen.cells.take(~seen.cut)], ()
+    if job.look.exhaustive:  # no patch is a cell's own
+        keep, again, notes = ~seen.cut, _too_large(seen, job.slide.mpp), ()
     else:
-        uncovered = _uncovered(seen, candidates, job, reader)
-        follow_ups = eye.see(seen.centres_xy()[uncovered], card.patch_px)
-        kept = [
-            seen.cells.take(whole_or_own(seen, job.slide.mpp)),
-            follow_ups.cells.take(whole_or_own(follow_ups, job.slide.mpp)),
-        ]
-        notes = _notes_on_cut(seen, job.slide.mpp) + _notes_on_cut(follow_ups, job.slide.mpp)
+        keep, again = whole_or_own(seen, job.slide.mpp), _uncovered(seen, candidates, job, reader)
+        notes = _notes_on_cut(seen, job.slide.mpp)
+    follow_ups = eye.see(seen.centres_xy()[again], card.patch_px)
+    kept = [seen.cells.take(keep), follow_ups.cells.take(whole_or_own(follow_ups, job.slide.mpp))]
+    notes += _notes_on_cut(follow_ups, job.slide.mpp)
     cells = Cells.concat([*kept, windows.cells.take(~windows.cut)]).with_region(region.index)
     cells = outlined(cells)
     patches, platelets = eye.patches, eye.platelets
@@ -184,6 +183,13 @@ def _uncovered(seen: Seen, candidates: np.ndarray, job: RegionJob, reader: Slide
         if not (np.hypot(*(near - (x, y)).T) <= reach_px).any():
             rows.append(row)
     return np.array(rows, int)
+
+
+def _too_large(seen: Seen, mpp: float) -> np.ndarray:
+    """Rows of the cut cells that no patch of the lattice may show whole: int64 [U]. The patch that is nearest such a cell
+    shows LARGEST_CELL_UM of it each way, or all."""
+    sides_px = (seen.cells.boxes_xyxy[:, 2:] - seen.cells.boxes_xyxy[:, :2]).max(1, initial=0)
+    return np.flatnonzero(seen.cut & (sides_px * mpp >= LARGEST_CELL_UM - 2 * EDGE_UM))
 
 
 def _square(x: float, y: float, half_px: float) -> tuple[int, int, int, int]:

@@ -85,8 +85,8 @@ def _search_folder(folder: Path, given: str) -> list[Path]:
 
 def _search_glob(pattern: str) -> list[Path]:
     matches = [Path(os.path.abspath(m)) for m in sorted(glob.glob(pattern, recursive=True))]
-    found = [m for m in matches if m.is_file() and _looks_like_slide(m)]
-    for folder in (m for m in matches if m.is_dir() and not _is_results(m)):
+    found = [m for m in matches if m.is_file() and _looks_like_slide(m) and not _is_of_results(m.parent)]
+    for folder in (m for m in matches if m.is_dir() and not _is_of_results(m)):
         found += sorted(_walk(folder))
     found = _without_sidecars(found)
     if not found:
@@ -117,11 +117,11 @@ def _read_list(path: Path) -> list[Path]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Slides below a folder; links to folders are followed once, hidden and results folders are passed over."""
+    """Slides below a folder; links to folders are followed once, hidden folders and those of results are passed over."""
     visited: set[tuple[int, int]] = set()
     for here, folders, files in os.walk(folder, followlinks=True, onerror=_warn_unreadable):
         state = os.stat(here)
-        if (state.st_dev, state.st_ino) in visited or _is_results(Path(here)):
+        if (state.st_dev, state.st_ino) in visited or _is_of_results(Path(here)):
             folders.clear()
             continue
         visited.add((state.st_dev, state.st_ino))
@@ -156,8 +156,10 @@ def _without_sidecars(paths: list[Path]) -> list[Path]:
     return [p for p in paths if not is_sidecar(p)]
 
 
-def _is_results(folder: Path) -> bool:
-    return (folder / RESULTS_MARK).is_dir()
+def _is_of_results(folder: Path) -> bool:
+    """Whether a folder is what we made of a slide, or of reviews; slides of somebody's may lie beside it."""
+    ours = folder.name == "reviews" or (folder / "result.json").is_file()
+    return ours and (folder.parent / RESULTS_MARK).is_dir()
 
 
 def _is_companion(path: Path, found: Mapping[Path, None]) -> bool:
