@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import struct
+import warnings
 from itertools import pairwise
 from pathlib import Path
 
@@ -404,10 +405,25 @@ def test_directories_in_a_loop_do_not_hang(tmp_path, pages):
 
 
 def test_an_oversize_field_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
-    monkeypatch.setattr("hemax_batch.slides.field.MAX_FIELD_PX", 1000)
+    monkeypatch.setattr("hemax_batch.slides.field.MAX_FIELD_PX", 9000)
     Image.new("RGB", (100, 100)).save(tmp_path / "a.png")
     with pytest.raises(UnreadableSlideError, match=r"100x100 px.*tiled TIFF"):
         open_slide(tmp_path / "a.png", "s", mpp=0.1)
+
+
+@pytest.mark.parametrize("size", ["25000 20000", "60000 60000"])
+def test_whatever_the_size_of_a_field_the_limit_that_is_told_is_ours(tmp_path, size):
+    (tmp_path / "a.ppm").write_bytes(f"P6 {size} 255\n".encode())
+    with warnings.catch_warnings(action="error"), pytest.raises(UnreadableSlideError, match=r"400 Mpx.*tiled TIFF"):
+        open_slide(tmp_path / "a.ppm", "s", mpp=0.1)
+
+
+def test_a_field_too_large_for_pillow_alone_is_read_and_pillows_limit_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    Image.new("RGB", (100, 100)).save(tmp_path / "a.png")
+    with open_slide(tmp_path / "a.png", "s", mpp=0.1) as reader:
+        assert reader.read(0, 0, 0, 100, 100).shape == (100, 100, 3)
+    assert Image.MAX_IMAGE_PIXELS == 1000
 
 
 @settings(max_examples=60, deadline=None)
