@@ -103,7 +103,7 @@ def _dry_run(inputs: Sequence[str], job: Run, say: Callable[[str], None]) -> Run
                 plan = job.apart(
                     work, job.options.region_timeout_s, plan_slide, PlanJob(work.slide, job.settings.core_um)
                 )
-                finished = len(work.journal.finished())
+                finished = len(work.journal.finished(remove_damaged=False))
                 work.reason = f"{len(plan.regions)} regions, {plan.scanned_mm2:.1f} mm², {finished} finished before"
         except SlideError as error:
             work.state, work.reason = "failed", str(error)
