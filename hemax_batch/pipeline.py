@@ -135,7 +135,7 @@ class Run:
         weights = os.path.abspath(self.options.weights) if self.options.weights else None
         return Look(
             weights, self.card.sha256, self.settings.exhaustive, self.settings.audit, self.options.batch_size,
-            timeout_s=self.options.region_timeout_s, engine=self.settings.engine,
+            device="cpu" if self.options.gpus == 0 else "auto", timeout_s=self.options.region_timeout_s, engine=self.settings.engine,
         )  # fmt: skip
 
     def find(self, inputs: Sequence[str]) -> list[SlideFile]:

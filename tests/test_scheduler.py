@@ -212,5 +212,15 @@ def test_several_workers_feed_a_gpu_and_none_is_without_a_core(monkeypatch):
 
 def test_each_worker_sees_one_gpu():
     assert scheduler._worker_environment("3")["CUDA_VISIBLE_DEVICES"] == "3"
-    assert "CUDA_VISIBLE_DEVICES" not in scheduler._worker_environment(None)
     assert isinstance(visible_gpus(), list)
+
+
+def test_without_gpus_workers_see_none(monkeypatch):
+    monkeypatch.setattr(scheduler, "visible_gpus", lambda: ["0", "1"])
+    executor = connect(RunOptions(gpus=0, workers=1))
+    try:
+        executor.submit("env", environment, None)
+        assert results_of(executor, 1)["env"].value["CUDA_VISIBLE_DEVICES"] == ""
+        assert executor.description == "1 local worker on the CPU"
+    finally:
+        executor.close()
