@@ -24,7 +24,7 @@ from hemax_batch.slides import spacing, tiff
 from hemax_batch.slides.fingerprint import fingerprint, sampled_spans
 from hemax_batch.slides.patches import best_level, cut_patches
 from hemax_batch.slides.pixels import GLASS
-from hemax_batch.slides.reader import downsamples, open_slide, reopen
+from hemax_batch.slides.reader import COARSEST_UM, FINEST_UM, downsamples, open_slide, reopen
 
 
 def whole(path, level: int = 0, mpp: float | None = None) -> np.ndarray:
@@ -409,6 +409,11 @@ def test_an_oversize_field_is_refused_before_it_is_decoded(tmp_path, monkeypatch
     Image.new("RGB", (100, 100)).save(tmp_path / "a.png")
     with pytest.raises(UnreadableSlideError, match=r"100x100 px.*tiled TIFF"):
         open_slide(tmp_path / "a.png", "s", mpp=0.1)
+
+
+def test_the_readme_says_from_which_spacing_to_which():
+    told = f"From {FINEST_UM:g} to {COARSEST_UM:g} µm/px."
+    assert told in (Path(__file__).parents[1] / "README.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("size", ["25000 20000", "60000 60000"])
