@@ -103,7 +103,7 @@ def _dry_run(inputs: Sequence[str], job: Run, say: Callable[[str], None]) -> Run
                 plan = job.apart(
                     work, job.options.region_timeout_s, plan_slide, PlanJob(work.slide, job.settings.core_um)
                 )
-                finished = len(work.journal.finished())
+                finished = len(work.journal.finished(remove_damaged=False))
                 work.reason = f"{len(plan.regions)} regions, {plan.scanned_mm2:.1f} mm², {finished} finished before"
         except SlideError as error:
             work.state, work.reason = "failed", str(error)
@@ -135,7 +135,7 @@ class Run:
         weights = os.path.abspath(self.options.weights) if self.options.weights else None
         return Look(
             weights, self.card.sha256, self.settings.exhaustive, self.settings.audit, self.options.batch_size,
-            timeout_s=self.options.region_timeout_s, engine=self.settings.engine,
+            device="cpu" if self.options.gpus == 0 else "auto", timeout_s=self.options.region_timeout_s, engine=self.settings.engine,
         )  # fmt: skip
 
     def find(self, inputs: Sequence[str]) -> list[SlideFile]:

@@ -69,7 +69,7 @@ class RunOptions:
 
     batch_size     patches at a time; None: 8 on the CPU, 64 on a GPU
     workers        processes; None: as the machine allows; 0: this process alone
-    gpus           graphics cards to use; None: all that are visible
+    gpus           graphics cards to use; None: all that are visible; 0: none
     scheduler      address of a running dask scheduler, or None
     max_minutes    stop in good order after this long, or None
     wait_lock_s    how long to wait for another run that holds the results folder

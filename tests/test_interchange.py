@@ -32,6 +32,8 @@ from hemax_batch.outputs.geojson import write_geojson
 from hemax_batch.outputs.masks import write_masks
 from hemax_batch.outputs.tables import CELL_COLUMNS, cell_rows, read_table, write_table
 from hemax_batch.records import Slide
+from hemax_batch.results.folder import ResultsFolder
+from hemax_batch.results.leftovers import clear_leftovers
 from hemax_batch.vocabulary import CLAIM, CLASS_NAMES
 
 ALL = ("--parquet", "--anndata", "--fhir", "--dicom-ann")
@@ -273,6 +275,19 @@ def test_what_cannot_be_exported_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(export, "_is_installed", lambda package: package != "anndata")
     done = CliRunner().invoke(main, ["export", out, "--anndata"])
     assert done.exit_code == 2 and "pip install 'hemax-batch[interchange]'" in done.output
+
+
+def test_what_a_killed_export_leaves_goes_with_the_next_run(tmp_path, monkeypatch):
+    from hemax_batch.interchange import parquet
+
+    asides = []
+    monkeypatch.setattr(parquet, "write", lambda path, _folder: asides.append(path))
+    make_results(tmp_path / "out", "S1", 3)
+    CliRunner().invoke(main, ["export", str(tmp_path / "out"), "--parquet"])
+    [left] = asides
+    left.touch()
+    clear_leftovers(ResultsFolder(tmp_path / "out"))
+    assert left.suffix == ".parquet" and not left.exists()
 
 
 def test_a_librarys_own_failure_stops_no_other_slide(tmp_path, monkeypatch):

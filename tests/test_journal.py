@@ -1,5 +1,8 @@
 """Finished regions and notes of failures, kept across kills."""
 
+import errno
+from pathlib import Path
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -72,6 +75,20 @@ def test_a_damaged_region_is_done_again_not_used(tmp_path):
     (journal.folder / "00002.region").write_bytes(b"PK")
     assert journal.finished() == {0}
     assert not path.exists()
+
+
+def test_a_region_that_cannot_be_read_now_is_kept(tmp_path, monkeypatch):
+    """The share may have hiccuped; the region is whole."""
+    journal = RegionJournal.of(tmp_path, "smear", "f" * 64)
+    journal.save(result(0))
+
+    def stale(_path):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", stale)
+        assert journal.finished() == set()
+    assert journal.finished() == {0}
 
 
 def test_other_fingerprints_of_the_slide_are_swept_away_and_other_slides_kept(tmp_path):

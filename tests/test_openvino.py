@@ -108,6 +108,17 @@ def test_it_goes_on_without_a_cache_and_past_a_damaged_one(tmp_path, monkeypatch
     assert np.array_equal(first.class_logits, again.class_logits)
 
 
+@needs_openvino
+def test_it_goes_on_where_its_user_has_no_home(tmp_path, monkeypatch):
+    def no_home(_cls):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(openvino_network.Path, "home", classmethod(no_home))
+    network = Predictor.load(tiny_weights(tmp_path), engine="openvino").network
+    assert network(np.full((1, 3, 64, 64), 200, np.uint8)).boxes_cxcywh.shape == (1, 12, 4)
+
+
 def test_without_the_package_a_run_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr(openvino_network, "find_spec", lambda name: None)
     with pytest.raises(EngineError, match=r"pip install 'hemax-batch\[openvino\]', or use --engine torch"):

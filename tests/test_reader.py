@@ -6,6 +6,7 @@ import dataclasses
 import pickle
 import struct
 import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -26,7 +27,7 @@ from hemax_batch.slides import spacing, tiff
 from hemax_batch.slides.fingerprint import fingerprint, sampled_spans
 from hemax_batch.slides.patches import best_level, cut_patches
 from hemax_batch.slides.pixels import GLASS
-from hemax_batch.slides.reader import downsamples, open_slide, record_slide, reopen
+from hemax_batch.slides.reader import COARSEST_UM, FINEST_UM, downsamples, open_slide, record_slide, reopen
 
 
 def whole(path, level: int = 0, mpp: float | None = None) -> np.ndarray:
@@ -407,10 +408,30 @@ def test_directories_in_a_loop_do_not_hang(tmp_path, pages):
 
 
 def test_an_oversize_field_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
-    monkeypatch.setattr("hemax_batch.slides.field.MAX_FIELD_PX", 1000)
+    monkeypatch.setattr("hemax_batch.slides.field.MAX_FIELD_PX", 9000)
     Image.new("RGB", (100, 100)).save(tmp_path / "a.png")
     with pytest.raises(UnreadableSlideError, match=r"100x100 px.*tiled TIFF"):
         open_slide(tmp_path / "a.png", "s", mpp=0.1)
+
+
+def test_the_readme_says_from_which_spacing_to_which():
+    told = f"From {FINEST_UM:g} to {COARSEST_UM:g} µm/px."
+    assert told in (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("size", ["25000 20000", "60000 60000"])
+def test_whatever_the_size_of_a_field_the_limit_that_is_told_is_ours(tmp_path, size):
+    (tmp_path / "a.ppm").write_bytes(f"P6 {size} 255\n".encode())
+    with warnings.catch_warnings(action="error"), pytest.raises(UnreadableSlideError, match=r"400 Mpx.*tiled TIFF"):
+        open_slide(tmp_path / "a.ppm", "s", mpp=0.1)
+
+
+def test_a_field_too_large_for_pillow_alone_is_read_and_pillows_limit_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    Image.new("RGB", (100, 100)).save(tmp_path / "a.png")
+    with open_slide(tmp_path / "a.png", "s", mpp=0.1) as reader:
+        assert reader.read(0, 0, 0, 100, 100).shape == (100, 100, 3)
+    assert Image.MAX_IMAGE_PIXELS == 1000
 
 
 @settings(max_examples=60, deadline=None)

@@ -241,8 +241,11 @@ def test_without_any_gpu_left_the_cpu_goes_on_or_the_run_stops_as_configured(
     assert_same_results(tmp_path / "out", whole)
 
 
-@pytest.mark.parametrize(("loss", "code"), [("cpu", 0), ("retire", 1)])
-def test_this_process_alone_loses_its_gpu(go, slides, whole, tmp_path, monkeypatch, loss, code):
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [(("--on-gpu-loss", "cpu"), 0), (("--on-gpu-loss", "retire"), 1), (("--gpus", 0, "--on-gpu-loss", "retire"), 0)],
+)
+def test_this_process_alone_loses_its_gpu_or_is_told_to_use_none(go, slides, whole, tmp_path, monkeypatch, options, code):
     see = painted_network.PaintedNetwork.__call__
 
     def lost_unless_on_the_cpu(self, *batch):
@@ -251,7 +254,7 @@ def test_this_process_alone_loses_its_gpu(go, slides, whole, tmp_path, monkeypat
         return see(self, *batch)
 
     monkeypatch.setattr(painted_network.PaintedNetwork, "__call__", lost_unless_on_the_cpu)
-    assert go(slides, tmp_path / "out", "--on-gpu-loss", loss)[0] == code
+    assert go(slides, tmp_path / "out", *options)[0] == code
     if code == 0:
         assert_same_results(tmp_path / "out", whole)
 

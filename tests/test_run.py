@@ -18,7 +18,9 @@ import zarr
 from click.testing import CliRunner
 from painted import smear, write_field, write_pyramid
 
+from hemax_batch import pipeline
 from hemax_batch.cli import main
+from hemax_batch.errors import OutputError
 from hemax_batch.running import workqueue
 
 COMMAND = [sys.executable, str(Path(__file__).with_name("painted_network.py")), "run"]
@@ -233,6 +235,21 @@ def test_nothing_is_written_by_a_dry_run(go, slide, tmp_path):
     result = go(slide, "--dry-run")
     assert result.exit_code == 0 and "12 regions" in result.output
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_leaves_a_damaged_region_to_the_next_run(go, slide, tmp_path, monkeypatch):
+    """It does not hold the folder: another run may be at work in it."""
+
+    def full(*_):
+        raise OutputError("no space left")
+
+    monkeypatch.setattr(pipeline.Run, "finish", full)
+    assert go(slide).exit_code == OutputError.exit_code
+    [damaged] = (tmp_path / "out").rglob("00003.region")
+    damaged.write_bytes(b"damaged")
+    before = sorted((tmp_path / "out").rglob("*"))
+    assert "11 finished before" in go(slide, "--dry-run").output
+    assert sorted((tmp_path / "out").rglob("*")) == before
 
 
 def damage_tiles(path: Path, count: int) -> None:

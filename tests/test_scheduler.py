@@ -146,7 +146,7 @@ def test_a_scheduler_that_is_not_there_is_a_usage_error(monkeypatch):
 
 def test_cores_follow_cgroup_and_slurm(tmp_path, monkeypatch):
     monkeypatch.setattr(resources, "_affinity", lambda: 64)
-    monkeypatch.setattr(resources, "_own_group", lambda cgroup: cgroup)
+    monkeypatch.setattr(resources, "_OWN_GROUPS", tmp_path / "none")
     assert cpu_limit({}, tmp_path) == 64
     (tmp_path / "cpu.max").write_text("max 100000\n")
     assert cpu_limit({}, tmp_path) == 64
@@ -169,6 +169,35 @@ def test_cores_and_memory_follow_cgroup_v1(tmp_path, monkeypatch):
     assert memory_limit_bytes({"SLURM_MEM_PER_NODE": "512"}, tmp_path) == 2**29
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_limits_of_the_groups_round_ones_own_hold_too(tmp_path, monkeypatch, version):
+    """As Slurm does it: the step's group is limited, its tasks' are not."""
+    monkeypatch.setattr(resources, "_affinity", lambda: 64)
+    monkeypatch.setattr(resources, "_OWN_GROUPS", tmp_path / "self")
+    (tmp_path / "self").write_text(
+        "0::/job_1/step_0/task_0\n" if version == 2 else "3:cpu,cpuacct:/job_1/step_0/task_0\n2:memory:/job_1/step_0/task_0\n0::/\n"
+    )
+    cpu, memory = (tmp_path, tmp_path) if version == 2 else (tmp_path / "cpu", tmp_path / "memory")
+
+    def limit(group, cores, memory_bytes):
+        for folder in (cpu / group, memory / group):
+            folder.mkdir(parents=True, exist_ok=True)
+        if version == 2:
+            (cpu / group / "cpu.max").write_text(f"{f'{cores}00000' if cores else 'max'} 100000\n")
+            (memory / group / "memory.max").write_text(f"{memory_bytes or 'max'}\n")
+        else:
+            (cpu / group / "cpu.cfs_quota_us").write_text(f"{cores}00000" if cores else "-1")
+            (cpu / group / "cpu.cfs_period_us").write_text("100000")
+            (memory / group / "memory.limit_in_bytes").write_text(str(memory_bytes or 2**63 - 4096))
+
+    limit("job_1/step_0/task_0", None, None)
+    limit("job_1/step_0", 3, 2**30)
+    limit("job_1", 4, 2**29)
+    assert cpu_limit({}, tmp_path) == 3 and memory_limit_bytes({}, tmp_path) == 2**29
+    limit("job_1/step_0/task_0", 2, 2**28)
+    assert cpu_limit({}, tmp_path) == 2 and memory_limit_bytes({}, tmp_path) == 2**28
+
+
 def test_affinity_counts():
     assert 1 <= cpu_limit() <= len(os.sched_getaffinity(0))
 
@@ -183,5 +212,15 @@ def test_several_workers_feed_a_gpu_and_none_is_without_a_core(monkeypatch):
 
 def test_each_worker_sees_one_gpu():
     assert scheduler._worker_environment("3")["CUDA_VISIBLE_DEVICES"] == "3"
-    assert "CUDA_VISIBLE_DEVICES" not in scheduler._worker_environment(None)
     assert isinstance(visible_gpus(), list)
+
+
+def test_without_gpus_workers_see_none(monkeypatch):
+    monkeypatch.setattr(scheduler, "visible_gpus", lambda: ["0", "1"])
+    executor = connect(RunOptions(gpus=0, workers=1))
+    try:
+        executor.submit("env", environment, None)
+        assert results_of(executor, 1)["env"].value["CUDA_VISIBLE_DEVICES"] == ""
+        assert executor.description == "1 local worker on the CPU"
+    finally:
+        executor.close()

@@ -90,7 +90,7 @@ def _export(results: ResultsFolder, slide_id: str, f: Format, say: Callable[[str
     target = results.slide(slide_id) / f.file
     if target.exists() and not renew:
         return
-    aside = results.state / f"{slide_id}.{os.getpid()}.{f.file}"  # some writers go by the ending
+    aside = results.state / f".{slide_id}.{os.getpid()}.partial.{f.file}"  # some writers go by the ending
     try:
         importlib.import_module(f".{f.module}", __package__).write(aside, results.slide(slide_id))
         flush(aside)

@@ -68,13 +68,13 @@ class OpenVinoNetwork:
     def _compile(self, size_hw: tuple[int, int]):
         """The network for patches of that size, from the cache; translated and put there if it is not. Where there can
         be no cache it is translated each time."""
-        folder = cache_folder() / _key(self._card.sha256, size_hw, self._openvino.__version__)
-        options = _ONE_THREAD_EXACT | {"CACHE_DIR": str(folder)}
         try:
+            folder = cache_folder() / _key(self._card.sha256, size_hw, self._openvino.__version__)
+            options = _ONE_THREAD_EXACT | {"CACHE_DIR": str(folder)}
             if not (folder / "network.xml").exists():
                 _keep(self._openvino, translate(self._card, size_hw), folder)
             return self._core.compile_model(str(folder / "network.xml"), "CPU", options)
-        except (OSError, RuntimeError):  # OpenVINO's own errors of files are RuntimeErrors
+        except (OSError, RuntimeError):  # OpenVINO's own errors of files are RuntimeErrors, and so is Python's of a user without a home
             return self._core.compile_model(translate(self._card, size_hw), "CPU", _ONE_THREAD_EXACT)
 
 

@@ -47,15 +47,19 @@ class RegionJournal:
         """Keep a finished region. OutputError where it cannot be written."""
         write_bytes(self.path(result.region_index), to_bytes(result))
 
-    def finished(self) -> set[int]:
-        """Indices of the regions that are kept and whole; a damaged file is removed."""
+    def finished(self, remove_damaged: bool = True) -> set[int]:
+        """Indices of the regions that are kept and whole. A damaged file is removed, for its region to be done again; one
+        that cannot be read just now stays."""
         done = set()
         for path in sorted(self.folder.glob("[0-9]*.region")):
             try:
                 from_bytes(path.read_bytes())
                 done.add(int(path.stem))
-            except (ValueError, KeyError, OSError):
-                path.unlink(missing_ok=True)
+            except OSError:  # a share's passing trouble
+                continue
+            except (ValueError, KeyError):
+                if remove_damaged:
+                    path.unlink(missing_ok=True)
         return done
 
     def note_hung(self, index: int) -> None:

@@ -30,7 +30,7 @@ def clear_leftovers(results: ResultsFolder) -> None:
     for folder in (results.state / JOURNALS).glob("*-*"):  # first: removing a file in it would make it look used
         if _is_published(results, folder) or _unclaimed(folder):
             shutil.rmtree(folder, ignore_errors=True)
-    for path in (*results.state.rglob(".*.partial"), *_of_the_dead(results)):
+    for path in (*results.state.rglob(".*.partial*"), *_of_the_dead(results)):
         path.unlink(missing_ok=True)
 
 

@@ -9,11 +9,12 @@ import os
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
+_OWN_GROUPS = Path("/proc/self/cgroup")
 _NO_LIMIT = 2**60  # cgroup v1 writes a huge number for "no limit"
 
 
 def cpu_limit(environ: dict[str, str] = os.environ, cgroup: Path = _CGROUP) -> int:
-    """Cores that this process may use: the least of affinity, cgroup quota and SLURM allocation; 1 or more."""
+    """Cores that this process may use: the least of affinity, cgroup quotas and SLURM allocation; 1 or more."""
     limits = [_affinity(), _cgroup_cpus(cgroup)]
     for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"):
         if environ.get(name, "").isdigit():
@@ -23,9 +24,11 @@ def cpu_limit(environ: dict[str, str] = os.environ, cgroup: Path = _CGROUP) -> i
 
 
 def memory_limit_bytes(environ: dict[str, str] = os.environ, cgroup: Path = _CGROUP) -> int:
-    """Memory that this process and its workers may use: the least of the machine's, the cgroup's and SLURM's."""
+    """Memory that this process and its workers may use: the least of the machine's, its cgroups' and SLURM's."""
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    for text in (_read(_own_group(cgroup) / "memory.max"), _read(cgroup / "memory" / "memory.limit_in_bytes")):
+    files = [group / "memory.max" for group in _groups(cgroup)]
+    files += [group / "memory.limit_in_bytes" for group in _groups(cgroup / "memory", "memory")]
+    for text in map(_read, files):
         if text and text.isdigit() and int(text) < _NO_LIMIT:
             limits.append(int(text))
     if environ.get("SLURM_MEM_PER_NODE", "").isdigit():
@@ -53,22 +56,27 @@ def _affinity() -> int:
 
 def _cgroup_cpus(cgroup: Path) -> float | None:
     """The CPU quota in cores, cgroup v2 or v1; None without a limit. Half a core counts as half."""
-    v2 = (_read(_own_group(cgroup) / "cpu.max") or "").split()
-    if len(v2) == 2 and v2[0].isdigit():
-        return int(v2[0]) / int(v2[1])
-    quota, period = _read(cgroup / "cpu" / "cpu.cfs_quota_us"), _read(cgroup / "cpu" / "cpu.cfs_period_us")
-    if quota and period and quota.isdigit() and int(period) > 0:
-        return int(quota) / int(period)
-    return None
+    limits = []
+    for group in _groups(cgroup):
+        v2 = (_read(group / "cpu.max") or "").split()
+        if len(v2) == 2 and v2[0].isdigit():
+            limits.append(int(v2[0]) / int(v2[1]))
+    for group in _groups(cgroup / "cpu", "cpu"):
+        quota, period = _read(group / "cpu.cfs_quota_us"), _read(group / "cpu.cfs_period_us")
+        if quota and period and quota.isdigit() and int(period) > 0:
+            limits.append(int(quota) / int(period))
+    return min(limits, default=None)
 
 
-def _own_group(cgroup: Path) -> Path:
-    """This process's folder below a cgroup v2 mount; the mount itself inside a container."""
-    for line in (_read(Path("/proc/self/cgroup")) or "").splitlines():
-        if line.startswith("0::/"):
-            own = cgroup / line[4:]
-            return own if own.is_dir() else cgroup
-    return cgroup
+def _groups(mount: Path, controller: str = "") -> list[Path]:
+    """This process's folder below a cgroup mount (v2, or v1 of a `controller`) and those round it, whose limits hold for
+    it too; the mount alone inside a container."""
+    for line in (_read(_OWN_GROUPS) or "").splitlines():
+        _, controllers, path = line.split(":", 2)
+        own = mount / path.lstrip("/")
+        if controller in controllers.split(",") and own.is_dir():
+            return [group for group in (own, *own.parents) if group.is_relative_to(mount)]
+    return [mount]
 
 
 def _read(path: Path) -> str | None:

@@ -44,7 +44,7 @@ def _local(workers: int, gpus: list[str], engine: str) -> DaskExecutor:
 
     specs = {
         i: {"cls": Nanny, "options": {
-            "nthreads": 1, "host": "127.0.0.1", "env": _worker_environment(gpus[i % len(gpus)] if gpus else None),
+            "nthreads": 1, "host": "127.0.0.1", "env": _worker_environment(gpus[i % len(gpus)] if gpus else ""),
             "dashboard": False, "memory_limit": _limit_bytes(workers), "silence_logs": logging.CRITICAL,
         }}
         for i in range(workers)
@@ -77,12 +77,9 @@ def _limit_bytes(workers: int) -> int:
     return int(max(memory_limit_bytes() / workers, _WORKER_BYTES))
 
 
-def _worker_environment(gpu: str | None) -> dict[str, str]:
-    """One thread; this worker's own GPU."""
-    env = dict(ONE_THREAD)
-    if gpu is not None:
-        env["CUDA_VISIBLE_DEVICES"] = gpu
-    return env
+def _worker_environment(gpu: str) -> dict[str, str]:
+    """One thread; this worker's own GPU, and no other; "": none."""
+    return ONE_THREAD | {"CUDA_VISIBLE_DEVICES": gpu}
 
 
 def _existing(options: RunOptions) -> DaskExecutor:

@@ -5,6 +5,8 @@ Stored pixels are taken as they lie; an EXIF orientation is not applied, so that
 
 from __future__ import annotations
 
+import threading
+import warnings
 from pathlib import Path
 
 import imagecodecs
@@ -16,6 +18,7 @@ from . import pixels, spacing
 
 MAX_FIELD_PX = 400_000_000  # 1.2 GB as RGB: beyond that it should be a tiled file
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "PPM", "JPEG2000")
+_opening = threading.Lock()
 
 
 class FieldImage:
@@ -25,7 +28,7 @@ class FieldImage:
 
     def __init__(self, path: Path):
         try:
-            with Image.open(path, formats=_FORMATS) as image:
+            with _open(path) as image:
                 self.vendor = (image.format or "image").lower()
                 self.level_sizes = (image.size,)
                 self.spacing_um = spacing.from_dpi(image.info.get("dpi"))
@@ -33,7 +36,7 @@ class FieldImage:
                 self._rgb = _decode(path, image)
         except UnidentifiedImageError as error:
             raise UnreadableSlideError("no slide or image format known here (by its content)") from error
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, imagecodecs.PngError) as error:
+        except (OSError, SyntaxError, ValueError, imagecodecs.PngError) as error:
             raise UnreadableSlideError(f"the image cannot be decoded: {error}") from error
 
     def read(self, level: int, x: int, y: int, w: int, h: int) -> np.ndarray:
@@ -45,12 +48,29 @@ class FieldImage:
         self._rgb = np.zeros((0, 0, 3), np.uint8)
 
 
+def _open(path: Path) -> Image.Image:
+    """The image, not decoded. Pillow has one limit of size for the whole process: it is ours meanwhile, and what is above
+    it by less than twice is left to `_refuse_oversize`, which knows the size."""
+    with _opening, warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_FIELD_PX
+        try:
+            return Image.open(path, formats=_FORMATS)
+        except Image.DecompressionBombError as error:
+            raise _oversize(f"over {2 * MAX_FIELD_PX // 10**6} Mpx") from error
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
 def _refuse_oversize(size: tuple[int, int]) -> None:
     if size[0] * size[1] > MAX_FIELD_PX:
-        raise UnreadableSlideError(
-            f"{size[0]}x{size[1]} px in one untiled image, more than {MAX_FIELD_PX // 10**6} Mpx; "
-            "convert it to a tiled TIFF (vips tiffsave --tile --pyramid)"
-        )
+        raise _oversize(f"{size[0]}x{size[1]} px")
+
+
+def _oversize(size: str) -> UnreadableSlideError:
+    return UnreadableSlideError(
+        f"{size} in one untiled image, more than {MAX_FIELD_PX // 10**6} Mpx; "
+        "convert it to a tiled TIFF (vips tiffsave --tile --pyramid)"
+    )
 
 
 def _decode(path: Path, image: Image.Image) -> np.ndarray:
