@@ -94,7 +94,7 @@ def soft_dice_loss(logits: Tensor, truth: Tensor) -> Tensor:
 def projection_loss(cell_logits: Tensor, boxes_cxcywh: Tensor) -> Tensor:
     """How far the cell mask's shadows on the two axes are from the box's: [N, h, w] at stride 4, [N, 4] px -> [N]."""
     h, w = cell_logits.shape[1:]
-    box = to_xyxy(boxes_cxcywh) / 4
+    box = (to_xyxy(boxes_cxcywh) - 0.5) / 4  # where the masks say what lies on the odd pixels
     shadows = []
     for axis, size, low, high in ((1, w, box[:, 0], box[:, 2]), (2, h, box[:, 1], box[:, 3])):
         at = torch.arange(size, device=box.device)

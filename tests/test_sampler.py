@@ -17,6 +17,8 @@ from hemax_batch.learning.dataset import CellLabel, Example
 from hemax_batch.learning.gallery import IGNORE_BIT, hang
 from hemax_batch.learning.sampler import DIHEDRAL, PatchSampler
 from hemax_batch.learning.view import centred
+from hemax_batch.model.criterion import _dense_loss
+from hemax_batch.model.predictor import _draw_mask
 
 BLUE, SIZE = (40, 60, 200), (90, 120)  # height, width of the picture
 
@@ -65,6 +67,38 @@ def test_boxes_and_labels_lie_on_their_pixels(one_cell, plain_light, size):
             # what is blue, not taught and not ignored would be taught as background
             assert (blue[b] & ~ndimage.binary_dilation(covered, iterations=2) & ~ignored).sum() < 12 * 8
         assert seen >= 3
+
+
+def test_masks_are_read_where_training_puts_them(tmp_path, plain_light):
+    """Logits that fit a disc's labels best are drawn on the disc, nucleus and cell: to a seventh of a pixel, on average."""
+    y, x = np.mgrid[:96, :96] + 0.5
+    r, size = np.hypot(x - 47.3, y - 48.6), 96
+    rgb, mask = np.full((96, 96, 3), 240, np.uint8), (r < 24).astype(np.uint8) + (r < 13)
+    rgb[r < 24] = BLUE
+    Image.fromarray(rgb).save(tmp_path / "a.png")
+    Image.fromarray(mask).save(tmp_path / "m.png")
+    cell = CellLabel((23.0, 24.0, 72.0, 73.0), ("blast",))
+    patches = PatchSampler([Example(str(tmp_path / "a.png"), 0.12, "s", "train", (cell,), mask_path=str(tmp_path / "m.png"))], 0.12)
+    off = []
+    for seed in range(24):
+        pixels, targets = patches.batch(np.random.default_rng(seed), 1, size)
+        blue = pixels[0, 0].numpy() < 140
+        if targets.present.sum() != 1 or (blue[[0, -1]].any() or blue[:, [0, -1]].any()):
+            continue  # one whole disc
+        logits = torch.zeros(1, 2, size // 4, size // 4, requires_grad=True)
+        optimiser = torch.optim.Adam([logits], 0.3)
+        for _ in range(80):
+            optimiser.zero_grad()
+            _dense_loss(logits, targets.masks(), targets).backward()
+            optimiser.step()
+        drawn, x0, y0 = _draw_mask(logits.detach()[0].numpy(), (0.0, 0.0, size, size), np.zeros(2), 1.0, (size, size), None)
+        off += [middle_of(part) + (x0, y0) - middle_of(blue) for part in (drawn > 0, drawn == 2)]
+    assert len(off) >= 8 and np.abs(np.mean(off, 0)).max() < 0.15
+
+
+def middle_of(mask: np.ndarray) -> np.ndarray:
+    """x, y"""
+    return np.argwhere(mask).mean(0)[::-1] + 0.5
 
 
 def test_a_batch_is_a_function_of_its_generator(tmp_path):

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch.nn import functional as F
 
 from ..geometry import pairwise_iou
-from ..model.answers import softmax
+from ..model.answers import in_masks, softmax
 from ..model.criterion import NC_BORDER
+from ..model.predictor import sample_at
 from ..vocabulary import CLASS_NAMES, NEUTROPHIL_NAMES, tells_type
 from .dataset import NC_CLASSES, Example, load_rgb
 from .view import centred
@@ -66,10 +66,8 @@ def _mask_of_centre(output, k: int, size_px: int) -> np.ndarray | None:
     q = int(score.masked_fill(far, -1).argmax())
     if far[q] or score[q] < 0.4:
         return None
-    logits = F.interpolate(
-        output.mask_logits[k, q][None], size=(size_px, size_px), mode="bilinear", align_corners=False
-    )[0]
-    nucleus, cell = (logits > 0).cpu().numpy()
+    places = in_masks(np.arange(size_px) + 0.5)
+    nucleus, cell = sample_at(output.mask_logits[k, q].float().cpu().numpy(), places, places) > 0
     return cell.astype(np.uint8) + (nucleus & cell)
 
 

@@ -9,6 +9,10 @@ import numpy as np
 from .. import vocabulary
 
 MIN_SCORE = 0.5  # that there is a cell at all
+MASK_STRIDE = 4  # pixels
+#: A position of the masks speaks of a place so far right of and below its own middle: training compares it with the odd
+#: pixels (`learning.sampler`), whose middles lie there.
+MASK_AT_PX = 0.5
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,12 @@ class Answer:
     sure: np.ndarray
     mask_logits: np.ndarray
     looks: np.ndarray
+
+
+def in_masks(places_px):
+    """Where in a map of mask logits it is told what lies at `places_px` of the patch, an array or tensor (middles lie at
+    0.5, 1.5, … in both)."""
+    return (places_px - MASK_AT_PX) / MASK_STRIDE
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..vocabulary import attribute_slices
+from .answers import in_masks
 from .hemax import BOX_UNIT_PX, HemaXOutput
 from .matcher import Targets, generalised_iou, match, to_xyxy
 
@@ -54,7 +55,7 @@ def soft_dice_loss(logits: Tensor, truth: Tensor) -> Tensor:
 
 def projection_loss(cell_logits: Tensor, boxes_cxcywh: Tensor) -> Tensor:
     """How far the cell masks' shadows on the axes are from the boxes': [..., h, w] at stride 4, [..., 4] px -> [...]."""
-    box = to_xyxy(boxes_cxcywh) / 4
+    box = in_masks(to_xyxy(boxes_cxcywh))
     total = 0
     for across, i in ((-2, 0), (-1, 1)):  # the shadow on x, then on y
         p = cell_logits.amax(across).sigmoid()

@@ -19,7 +19,7 @@ from ..geometry import centres, corners, filled, pairwise_iou
 from ..mask_packing import pack_mask
 from ..records import PICTURE_UM, Cells, PatchBatch
 from . import checkpoint
-from .answers import Probabilities
+from .answers import Probabilities, in_masks
 from .familiarity import Known, box_means
 from .openvino_network import OpenVinoNetwork
 from .second_look import looked_again
@@ -205,8 +205,8 @@ def _draw_mask(
         x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, slide_size[0]), min(y1, slide_size[1])
     if x1 - x0 < 2 or y1 - y0 < 2:
         return None
-    xs = (np.arange(x0, x1) + 0.5 - origin[0]) / scale / 4
-    ys = (np.arange(y0, y1) + 0.5 - origin[1]) / scale / 4
+    xs = in_masks((np.arange(x0, x1) + 0.5 - origin[0]) / scale)
+    ys = in_masks((np.arange(y0, y1) + 0.5 - origin[1]) / scale)
     nucleus, cell = sample_at(logits, xs, ys) > 0
     pieces, n = ndimage.label(cell)
     if n == 0:
