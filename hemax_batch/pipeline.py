@@ -41,15 +41,15 @@ _SILENT_TIMEOUT_S = 10.0
 def run(inputs: Sequence[str], out: Path, settings: RunSettings, options: RunOptions) -> RunSummary:
     """Do all slides that `inputs` name, into `out`; returns how it ended. A slide's failure never stops the others.
 
-    Raises UsageError, WeightsError, OutputError or LockedError where the run cannot begin.
+    Raises UsageError, WeightsError, OutputError, LockedError or StoppedError where the run cannot begin.
     """
     results, card = ResultsFolder(out), refuse_shuffled(read_card(options.weights))
     check_engine(settings.engine)
     results.prepare()
     with (
         Aside() as aside,
-        OutputLock(results.state, options.wait_lock_s),
         StopFlag(options.max_minutes) as stop,
+        OutputLock(results.state, options.wait_lock_s, stop.check),
         Reporter(options.quiet, options.log_json) as reporter,
     ):
         aside.give_up = lambda: bool(stop.reason)

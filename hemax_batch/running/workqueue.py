@@ -67,16 +67,16 @@ class WorkQueue:
         Raises what concerns the whole run: OutputError (the results cannot be written), WeightsError, a lost scheduler.
         """
         try:
-            while not self._stop:
-                self._fill()
-                if not self._in_flight() and not self._finishing and not self._chances.suspects:
-                    break
-                self._take(_POLL_S)
-            self._drain()
+            with self._stop.interrupting():
+                while not self._stop:
+                    self._fill()
+                    if not self._in_flight() and not self._finishing and not self._chances.suspects:
+                        break
+                    self._take(_POLL_S)
+                self._drain()
         except StopNow:
             pass
         finally:
-            self._stop.acknowledge()
             self._close()
             self._leave_the_rest()
 
