@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,15 +73,16 @@ def run(inputs: Sequence[str], out: Path, settings: RunSettings, options: RunOpt
             hung=lambda: reporter.warning(conclude().text), fail_fast=options.fail_fast,
             cpu_for_gpu=options.on_gpu_loss == "cpu",
         )  # fmt: skip
-        try:
-            queue.run()
-        except HemaxError as error:
-            stop.stop(str(error), error.exit_code)
-        except Exception as error:
-            stop.stop(f"unexpected {type(error).__name__}: {error}", HemaxError.exit_code)
-            conclude()
-            raise
-        return conclude()
+        with closing(queue):
+            try:
+                queue.run()
+            except HemaxError as error:
+                stop.stop(str(error), error.exit_code)
+            except Exception as error:
+                stop.stop(f"unexpected {type(error).__name__}: {error}", HemaxError.exit_code)
+                conclude()
+                raise
+            return conclude()
 
 
 def dry_run(

@@ -18,6 +18,7 @@ from ..errors import StoppedError
 
 HARD_LIMIT_S = 27.0  # promised: within 30 s
 _REGION_GRACE_S = 12
+_CONCLUDE_AFTER_S = 17.0  # after a signal: the rest is for the tables over all slides and run.json
 EXIT_MAX_MINUTES, EXIT_HUNG = 7, 8
 
 
@@ -68,6 +69,10 @@ class StopFlag:
         """Raise StoppedError where the run should stop."""
         if self:
             raise StoppedError(self.reason, self.exit_code)
+
+    def leaves_time(self) -> bool:
+        """Whether there is time for more than to conclude the run: always, but for a while after a signal."""
+        return self._signalled_at is None or time.monotonic() < self._signalled_at + _CONCLUDE_AFTER_S
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
