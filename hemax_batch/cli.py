@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import tomllib
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -148,11 +147,15 @@ def run(inputs, out, **given):
         summary = dry_run(inputs, out, settings, options, click.echo)
     else:
         summary = run_pipeline(inputs, out, settings, options)
-        if formats:
-            exported = export_all(out, (), formats, click.echo, renew=False)
-            summary = replace(summary, exit_code=summary.exit_code or exported)
     click.echo(summary.text)
-    sys.exit(summary.exit_code)
+    exported = 0
+    if formats and not options.dry_run:
+        try:
+            exported = export_all(out, (), formats, click.echo, renew=False, wait_lock_s=options.wait_lock_s)
+        except HemaxError as error:  # hides nothing of how the run itself ended
+            click.echo(f"hemax-batch: not exported: {error}", err=True)
+            exported = error.exit_code
+    sys.exit(summary.exit_code or exported)
 
 
 for _command in (report, retally, export, info, doctor, synth, train, calibrate, evaluate, faithfulness, compare, transfer, models):

@@ -31,6 +31,14 @@ class LockedError(HemaxError):
     exit_code = 5
 
 
+class StoppedError(HemaxError):
+    """The run was told to stop before it held the results folder; `exit_code` says by what."""
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class WeightsError(HemaxError):
     """A checkpoint is corrupt, of another vocabulary, or its hash does not match."""
 

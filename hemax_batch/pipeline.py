@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,15 +42,15 @@ _SILENT_TIMEOUT_S = 10.0
 def run(inputs: Sequence[str], out: Path, settings: RunSettings, options: RunOptions) -> RunSummary:
     """Do all slides that `inputs` name, into `out`; returns how it ended. A slide's failure never stops the others.
 
-    Raises UsageError, WeightsError, OutputError or LockedError where the run cannot begin.
+    Raises UsageError, WeightsError, OutputError, LockedError or StoppedError where the run cannot begin.
     """
     results, card = ResultsFolder(out), refuse_shuffled(read_card(options.weights))
     check_engine(settings.engine)
     results.prepare()
     with (
         Aside() as aside,
-        OutputLock(results.state, options.wait_lock_s),
         StopFlag(options.max_minutes) as stop,
+        OutputLock(results.state, options.wait_lock_s, stop.check),
         Reporter(options.quiet, options.log_json) as reporter,
     ):
         aside.give_up = lambda: bool(stop.reason)
@@ -72,15 +73,16 @@ def run(inputs: Sequence[str], out: Path, settings: RunSettings, options: RunOpt
             hung=lambda: reporter.warning(conclude().text), fail_fast=options.fail_fast,
             cpu_for_gpu=options.on_gpu_loss == "cpu",
         )  # fmt: skip
-        try:
-            queue.run()
-        except HemaxError as error:
-            stop.stop(str(error), error.exit_code)
-        except Exception as error:
-            stop.stop(f"unexpected {type(error).__name__}: {error}", HemaxError.exit_code)
-            conclude()
-            raise
-        return conclude()
+        with closing(queue):
+            try:
+                queue.run()
+            except HemaxError as error:
+                stop.stop(str(error), error.exit_code)
+            except Exception as error:
+                stop.stop(f"unexpected {type(error).__name__}: {error}", HemaxError.exit_code)
+                conclude()
+                raise
+            return conclude()
 
 
 def dry_run(

@@ -15,7 +15,7 @@ from tiny_network import tiny_weights
 
 from hemax_batch import doctor
 from hemax_batch.cli import main
-from hemax_batch.errors import UsageError
+from hemax_batch.errors import LockedError, UsageError
 from hemax_batch.results.lock import OutputLock
 from hemax_batch.settings import RunOptions, RunSettings
 
@@ -90,6 +90,22 @@ def test_a_config_file_gives_defaults_and_the_command_line_goes_first(slide, tmp
     config.write_text("cor-um = 250\n")
     result = invoke("run", slide, "--out", tmp_path / "out", "--config", config)
     assert result.exit_code == 2 and "cor_um" in result.output
+
+
+@pytest.mark.parametrize(("ended", "code"), [(0, 5), (3, 3), (7, 7)])
+def test_how_a_run_ended_is_said_though_another_holds_the_folder_when_it_would_export(slide, tmp_path, monkeypatch, ended, code):
+    from hemax_batch import pipeline
+    from hemax_batch.interchange import export
+    from hemax_batch.running.run_record import RunSummary
+
+    def refuse(*_, renew, wait_lock_s):
+        raise LockedError(f"held, after {wait_lock_s:g} s")
+
+    monkeypatch.setattr(pipeline, "run", lambda *_: RunSummary(ended, "ran"))
+    monkeypatch.setattr(export, "export_all", refuse)
+    result = invoke("run", slide, "--out", tmp_path / "out", "--fhir", "--wait-lock", 60)
+    assert result.exit_code == code, result.output
+    assert "ran\n" in result.output and "held, after 60 s" in result.output
 
 
 def test_info_describes_slides_and_fails_on_bad_ones(slide, tmp_path):

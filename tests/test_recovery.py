@@ -2,10 +2,13 @@
 
 import json
 import os
+import queue
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import hanging_slides
 import painted_network
@@ -21,10 +24,12 @@ from hemax_batch.errors import HemaxError, SlideError
 from hemax_batch.results.folder import ResultsFolder
 from hemax_batch.results.journal import Failure, RegionJournal, note_failure
 from hemax_batch.results.leftovers import clear_leftovers
-from hemax_batch.running import scheduler, workers, workqueue
+from hemax_batch.results.lock import OutputLock, holder_of
+from hemax_batch.running import publish, scheduler, stopping, workers, workqueue
 from hemax_batch.running.aside import Aside, GivenUp, NoAnswer
 from hemax_batch.running.executors import Finished, SerialExecutor, WorkerDied
 from hemax_batch.running.eye import Eye
+from hemax_batch.running.stopping import StopFlag, StopNow
 
 HERE = Path(__file__).parent
 
@@ -59,6 +64,12 @@ def whole(go, slides, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "out"
     assert go(slides, out)[0] == 0
     return out
+
+
+@pytest.fixture
+def no_hard_limit(monkeypatch):
+    """Signals to this very process do not end it."""
+    monkeypatch.setattr(stopping, "HARD_LIMIT_S", 1e5)
 
 
 def assert_same_results(out, whole):
@@ -278,6 +289,122 @@ def test_without_workers_a_region_that_hangs_ends_the_run_and_the_next_one_goes_
     assert go(slides, out)[0] == 0
     assert_same_results(out, whole)
     assert left_behind(out) == []
+
+
+# a slide that is still being written when the run stops
+
+
+class Beside(SerialExecutor):
+    """Slides are written in a thread, as where there are workers."""
+
+    separate = True
+
+
+@pytest.fixture
+def slowly_written(slides, tmp_path, monkeypatch):
+    """Inputs: a slide whose writing takes longer than a run waits for workers, and one that fails meanwhile."""
+    finish = pipeline.Run.finish
+
+    def slow(self, work):
+        time.sleep(1.5)
+        assert holder_of(self.results.state)
+        finish(self, work)
+
+    monkeypatch.setattr(pipeline.Run, "finish", slow)
+    monkeypatch.setattr(workqueue, "_DRAIN_S", 0.1)
+    monkeypatch.setattr(workers, "connect", lambda *_: Beside())
+    (tmp_path / "z_bad.tif").write_bytes(b"")
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"{slides / 'two.tif'}\n{tmp_path / 'z_bad.tif'}\n")
+    return listed
+
+
+def test_the_folder_is_held_until_a_slide_that_is_being_written_is_there_and_it_counts(
+    go, whole, slowly_written, tmp_path
+):
+    out = tmp_path / "out"
+    assert go(slowly_written, out, "--fail-fast")[0] == 3
+    assert content(out / "two") == content(whole / "two") and not holder_of(out / ".hemax")
+    assert states(out) == {"two": "done", "z_bad": "failed"} and left_behind(out) == []
+
+
+def test_a_signal_leaves_time_to_conclude_though_a_slide_is_being_written_and_the_folder_is_held_on(
+    go, slowly_written, tmp_path, monkeypatch, no_hard_limit
+):
+    monkeypatch.setattr(stopping, "_CONCLUDE_AFTER_S", 0.0)
+    end, out = workqueue.WorkQueue._end, tmp_path / "out"
+
+    def told_to_stop(self, work, state, reason=""):
+        if state == "failed":
+            signal.raise_signal(signal.SIGTERM)
+        end(self, work, state, reason)
+
+    monkeypatch.setattr(workqueue.WorkQueue, "_end", told_to_stop)
+    assert go(slowly_written, out)[0] == 143
+    assert states(out) == {"two": "not reached", "z_bad": "failed"}
+    assert (out / "two" / "result.json").exists() and not holder_of(out / ".hemax")
+
+
+# signals
+
+
+@pytest.mark.parametrize(("more", "times", "code"), [(["--max-minutes", 0], 1, 7), ([], 2, 143)])
+def test_signals_while_a_run_is_concluded_leave_its_record_and_its_exit_code(
+    go, slides, tmp_path, monkeypatch, no_hard_limit, more, times, code
+):
+    tables, out = publish.write_run_tables, tmp_path / "out"
+
+    def told_to_stop(results):
+        for _ in range(times):
+            signal.raise_signal(signal.SIGTERM)
+        tables(results)
+
+    monkeypatch.setattr(publish, "write_run_tables", told_to_stop)
+    assert go(slides / "two.tif", out, *more)[0] == code
+    assert json.loads((out / "run.json").read_text())["exit_code"] == code
+
+
+@pytest.mark.parametrize(
+    ("number", "more", "code"), [(signal.SIGINT, [], 130), (signal.SIGTERM, [], 143), (None, ["--max-minutes", 0], 7)]
+)
+def test_a_run_that_waits_for_the_lock_can_be_stopped(
+    go, slides, tmp_path, monkeypatch, no_hard_limit, number, more, code
+):
+    results, take = ResultsFolder(tmp_path / "out"), OutputLock._try_to_take
+    results.prepare()
+
+    def told_to_stop(self):
+        if number:
+            signal.raise_signal(number)
+        return take(self)
+
+    with OutputLock(results.state):
+        monkeypatch.setattr(OutputLock, "_try_to_take", told_to_stop)
+        ended, output = go(slides, results.root, "--wait-lock", 600, *more)
+    assert ended == code and "hemax-batch: " in output and not (results.root / "run.json").exists()
+
+
+def test_a_second_signal_interrupts_only_what_may_be_left(no_hard_limit):
+    with StopFlag() as stop:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(StopNow), stop.interrupting():
+            signal.raise_signal(signal.SIGINT)
+        for number in (signal.SIGTERM, signal.SIGALRM):
+            signal.raise_signal(number)
+        assert stop.exit_code == 130
+
+
+@pytest.mark.parametrize(("stopped", "code"), [("", 143), ("--fail-fast", 143), ("--max-minutes", 7)])
+def test_a_signal_bounds_the_run_whatever_has_stopped_it_before(monkeypatch, stopped, code):
+    ended = queue.SimpleQueue()
+    monkeypatch.setattr(stopping, "HARD_LIMIT_S", 0.01)
+    monkeypatch.setattr(stopping, "os", SimpleNamespace(_exit=ended.put))
+    with StopFlag() as stop:
+        if stopped:
+            stop.stop(stopped, code % 143)
+        signal.raise_signal(signal.SIGTERM)
+        assert ended.get(timeout=30) == code
 
 
 # unexpected

@@ -1,7 +1,10 @@
 """A map over processes gives what `map` gives, in order, and survives a process that dies."""
 
 import os
+import sys
+from subprocess import PIPE, Popen
 
+import psutil
 import pytest
 from spread_jobs import dies_elsewhere, refuses, squared
 
@@ -25,6 +28,21 @@ def test_values_come_in_order_and_jobs_are_taken_as_they_are_needed():
 def test_what_a_dead_process_had_in_hand_is_done_here():
     with Spread(2) as spread:
         assert list(spread.map(dies_elsewhere, [(x, os.getpid()) for x in range(12)])) == list(range(12))
+
+
+def test_processes_end_when_their_run_is_killed():
+    code = (
+        "import time\nfrom hemax_batch.running.spread import Spread\n"
+        "spread = Spread(2); next(spread.map(abs, range(9)))\n"
+        "print(*spread._pool._processes, flush=True); time.sleep(600)"
+    )
+    with Popen([sys.executable, "-c", code], stdout=PIPE, text=True) as run:
+        theirs = [psutil.Process(int(pid)) for pid in run.stdout.readline().split()]
+        run.kill()
+    left = psutil.wait_procs(theirs, timeout=30)[1]
+    for process in left:
+        process.kill()
+    assert theirs and not left
 
 
 def test_a_slide_written_by_processes_is_the_same_to_the_byte(tmp_path, monkeypatch):

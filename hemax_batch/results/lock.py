@@ -16,6 +16,7 @@ import json
 import os
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -58,16 +59,19 @@ class OutputLock:
             ...
 
     Raises LockedError naming the holder and the remedy when another run still holds it after `wait_s`.
+    meanwhile: called while waiting; what it raises ends the wait.
     """
 
-    def __init__(self, folder: Path, wait_s: float = 0.0):
+    def __init__(self, folder: Path, wait_s: float = 0.0, meanwhile: Callable[[], object] = bool):
         self._folder = folder
         self._wait_s = wait_s
+        self._meanwhile = meanwhile
         self._mine: Path | None = None
 
     def __enter__(self) -> OutputLock:
         deadline = time.monotonic() + self._wait_s
         while not self._try_to_take():
+            self._meanwhile()
             if time.monotonic() >= deadline:
                 raise LockedError(self._explain())
             time.sleep(_POLL_S)

@@ -21,7 +21,7 @@ from typing import Any
 
 from ..errors import HemaxError
 from ..model.allocator import give_back_freed_memory
-from .nursery import METHOD
+from .nursery import METHOD, leave_with_the_run
 
 _POLL_S = 0.1
 _START_S = 300.0  # for Python and what reads slides to be loaded, on a loaded machine from a cold share
@@ -142,11 +142,5 @@ def _serve_alone(connection: Connection, inherited: Connection | None) -> None:
     nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 0)
     os.dup2(nothing, 1)
-    threading.Thread(target=_leave_with_the_run, daemon=True).start()
+    leave_with_the_run()
     serve(connection)
-
-
-def _leave_with_the_run() -> None:
-    """End this process when the run's has ended, even if a call hangs."""
-    multiprocessing.parent_process().join()
-    os._exit(0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from multiprocessing import forkserver
 
 #: How dask is to start processes: "spawn" where there is no such server (Windows), each then loads torch itself.
@@ -36,3 +37,13 @@ def open_nursery(engine: str) -> None:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+def leave_with_the_run() -> None:
+    """In a new process: have it end when the run's has, even one that was killed, whatever this one is at."""
+    threading.Thread(target=_wait_for_its_end, daemon=True).start()
+
+
+def _wait_for_its_end() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(0)

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from .nursery import METHOD
+from .nursery import METHOD, leave_with_the_run
 
 MANY_CELLS = 20_000  # for fewer, starting processes takes longer than they save
 MOST = 8  # processes: each holds some 100 MB
@@ -75,7 +75,8 @@ def _failed(error: BaseException) -> Future:
 
 
 def _step_back() -> None:
-    """In a new process: let others go first, and leave Ctrl-C to the process that waits for this one."""
+    """In a new process: let others go first, and leave Ctrl-C to the process that waits for this one; end with it."""
+    leave_with_the_run()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "nice"):
         os.nice(_NICE)

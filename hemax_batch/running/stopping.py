@@ -14,8 +14,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from ..errors import StoppedError
+
 HARD_LIMIT_S = 27.0  # promised: within 30 s
 _REGION_GRACE_S = 12
+_CONCLUDE_AFTER_S = 17.0  # after a signal: the rest is for the tables over all slides and run.json
 EXIT_MAX_MINUTES, EXIT_HUNG = 7, 8
 
 
@@ -32,19 +35,22 @@ class StopFlag:
         self._deadline = time.monotonic() + 60 * max_minutes if max_minutes is not None else None
         self._max_minutes = max_minutes
         self._previous: dict[int, object] = {}
+        self._signalled_at: float | None = None
+        self._may_interrupt = False
 
     def __enter__(self) -> StopFlag:
         if threading.current_thread() is threading.main_thread():
             for number, handler in (
                 (signal.SIGTERM, self._signalled),
                 (signal.SIGINT, self._signalled),
-                (signal.SIGALRM, _leave),
+                (signal.SIGALRM, self._interrupt),
             ):
                 self._previous[number] = signal.signal(number, handler)
         return self
 
     def __exit__(self, *_) -> None:
-        self.acknowledge()
+        if self._previous:
+            signal.alarm(0)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
@@ -59,23 +65,41 @@ class StopFlag:
         if not self.reason:
             self.reason, self.exit_code = reason, exit_code
 
-    def acknowledge(self) -> None:
-        """The run has seen the flag and is leaving: it need not be interrupted any more."""
-        if self._previous:
-            signal.alarm(0)
+    def check(self) -> None:
+        """Raise StoppedError where the run should stop."""
+        if self:
+            raise StoppedError(self.reason, self.exit_code)
 
-    def _signalled(self, number: int, _frame) -> None:
-        if self.reason:  # asked twice: leave what is in hand
-            raise StopNow(self.reason)
+    def leaves_time(self) -> bool:
+        """Whether there is time for more than to conclude the run: always, but for a while after a signal."""
+        return self._signalled_at is None or time.monotonic() < self._signalled_at + _CONCLUDE_AFTER_S
+
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """In this block StopNow is raised, once, where what is in hand takes too long after a signal, and by a signal
+        that is not the first reason to stop."""
+        self._may_interrupt = True
+        try:
+            yield
+        finally:
+            self._may_interrupt = False
+
+    def _signalled(self, number: int, frame) -> None:
+        again = bool(self.reason)
         self.stop(f"stopped by {signal.Signals(number).name}", 128 + number)
-        signal.alarm(_REGION_GRACE_S)
-        last = threading.Timer(HARD_LIMIT_S, os._exit, (self.exit_code,))
-        last.daemon = True
-        last.start()
+        if self._signalled_at is None:
+            self._signalled_at = time.monotonic()
+            signal.alarm(_REGION_GRACE_S)
+            last = threading.Timer(HARD_LIMIT_S, os._exit, (self.exit_code or 128 + number,))
+            last.daemon = True
+            last.start()
+        if again:
+            self._interrupt(number, frame)
 
-
-def _leave(_number: int, _frame) -> None:
-    raise StopNow("the region in hand took too long")
+    def _interrupt(self, _number: int, _frame) -> None:
+        if self._may_interrupt:
+            self._may_interrupt = False
+            raise StopNow(self.reason)
 
 
 @contextmanager

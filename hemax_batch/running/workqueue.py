@@ -10,8 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 
 from ..errors import GpuLostError, HemaxError, SlideError, UnreadableSlideError
@@ -21,6 +20,7 @@ from ..slides.reader import check_unchanged
 from .aside import GivenUp
 from .chances import TRIES, Chances
 from .executors import Finished
+from .finishing import Finishing
 from .planning import PlanJob, plan_slide
 from .progress import Reporter
 from .regions import Look, RegionJob, process_region, unreadable
@@ -52,13 +52,11 @@ class WorkQueue:
         self.works = [SlideWork(file) for file in files]
         self._look, self._core_um, self._max_unreadable = look, core_um, max_unreadable
         self._stop, self._reporter, self._fail_fast = stop, reporter, fail_fast
-        self._admit, self._prepare, self._finish, self._workers = admit, prepare, finish, workers
+        self._admit, self._prepare, self._finishing, self._workers = admit, prepare, Finishing(finish), workers
         self._apart, self._hung, self._cpu_for_gpu = apart, hung, cpu_for_gpu
         self._waiting = deque(self.works)
         self._planned: deque[SlideWork] = deque()
         self._executor = None
-        self._finisher: ThreadPoolExecutor | None = None
-        self._finishing: dict[Future, SlideWork] = {}
         self._chances = Chances()
 
     def run(self) -> None:
@@ -67,16 +65,16 @@ class WorkQueue:
         Raises what concerns the whole run: OutputError (the results cannot be written), WeightsError, a lost scheduler.
         """
         try:
-            while not self._stop:
-                self._fill()
-                if not self._in_flight() and not self._finishing and not self._chances.suspects:
-                    break
-                self._take(_POLL_S)
-            self._drain()
+            with self._stop.interrupting():
+                while not self._stop:
+                    self._fill()
+                    if not self._in_flight() and not self._finishing and not self._chances.suspects:
+                        break
+                    self._take(_POLL_S)
+                self._drain()
         except StopNow:
             pass
         finally:
-            self._stop.acknowledge()
             self._close()
             self._leave_the_rest()
 
@@ -138,8 +136,7 @@ class WorkQueue:
                 raise HemaxError(f"no workers: {type(error).__name__}: {error}; --workers 0 goes without") from error
             self._reporter.workers_started(self._executor.description)
             if self._executor.separate:
-                self._finisher = ThreadPoolExecutor(1, thread_name_prefix="finish")
-                self._finisher.submit(self._prepare)
+                self._finishing.go_beside(self._prepare)
             else:
                 self._executor.watch = self._watch
 
@@ -196,8 +193,16 @@ class WorkQueue:
                 self._planned_or_failed(work, ended)
             else:
                 self._region_back(work, region, ended)
-        for future in [f for f in self._finishing if f.done()]:
-            self._finished(self._finishing.pop(future), future)
+        self._take_written()
+
+    def _take_written(self) -> None:
+        for work, error in self._finishing.ended():
+            if error is None:
+                self._end(work, "done")
+            elif isinstance(error, HemaxError) and not isinstance(error, SlideError):
+                raise error
+            else:
+                self._end(work, "failed", why(work, error))
 
     def _planned_or_failed(self, work: SlideWork, ended: Finished) -> None:
         if ended.error is None:
@@ -264,15 +269,9 @@ class WorkQueue:
         share = unreadable_share(work)
         if share > self._max_unreadable:
             self._end(work, "failed", self._too_much_lost(work, share))
-        elif self._finisher is None:
-            future: Future = Future()
-            try:
-                future.set_result(self._finish(work))
-            except Exception as error:
-                future.set_exception(error)
-            self._finished(work, future)
         else:
-            self._finishing[self._finisher.submit(self._finish, work)] = work
+            self._finishing.submit(work)
+            self._take_written()
 
     def _too_much_lost(self, work: SlideWork, share: float) -> str:
         """Why a slide fails of which too much could not be read; a slide that has vanished is another matter."""
@@ -288,15 +287,6 @@ class WorkQueue:
             f"slide {work.slide_id!r} ({work.slide.path}): {100 * share:.1f} % of the scanned area could not be read, "
             f"the limit is {100 * self._max_unreadable:g} % (--max-unreadable); the first loss: {first}"
         )
-
-    def _finished(self, work: SlideWork, future: Future) -> None:
-        error = future.exception()
-        if error is None:
-            self._end(work, "done")
-        elif isinstance(error, HemaxError) and not isinstance(error, SlideError):
-            raise error
-        else:
-            self._end(work, "failed", why(work, error))
 
     def _end(self, work: SlideWork, state: str, reason: str = "") -> None:
         work.state, work.reason = state, reason
@@ -316,11 +306,17 @@ class WorkQueue:
         return self._executor.in_flight if self._executor and self._executor.separate else 0
 
     def _close(self) -> None:
+        """End the workers, and take in the slide that is being written; why the run ends is settled by then."""
         self._workers.close()
         if self._executor is not None:
             self._executor.close()
-        if self._finisher is not None:
-            self._finisher.shutdown(wait=False, cancel_futures=True)
+        self._finishing.wind_up(self._stop)
+        with suppress(HemaxError):
+            self._take_written()
+
+    def close(self) -> None:
+        """Wait for a slide that is being written even now: the results folder must be held until then."""
+        self._finishing.close()
 
     def _leave_the_rest(self) -> None:
         for work in self.works:
