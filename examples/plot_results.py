@@ -59,7 +59,8 @@ def main(folder: Path, plot: Path) -> None:
         axes.axis("off")
     with zipfile.ZipFile(folder / "pictures.zip") as pictures:
         kept = set(pictures.namelist())
-        seen = cells[[f"{i}.jpg" in kept for i in cells.cell_id]].nsmallest(SHOWN, "confidence")
+        has_picture = np.array([f"{i}.jpg" in kept for i in cells.cell_id], bool)
+        seen = cells[has_picture].sort_values("confidence", kind="stable").head(SHOWN)
         for axes, (_, cell) in zip(places, seen.iterrows(), strict=False):
             picture = Image.open(io.BytesIO(pictures.read(f"{cell.cell_id}.jpg")))
             plot_cell(axes, cell, picture, masks, round(PICTURE_UM / mpp))

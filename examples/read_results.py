@@ -17,11 +17,11 @@ import zarr
 
 def main(folder: Path, plot: Path | None) -> None:
     cells = pd.read_csv(folder / "cells.csv")
+    if cells.empty:
+        return print("0 cells")
     counted = cells[cells.in_differential]
     print(f"{len(cells)} cells, {len(counted)} white cells in the differential, {cells.review.sum()} to review")
     print(counted["class"].value_counts(normalize=True).mul(100).round(1).to_string())
-    if cells.empty:
-        return
     first = cells.iloc[0]
     labels = zarr.open_array(folder / "masks.zarr/labels/cell/0", mode="r")
     rows, columns = slice(int(first.y0), int(first.y1)), slice(int(first.x0), int(first.x1))

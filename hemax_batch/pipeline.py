@@ -32,7 +32,7 @@ from .running.workers import Workers
 from .running.workqueue import WorkQueue
 from .settings import RunOptions, RunSettings
 from .slides.companions import unchanged_for_s
-from .slides.discovery import SlideFile, find_slides
+from .slides.discovery import SlideFile, check_there, find_slides
 from .slides.reader import record_slide
 
 _FIND_TIMEOUT_S = 3600.0  # for all inputs: a share with a million files takes its time, one that is gone for ever
@@ -46,11 +46,10 @@ def run(inputs: Sequence[str], out: Path, settings: RunSettings, options: RunOpt
     """
     results, card = ResultsFolder(out), refuse_shuffled(read_card(options.weights))
     check_engine(settings.engine)
-    results.prepare()
     with (
         Aside() as aside,
         StopFlag(options.max_minutes) as stop,
-        OutputLock(results.state, options.wait_lock_s, stop.check),
+        OutputLock(_prepared(results, inputs, aside), options.wait_lock_s, stop.check),
         Reporter(options.quiet, options.log_json) as reporter,
     ):
         aside.give_up = lambda: bool(stop.reason)
@@ -83,6 +82,21 @@ def run(inputs: Sequence[str], out: Path, settings: RunSettings, options: RunOpt
                 conclude()
                 raise
             return conclude()
+
+
+def _prepared(results: ResultsFolder, inputs: Sequence[str], aside: Aside) -> Path:
+    """The folder of the results' state, made where it is missing, but not for inputs that do not exist: it may lie in one."""
+    _searched(aside, inputs, check_there, inputs)
+    results.prepare()
+    return results.state
+
+
+def _searched(aside: Aside, inputs: Sequence[str], function: Callable, *arguments: object):
+    """`function(*arguments)`, which looks for slides, apart. UsageError where it hangs."""
+    try:
+        return aside.call(function, *arguments, timeout_s=_FIND_TIMEOUT_S)
+    except NoAnswer as error:
+        raise UsageError(f"{', '.join(map(str, inputs))}: searching for slides {error}; is the share mounted?") from None
 
 
 def dry_run(
@@ -143,11 +157,9 @@ class Run:
     def find(self, inputs: Sequence[str]) -> list[SlideFile]:
         """The slides that `inputs` name; [] where the run is told to stop meanwhile."""
         try:
-            return self.aside.call(find_slides, inputs, self.results.known_ids(), timeout_s=_FIND_TIMEOUT_S)
+            return _searched(self.aside, inputs, find_slides, inputs, self.results.known_ids())
         except GivenUp:
             return []
-        except NoAnswer as error:
-            raise UsageError(f"{', '.join(map(str, inputs))}: searching for slides {error}; is the share mounted?") from None
 
     def apart(self, work: SlideWork, timeout_s: float, function: Callable, *arguments: object):
         """`function(*arguments)`, which reads a slide, in a process that is ended where it hangs; 0: after the time

@@ -70,6 +70,8 @@ def test_inputs_that_are_not_there_are_usage_errors(tmp_path):
     weights = tiny_weights(tmp_path)
     result = invoke("run", tmp_path / "nowhere.svs", "--out", tmp_path / "out", "--weights", weights)
     assert result.exit_code == 2 and "nowhere.svs" in result.output
+    inside = invoke("run", tmp_path / "gone", "--out", tmp_path / "gone" / "results", "--weights", weights)
+    assert inside.exit_code == 2 and "is mounted" in inside.output and not (tmp_path / "gone").exists()
     (tmp_path / "empty").mkdir()
     assert invoke("run", tmp_path / "empty", "--out", tmp_path / "out", "--weights", weights).exit_code == 2
 

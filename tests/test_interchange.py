@@ -176,6 +176,24 @@ def test_the_example_plots_results(tmp_path):
     assert len(np.unique(np.asarray(Image.open(tmp_path / "p.png")).reshape(-1, 4), axis=0)) > 100
 
 
+@pytest.mark.parametrize(("script", "more"), [("plot_results.py", ["p.png"]), ("read_results.py", []), ("read_results.py", ["p.png"])])
+def test_the_examples_read_a_slide_without_cells(tmp_path, script, more):
+    folder = make_results(tmp_path / "out", "S1", 0)
+    for name in ("cell", "nucleus"):
+        zarr.create_array(folder / f"masks.zarr/labels/{name}/0", shape=(64, 64), dtype="uint32")
+    script = Path(__file__).parent.parent / "examples" / script
+    arguments = [sys.executable, script, folder, *(tmp_path / name for name in more)]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0 and done.stdout.startswith("0 cells"), done.stderr
+
+
+def test_a_table_that_is_missing_is_said_and_the_other_formats_follow(tmp_path):
+    folder = make_results(tmp_path / "out", "S1", 3)
+    (folder / "cells.csv").unlink()
+    done = CliRunner().invoke(main, ["export", str(tmp_path / "out"), "--parquet", "--fhir"])
+    assert done.exit_code == 4 and "cells.csv: is missing" in done.output and "--overwrite" in done.output
+
+
 def test_fhir_is_a_preliminary_report_of_the_differential(exported):
     report = DiagnosticReport.model_validate_json((exported / "fhir.json").read_bytes())
     d = json.loads((exported / "differential.json").read_text())

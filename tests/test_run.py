@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import painted_network
@@ -22,6 +23,7 @@ from hemax_batch import pipeline
 from hemax_batch.cli import main
 from hemax_batch.errors import OutputError
 from hemax_batch.running import workqueue
+from hemax_batch.running.run_record import summarise
 
 COMMAND = [sys.executable, str(Path(__file__).with_name("painted_network.py")), "run"]
 
@@ -200,6 +202,9 @@ def test_the_output_must_be_a_folder_of_ours(go, slide, tmp_path):
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
         result = go(slide, out=out)
         assert result.exit_code == 6 and str(out) in result.output
+    assert go(slide, out=tmp_path / "ours").exit_code == 0
+    within = go(slide, out=tmp_path / "ours" / "smear")
+    assert within.exit_code == 6 and "results of one slide" in within.output
     for name in ("cells.csv", "index.html"):
         theirs = tmp_path / name.replace(".", "_") / name
         theirs.parent.mkdir()
@@ -309,6 +314,15 @@ def test_fail_fast_and_max_minutes_stop_in_good_order(go, slide, tmp_path):
     assert go(slide, "--max-minutes", 0).exit_code == 7
     assert states(tmp_path / "out") == {"smear": "not reached"}
     assert go(slide).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("states_then", "code"),
+    [(["done", "not reached"], 7), (["failed", "not reached"], 3), (["failed"], 4), (["done", "skipped"], 0), ([], 7)],
+)
+def test_that_time_ran_out_hides_no_failure_and_is_nothing_where_all_was_done(states_then, code):
+    works = [SimpleNamespace(state=state, cells=0) for state in states_then]
+    assert summarise(works, "--max-minutes 1 reached", 7, 60.0, "out").exit_code == code
 
 
 def spawn(*args, env=None, limit_bytes=None):

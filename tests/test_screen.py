@@ -155,6 +155,8 @@ def test_the_audit_draws_the_same_patches_however_the_slide_is_cut(cut, seed, fr
     right, *_ = screen.audit_centres((cut, 0, 5000, 5000), *args)
     assert sorted(map(tuple, np.concatenate([left, right]))) == sorted(map(tuple, whole))
     assert area == pytest.approx(len(whole) * 38.4**2)
+    _, of_it, passed_of_it = screen.audit_centres((0, 0, 4000, 4100), np.zeros((0, 2)), 1.0, seed, 0.1, 38.4, (4000, 4100))
+    assert of_it == passed_of_it <= 400 * 410 and passed_of_it > 0.9 * 400 * 410  # nothing beyond the slide
     for centre in whole:
         assert (np.abs(proposals - centre).max(axis=1) >= 192 - 1e-6).all()
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..errors import ResultsError
 from ..outputs.tables import CELL_COLUMNS, read_table
-from ..review.loaded import load_record
+from ..review.loaded import REMEDY, load_record
 from ..vocabulary import ATTRIBUTE_NAMES, CLAIM
 
 _TEXTS = {"slide", "class", *ATTRIBUTE_NAMES, "zone", "left_out", "review_reasons", "explanation"}
@@ -24,6 +25,8 @@ def write(path: Path, folder: Path) -> None:
         [(name, _type_of(name)) for name in CELL_COLUMNS],
         metadata={"slide": record.slide_id, "mpp": str(record.mpp), "claim": CLAIM},
     )
+    if not (folder / "cells.csv").is_file():
+        raise ResultsError(f"{folder / 'cells.csv'}: is missing; {REMEDY}")
     rows = read_table(folder / "cells.csv")
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         while part := list(islice(rows, _ROWS)):

@@ -102,6 +102,8 @@ class ResultsFolder:
     def _refuse_foreign(self) -> None:
         if self.root.exists() and not self.root.is_dir():
             raise OutputError(f"--out {self.root}: is a file; name a folder")
+        if _is_ours(self.root):
+            raise OutputError(f"--out {self.root}: holds the results of one slide; name the folder round it, or another")
         foreign = [name for name in RUN_FILES if os.path.lexists(self.root / name)]
         if foreign and not self.state.is_dir():
             raise OutputError(

@@ -241,7 +241,8 @@ def _audit(job: RegionJob, eye: Eye, candidates: np.ndarray, card) -> tuple[floa
         return 0.0, 0.0, 0
     patch_um = card.patch_px * card.mpp
     centres_xy, audited_um2, passed_over_um2 = screen.audit_centres(
-        job.region.core, candidates, job.look.audit, AUDIT_SEED, job.slide.mpp, patch_um
+        job.region.core, candidates, job.look.audit, AUDIT_SEED, job.slide.mpp, patch_um,
+        (job.slide.width, job.slide.height),
     )
     seen = eye.see(centres_xy, card.patch_px)
     nucleated = measure(seen.cells, job.slide.mpp, np.zeros(0)).nucleus_fraction >= ANY_NUCLEUS_FRACTION[0]

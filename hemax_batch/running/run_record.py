@@ -19,6 +19,7 @@ from ..results.folder import ResultsFolder
 from ..settings import FORMAT_VERSION, RunOptions, RunSettings
 from ..vocabulary import CLAIM
 from .resources import cpu_limit, memory_limit_bytes
+from .stopping import EXIT_MAX_MINUTES
 from .workqueue import SlideWork
 
 _PACKAGES = (
@@ -36,9 +37,12 @@ class RunSummary:
 
 
 def summarise(works: list[SlideWork], stop_reason: str, stop_code: int, seconds: float, out: str) -> RunSummary:
-    """The exit code: what stopped the run, else 4 where every slide failed, 3 where some did, 0 otherwise."""
+    """The exit code: what stopped the run, else 4 where every slide failed, 3 where some did, 0 otherwise. That time ran out
+    hides no failure, and is nothing where all was done by then."""
     states = Counter(work.state for work in works)
     code = stop_code or exit_code_of(states["failed"], len(works))
+    if stop_code == EXIT_MAX_MINUTES:
+        code = exit_code_of(states["failed"], len(works)) or (stop_code if states["not reached"] or not works else 0)
     parts = [f"{states[s]} {s}" for s in ("done", "skipped", "failed", "not reached") if states[s]]
     cells = sum(work.cells for work in works if work.state == "done")
     text = f"{len(works)} slide{'s' * (len(works) != 1)}: {', '.join(parts)}; {cells} cells in {seconds:.1f} s; {out}"

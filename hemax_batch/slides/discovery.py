@@ -60,6 +60,13 @@ def find_slides(inputs: Sequence[str | os.PathLike], known_ids: Mapping[str, str
     return [SlideFile(p, i) for p, i in zip(paths, ids, strict=True)]
 
 
+def check_there(inputs: Sequence[str | os.PathLike]) -> None:
+    """UsageError naming an input that does not exist."""
+    for given in map(os.fspath, inputs):
+        if not given.startswith("@") and not os.path.exists(given) and not glob.has_magic(given):
+            raise UsageError(f"{given}: no such file or folder; check the path, and whether its share is mounted")
+
+
 def _expand(given: str) -> list[Path]:
     """The files that one input means, absolute."""
     if given.startswith("@") and not os.path.exists(given):
@@ -69,9 +76,8 @@ def _expand(given: str) -> list[Path]:
         return _search_folder(path, given)
     if path.exists():
         return _read_list(path) if path.suffix.lower() == ".txt" else [path]
-    if glob.has_magic(given):
-        return _search_glob(given)
-    raise UsageError(f"{given}: no such file or folder; check the path, and whether its share is mounted")
+    check_there([given])
+    return _search_glob(given)
 
 
 def _search_folder(folder: Path, given: str) -> list[Path]:

@@ -260,10 +260,11 @@ def lattice_centres(rect: Rect, step_um: float, mpp: float) -> np.ndarray:
 
 
 def audit_centres(
-    core: Rect, proposals_xy: np.ndarray, fraction: float, seed: int, mpp: float, patch_um: float
+    core: Rect, proposals_xy: np.ndarray, fraction: float, seed: int, mpp: float, patch_um: float,
+    size_wh: tuple[float, float] = (math.inf, math.inf),
 ) -> tuple[np.ndarray, float, float]:
     """A random sample of the patches that the screen passed over: centres float64 [N, 2], their area in µm², and the
-    area of all that it passed over.
+    area of all that it passed over, both without what reaches beyond a slide of `size_wh`.
 
     The slide is paved with squares of patch_um; those centred in `core` without a proposal in them are passed over, and
     a hash of place and seed draws `fraction` of these, so that the draw does not depend on the grid of cores.
@@ -274,8 +275,10 @@ def audit_centres(
     drawn = _hash(i.astype(np.uint32), j.astype(np.uint32), seed) < fraction * 2.0**32
     proposed = {(x, y) for x, y in np.floor(proposals_xy / step_px).astype(int).tolist()}
     passed_over = np.array([place not in proposed for place in zip(i.tolist(), j.tolist(), strict=True)], bool)
-    centres_xy = np.stack([i + 0.5, j + 0.5], 1)[drawn & passed_over] * step_px
-    return centres_xy, len(centres_xy) * patch_um**2, float(passed_over.sum() * patch_um**2)
+    places = np.stack([i, j], 1)
+    areas_um2 = (np.minimum(size_wh - places * step_px, step_px) * mpp).prod(1)
+    sample = drawn & passed_over
+    return (places[sample] + 0.5) * step_px, float(areas_um2[sample].sum()), float(areas_um2[passed_over].sum())
 
 
 def _lattice_places(rect: Rect, step_px: float) -> tuple[np.ndarray, np.ndarray]:
