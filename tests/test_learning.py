@@ -13,14 +13,15 @@ from PIL import Image
 
 from hemax_batch.errors import DataError
 from hemax_batch.learning import dataset, evaluate, pseudo
+from hemax_batch.learning import train as train_module
 from hemax_batch.learning.average_precision import average_precision
-from hemax_batch.learning.command import learn, train_command
+from hemax_batch.learning.command import Lessons, learn, train_command
 from hemax_batch.learning.figures import Seen, figures, fits
 from hemax_batch.learning.pseudo import with_pseudo_masks, write_types
 from hemax_batch.learning.recipe import Recipe
 from hemax_batch.learning.train import train
 from hemax_batch.model.answers import Answer
-from hemax_batch.model.checkpoint import read_card
+from hemax_batch.model.checkpoint import SHIPPED, read_card
 from hemax_batch.records import Cells, PatchBatch
 from hemax_batch.vocabulary import CLASS_NAMES, WHITE_NAMES
 
@@ -162,8 +163,6 @@ def test_a_teacher_names_types_that_labels_leave_open_where_it_is_sure(tmp_path)
 
 
 def test_a_training_with_a_teacher_takes_its_masks_and_knows_whose_they_are(tmp_path):
-    from hemax_batch.model.checkpoint import SHIPPED
-
     data = write_layout(tmp_path / "data", 4, mask="", **{"class": ""})
     recipe = Recipe(steps=1, synthetic=0, batch=2, canvas_px=96, large_canvas_px=96, pretrained=False)
     out = tmp_path / "w.safetensors"
@@ -180,8 +179,6 @@ def test_a_training_killed_half_way_ends_with_the_same_weights(tmp_path):
     )
     whole = train(examples, recipe, tmp_path / "whole", say=lambda _: None).state_dict()
 
-    from hemax_batch.learning import train as module
-
     class Killed(Exception):
         pass
 
@@ -191,14 +188,36 @@ def test_a_training_killed_half_way_ends_with_the_same_weights(tmp_path):
             raise Killed
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module._Run, "_log", die)
-        patch.setattr(module._Run, "go", every_step(module._Run.go))
+        patch.setattr(train_module._Run, "_log", die)
+        patch.setattr(train_module._Run, "go", every_step(train_module._Run.go))
         with pytest.raises(Killed):
             train(examples, recipe, tmp_path / "killed", say=lambda _: None)
     again = train(examples, recipe, tmp_path / "killed", say=lambda _: None).state_dict()
     assert all(torch.equal(whole[k], again[k]) for k in whole)
     with pytest.raises(DataError, match="another recipe"):
         train(examples, replace(recipe, steps=5), tmp_path / "killed", say=lambda _: None)
+
+
+def test_a_work_folder_is_of_its_examples_from_the_first_step_on(tmp_path, monkeypatch):
+    here, other = (dataset.read_folder(write_layout(tmp_path / name, 3, mask="")) for name in "ab")
+    recipe = Recipe(steps=1, first_stage=0.0, synthetic=0, batch=2, canvas_px=96, large_canvas_px=96, pretrained=False)
+    learnt, early = Lessons(shuffle_labels=True).of(here, recipe.seed)
+    assert learnt != here and not early
+
+    def draw(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_module, "write_pseudo_masks", draw)
+    with pytest.raises(KeyboardInterrupt):
+        train(here, recipe, tmp_path / "work", say=lambda _: None, teacher=SHIPPED)
+    for examples in (other, here[:2], here[::-1], learnt):
+        with pytest.raises(DataError, match="or of other examples .*the same options and data"):
+            train(examples, recipe, tmp_path / "work", teacher=SHIPPED)
+    monkeypatch.setattr(train_module, "write_pseudo_masks", lambda *_: None)
+    train(here, recipe, tmp_path / "work", say=lambda _: None, teacher=SHIPPED)
+    (tmp_path / "work" / "state.pt").unlink()
+    with pytest.raises(DataError, match="pseudo has the masks of another training"):
+        train(other, recipe, tmp_path / "work", teacher=SHIPPED)
 
 
 def test_the_command_ends_with_weights_their_figures_and_a_card(tmp_path):

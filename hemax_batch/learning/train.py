@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import hashlib
 import math
 import os
 import time
@@ -24,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..errors import DataError
 from ..model import checkpoint
 from ..model.criterion import criterion
 from ..model.hemax import HemaX, build, fold_norms
@@ -43,8 +45,9 @@ def train(
 ) -> HemaX:
     """Train and return the network with averaged (EMA) weights, in eval mode.
 
-    `work` keeps the log (log.csv), the state to resume from (state.pt) and the pseudo-masks. Steps: build, resume if
-    there is a state, stage one, pseudo-masks, stage two. ValueError for an unknown architecture. With `early`, the
+    `work` keeps the log (log.csv), the state to resume from (state.pt) and the pseudo-masks; it belongs to the recipe and
+    the examples from the first step on, and DataError refuses it to others. Steps: build, resume if there is a state,
+    stage one, pseudo-masks, stage two. ValueError for an unknown architecture. With `early`, the
     average that did best on its examples; it checks once all examples have joined. With `teacher`, weights, there is no
     stage one: masks, and the types of cells whose label leaves them open, are drawn by those.
     """
@@ -58,7 +61,7 @@ def train(
     model.backbone.drop_path = recipe.drop_path
     if recipe.compiled:
         model.backbone.compile()
-    run = _Run(model, recipe, work, world, say, early)
+    run = _Run(model, recipe, work, world, say, early, _digest(examples, early.examples if early else []))
     run.resume()
     if teacher:
         recipe, examples = replace(recipe, first_stage=0.0), run.pseudo_label(examples, checkpoint.load(teacher)[0])
@@ -77,12 +80,20 @@ def train(
     return run.averaged()
 
 
-class _Run:
-    """The moving parts of one training: weights, their average, the optimiser and the step."""
+def _digest(*examples: list[Example]) -> str:
+    """Of what is learnt and checked on: other examples, or the same in another order, are another training."""
+    return hashlib.sha256(repr(examples).encode()).hexdigest()[:12]
 
-    def __init__(self, model: HemaX, recipe: Recipe, work: Path, world: World, say, early: EarlyStopping | None):
+
+class _Run:
+    """The moving parts of one training: weights, their average, the optimiser and the step. `lessons`: the examples'
+    digest."""
+
+    def __init__(
+        self, model: HemaX, recipe: Recipe, work: Path, world: World, say, early: EarlyStopping | None, lessons: str
+    ):
         self.model, self.recipe, self.work, self.world, self.say = model, recipe, work, world, say
-        self.early = early
+        self.early, self.lessons = early, lessons
         backbone = list(model.backbone.parameters())
         rest = [p for n, p in model.named_parameters() if not n.startswith("backbone.")]
         self.optimiser = torch.optim.AdamW(
@@ -177,8 +188,10 @@ class _Run:
                 write_types(asked, examples, indices, folder, mpp, self.recipe.large_canvas_px)
             self.world.barrier()
             if self.world.rank == 0:
-                done.touch()
+                done.write_text(self._described(), "utf-8")
             self.world.barrier()
+        elif done.read_text("utf-8") != self._described():
+            raise DataError(f"{folder} has the masks of another training; use another --work folder")
         labelled = with_pseudo_masks(examples, folder)
         asked = Counter(examples[i].source for i in indices)
         got = Counter(labelled[i].source for i in indices if labelled[i].mask_path)
@@ -246,19 +259,20 @@ class _Run:
         os.replace(aside, self.work / "state.pt")
 
     def _described(self) -> str:
-        return f"{self.recipe!r}, {self.early}" if self.early else repr(self.recipe)
+        return f"{self.recipe!r}, {f'{self.early}, ' if self.early else ''}examples={self.lessons}"
 
     def resume(self) -> None:
-        """Take up the state in the work folder; DataError if it is of another recipe."""
-        from ..errors import DataError
-
+        """Take up the state in the work folder, or leave the first there; DataError if it is of another recipe or of other
+        examples."""
         path = self.work / "state.pt"
         if not path.exists():
+            self._save()  # pseudo-masks and synthetic fields come into the folder before the first steps are done
             return
         state = torch.load(path, map_location=self.world.device, weights_only=True)
         if state["recipe"] != self._described():
             raise DataError(
-                f"{path} is of another recipe ({state['recipe']}); use another --work folder or the same options"
+                f"{path} is of another recipe or of other examples ({state['recipe']}); use another --work folder, or the "
+                "same options and data"
             )
         self.model.load_state_dict(state["model"])
         self.average = state["average"]
