@@ -103,6 +103,23 @@ def test_a_mask_of_another_size_and_a_missing_image_are_refused(tmp_path):
         dataset.read_folder(tmp_path / "..")
 
 
+@pytest.mark.parametrize(("first", "second"), [("0_mask.png", "1_mask.png"), ("0_mask.png", ""), ("", "0_mask.png")])
+def test_an_image_has_one_mask_for_all_its_cells(tmp_path, first, second):
+    with open(write_layout(tmp_path) / "cells.csv", newline="") as f:
+        row, *_ = csv.DictReader(f)
+
+    def read(*masks):
+        with open(tmp_path / "cells.csv", "w", newline="") as f:
+            writer = csv.DictWriter(f, row)
+            writer.writeheader()
+            writer.writerows([{**row, "mask": mask} for mask in masks])
+        return dataset.read_folder(tmp_path)[0]
+
+    assert len(read(first, first).cells) == 2
+    with pytest.raises(DataError, match=f"cells.csv row 3: mask '{second}', but rows above say '{first}'"):
+        read(first, second)
+
+
 def test_fields_of_red_cells_only_teach_that_nothing_is_there(tmp_path):
     (tmp_path / "chula" / "images").mkdir(parents=True)
     for i in range(6):
