@@ -103,6 +103,24 @@ def test_a_mask_of_another_size_and_a_missing_image_are_refused(tmp_path):
         dataset.read_folder(tmp_path / "..")
 
 
+def test_a_mask_of_other_values_or_of_colours_is_refused(tmp_path):
+    write_layout(tmp_path, 2)
+    Image.fromarray(np.array(Image.open(tmp_path / "1_mask.png")) * 127).save(tmp_path / "1_mask.png")
+    with pytest.raises(DataError, match=r"cells.csv row 3: mask has values 0, 127, 254; expected 0 \(outside\)"):
+        dataset.read_folder(tmp_path)
+    Image.new("RGB", (100, 100)).save(tmp_path / "0_mask.png")
+    with pytest.raises(DataError, match="cells.csv row 2: mask has 3 channels; expected one"):
+        dataset.read_folder(tmp_path)
+
+
+@pytest.mark.parametrize("mpp", ["0", "-0.1", "nan", "inf", "", "0,12"])
+def test_a_scale_that_is_no_number_above_0_is_refused(tmp_path, mpp):
+    with open(write_layout(tmp_path, 1) / "images.csv", "w", newline="") as f:
+        csv.writer(f).writerows([["file", "mpp"], ["0.png", mpp]])
+    with pytest.raises(DataError, match=f"images.csv row 2: mpp is '{mpp}'; expected µm/px, a number above 0"):
+        dataset.read_folder(tmp_path)
+
+
 @pytest.mark.parametrize(("first", "second"), [("0_mask.png", "1_mask.png"), ("0_mask.png", ""), ("", "0_mask.png")])
 def test_an_image_has_one_mask_for_all_its_cells(tmp_path, first, second):
     with open(write_layout(tmp_path) / "cells.csv", newline="") as f:

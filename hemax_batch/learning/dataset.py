@@ -17,6 +17,7 @@ whether cells without a row may be in the picture: "none", "stained" (only where
 from __future__ import annotations
 
 import csv
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -103,7 +104,7 @@ def read_layout(folder: Path) -> list[Example]:
         if bystanders not in BYSTANDERS:
             raise DataError(f"{where}: bystanders {bystanders!r}; expected one of {', '.join(BYSTANDERS)}")
         split, source = row.get("split") or "train", row.get("source") or folder.name
-        images[row["file"]] = Example(str(path), float(row["mpp"]), source, split, (), bystanders,
+        images[row["file"]] = Example(str(path), mpp_of(row.get("mpp"), where), source, split, (), bystanders,
                                       original=row.get("original") or "")  # fmt: skip
     for n, row in enumerate(_rows(folder / "cells.csv"), 2):
         where = f"{folder / 'cells.csv'} row {n}"
@@ -116,6 +117,17 @@ def read_layout(folder: Path) -> list[Example]:
         cell, mask_path = _cell_of_row(row, example, where), _mask_of_row(row, folder, example, where)
         images[row["file"]] = replace(example, cells=(*example.cells, cell), mask_path=mask_path)
     return list(images.values())
+
+
+def mpp_of(told: str | float | None, where: str) -> float:
+    """µm/px as a number; DataError where it is none above 0."""
+    try:
+        mpp = float(told or "")
+    except (TypeError, ValueError):
+        mpp = math.nan
+    if not 0 < mpp < math.inf:
+        raise DataError(f"{where}: mpp is {told!r}; expected µm/px, a number above 0")
+    return mpp
 
 
 def _cell_of_row(row: dict[str, str], example: Example, where: str) -> CellLabel:
@@ -164,6 +176,12 @@ def _mask_of_row(row: dict[str, str], folder: Path, example: Example, where: str
     with Image.open(path) as mask, Image.open(example.path) as image:
         if mask.size != image.size:
             raise DataError(f"{where}: mask is {mask.size} px, its image {image.size} px")
+        drawn = np.asarray(mask)
+    if drawn.ndim != 2:
+        raise DataError(f"{where}: mask has {drawn.shape[2]} channels; expected one, of values 0, 1 and 2")
+    if drawn.min() < 0 or drawn.max() > 2:
+        found = ", ".join(map(str, np.unique(drawn)[:6]))
+        raise DataError(f"{where}: mask has values {found}; expected 0 (outside), 1 (cytoplasm) and 2 (nucleus)")
     return str(path)
 
 
