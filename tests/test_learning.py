@@ -210,8 +210,9 @@ def test_a_training_with_a_teacher_takes_its_masks_and_knows_whose_they_are(tmp_
 def test_a_training_killed_half_way_ends_with_the_same_weights(tmp_path):
     examples = dataset.read_folder(write_layout(tmp_path / "data"))
     recipe = Recipe(
-        steps=4, first_stage=0.0, synthetic=0, batch=2, warmup=1, canvas_px=96, large_canvas_px=96, pretrained=False
-    )
+        steps=4, first_stage=0.0, synthetic=0, batch=2, warmup=1, canvas_px=96, large_canvas_px=96, pretrained=False,
+        drop_path=0.5,
+    )  # fmt: skip
     whole = train(examples, recipe, tmp_path / "whole", say=lambda _: None).state_dict()
 
     class Killed(Exception):

@@ -85,6 +85,11 @@ def _digest(*examples: list[Example]) -> str:
     return hashlib.sha256(repr(examples).encode()).hexdigest()[:12]
 
 
+def _seed(*numbers: int) -> int:
+    """One number of several, for torch."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
 class _Run:
     """The moving parts of one training: weights, their average, the optimiser and the step. `lessons`: the examples'
     digest."""
@@ -146,6 +151,7 @@ class _Run:
             self.norm_is_frozen = True
         for group in self.optimiser.param_groups:
             group["lr"] = group["peak"] * self._schedule()
+        torch.manual_seed(_seed(r.seed, self.step, self.world.rank))  # which blocks `drop_path` leaves out
         with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
             output = self.model(pixels)
         losses = criterion(output, targets, r.attributes)
