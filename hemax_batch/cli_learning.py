@@ -64,6 +64,8 @@ def train(data, out, work, arch, steps, start, teacher, close, lr, batch_size, s
     from .learning.command import Lessons, train_command
     from .learning.recipe import Recipe
 
+    if shuffle_labels and teacher:
+        raise click.UsageError("--shuffle-labels with --teacher is no control: the teacher tells types anew")
     given = {"batch": batch_size, "synthetic": synthetic, "seed": seed, "drop_path": drop_path, "stain": stain,
              "as_stained": as_stained, "compiled": compiled}  # fmt: skip
     if lr:
