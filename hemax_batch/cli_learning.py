@@ -147,11 +147,14 @@ def calibrate(data, weights, out, device):
     Example:
       hemax-batch calibrate data/ --out ours.safetensors
     """
+    from .errors import DataError
     from .learning.command import calibrate as fit
     from .learning.dataset import read_folder
     from .model.checkpoint import SHIPPED
 
     held_out = [e for folder in data for e in read_folder(folder) if e.split == "val"]
+    if not held_out:
+        raise DataError(f"{', '.join(map(str, data))}: no image of split 'val' to calibrate on")
     fit(weights or SHIPPED, out, held_out, device, say=click.echo)
 
 
