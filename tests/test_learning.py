@@ -3,6 +3,10 @@ ends the same."""
 
 import csv
 import json
+import os
+import socket
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -232,6 +236,36 @@ def test_a_training_killed_half_way_ends_with_the_same_weights(tmp_path):
     assert all(torch.equal(whole[k], again[k]) for k in whole)
     with pytest.raises(DataError, match="another recipe"):
         train(examples, replace(recipe, steps=5), tmp_path / "killed", say=lambda _: None)
+
+
+ONE_OF_TWO = """
+import sys
+from pathlib import Path
+import torch
+from hemax_batch.learning import dataset, train
+from hemax_batch.learning.recipe import Recipe
+data, out, rank = sys.argv[1:]
+ends = []
+train._Run.averaged = lambda run: ends.append({"model": run.model.state_dict(), "average": run.average})
+train.train(dataset.read_folder(Path(data)), Recipe(steps=2, first_stage=0.0, synthetic=0, batch=2, canvas_px=64,
+            large_canvas_px=64, warmup=1, pretrained=False), Path(out), say=lambda _: None)
+torch.save(ends[0], Path(out) / f"{rank}.pt")
+"""
+
+
+def test_processes_that_train_together_end_with_the_same_network(tmp_path):
+    data, out = write_layout(tmp_path / "data"), tmp_path / "work"
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    env = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    both = [subprocess.Popen([sys.executable, "-c", ONE_OF_TWO, data, out, rank], env={**env, "RANK": rank}) for rank in "01"]
+    assert [process.wait(120) for process in both] == [0, 0]
+    one, other = (torch.load(out / f"{rank}.pt", weights_only=True) for rank in "01")
+    kept = torch.load(out / "state.pt", weights_only=True)
+    for part in ("model", "average"):
+        for k, v in one[part].items():
+            assert torch.equal(v, other[part][k]) and torch.equal(v, kept[part][k]), (part, k)
 
 
 def test_a_work_folder_is_of_its_examples_from_the_first_step_on(tmp_path, monkeypatch):

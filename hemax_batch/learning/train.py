@@ -132,6 +132,7 @@ class _Run:
                     told = torch.stack(list(losses.values())).tolist()
                     self._log(dict(zip(losses, told, strict=True)), time.monotonic() - started)
                 if self.step % 200 == 0 or last:
+                    self._agree()
                     self._save()
 
     def _draw(self, sampler: PatchSampler, step: int):
@@ -145,6 +146,7 @@ class _Run:
     def _learn(self, pixels: Tensor, targets: Targets) -> dict[str, Tensor]:
         device, r = self.world.device, self.recipe
         if self.step >= r.freeze_norm * r.steps and not self.norm_is_frozen:
+            self._agree()
             for m in self.model.modules():
                 if isinstance(m, nn.BatchNorm2d):
                     m.eval()
@@ -170,6 +172,12 @@ class _Run:
         torch._foreach_lerp_([self.average[k] for k in moving], [state[k] for k in moving], 1 - decay)
         counts = [k for k, v in state.items() if not v.is_floating_point()]
         torch._foreach_copy_([self.average[k] for k in counts], [state[k] for k in counts])
+
+    def _agree(self) -> None:
+        """The statistics of batch norm, and their running average, become the mean of all processes', each of which saw
+        its own patches only. So what is saved, measured or drawn with is the same network everywhere."""
+        moving = {k: b for k, b in self.model.named_buffers() if k in self.average and b.is_floating_point()}
+        self.world.average([*moving.values(), *(self.average[k] for k in moving)])
 
     def _schedule(self) -> float:
         """Linear warm-up, then half a cosine to 1 % of the peak."""
@@ -225,6 +233,7 @@ class _Run:
     def _score(self) -> float:
         """How well the averaged weights do on the examples of `early`."""
         r, score = self.recipe, 0.0
+        self._agree()
         if self.world.rank == 0:
             score = score_of(self.model, self.average, self.early.examples, r.mpp, r.large_canvas_px)
         return self.world.of_first(score)
