@@ -64,6 +64,8 @@ def train(data, out, work, arch, steps, start, teacher, close, lr, batch_size, s
     from .learning.command import Lessons, train_command
     from .learning.recipe import Recipe
 
+    if shuffle_labels and teacher:
+        raise click.UsageError("--shuffle-labels with --teacher is no control: the teacher tells types anew")
     given = {"batch": batch_size, "synthetic": synthetic, "seed": seed, "drop_path": drop_path, "stain": stain,
              "as_stained": as_stained, "compiled": compiled}  # fmt: skip
     if lr:
@@ -145,11 +147,14 @@ def calibrate(data, weights, out, device):
     Example:
       hemax-batch calibrate data/ --out ours.safetensors
     """
+    from .errors import DataError
     from .learning.command import calibrate as fit
     from .learning.dataset import read_folder
     from .model.checkpoint import SHIPPED
 
     held_out = [e for folder in data for e in read_folder(folder) if e.split == "val"]
+    if not held_out:
+        raise DataError(f"{', '.join(map(str, data))}: no image of split 'val' to calibrate on")
     fit(weights or SHIPPED, out, held_out, device, say=click.echo)
 
 

@@ -21,7 +21,7 @@ def models():
 
 @models.command("list")
 def list_models():
-    """The weights that ship, and the architectures that can be trained.
+    """The weights that ship.
 
     \b
     Example:

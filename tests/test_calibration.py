@@ -2,8 +2,12 @@
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
+from test_learning import write_layout
 
+from hemax_batch.cli_learning import calibrate
+from hemax_batch.errors import DataError
 from hemax_batch.learning.average_precision import Field, average_precision
 from hemax_batch.learning.calibration import at_temperature, choose_threshold, fit_temperature
 from hemax_batch.learning.evaluate import report_of
@@ -73,6 +77,16 @@ def test_average_precision_ignores_what_the_border_cuts_and_punishes_what_is_not
     assert average_precision([Field(truth, cut, false, np.array([0.5, 0.9]))])["AP50"] == pytest.approx(0.5, abs=0.01)
     assert average_precision([Field(truth, cut, np.zeros((0, 4)), np.zeros(0))])["AP"] == 0
     assert average_precision([]) == {}
+    for found in (truth, truth[:0]):  # nothing to find but what the border cuts
+        assert average_precision([Field(truth[1:], cut[1:], found, np.full(len(found), 0.9))]) == {}
+        assert average_precision([Field(truth[:0], cut[:0], found, np.full(len(found), 0.9))]) == {}
+
+
+def test_calibrating_without_held_out_images_is_refused(tmp_path):
+    data, out = write_layout(tmp_path / "data", 1), tmp_path / "w.safetensors"
+    result = CliRunner().invoke(calibrate, [str(data), "--out", str(out)])
+    assert isinstance(result.exception, DataError) and "data: no image of split 'val'" in str(result.exception)
+    assert not out.exists()
 
 
 def test_the_page_holds_figures_confusion_and_the_surest_mistakes(tmp_path):

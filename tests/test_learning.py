@@ -3,6 +3,10 @@ ends the same."""
 
 import csv
 import json
+import os
+import socket
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -13,14 +17,15 @@ from PIL import Image
 
 from hemax_batch.errors import DataError
 from hemax_batch.learning import dataset, evaluate, pseudo
+from hemax_batch.learning import train as train_module
 from hemax_batch.learning.average_precision import average_precision
-from hemax_batch.learning.command import learn, train_command
+from hemax_batch.learning.command import Lessons, learn, train_command
 from hemax_batch.learning.figures import Seen, figures, fits
 from hemax_batch.learning.pseudo import with_pseudo_masks, write_types
 from hemax_batch.learning.recipe import Recipe
 from hemax_batch.learning.train import train
 from hemax_batch.model.answers import Answer
-from hemax_batch.model.checkpoint import read_card
+from hemax_batch.model.checkpoint import SHIPPED, read_card
 from hemax_batch.records import Cells, PatchBatch
 from hemax_batch.vocabulary import CLASS_NAMES, WHITE_NAMES
 
@@ -102,6 +107,41 @@ def test_a_mask_of_another_size_and_a_missing_image_are_refused(tmp_path):
         dataset.read_folder(tmp_path / "..")
 
 
+def test_a_mask_of_other_values_or_of_colours_is_refused(tmp_path):
+    write_layout(tmp_path, 2)
+    Image.fromarray(np.array(Image.open(tmp_path / "1_mask.png")) * 127).save(tmp_path / "1_mask.png")
+    with pytest.raises(DataError, match=r"cells.csv row 3: mask has values 0, 127, 254; expected 0 \(outside\)"):
+        dataset.read_folder(tmp_path)
+    Image.new("RGB", (100, 100)).save(tmp_path / "0_mask.png")
+    with pytest.raises(DataError, match="cells.csv row 2: mask has 3 channels; expected one"):
+        dataset.read_folder(tmp_path)
+
+
+@pytest.mark.parametrize("mpp", ["0", "-0.1", "nan", "inf", "", "0,12"])
+def test_a_scale_that_is_no_number_above_0_is_refused(tmp_path, mpp):
+    with open(write_layout(tmp_path, 1) / "images.csv", "w", newline="") as f:
+        csv.writer(f).writerows([["file", "mpp"], ["0.png", mpp]])
+    with pytest.raises(DataError, match=f"images.csv row 2: mpp is '{mpp}'; expected µm/px, a number above 0"):
+        dataset.read_folder(tmp_path)
+
+
+@pytest.mark.parametrize(("first", "second"), [("0_mask.png", "1_mask.png"), ("0_mask.png", ""), ("", "0_mask.png")])
+def test_an_image_has_one_mask_for_all_its_cells(tmp_path, first, second):
+    with open(write_layout(tmp_path) / "cells.csv", newline="") as f:
+        row, *_ = csv.DictReader(f)
+
+    def read(*masks):
+        with open(tmp_path / "cells.csv", "w", newline="") as f:
+            writer = csv.DictWriter(f, row)
+            writer.writeheader()
+            writer.writerows([{**row, "mask": mask} for mask in masks])
+        return dataset.read_folder(tmp_path)[0]
+
+    assert len(read(first, first).cells) == 2
+    with pytest.raises(DataError, match=f"cells.csv row 3: mask '{second}', but rows above say '{first}'"):
+        read(first, second)
+
+
 def test_fields_of_red_cells_only_teach_that_nothing_is_there(tmp_path):
     (tmp_path / "chula" / "images").mkdir(parents=True)
     for i in range(6):
@@ -162,8 +202,6 @@ def test_a_teacher_names_types_that_labels_leave_open_where_it_is_sure(tmp_path)
 
 
 def test_a_training_with_a_teacher_takes_its_masks_and_knows_whose_they_are(tmp_path):
-    from hemax_batch.model.checkpoint import SHIPPED
-
     data = write_layout(tmp_path / "data", 4, mask="", **{"class": ""})
     recipe = Recipe(steps=1, synthetic=0, batch=2, canvas_px=96, large_canvas_px=96, pretrained=False)
     out = tmp_path / "w.safetensors"
@@ -176,11 +214,10 @@ def test_a_training_with_a_teacher_takes_its_masks_and_knows_whose_they_are(tmp_
 def test_a_training_killed_half_way_ends_with_the_same_weights(tmp_path):
     examples = dataset.read_folder(write_layout(tmp_path / "data"))
     recipe = Recipe(
-        steps=4, first_stage=0.0, synthetic=0, batch=2, warmup=1, canvas_px=96, large_canvas_px=96, pretrained=False
-    )
+        steps=4, first_stage=0.0, synthetic=0, batch=2, warmup=1, canvas_px=96, large_canvas_px=96, pretrained=False,
+        drop_path=0.5,
+    )  # fmt: skip
     whole = train(examples, recipe, tmp_path / "whole", say=lambda _: None).state_dict()
-
-    from hemax_batch.learning import train as module
 
     class Killed(Exception):
         pass
@@ -191,14 +228,66 @@ def test_a_training_killed_half_way_ends_with_the_same_weights(tmp_path):
             raise Killed
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module._Run, "_log", die)
-        patch.setattr(module._Run, "go", every_step(module._Run.go))
+        patch.setattr(train_module._Run, "_log", die)
+        patch.setattr(train_module._Run, "go", every_step(train_module._Run.go))
         with pytest.raises(Killed):
             train(examples, recipe, tmp_path / "killed", say=lambda _: None)
     again = train(examples, recipe, tmp_path / "killed", say=lambda _: None).state_dict()
     assert all(torch.equal(whole[k], again[k]) for k in whole)
     with pytest.raises(DataError, match="another recipe"):
         train(examples, replace(recipe, steps=5), tmp_path / "killed", say=lambda _: None)
+
+
+ONE_OF_TWO = """
+import sys
+from pathlib import Path
+import torch
+from hemax_batch.learning import dataset, train
+from hemax_batch.learning.recipe import Recipe
+data, out, rank = sys.argv[1:]
+ends = []
+train._Run.averaged = lambda run: ends.append({"model": run.model.state_dict(), "average": run.average})
+train.train(dataset.read_folder(Path(data)), Recipe(steps=2, first_stage=0.0, synthetic=0, batch=2, canvas_px=64,
+            large_canvas_px=64, warmup=1, pretrained=False), Path(out), say=lambda _: None)
+torch.save(ends[0], Path(out) / f"{rank}.pt")
+"""
+
+
+def test_processes_that_train_together_end_with_the_same_network(tmp_path):
+    data, out = write_layout(tmp_path / "data"), tmp_path / "work"
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    env = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    both = [subprocess.Popen([sys.executable, "-c", ONE_OF_TWO, data, out, rank], env={**env, "RANK": rank}) for rank in "01"]
+    assert [process.wait(120) for process in both] == [0, 0]
+    one, other = (torch.load(out / f"{rank}.pt", weights_only=True) for rank in "01")
+    kept = torch.load(out / "state.pt", weights_only=True)
+    for part in ("model", "average"):
+        for k, v in one[part].items():
+            assert torch.equal(v, other[part][k]) and torch.equal(v, kept[part][k]), (part, k)
+
+
+def test_a_work_folder_is_of_its_examples_from_the_first_step_on(tmp_path, monkeypatch):
+    here, other = (dataset.read_folder(write_layout(tmp_path / name, 3, mask="")) for name in "ab")
+    recipe = Recipe(steps=1, first_stage=0.0, synthetic=0, batch=2, canvas_px=96, large_canvas_px=96, pretrained=False)
+    learnt, early = Lessons(shuffle_labels=True).of(here, recipe.seed)
+    assert learnt != here and not early
+
+    def draw(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_module, "write_pseudo_masks", draw)
+    with pytest.raises(KeyboardInterrupt):
+        train(here, recipe, tmp_path / "work", say=lambda _: None, teacher=SHIPPED)
+    for examples in (other, here[:2], here[::-1], learnt):
+        with pytest.raises(DataError, match="or of other examples .*the same options and data"):
+            train(examples, recipe, tmp_path / "work", teacher=SHIPPED)
+    monkeypatch.setattr(train_module, "write_pseudo_masks", lambda *_: None)
+    train(here, recipe, tmp_path / "work", say=lambda _: None, teacher=SHIPPED)
+    (tmp_path / "work" / "state.pt").unlink()
+    with pytest.raises(DataError, match="pseudo has the masks of another training"):
+        train(other, recipe, tmp_path / "work", teacher=SHIPPED)
 
 
 def test_the_command_ends_with_weights_their_figures_and_a_card(tmp_path):

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_learning import every_step, write_layout
 
+from hemax_batch import cli_learning
 from hemax_batch.cli_models import models
 from hemax_batch.errors import DataError, WeightsError
 from hemax_batch.learning import dataset, early_stopping, figures, train
@@ -156,6 +157,12 @@ def test_a_control_says_so_and_is_neither_run_nor_imported_nor_averaged(tmp_path
     train_command([data], tmp_path / "next.safetensors", tmp_path / "work2", recipe, "cpu", lambda _: None, start=out)
     with pytest.raises(WeightsError, match="labels were shuffled"):
         refuse_shuffled(read_card(tmp_path / "next.safetensors"))
+
+
+def test_a_control_has_no_teacher(tmp_path):
+    given = [str(tmp_path), "--out", str(tmp_path / "w.safetensors"), "--shuffle-labels", "--teacher", str(SHIPPED)]
+    refused = CliRunner().invoke(cli_learning.train, given)
+    assert refused.exit_code == 2 and "--shuffle-labels with --teacher is no control" in refused.output
 
 
 # --- figures ----------------------------------------------------------------------------------------------------

@@ -125,6 +125,7 @@ def test_a_state_that_means_nothing_here_is_not_taught(tmp_path):
         ({"codes": "a.jpg;2 9 2 2;"}, "attributes.txt row 1: cytoplasm_colour code 9; leukox.json knows 2 to 3"),
         ({"codes": "a.jpg;2 2 2;"}, "attributes.txt row 1: .* is not `name.jpg;g c n s;`"),
         ({"codes": "b.jpg;2 2 2 2;"}, "'b' has attributes or a split, but no inputs/b.pt"),
+        *(({"told": {"mpp": mpp}}, "leukox.json: mpp is .*; expected µm/px") for mpp in (0, -0.1, float("nan"), None, [])),
         ({"told": {"classes": ["neutrofil"]}}, "leukox.json: unknown class 'neutrofil'"),
         ({"told": {"attributes": {"granularity": ["grainy"]}}}, "leukox.json: attribute 'granularity', state 'grainy'"),
     ],

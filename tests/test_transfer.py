@@ -3,6 +3,7 @@ was not."""
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from hemax_batch.learning.command import Lessons, train_command
 from hemax_batch.learning.dataset import read_folder
 from hemax_batch.learning.figures import Seen
 from hemax_batch.learning.recipe import Recipe
-from hemax_batch.learning.sources import leave_out, taught
+from hemax_batch.learning.sources import leave_out, taught, without_copies
 from hemax_batch.learning.transfer import COLUMNS, row_of, table_rows
 from hemax_batch.model.checkpoint import read_card
 from hemax_batch.vocabulary import WHITE_NAMES
@@ -64,6 +65,29 @@ def test_a_source_goes_with_its_copies_under_other_names(two):
     assert left == {"there": {"images": 4, "copies": 2}}
     kept, left = leave_out(examples_of(two), ["here"])  # and the other way round
     assert len(kept) == 2 and left == {"here": {"images": 4, "copies": 2}}
+
+
+def test_copies_of_what_is_measured_are_not_learnt(two, tmp_path, monkeypatch):
+    (two[0] / "2.png").write_bytes((two[1] / "3.png").read_bytes())  # the same picture in another source's split train
+    with open(two[0] / "images.csv", "a") as images:
+        images.write("./3.png,0.12,here,train\n")  # and the same file in both splits
+    learnt, lines = [], []
+
+    class Begun(Exception):
+        pass
+
+    def begin(examples, *_):
+        learnt.extend(examples)
+        raise Begun
+
+    monkeypatch.setattr(command, "train", begin)
+    with pytest.raises(Begun):
+        command.learn(two, tmp_path / "w.safetensors", tmp_path / "work", TINY, "cpu", lines.append)
+    assert [e.path[-7:] for e in learnt] == ["a/0.png", "a/1.png", "b/0.png", "b/1.png", "b/2.png"]
+    assert lines == ["not learnt: 2 images of split train that are copies of images of split val"]
+    held_out = [e for e in examples_of(two) if e.split == "val"]
+    with pytest.raises(DataError, match="every image of split train is a copy of one of split val"):
+        without_copies([replace(e, split="train") for e in held_out], held_out)
 
 
 def test_an_unknown_source_and_nothing_left_are_refused(two):

@@ -4,11 +4,13 @@ import hashlib
 
 import pytest
 from click.testing import CliRunner
+from tiny_network import tiny_weights
 
 from hemax_batch.cli_models import models
 from hemax_batch.errors import WeightsError
 from hemax_batch.learning.curves import draw_curves, read_log, smooth
 from hemax_batch.learning.kept_weights import keep_weights
+from hemax_batch.model import checkpoint
 from hemax_batch.model.checkpoint import SHIPPED
 
 
@@ -30,6 +32,16 @@ def test_damaged_weights_are_not_kept(tmp_path):
     with pytest.raises(WeightsError, match="damaged"):
         keep_weights(tmp_path / "bad.safetensors", tmp_path / "kept")
     assert not (tmp_path / "kept").exists()
+
+
+@pytest.mark.parametrize("other", [{"mpp": 0.24, "patch_px": 128}, {"mpp": 0.3, "patch_px": 160}])
+def test_weights_of_another_scale_or_patch_are_not_averaged(tmp_path, other):
+    plain, coarse = tiny_weights(tmp_path), tmp_path / "coarse.safetensors"
+    checkpoint.save(checkpoint.load(plain)[0], coarse, temperature=1.0, min_confidence=0.1, trained={}, metrics={}, **other)
+    told = f"{plain}: 0.3 µm/px, patches of 128 px; {coarse}: {other['mpp']} µm/px, patches of {other['patch_px']} px"
+    with pytest.raises(WeightsError, match=f"different scale .{told}.:"):
+        checkpoint.average([plain, coarse], tmp_path / "mean.safetensors")
+    assert not (tmp_path / "mean.safetensors").exists()
 
 
 def test_curves_take_the_later_of_two_rows_of_a_step(tmp_path):

@@ -22,7 +22,7 @@ from .evaluate import look, report_of
 from .pseudo import pseudo_candidates, with_pseudo_masks
 from .recipe import Recipe
 from .shuffled import shuffle_labels
-from .sources import leave_out, refuse_start
+from .sources import leave_out, refuse_start, without_copies
 from .train import train
 from .unfamiliar import fit_known, measure_unfamiliar
 
@@ -74,7 +74,7 @@ def learn(
 ) -> list[Example] | None:
     """Read, train and save, nothing measured yet. Returns the examples of split `val`; None where another process saves.
 
-    `data` folders as `dataset.read_folder`; `out` a .safetensors, its card beside it as .md; `work` as `train.train`.
+    Copies of pictures of split `val` are not learnt. `data` folders as `dataset.read_folder`; `out` a .safetensors, its card beside it as .md; `work` as `train.train`.
     DataError where a source to leave out is unknown, or `start` was taught it.
     """
     if device == "cpu" and int(os.environ.get("WORLD_SIZE", 1)) > 1:
@@ -87,12 +87,14 @@ def learn(
     if teacher:
         recipe = replace(recipe, teacher=checkpoint.read_card(teacher).sha256)
     held_out = [e for e in examples if e.split == "val"]
-    learnt, early = lessons.of([e for e in examples if e.split == "train"], recipe.seed)
+    first = int(os.environ.get("RANK", 0)) == 0
+    taught = without_copies([e for e in examples if e.split == "train"], held_out, say if first else lambda _: None)
+    learnt, early = lessons.of(taught, recipe.seed)
     if lessons.shuffle_labels:
         recipe = replace(recipe, synthetic=0)  # those tell the truth
     started = time.monotonic()
     model = train(learnt, recipe, work, device, say, start, early, teacher)
-    if int(os.environ.get("RANK", 0)) != 0:
+    if not first:
         return None
     trained = {
         "command": _command(data, out, recipe, start, lessons, device) + (f" --teacher {teacher.name}" if teacher else ""),

@@ -7,15 +7,17 @@ The documented layout (`read_layout`) is a folder with
                 a row per cell, any column but `file` may be missing or empty
 
 where `class` may name several allowed classes ("band_neutrophil|segmented_neutrophil"), be empty ("some white cell")
-or be "ignore" (neither cell nor background: nothing is taught inside that box), `mask` is a PNG of the image's size (0 outside, 1 cytoplasm, 2 nucleus), and `bystanders` says whether cells
-without a row may be in the picture: "none", "stained" (only where the stain is as dark as a nucleus) or "anywhere"
-outside the boxes. `original` names the picture that this is a copy of, where it is one. `nuclear_cytoplasmic_ratio`, "low" or
-"high", is measured against the masks that are drawn, not taught.
+or be "ignore" (neither cell nor background: nothing is taught inside that box), `mask` is a PNG of the image's size (0
+outside, 1 cytoplasm, 2 nucleus) with all the cells of the image, so named in each of their rows, and `bystanders` says
+whether cells without a row may be in the picture: "none", "stained" (only where the stain is as dark as a nucleus) or
+"anywhere" outside the boxes. `original` names the picture that this is a copy of, where it is one.
+`nuclear_cytoplasmic_ratio`, "low" or "high", is measured against the masks that are drawn, not taught.
 """
 
 from __future__ import annotations
 
 import csv
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,7 +45,7 @@ class CellLabel:
 
 @dataclass(frozen=True)
 class Example:
-    """One labelled image. `mask_path`: PNG for its only cell; `ignored`: boxes of things that are neither cell nor
+    """One labelled image. `mask_path`: PNG of all its cells; `ignored`: boxes of things that are neither cell nor
     background."""
 
     path: str
@@ -102,7 +104,7 @@ def read_layout(folder: Path) -> list[Example]:
         if bystanders not in BYSTANDERS:
             raise DataError(f"{where}: bystanders {bystanders!r}; expected one of {', '.join(BYSTANDERS)}")
         split, source = row.get("split") or "train", row.get("source") or folder.name
-        images[row["file"]] = Example(str(path), float(row["mpp"]), source, split, (), bystanders,
+        images[row["file"]] = Example(str(path), mpp_of(row.get("mpp"), where), source, split, (), bystanders,
                                       original=row.get("original") or "")  # fmt: skip
     for n, row in enumerate(_rows(folder / "cells.csv"), 2):
         where = f"{folder / 'cells.csv'} row {n}"
@@ -112,11 +114,20 @@ def read_layout(folder: Path) -> list[Example]:
         if row.get("class") == "ignore":
             images[row["file"]] = replace(example, ignored=(*example.ignored, _box_of_row(row, example, where)))
             continue
-        cell = _cell_of_row(row, example, where)
-        images[row["file"]] = replace(
-            example, cells=(*example.cells, cell), mask_path=_mask_of_row(row, folder, example, where)
-        )
+        cell, mask_path = _cell_of_row(row, example, where), _mask_of_row(row, folder, example, where)
+        images[row["file"]] = replace(example, cells=(*example.cells, cell), mask_path=mask_path)
     return list(images.values())
+
+
+def mpp_of(told: str | float | None, where: str) -> float:
+    """µm/px as a number; DataError where it is none above 0."""
+    try:
+        mpp = float(told or "")
+    except (TypeError, ValueError):
+        mpp = math.nan
+    if not 0 < mpp < math.inf:
+        raise DataError(f"{where}: mpp is {told!r}; expected µm/px, a number above 0")
+    return mpp
 
 
 def _cell_of_row(row: dict[str, str], example: Example, where: str) -> CellLabel:
@@ -151,14 +162,26 @@ def _box_of_row(row: dict[str, str], example: Example, where: str) -> tuple[floa
 
 
 def _mask_of_row(row: dict[str, str], folder: Path, example: Example, where: str) -> str:
-    if not row.get("mask"):
-        return example.mask_path
-    path = folder / row["mask"]
+    named = str(folder / row["mask"]) if row.get("mask") else ""
+    if example.cells and named != example.mask_path:
+        raise DataError(
+            f"{where}: mask {row.get('mask') or ''!r}, but rows above say {Path(example.mask_path).name!r} of the same image; "
+            "an image has one mask, of all its cells, named in each of their rows"
+        )
+    if not named or example.cells:
+        return named
+    path = Path(named)
     if not path.exists():
         raise DataError(f"{where}: mask {row['mask']!r} does not exist")
     with Image.open(path) as mask, Image.open(example.path) as image:
         if mask.size != image.size:
             raise DataError(f"{where}: mask is {mask.size} px, its image {image.size} px")
+        drawn = np.asarray(mask)
+    if drawn.ndim != 2:
+        raise DataError(f"{where}: mask has {drawn.shape[2]} channels; expected one, of values 0, 1 and 2")
+    if drawn.min() < 0 or drawn.max() > 2:
+        found = ", ".join(map(str, np.unique(drawn)[:6]))
+        raise DataError(f"{where}: mask has values {found}; expected 0 (outside), 1 (cytoplasm) and 2 (nucleus)")
     return str(path)
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..vocabulary import ATTRIBUTES, CLASS_NAMES
-from .dataset import CellLabel, Example
+from .dataset import CellLabel, Example, mpp_of
 from .tensors import load_tensor
 
 FOLDERS = ("inputs", "bounding_boxes", "instances", "classes")
@@ -58,7 +58,7 @@ def _told(folder: Path) -> dict:
         raise DataError(f"{path}: missing; the layout does not say µm/px nor what its class and attribute numbers mean")
     try:
         told = json.loads(path.read_text("utf-8"))
-        told["mpp"], told["classes"] = float(told["mpp"]), list(told["classes"])
+        told["mpp"], told["classes"] = mpp_of(told["mpp"], str(path)), list(told["classes"])
         told.setdefault("attributes", {})
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: needs `mpp` and `classes` ({error!r})") from error

@@ -43,6 +43,17 @@ def leave_out(examples: list[Example], sources: Collection[str]) -> tuple[list[E
     return kept, {source: {"images": images[source], "copies": copied[source]} for source in sources}
 
 
+def without_copies(examples: list[Example], held_out: list[Example], say=print) -> list[Example]:
+    """The examples that show none of the pictures held out to be measured; says how many did. DataError where all do."""
+    copies = copies_of(held_out, examples)
+    kept = [e for e in examples if e.path not in copies]
+    if copies and not kept:
+        raise DataError("nothing is left to learn from: every image of split train is a copy of one of split val")
+    if copies:
+        say(f"not learnt: {len(examples) - len(kept)} images of split train that are copies of images of split val")
+    return kept
+
+
 def copies_of(examples: list[Example], others: list[Example]) -> dict[str, str]:
     """Which of `others` show the same picture as one of `examples`: path -> that one's source."""
     named = {e.original: e.source for e in examples if e.original}

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import hashlib
 import math
 import os
 import time
@@ -24,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..errors import DataError
 from ..model import checkpoint
 from ..model.criterion import criterion
 from ..model.hemax import HemaX, build, fold_norms
@@ -43,8 +45,9 @@ def train(
 ) -> HemaX:
     """Train and return the network with averaged (EMA) weights, in eval mode.
 
-    `work` keeps the log (log.csv), the state to resume from (state.pt) and the pseudo-masks. Steps: build, resume if
-    there is a state, stage one, pseudo-masks, stage two. ValueError for an unknown architecture. With `early`, the
+    `work` keeps the log (log.csv), the state to resume from (state.pt) and the pseudo-masks; it belongs to the recipe and
+    the examples from the first step on, and DataError refuses it to others. Steps: build, resume if there is a state,
+    stage one, pseudo-masks, stage two. ValueError for an unknown architecture. With `early`, the
     average that did best on its examples; it checks once all examples have joined. With `teacher`, weights, there is no
     stage one: masks, and the types of cells whose label leaves them open, are drawn by those.
     """
@@ -58,7 +61,7 @@ def train(
     model.backbone.drop_path = recipe.drop_path
     if recipe.compiled:
         model.backbone.compile()
-    run = _Run(model, recipe, work, world, say, early)
+    run = _Run(model, recipe, work, world, say, early, _digest(examples, early.examples if early else []))
     run.resume()
     if teacher:
         recipe, examples = replace(recipe, first_stage=0.0), run.pseudo_label(examples, checkpoint.load(teacher)[0])
@@ -77,12 +80,25 @@ def train(
     return run.averaged()
 
 
-class _Run:
-    """The moving parts of one training: weights, their average, the optimiser and the step."""
+def _digest(*examples: list[Example]) -> str:
+    """Of what is learnt and checked on: other examples, or the same in another order, are another training."""
+    return hashlib.sha256(repr(examples).encode()).hexdigest()[:12]
 
-    def __init__(self, model: HemaX, recipe: Recipe, work: Path, world: World, say, early: EarlyStopping | None):
+
+def _seed(*numbers: int) -> int:
+    """One number of several, for torch."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+class _Run:
+    """The moving parts of one training: weights, their average, the optimiser and the step. `lessons`: the examples'
+    digest."""
+
+    def __init__(
+        self, model: HemaX, recipe: Recipe, work: Path, world: World, say, early: EarlyStopping | None, lessons: str
+    ):
         self.model, self.recipe, self.work, self.world, self.say = model, recipe, work, world, say
-        self.early = early
+        self.early, self.lessons = early, lessons
         backbone = list(model.backbone.parameters())
         rest = [p for n, p in model.named_parameters() if not n.startswith("backbone.")]
         self.optimiser = torch.optim.AdamW(
@@ -116,6 +132,7 @@ class _Run:
                     told = torch.stack(list(losses.values())).tolist()
                     self._log(dict(zip(losses, told, strict=True)), time.monotonic() - started)
                 if self.step % 200 == 0 or last:
+                    self._agree()
                     self._save()
 
     def _draw(self, sampler: PatchSampler, step: int):
@@ -129,12 +146,14 @@ class _Run:
     def _learn(self, pixels: Tensor, targets: Targets) -> dict[str, Tensor]:
         device, r = self.world.device, self.recipe
         if self.step >= r.freeze_norm * r.steps and not self.norm_is_frozen:
+            self._agree()
             for m in self.model.modules():
                 if isinstance(m, nn.BatchNorm2d):
                     m.eval()
             self.norm_is_frozen = True
         for group in self.optimiser.param_groups:
             group["lr"] = group["peak"] * self._schedule()
+        torch.manual_seed(_seed(r.seed, self.step, self.world.rank))  # which blocks `drop_path` leaves out
         with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
             output = self.model(pixels)
         losses = criterion(output, targets, r.attributes)
@@ -153,6 +172,12 @@ class _Run:
         torch._foreach_lerp_([self.average[k] for k in moving], [state[k] for k in moving], 1 - decay)
         counts = [k for k, v in state.items() if not v.is_floating_point()]
         torch._foreach_copy_([self.average[k] for k in counts], [state[k] for k in counts])
+
+    def _agree(self) -> None:
+        """The statistics of batch norm, and their running average, become the mean of all processes', each of which saw
+        its own patches only. So what is saved, measured or drawn with is the same network everywhere."""
+        moving = {k: b for k, b in self.model.named_buffers() if k in self.average and b.is_floating_point()}
+        self.world.average([*moving.values(), *(self.average[k] for k in moving)])
 
     def _schedule(self) -> float:
         """Linear warm-up, then half a cosine to 1 % of the peak."""
@@ -177,8 +202,10 @@ class _Run:
                 write_types(asked, examples, indices, folder, mpp, self.recipe.large_canvas_px)
             self.world.barrier()
             if self.world.rank == 0:
-                done.touch()
+                done.write_text(self._described(), "utf-8")
             self.world.barrier()
+        elif done.read_text("utf-8") != self._described():
+            raise DataError(f"{folder} has the masks of another training; use another --work folder")
         labelled = with_pseudo_masks(examples, folder)
         asked = Counter(examples[i].source for i in indices)
         got = Counter(labelled[i].source for i in indices if labelled[i].mask_path)
@@ -206,6 +233,7 @@ class _Run:
     def _score(self) -> float:
         """How well the averaged weights do on the examples of `early`."""
         r, score = self.recipe, 0.0
+        self._agree()
         if self.world.rank == 0:
             score = score_of(self.model, self.average, self.early.examples, r.mpp, r.large_canvas_px)
         return self.world.of_first(score)
@@ -246,19 +274,20 @@ class _Run:
         os.replace(aside, self.work / "state.pt")
 
     def _described(self) -> str:
-        return f"{self.recipe!r}, {self.early}" if self.early else repr(self.recipe)
+        return f"{self.recipe!r}, {f'{self.early}, ' if self.early else ''}examples={self.lessons}"
 
     def resume(self) -> None:
-        """Take up the state in the work folder; DataError if it is of another recipe."""
-        from ..errors import DataError
-
+        """Take up the state in the work folder, or leave the first there; DataError if it is of another recipe or of other
+        examples."""
         path = self.work / "state.pt"
         if not path.exists():
+            self._save()  # pseudo-masks and synthetic fields come into the folder before the first steps are done
             return
         state = torch.load(path, map_location=self.world.device, weights_only=True)
         if state["recipe"] != self._described():
             raise DataError(
-                f"{path} is of another recipe ({state['recipe']}); use another --work folder or the same options"
+                f"{path} is of another recipe or of other examples ({state['recipe']}); use another --work folder, or the "
+                "same options and data"
             )
         self.model.load_state_dict(state["model"])
         self.average = state["average"]

@@ -205,12 +205,15 @@ def load_known(path: str | Path | None = None):
 def average(paths: list[Path], out: Path) -> WeightsCard:
     """The mean of several trainings' weights (Wortsman et al. 2022), with the last one's card and no figures yet.
 
-    WeightsError where they are not of one architecture.
+    WeightsError where they are not of one architecture, scale and patch.
     """
     loaded = [load(path) for path in paths]
     cards = [card for _, card in loaded]
     if len({card.arch for card in cards}) != 1:
         raise WeightsError(f"architectures {', '.join(sorted({c.arch for c in cards}))}: only alike ones can be averaged")
+    if len({(card.mpp, card.patch_px) for card in cards}) != 1:
+        told = "; ".join(f"{c.path}: {c.mpp:g} µm/px, patches of {c.patch_px} px" for c in cards)
+        raise WeightsError(f"of different scale ({told}): only weights of the same one can be averaged")
     states = [model.state_dict() for model, _ in loaded]
     mean = {k: sum(s[k] for s in states) / len(states) if v.is_floating_point() else v for k, v in states[-1].items()}
     model, card = loaded[-1]
