@@ -74,7 +74,8 @@ def learn(
 ) -> list[Example] | None:
     """Read, train and save, nothing measured yet. Returns the examples of split `val`; None where another process saves.
 
-    Copies of pictures of split `val` are not learnt. `data` folders as `dataset.read_folder`; `out` a .safetensors, its card beside it as .md; `work` as `train.train`.
+    `data` folders as `dataset.read_folder`; `out` a .safetensors, its card beside it as .md; `work` as `train.train`. Copies of
+    pictures of split `val` are not learnt.
     DataError where a source to leave out is unknown, or `start` was taught it.
     """
     if device == "cpu" and int(os.environ.get("WORLD_SIZE", 1)) > 1:
