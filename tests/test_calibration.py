@@ -6,8 +6,7 @@ from click.testing import CliRunner
 from PIL import Image
 from test_learning import write_layout
 
-from hemax_batch.cli_learning import calibrate
-from hemax_batch.errors import DataError
+from hemax_batch.cli import main
 from hemax_batch.learning.average_precision import Field, average_precision
 from hemax_batch.learning.calibration import at_temperature, choose_threshold, fit_temperature
 from hemax_batch.learning.evaluate import report_of
@@ -84,8 +83,8 @@ def test_average_precision_ignores_what_the_border_cuts_and_punishes_what_is_not
 
 def test_calibrating_without_held_out_images_is_refused(tmp_path):
     data, out = write_layout(tmp_path / "data", 1), tmp_path / "w.safetensors"
-    result = CliRunner().invoke(calibrate, [str(data), "--out", str(out)])
-    assert isinstance(result.exception, DataError) and "data: no image of split 'val'" in str(result.exception)
+    result = CliRunner().invoke(main, ["calibrate", str(data), "--out", str(out)])
+    assert result.exit_code == 1 and "data: no image of split 'val'" in result.output
     assert not out.exists()
 
 
