@@ -159,4 +159,5 @@ def run(inputs, out, **given):
 
 
 for _command in (report, retally, export, info, doctor, synth, train, calibrate, evaluate, faithfulness, compare, transfer, models):
+    _command.context_settings |= main.context_settings  # also where it is called by itself
     main.add_command(_command)

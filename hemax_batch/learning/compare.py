@@ -8,7 +8,6 @@ these seeds and say nothing of the spread between seeds, which stands beside the
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from .dataset import Example
 from .evaluate import look
 from .figures import interval
 from .pseudo import pseudo_candidates, with_pseudo_masks, write_pseudo_masks
-from .recipe import Recipe
+from .recipe import Recipe, digest
 from .train import train
 
 HEMAX, UNEXPLAINED = "hemax-s", "hemax-s without explanations"
@@ -76,7 +75,7 @@ def compare(
         right = []
         for seed in range(seeds):
             given = replace(recipe, seed=seed, **DETECTORS.get(name, {}))
-            folder = work / f"{name.replace(' ', '-')}-{_digest(given, learnt, held_out)}"
+            folder = work / f"{name.replace(' ', '-')}-{digest(given, (learnt, held_out))}"
             said = _said(name, learnt, held_out, given, folder, device)
             right.append(said == truth)
             say(f"{name}, seed {seed}: accuracy {right[-1].mean():.4f}")
@@ -85,17 +84,12 @@ def compare(
 
 
 def _with_masks(weights: Path, learnt: list[Example], recipe: Recipe, work: Path, device: str) -> list[Example]:
-    folder = work / f"masks-{_digest(recipe, learnt)}"
+    folder = work / f"masks-{digest(recipe, (learnt,))}"
     if not (folder / "done").exists():
         network = checkpoint.load(weights)[0].to(device)
         write_pseudo_masks(network, learnt, pseudo_candidates(learnt), folder, recipe.mpp, recipe.large_canvas_px)
         (folder / "done").touch()
     return with_pseudo_masks(learnt, folder)
-
-
-def _digest(recipe: Recipe, *examples: list[Example]) -> str:
-    """Of a recipe and its examples: another of either is another training."""
-    return hashlib.sha256(repr((recipe, examples)).encode()).hexdigest()[:12]
 
 
 def _said(name: str, learnt, held_out, recipe: Recipe, work: Path, device: str) -> np.ndarray:

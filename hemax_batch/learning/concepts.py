@@ -30,8 +30,8 @@ CLINICIANS = {
 def concept_path(learnt: list[Subject], held_out: list[Subject], seed: int = 0) -> dict:
     """Accuracy of the class from the explanation, agreement with the direct class, and what each attribute is worth.
 
-    Fitted to the true classes of `learnt`, each known to the last, measured on `held_out`. An attribute is blanked by its mean over `learnt`.
-    The control is the same path, fitted to shuffled labels.
+    Fitted to the true classes of `learnt`, each known to the last, measured on `held_out`. An attribute is blanked by its
+    mean over `learnt`. The control is the same path, fitted to shuffled labels.
     """
     classes = np.array([c.allowed[0] for c in learnt])
     scale, predict = _fitted(_concepts(learnt), classes)

@@ -11,7 +11,8 @@ or be "ignore" (neither cell nor background: nothing is taught inside that box),
 outside, 1 cytoplasm, 2 nucleus) with all the cells of the image, so named in each of their rows, and `bystanders` says
 whether cells without a row may be in the picture: "none", "stained" (only where the stain is as dark as a nucleus) or
 "anywhere" outside the boxes. `original` names the picture that this is a copy of, where it is one.
-`nuclear_cytoplasmic_ratio`, "low" or "high", is measured against the masks that are drawn, not taught.
+`nuclear_cytoplasmic_ratio`, "low" or "high", is the side on which nucleus/cell of the masks is held while training, and what
+they are measured against.
 """
 
 from __future__ import annotations

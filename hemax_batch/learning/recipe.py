@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..model.checkpoint import read_card
+
+
+def digest(*what) -> str:
+    """12 hex digits of recipes, examples, sources: another of any, or another order, is another training."""
+    return hashlib.sha256(repr(what).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 import csv
-import hashlib
 import math
 import os
 import time
@@ -34,7 +33,7 @@ from ..model.torch_network import TorchNetwork
 from .dataset import Example, read_layout
 from .early_stopping import EarlyStopping, score_of
 from .pseudo import pseudo_candidates, with_pseudo_masks, write_pseudo_masks, write_types
-from .recipe import Recipe
+from .recipe import Recipe, digest
 from .sampler import PatchSampler
 from .world import World
 
@@ -61,7 +60,7 @@ def train(
     model.backbone.drop_path = recipe.drop_path
     if recipe.compiled:
         model.backbone.compile()
-    run = _Run(model, recipe, work, world, say, early, _digest(examples, early.examples if early else []))
+    run = _Run(model, recipe, work, world, say, early, digest(examples, early.examples if early else []))
     run.resume()
     if teacher:
         recipe, examples = replace(recipe, first_stage=0.0), run.pseudo_label(examples, checkpoint.load(teacher)[0])
@@ -78,11 +77,6 @@ def train(
     if run.step < recipe.steps:
         run.go(run.sampler(examples, recipe.hard), recipe.steps, early)
     return run.averaged()
-
-
-def _digest(*examples: list[Example]) -> str:
-    """Of what is learnt and checked on: other examples, or the same in another order, are another training."""
-    return hashlib.sha256(repr(examples).encode()).hexdigest()[:12]
 
 
 def _seed(*numbers: int) -> int:

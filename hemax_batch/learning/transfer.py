@@ -15,7 +15,6 @@ left_out           all that this network had not seen
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -29,7 +28,7 @@ from .command import Lessons, learn
 from .dataset import Example, read_folder
 from .evaluate import look
 from .figures import Seen, interval
-from .recipe import Recipe
+from .recipe import Recipe, digest
 from .sources import check_sources, leave_out
 
 FIGURES = ("recall", "found", "accuracy", "accuracy_taught")
@@ -49,7 +48,7 @@ def transfer(data: Collection[Path], recipe: Recipe, work: Path, device: str, on
     check_sources(examples, [source for group in only for source in group])
     rows = {}
     for group in only or [(source,) for source in dict.fromkeys(e.source for e in examples if e.cells)]:
-        folder = work / f"without-{_digest(group, recipe, examples)}"
+        folder = work / f"without-{digest(group, recipe, examples)}"
         kept = folder / "rows.json"
         if not kept.exists():
             folder.mkdir(parents=True, exist_ok=True)
@@ -61,11 +60,6 @@ def transfer(data: Collection[Path], recipe: Recipe, work: Path, device: str, on
             rows[source] = row
             say(_told(source, row))
     return rows
-
-
-def _digest(*what) -> str:
-    """Of a group of sources, a recipe and the examples: another of any is another training."""
-    return hashlib.sha256(repr(what).encode()).hexdigest()[:12]
 
 
 def _rows(data, examples: list[Example], group: tuple[str, ...], recipe: Recipe, folder: Path, device: str, say) -> dict:

@@ -1,7 +1,8 @@
-"""Backbones in plain torch: EfficientNet-Lite0, its larger Lite2, and ResNet-50, each giving features at strides 4, 8, 16 and 32.
+"""Backbones in plain torch: EfficientNet-Lite0, its larger Lite2, and ResNet-50, each giving features at strides 4, 8,
+16 and 32.
 
 Parameter names follow the published ImageNet checkpoints (lukemelas' EfficientNet port; torchvision's ResNet), so
-that those load without a map. Both take pixels scaled to about [-1, 1].
+that those load without a map. All take pixels scaled to about [-1, 1].
 """
 
 from __future__ import annotations
