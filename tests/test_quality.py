@@ -45,6 +45,13 @@ def test_a_slide_without_a_smear_is_named_as_such(value, words):
     assert stain.warnings and stain.warnings[0].startswith("no stained smear") and words in stain.warnings[0]
 
 
+def test_a_grey_picture_is_named_as_such():
+    rgb = array_slide.smear_rgb(90, 80, 0.25, seed=1, cells=2)
+    grey = np.asarray(Image.fromarray(rgb).convert("L").convert("RGB"))
+    assert quality.measure_stain(ArrayReader(rgb, 0.25)).warnings == ()
+    assert "the picture is grey" in quality.measure_stain(ArrayReader(grey, 0.25)).warnings[0]
+
+
 def test_packed_nuclei_without_red_cells_are_named():
     painting = Painting(250, 250, 0.5)
     for x in range(5, 250, 10):

@@ -158,6 +158,7 @@ def test_contradicting_rows_are_refused(results, tmp_path):
     [
         (b"", "no column slide"),
         (b"a,b\n1,2\n", "no column slide"),
+        (";".join(COLUMNS).encode(), "parted by ';': save it with commas"),
         (",".join(COLUMNS).encode() + b"\n", "holds no decision"),
         (b"\xff\xfe\x00\x01", "not UTF-8"),
         (",".join(COLUMNS).encode() + b'\n"unclosed', "not a CSV table"),

@@ -47,8 +47,10 @@ def read_corrections(path: Path) -> list[Correction]:
     try:
         missing = [c for c in COLUMNS if c not in (reader.fieldnames or ())]
         if missing:
+            head = (reader.fieldnames or [""])[0]
+            other = next((f"; its columns seem to be parted by {mark!r}: save it with commas" for mark in ";\t" if mark in head), "")
             raise UsageError(
-                f"{path}: no column {', '.join(missing)}; expected {','.join(COLUMNS)}, as report.html exports it"
+                f"{path}: no column {', '.join(missing)}; expected {','.join(COLUMNS)}, as report.html exports it{other}"
             )
         for raw in reader:
             correction, wrong = _checked({k: plain_text(v or "") for k, v in raw.items() if k}, reader.line_num)

@@ -23,6 +23,7 @@ _WINDOW_READ_PX = 768  # and, where there is no pyramid, of so many pixels of th
 _GLASS_SHARE = 0.05  # the brightest pixels of a view with red cells are glass: over 5 % of any smear but a thick one
 _MIN_CONTRAST_OD = 0.03  # green; below, a window holds nothing stained (the palest red cells met: 0.13, BCCD)
 _DARK = 60  # background below this: not a bright-field scan
+_GREY = 8  # of 255 between the channels: less in 99 of 100 pixels is no colour, though a JPEG may tint a little
 _ENOUGH_MM2 = 0.05  # of stained view, before a lack of red cells says anything:
 FEW_RED_CELLS_PER_MM2 = 100  # mosaics of smear fields show 400-1000 round single ones, tissue sections 0-10
 
@@ -186,13 +187,15 @@ def _median_of(rows, default) -> tuple[float, ...]:
 
 
 def _warnings(stain: StainProfile, views: list[np.ndarray], spacing_um: float) -> tuple[str, ...]:
-    """What makes the slide no smear: a dark background, nothing stained, or (in up to 12 views) no single red cells."""
+    """What makes the slide no smear: a dark background, nothing stained, no colour, or (in up to 12 views) no single red cells."""
     shown = tuple(round(v) for v in stain.background_rgb)
     if not is_bright_field(stain):
         return (f"no stained smear: the background is dark (RGB {shown} of 255), as in fluorescence",)
     if not views:
         return (f"no stained smear: nothing darker than the glass (RGB {shown}) in the places looked at",)
     views = _some(views)
+    if max(np.percentile(np.ptp(view, axis=-1), 99) for view in views) < _GREY:
+        return ("no stain to be seen: the picture is grey (red, green and blue alike); scan it in colour",)
     area_mm2 = sum(view.shape[0] * view.shape[1] for view in views) * (spacing_um / 1000) ** 2
     count = sum(len(rbc_diameters_um(view, spacing_um, stain)) for view in views)
     expected = FEW_RED_CELLS_PER_MM2 * area_mm2
