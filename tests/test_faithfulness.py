@@ -17,11 +17,12 @@ from hemax_batch.errors import DataError
 from hemax_batch.learning import faithfulness as tested
 from hemax_batch.learning import occlusion
 from hemax_batch.learning.concepts import concept_path
-from hemax_batch.learning.dataset import CellLabel, Example, read_layout
+from hemax_batch.learning.dataset import CellLabel, Example
 from hemax_batch.learning.faithfulness import CONTROL, control_of, draw_head, intervene
 from hemax_batch.learning.faithfulness_page import verdicts, write_page
 from hemax_batch.learning.figures import interval
 from hemax_batch.learning.interventions import INTERVENTIONS
+from hemax_batch.learning.layout import read_layout
 from hemax_batch.learning.subjects import Said, Subject
 from hemax_batch.learning.synthetic import write_synthetic
 from hemax_batch.model.checkpoint import read_card

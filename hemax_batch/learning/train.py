@@ -30,8 +30,9 @@ from ..model.criterion import criterion
 from ..model.hemax import HemaX, build, fold_norms
 from ..model.matcher import Targets
 from ..model.torch_network import TorchNetwork
-from .dataset import Example, read_layout
+from .dataset import Example
 from .early_stopping import EarlyStopping, score_of
+from .layout import read_layout
 from .pseudo import pseudo_candidates, with_pseudo_masks, write_pseudo_masks, write_types
 from .recipe import Recipe, digest
 from .sampler import PatchSampler
