@@ -171,7 +171,7 @@ def test_a_pseudo_mask_of_another_ratio_than_people_judged_is_not_kept(tmp_path)
     for rows, kept in ((30, True), (48, False)):
         mask[20 : 20 + rows, 20:80] = 2
         assert pseudo._acceptable(mask, example) is kept
-        unjudged = dataset.replace(example, cells=(dataset.replace(example.cells[0], nc_class=""),))
+        unjudged = replace(example, cells=(replace(example.cells[0], nc_class=""),))
         assert pseudo._acceptable(mask, unjudged)
 
 

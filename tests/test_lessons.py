@@ -126,7 +126,7 @@ def test_the_command_checks_on_images_that_it_does_not_learn(tmp_path, monkeypat
 
 def test_shuffled_labels_are_those_of_the_source_and_boxes_stay(tmp_path):
     here = dataset.read_folder(write_layout(tmp_path / "a", 9))
-    there = [dataset.replace(e, source="t") for e in dataset.read_folder(write_layout(tmp_path / "b", 9, granularity=""))]
+    there = [replace(e, source="t") for e in dataset.read_folder(write_layout(tmp_path / "b", 9, granularity=""))]
     shuffled = shuffle_labels(here + there, seed=1)
     assert shuffled == shuffle_labels(here + there, seed=1) != shuffle_labels(here + there, seed=2)
     for before, after in ((here, shuffled[:9]), (there, shuffled[9:])):
