@@ -65,8 +65,8 @@ def draw_photometry(rng: np.random.Generator, count: int, stain: float = 1.0, as
 
     Another laboratory's stain: a random near-identity mixing of optical densities and another ground colour, `stain` times
     as far from its own (the ground's density, which is of glass and lamp, apart). A lamp off its centre: up to a fifth of
-    brightness across the patch. Degradations: defocus, a coarser scan (up to 0.30 µm/px), JPEG, sensor noise. A share `as_stained` of patches keeps its own stain and light: what
-    colour alone tells, as the cytoplasm's, is learnt from those.
+    brightness across the patch. Degradations: defocus, a coarser scan (up to 0.30 µm/px), JPEG, sensor noise. A share
+    `as_stained` of patches keeps its own stain and light: what colour alone tells, as the cytoplasm's, is learnt from those.
     """
     f = np.float32
     strong = np.where(rng.random(count) < 0.25, 2.0, 1.0)[:, None]

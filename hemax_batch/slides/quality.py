@@ -187,7 +187,8 @@ def _median_of(rows, default) -> tuple[float, ...]:
 
 
 def _warnings(stain: StainProfile, views: list[np.ndarray], spacing_um: float) -> tuple[str, ...]:
-    """What makes the slide no smear: a dark background, nothing stained, no colour, or (in up to 12 views) no single red cells."""
+    """What makes the slide no smear: a dark background, nothing stained, no colour or no single red cells (both in up to
+    12 views)."""
     shown = tuple(round(v) for v in stain.background_rgb)
     if not is_bright_field(stain):
         return (f"no stained smear: the background is dark (RGB {shown} of 255), as in fluorescence",)
