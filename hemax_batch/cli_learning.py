@@ -25,8 +25,8 @@ _COARSE = click.option(
     type=click.Path(file_okay=False, path_type=Path),
     help="Log, state to resume from, pseudo-masks.  [default: OUT.work]",
 )
-@click.option("--arch", default="hemax-s", show_default=True, help="hemax-s (compact) or hemax-r50 (the paper's).")
-@click.option("--steps", type=int, help="Optimiser steps.  [default: 1900, or 420 with --from-weights]")
+@click.option("--arch", type=click.Choice(["hemax-m", "hemax-s", "hemax-r50"]), help="hemax-s, the larger hemax-m, or the paper's hemax-r50.  [default: hemax-s, or that of --from-weights]")
+@click.option("--steps", type=click.IntRange(0), help="Optimiser steps.  [default: 1900, or 420 with --from-weights]")
 @click.option("--from-weights", "start", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Go on from these weights.")
 @click.option("--teacher", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Missing masks, and types that labels leave open, are these weights'.")
 @click.option("--close", is_flag=True, help="With --from-weights: small canvases, and the stages of maturation more often.")
@@ -53,7 +53,9 @@ def train(data, out, work, arch, steps, start, teacher, close, lr, batch_size, s
 
     --patience checks on one in sixteen images of split `train`, which are then not learnt, and keeps the averaged
     weights that did best on them. What --leave-out names is measured by `evaluate --source`, all sources in turn by
-    `transfer`. Weights of --shuffle-labels are for `evaluate` and `faithfulness` alone.
+    `transfer`. From weights of another --arch what fits is taken, and the backbone begins as ImageNet's. With
+    --from-weights and --steps 0 only the layer that reads cytoplasm colour is fitted anew, as at the end of every training.
+    Weights of --shuffle-labels are for `evaluate` and `faithfulness` alone.
 
     \b
     Example:
@@ -70,10 +72,12 @@ def train(data, out, work, arch, steps, start, teacher, close, lr, batch_size, s
              "as_stained": as_stained, "compiled": compiled}  # fmt: skip
     if lr:
         given |= {"lr": lr, "backbone_lr": lr / 2}
+    if arch:
+        given["arch"] = arch
     if start:
-        recipe = Recipe.fine_tuning(start, close, steps=steps or 420, **given)
+        recipe = Recipe.fine_tuning(start, close, steps=420 if steps is None else steps, **given)
     else:
-        recipe = Recipe(arch=arch, steps=steps or Recipe.steps, **given)
+        recipe = Recipe(steps=Recipe.steps if steps is None else steps, **given)
     lessons = Lessons(leave_out, patience, check_every, shuffle_labels)
     train_command(data, out, work or out.with_name(out.name + ".work"), recipe, device, click.echo, start, lessons,
                   teacher)

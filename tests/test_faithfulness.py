@@ -210,14 +210,15 @@ def test_a_drawn_head_is_its_seed_and_touches_nothing_else():
     from hemax_batch.model.predictor import Predictor
 
     real = Predictor.load()
-    control, kept = control_of(real), real.model.attribute_head.weight.clone()
+    control, own = control_of(real), (real.model.attribute_head, real.model.tint.out)
+    drawn, kept = (control.model.attribute_head, control.model.tint.out), [layer.weight.clone() for layer in own]
     draw_head(control, 3)
-    first = control.model.attribute_head.weight.clone()
+    first = [layer.weight.clone() for layer in drawn]
     draw_head(control, 4)
-    assert not torch.equal(first, control.model.attribute_head.weight)
+    assert not any(torch.equal(before, layer.weight) for before, layer in zip(first, drawn, strict=True))
     draw_head(control, 3)
-    assert torch.equal(first, control.model.attribute_head.weight)
-    assert torch.equal(kept, real.model.attribute_head.weight)
+    assert all(torch.equal(before, layer.weight) for before, layer in zip(first, drawn, strict=True))
+    assert all(torch.equal(before, layer.weight) for before, layer in zip(kept, own, strict=True))
     assert torch.equal(real.model.class_head.weight, control.model.class_head.weight)
 
 

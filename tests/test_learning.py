@@ -16,6 +16,7 @@ from cellbank import cells_at
 from PIL import Image
 
 from hemax_batch.errors import DataError
+from hemax_batch.learning import card as card_module
 from hemax_batch.learning import dataset, evaluate, pseudo
 from hemax_batch.learning import train as train_module
 from hemax_batch.learning.average_precision import average_precision
@@ -209,6 +210,9 @@ def test_a_training_with_a_teacher_takes_its_masks_and_knows_whose_they_are(tmp_
     trained = read_card(out).trained
     assert trained["recipe"]["teacher"] == read_card().sha256 and "--teacher hemax-s.safetensors" in trained["command"]
     assert (tmp_path / "work" / "pseudo" / "types.csv").exists()
+    without = {"recipe": {}, "before": None}
+    assert "In the last stage these masks" in card_module._teacher(trained)
+    assert "In an earlier stage these masks" in card_module._teacher(without | {"before": trained}) and not card_module._teacher(without)
 
 
 def test_a_training_killed_half_way_ends_with_the_same_weights(tmp_path):
@@ -239,6 +243,7 @@ def test_a_training_killed_half_way_ends_with_the_same_weights(tmp_path):
 
 
 ONE_OF_TWO = """
+import copy
 import sys
 from pathlib import Path
 import torch
@@ -246,7 +251,7 @@ from hemax_batch.learning import dataset, train
 from hemax_batch.learning.recipe import Recipe
 data, out, rank = sys.argv[1:]
 ends = []
-train._Run.averaged = lambda run: ends.append({"model": run.model.state_dict(), "average": run.average})
+train._Run.averaged = lambda run: ends.append(copy.deepcopy({"model": run.model.state_dict(), "average": run.average})) or run.model.eval()
 train.train(dataset.read_folder(Path(data)), Recipe(steps=2, first_stage=0.0, synthetic=0, batch=2, canvas_px=64,
             large_canvas_px=64, warmup=1, pretrained=False), Path(out), say=lambda _: None)
 torch.save(ends[0], Path(out) / f"{rank}.pt")
@@ -302,6 +307,12 @@ def test_the_command_ends_with_weights_their_figures_and_a_card(tmp_path):
     text = out.with_suffix(".md").read_text()
     assert card.sha256 in text and "hemax-batch train" in text and "| all / recall |" in text
     assert Recipe.fine_tuning(out).start == card.sha256
+    larger = Recipe.fine_tuning(out, arch="hemax-m", steps=1, synthetic=0, batch=2, canvas_px=96, large_canvas_px=96, pretrained=False)
+    assert (Recipe.fine_tuning(out).freeze_norm, larger.freeze_norm) == (0.0, Recipe.freeze_norm)
+    train_command([data], tmp_path / "m.safetensors", tmp_path / "work of m", larger, "cpu", say=lambda _: None, start=out)
+    went_on = read_card(tmp_path / "m.safetensors")
+    assert went_on.arch == "hemax-m" and "--arch hemax-m" in went_on.trained["command"] and "--from-weights w.safetensors" in went_on.trained["command"]
+    assert went_on.trained["before"]["recipe"]["arch"] == "hemax-s"
 
 
 def every_step(go):

@@ -1,6 +1,7 @@
 """HemaX: shapes, laws, the matcher and losses against slow references, checkpoints that are refused, predictions that
 do not depend on the batch."""
 
+import copy
 import itertools
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 from hemax_batch import vocabulary
 from hemax_batch.errors import WeightsError
 from hemax_batch.mask_packing import unpack_mask
-from hemax_batch.model import checkpoint, criterion, hemax
+from hemax_batch.model import checkpoint, criterion, hemax, looks
 from hemax_batch.model.backbone import SameConv
 from hemax_batch.model.matcher import CLASS_COST, GIOU_COST, L1_COST, Targets, generalised_iou, match, to_xyxy
 from hemax_batch.model.predictor import Predictor, sample_at
@@ -331,6 +332,53 @@ def test_a_cells_own_mask_ends_with_its_box():
     assert not without.any()
 
 
+# --- colours -----------------------------------------------------------------------------------------------------
+
+
+def painted(nucleus, cytoplasm, outside, size=128):
+    """A round cell of 80 px with its nucleus of 40 in the middle: pixels [1, 3, S, S], mask logits [1, 1, 2, S/4, S/4], its box."""
+    ys, xs = torch.meshgrid(*(torch.arange(n) + 0.5 for n in (size, size)), indexing="ij")
+    away = torch.hypot(xs - size / 2, ys - size / 2)
+    inside = [(away < reach)[None, None] for reach in (40, 20)]
+    colour = [torch.tensor(c, dtype=torch.float32)[None, :, None, None] for c in (outside, cytoplasm, nucleus)]
+    pixels = torch.where(inside[1], colour[2], torch.where(inside[0], colour[1], colour[0]))
+    masks = torch.stack([away < 20, away < 40])[None, None, :, ::4, ::4].float() * 16 - 8
+    return pixels, masks, torch.tensor([[[size / 2, size / 2, 80.0, 80.0]]])
+
+
+def test_the_colours_are_the_optical_densities_of_nucleus_cytoplasm_and_surroundings():
+    parts, asked = ((90, 40, 130), (150, 160, 210), (225, 190, 195)), []
+    tint = looks.Tint()
+    tint.hidden.register_forward_pre_hook(lambda _module, given: asked.append(given[0].unflatten(-1, (3, 6))[0, 0]))
+    pixels, masks, box = painted(*parts)
+    tint(pixels, masks, box)
+    density = torch.log10(256 / (torch.tensor(parts).float() + 1))
+    assert torch.allclose((asked[0][:, :3] + 2) / 8, density, atol=0.08)  # edges are of both
+    assert ((asked[0][:, 3:] + 2) / 24 < 0.2).all()
+    pixels[:, :, :, :4] = 0  # further than half the cell's width from it
+    tint(pixels, masks, box)
+    assert torch.equal(asked[0], asked[1])
+    tint(pixels.zero_(), masks * 0 - 8, box * 0 - 500)  # a box in nothing
+    assert torch.isfinite(asked[2]).all()
+
+
+def test_cytoplasm_colour_is_read_from_the_cells_colours_and_nothing_else_is(patches):
+    network, pixels = hemax.build("hemax-m").eval(), torch.from_numpy(patches[0].pixels)
+    colour = torch.zeros(vocabulary.N_ATTRIBUTE_STATES, dtype=torch.bool)
+    colour[looks.COLOUR] = True
+    with torch.no_grad():
+        before = network(pixels)
+        network.tint.out.weight.normal_()
+        tinted = network(pixels)
+        network.attribute_head.weight.normal_()
+        after = network(pixels)
+    assert torch.equal(before.class_logits, tinted.class_logits) and torch.equal(before.mask_logits, tinted.mask_logits)
+    assert torch.equal(before.attribute_logits[:-1], tinted.attribute_logits[:-1])
+    assert torch.equal(before.attribute_logits[-1][..., ~colour], tinted.attribute_logits[-1][..., ~colour])
+    assert not torch.equal(before.attribute_logits[-1][..., colour], tinted.attribute_logits[-1][..., colour])
+    assert torch.equal(tinted.attribute_logits[-1][..., colour], after.attribute_logits[-1][..., colour])
+
+
 # --- checkpoints -------------------------------------------------------------------------------------------------
 
 
@@ -346,6 +394,28 @@ def test_a_checkpoint_comes_back_within_half_precision(saved, network):
     assert (card.arch, card.mpp, card.patch_px) == ("hemax-s", 0.12, 128)
     for (name, a), b in zip(network.state_dict().items(), model.state_dict().values(), strict=True):
         assert torch.allclose(a.float(), b.float(), atol=2e-3, rtol=2e-3), name
+
+
+def test_another_architecture_begins_with_what_fits_it(saved, network):
+    model, card = checkpoint.load(saved, to_train="hemax-m")
+    assert (model.cfg.arch, card.arch) == ("hemax-m", "hemax-s")
+    fits, theirs = 0, network.state_dict()
+    for name, tensor in model.state_dict().items():
+        if name in theirs and theirs[name].shape == tensor.shape:
+            assert torch.allclose(tensor.float(), theirs[name].float(), atol=2e-3, rtol=2e-3), name
+            fits += tensor.numel()
+    assert fits > 2e6  # all but backbone, laterals, gist and tint
+    with pytest.raises(ValueError, match="hemax-r50"):
+        checkpoint.load(saved, to_train="hemax-x")
+
+
+def test_weights_that_lack_a_part_are_refused_with_the_remedy_and_can_be_taught_it(network, tmp_path):
+    path, older = tmp_path / "older.safetensors", copy.deepcopy(network)
+    older.tint = None
+    checkpoint.save(older, path, mpp=0.12, patch_px=128, temperature=1.0, min_confidence=0.5, trained={}, metrics={})
+    with pytest.raises(WeightsError, match=r"(?s)older.safetensors: its tensors do not fit.*tint.*train --from-weights"):
+        checkpoint.load(path)
+    assert checkpoint.load(path, to_train="hemax-s")[0].tint is not None
 
 
 def test_damage_anywhere_is_found(saved, tmp_path):

@@ -34,6 +34,7 @@ Architecture `{card.arch}`, {card.mpp} µm/px, patches of {card.patch_px} px. SH
 {commands}
 
 {lengths}, on {trained[hardware]}. {averaged}{stain}
+Cytoplasm colour is read from the colours of the cell's nucleus, cytoplasm and surroundings alone, by a layer fitted after the last step.
 
 ## On what
 
@@ -64,8 +65,8 @@ do worse.
 
 
 _TEACHER = """
-In the last stage these masks, and the types of cells whose label leaves them open (where at least 0.8 of what the label
-allows is one type), were those of earlier weights, SHA-256 `{}…`: a network's labels, not people's.
+In {stage} stage these masks, and the types of cells whose label leaves them open (where at least 0.8 of what the label
+allows is one type), were those of earlier weights, SHA-256 `{sha256}…`: a network's labels, not people's.
 """
 
 _SHUFFLED = """
@@ -89,7 +90,7 @@ def write_card(card: WeightsCard, path: Path) -> None:
         sources="\n".join(f"- {n} images: {SOURCES.get(source, source)}" for source, n in trained["images"].items()),
         apart=_apart(trained),
         pseudo=", ".join(f"{source} {share}" for source, share in trained["pseudo_masks"].items()) or "none",
-        teacher=_TEACHER.format(trained["recipe"]["teacher"][:12]) if trained["recipe"].get("teacher") else "",
+        teacher=_teacher(trained),
         figures="\n".join(_figure_row(*row) for row in flat_rows(card.metrics)),
     )
     path.write_text(text, encoding="utf-8")
@@ -114,6 +115,13 @@ def _stain(trained: dict) -> str:
     """How widely trainings that do not say so varied stains: `--stain` came later; "" where all say it."""
     silent = any(" train " in command and "--stain" not in command for command in _commands(trained))
     return "Commands without `--stain` varied stains as `--stain 1` does." if silent else ""
+
+
+def _teacher(trained: dict, stage: str = "the last") -> str:
+    """Whose masks and types the latest stage with a teacher learnt; "" where none had one."""
+    if sha256 := trained["recipe"].get("teacher"):
+        return _TEACHER.format(stage=stage, sha256=sha256[:12])
+    return _teacher(trained["before"], "an earlier") if trained.get("before") else ""
 
 
 def _apart(trained: dict) -> str:

@@ -27,7 +27,8 @@ from .recipe import Recipe, digest
 from .train import train
 
 HEMAX, UNEXPLAINED = "hemax-s", "hemax-s without explanations"
-DETECTORS = {HEMAX: {}, UNEXPLAINED: {"attributes": False}, "hemax-r50": {"arch": "hemax-r50"}}
+DETECTORS = {HEMAX: {}, UNEXPLAINED: {"attributes": False}, "hemax-m": {"arch": "hemax-m"},
+             "hemax-r50": {"arch": "hemax-r50"}}
 MODELS = (*DETECTORS, *CLASSIFIERS)
 #: The interval of the difference must lie above this for "explaining costs nothing" (half a percentage point).
 COSTS_NOTHING = -0.005

@@ -89,14 +89,15 @@ def control_of(predictor):
 
 
 def draw_head(control, seed: int) -> None:
-    """Random weights for the head that explains.
+    """Random weights for the layers that explain, the last before each answer.
 
     One random head moves with a change of the picture one way for nearly every cell, so a single one would pass or fail
     by luck: a new one for each cell is right half of the time.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for p in control.model.attribute_head.parameters():
+        model = control.model
+        for p in (*model.attribute_head.parameters(), *(model.tint.out.parameters() if model.tint is not None else ())):
             p.copy_(torch.randn(p.shape, generator=generator) / p.shape[-1] ** 0.5)
 
 

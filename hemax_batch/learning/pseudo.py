@@ -58,13 +58,19 @@ def write_pseudo_masks(
     model.train()
 
 
-def _mask_of_centre(output, k: int, size_px: int) -> np.ndarray | None:
-    """Label map uint8 [S, S] of the surest query near the patch's middle; None without one."""
+def query_of_centre(output, k: int, size_px: int) -> int | None:
+    """The surest query near the middle of patch `k`; None without one."""
     boxes = output.boxes_cxcywh[-1, k]
     score = 1 - output.class_logits[-1, k].softmax(-1)[:, -1]
     far = (boxes[:, :2] - size_px / 2).norm(dim=1) > size_px / 12
     q = int(score.masked_fill(far, -1).argmax())
-    if far[q] or score[q] < 0.4:
+    return None if far[q] or score[q] < 0.4 else q
+
+
+def _mask_of_centre(output, k: int, size_px: int) -> np.ndarray | None:
+    """Label map uint8 [S, S] of that query; None without one."""
+    q = query_of_centre(output, k, size_px)
+    if q is None:
         return None
     places = in_masks(np.arange(size_px) + 0.5)
     nucleus, cell = sample_at(output.mask_logits[k, q].float().cpu().numpy(), places, places) > 0

@@ -53,7 +53,8 @@ class Recipe:
 
     @classmethod
     def fine_tuning(cls, start: Path, close: bool = False, **given) -> Recipe:
-        """A short, gentle recipe that goes on from trained weights, with their pseudo-masks from the first step.
+        """A short, gentle recipe that goes on from trained weights, with their pseudo-masks from the first step. Of another
+        architecture, `arch`, what fits is taken; its own backbone begins as ImageNet's.
 
         `close`: mostly on small canvases that one cell fills, twice as many of a minute, and the stages of maturation
         twice as often: what tells classes apart, once places and outlines are learnt.
@@ -62,6 +63,8 @@ class Recipe:
         gentle = {"lr": 2e-4, "backbone_lr": 1e-4, "warmup": 20, "first_stage": 0.0, "freeze_norm": 0.0, "ema": 0.995,
                   "synthetic_from": 0.0, "large_share": 0.1, "arch": card.arch, "mpp": card.mpp,
                   "start": card.sha256}  # fmt: skip
+        if given.get("arch", card.arch) != card.arch:
+            gentle["freeze_norm"] = cls.freeze_norm  # the new backbone's are of photographs
         if close:
             gentle |= {"canvas_px": 192, "hard": 2.0, "ema": 0.998}
         return cls(**{**gentle, **given})

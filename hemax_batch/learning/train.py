@@ -2,8 +2,8 @@
 
 In stages. In the first, masks are taught by expert and synthetic masks and by boxes alone (projection loss); then the
 network draws masks for the other pictures, those that agree with the human boxes are kept (`pseudo`), and the second
-stage learns from all; half-way, synthetic fields join. What step k sees depends on the seed, k and the process's rank
-only, so a killed training resumes to the same result.
+stage learns from all; half-way, synthetic fields join. Last, the layer that reads cytoplasm colour is fitted (`tint`).
+What step k sees depends on the seed, k and the process's rank only, so a killed training resumes to the same result.
 
 One process a device; several with `torchrun --nproc-per-node N -m hemax_batch train …`, gradients averaged.
 """
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from ..errors import DataError
 from ..model import checkpoint
 from ..model.criterion import criterion
-from ..model.hemax import HemaX, build, fold_norms
+from ..model.hemax import ARCHITECTURES, HemaX, build, fold_norms
 from ..model.matcher import Targets
 from ..model.torch_network import TorchNetwork
 from .dataset import Example
@@ -36,6 +36,7 @@ from .layout import read_layout
 from .pseudo import pseudo_candidates, with_pseudo_masks, write_pseudo_masks, write_types
 from .recipe import Recipe, digest
 from .sampler import PatchSampler
+from .tint import fit_tint
 from .world import World
 
 
@@ -47,15 +48,16 @@ def train(
 
     `work` keeps the log (log.csv), the state to resume from (state.pt) and the pseudo-masks; it belongs to the recipe and
     the examples from the first step on, and DataError refuses it to others. Steps: build, resume if there is a state,
-    stage one, pseudo-masks, stage two. ValueError for an unknown architecture. With `early`, the
+    stage one, pseudo-masks, stage two, cytoplasm colour; of no steps, the last alone. ValueError for an unknown architecture. With `early`, the
     average that did best on its examples; it checks once all examples have joined. With `teacher`, weights, there is no
     stage one: masks, and the types of cells whose label leaves them open, are drawn by those.
     """
     world = World.join(device)
     work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    model = checkpoint.load(start, begin_missing=True)[0] if start else build(recipe.arch)
-    if recipe.pretrained and not start and hasattr(model.backbone, "load_imagenet"):
+    model, known = checkpoint.load(start, to_train=recipe.arch) if start else (build(recipe.arch), None)
+    same_backbone = known and ARCHITECTURES[known.arch].backbone == model.cfg.backbone
+    if recipe.pretrained and not same_backbone and hasattr(model.backbone, "load_imagenet"):
         model.backbone.load_imagenet()
     model = model.to(world.device, memory_format=torch.channels_last).train()
     model.backbone.drop_path = recipe.drop_path
@@ -63,21 +65,12 @@ def train(
         model.backbone.compile()
     run = _Run(model, recipe, work, world, say, early, digest(examples, early.examples if early else []))
     run.resume()
-    if teacher:
-        recipe, examples = replace(recipe, first_stage=0.0), run.pseudo_label(examples, checkpoint.load(teacher)[0])
-    turn = int(recipe.steps * recipe.first_stage)
-    if run.step < turn:
-        run.go(run.sampler(examples), turn)
-    if not teacher and (recipe.first_stage > 0 or start):
-        examples = run.pseudo_label(examples)
-    if recipe.synthetic:
-        joined = int(recipe.steps * recipe.synthetic_from)
-        if run.step < joined:
-            run.go(run.sampler(examples, recipe.hard), joined)
-        examples = examples + run.synthetic(recipe.synthetic)
-    if run.step < recipe.steps:
-        run.go(run.sampler(examples, recipe.hard), recipe.steps, early)
-    return run.averaged()
+    if recipe.steps:
+        run.teach(examples, start, early, teacher)
+    trained = run.averaged()
+    if trained.tint is not None and recipe.attributes and world.rank == 0:
+        fit_tint(trained, examples, recipe, say)
+    return trained
 
 
 def _seed(*numbers: int) -> int:
@@ -103,6 +96,26 @@ class _Run:
         self.average = {k: v.detach().clone() for k, v in model.state_dict().items()}
         self.step = 0
         self.norm_is_frozen = False
+
+    def teach(
+        self, examples: list[Example], start: Path | None, early: EarlyStopping | None, teacher: Path | None
+    ) -> None:
+        """All steps, in their stages."""
+        recipe = self.recipe
+        if teacher:
+            recipe, examples = replace(recipe, first_stage=0.0), self.pseudo_label(examples, checkpoint.load(teacher)[0])
+        turn = int(recipe.steps * recipe.first_stage)
+        if self.step < turn:
+            self.go(self.sampler(examples), turn)
+        if not teacher and (recipe.first_stage > 0 or start):
+            examples = self.pseudo_label(examples)
+        if recipe.synthetic:
+            joined = int(recipe.steps * recipe.synthetic_from)
+            if self.step < joined:
+                self.go(self.sampler(examples, recipe.hard), joined)
+            examples = examples + self.synthetic(recipe.synthetic)
+        if self.step < recipe.steps:
+            self.go(self.sampler(examples, recipe.hard), recipe.steps, early)
 
     def sampler(self, examples: list[Example], hard: float = 1.0) -> PatchSampler:
         """Of these examples, on this process's device."""

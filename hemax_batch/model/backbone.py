@@ -174,4 +174,4 @@ class ResNet50(nn.Module):
         return taps
 
 
-BACKBONES = {"lite0": EfficientNetLite0, "resnet50": ResNet50}
+BACKBONES = {"lite0": EfficientNetLite0, "lite2": EfficientNetLite2, "resnet50": ResNet50}

@@ -165,10 +165,11 @@ def save(model, path: str | Path, *, mpp: float, patch_px: int, temperature: flo
     return read_card(path)
 
 
-def load(path: str | Path | None = None, begin_missing: bool = False):
+def load(path: str | Path | None = None, to_train: str = ""):
     """The network in eval mode (float32, on the CPU) and its card. WeightsError as `read_card`.
 
-    begin_missing: parts that this version's architecture has and the file lacks begin as built, to be trained.
+    to_train: an architecture to be trained further; what of the file fits it by name and shape is taken, the rest begins
+    as built.
     """
     import torch
     from safetensors import SafetensorError
@@ -180,15 +181,19 @@ def load(path: str | Path | None = None, begin_missing: bool = False):
     card = read_card(path)
     if card.arch not in ARCHITECTURES:
         raise WeightsError(f"{card.path}: architecture {card.arch!r}; this version has {', '.join(ARCHITECTURES)}")
-    model = build(card.arch)
+    model = build(to_train or card.arch)
     try:
         stored = {k: v for k, v in load_file(card.path).items() if not k.startswith(PREFIX)}
         state = {k: v.float() if v.is_floating_point() else v for k, v in stored.items()}
-        if begin_missing:
-            state = {**model.state_dict(), **state}
+        if to_train:
+            own = model.state_dict()
+            state = own | {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
         model.load_state_dict(state)
     except (SafetensorError, RuntimeError) as error:
-        raise WeightsError(f"{card.path}: its tensors do not fit {card.arch} ({str(error)[:200]})") from error
+        raise WeightsError(
+            f"{card.path}: its tensors do not fit this version's {card.arch} ({' '.join(str(error).split())[:200]}); "
+            "`hemax-batch train --from-weights` goes on from what fits"
+        ) from error
     return model.to(memory_format=torch.channels_last).eval(), card
 
 

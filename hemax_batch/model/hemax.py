@@ -1,9 +1,9 @@
 """HemaX: one network that gives each cell's class, place, masks and attributes.
 
-Two configurations are built by name (`build`): `hemax-r50`, the paper's (ResNet-50, 6 + 6 layers, width 256, 10
-learned queries at stride 32, after its authors' training code), and `hemax-s`, compact, which ships:
+Three configurations are built by name (`build`): `hemax-r50`, the paper's (ResNet-50, 6 + 6 layers, width 256, 10
+learned queries at stride 32, after its authors' training code); `hemax-s`, compact, which ships:
 its queries come from the image (peaks of a centre heat map), look inside their own box, and are refined layer by
-layer.
+layer; and `hemax-m`, the same on a backbone half as large again.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .. import vocabulary
 from .backbone import BACKBONES
-from .transformer import DecoderLayer, EncoderLayer, grid_centres, sample_in_boxes, sine_positions
+from .looks import COLOUR, FineLook, Gist, Tint
+from .transformer import DecoderLayer, EncoderLayer, grid_centres, sine_positions
 
 BOX_UNIT_PX = 96.0  # a typical cell at the working scale: what box sizes are expressed against
-FINE_GRID = 16
-GIST_GRID = 5
 
 
 @dataclass(frozen=True)
@@ -42,10 +41,12 @@ class HemaXConfig:
     memory_stride: int  # the map that the encoder sees: 16 or 32
     box_grid: int  # points a side that a decoder layer samples inside each box; 0 = none
     mask_channels: int = 64
+    tint: bool = False  # cytoplasm colour is read from the cell's own colours, and from nothing else
 
 
 ARCHITECTURES = {
-    "hemax-s": HemaXConfig("hemax-s", "lite0", "image", 12, 192, 8, 2, 3, 768, 16, 5),
+    "hemax-s": HemaXConfig("hemax-s", "lite0", "image", 12, 192, 8, 2, 3, 768, 16, 5, tint=True),
+    "hemax-m": HemaXConfig("hemax-m", "lite2", "image", 12, 192, 8, 2, 3, 768, 16, 5, tint=True),
     "hemax-r50": HemaXConfig("hemax-r50", "resnet50", "learned", 10, 256, 8, 6, 6, 2048, 32, 0),
 }
 
@@ -120,52 +121,6 @@ class Pyramid(nn.Module):
         return tokens, pos, m16, m8, self.smooth4(self.lateral4(f4) + up)
 
 
-class FineLook(nn.Module):
-    """A last look at each cell in detail: the stride-4 embedding and the query's own masks, resampled inside its box.
-
-    It is what class and attributes are decided on besides the query, so the masks are part of the decision.
-    """
-
-    def __init__(self, channels: int, dim: int):
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels + 2, 96, 3, 2, 1)
-        self.conv2 = nn.Conv2d(96, 96, 3, 2, 1)
-        self.out = nn.Linear(96 * (FINE_GRID // 4) ** 2, dim)
-        self.norm = nn.LayerNorm(dim)
-
-    def forward(self, embedding: Tensor, mask_logits: Tensor, boxes: Tensor) -> Tensor:
-        b, q = boxes.shape[:2]
-        g = FINE_GRID
-        wide = torch.cat([boxes[..., :2], boxes[..., 2:] * 1.15], -1)
-        look = sample_in_boxes(embedding, wide, g, 4).flatten(0, 1).transpose(1, 2)  # [BQ, C, G²]
-        masks = sample_in_boxes(mask_logits.flatten(0, 1).clamp(-8.0, 8.0) / 4, wide.reshape(b * q, 1, 4), g, 4)
-        look = torch.cat([look, masks[:, 0].transpose(1, 2)], 1).unflatten(2, (g, g))
-        look = F.relu(self.conv2(F.relu(self.conv1(look))))
-        return self.norm(self.out(look.flatten(1))).unflatten(0, (b, q))
-
-
-class Gist(nn.Module):
-    """What the backbone's deepest maps say of each cell as a whole: their mean over its box, a fifth wider.
-
-    The straight way from pretrained features to class and attributes, beside the query's and the fine look's. The last
-    layer begins at zero, so a network trained without one says the same until it has learnt.
-    """
-
-    def __init__(self, channels: tuple[int, int], dim: int):
-        super().__init__()
-        self.norm = nn.LayerNorm(sum(channels))
-        self.hidden = nn.Linear(sum(channels), 2 * dim)
-        self.out = nn.Linear(2 * dim, dim)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
-
-    def forward(self, f16: Tensor, f32: Tensor, boxes: Tensor) -> Tensor:
-        """Maps [B, C, h, w] at strides 16 and 32, boxes [B, Q, 4] (pixels) -> [B, Q, D]."""
-        wide = torch.cat([boxes[..., :2], boxes[..., 2:] * 1.2], -1)
-        means = [sample_in_boxes(f, wide, GIST_GRID, stride).mean(2) for f, stride in ((f16, 16), (f32, 32))]
-        return self.out(F.relu(self.hidden(self.norm(torch.cat(means, -1)))))
-
-
 class HemaX(nn.Module):
     """The network. `forward` takes pixels uint8 or float [B, 3, H, W] in 0..255; H and W multiples of 32."""
 
@@ -195,9 +150,10 @@ class HemaX(nn.Module):
         self.dense_head = nn.Conv2d(c, 2, 1)
         self.fine_look = FineLook(c, d)
         self.gist = Gist(self.backbone.channels[2:], d) if cfg.box_grid else None
+        self.tint = Tint() if cfg.tint else None
 
     def forward(self, pixels: Tensor) -> HemaXOutput:
-        """Backbone -> pyramid and encoder -> queries -> decoder layers -> masks -> fine look and gist -> heads."""
+        """Backbone -> pyramid and encoder -> queries -> decoder layers -> masks -> fine look and gist -> heads, and the colours' own."""
         x = (pixels.float() - 127.0) / 128.0
         x = x.contiguous(memory_format=torch.channels_last)
         maps = self.backbone(x)
@@ -222,6 +178,9 @@ class HemaX(nn.Module):
             q = q + self.gist(*maps[2:], boxes.detach())
         classes.append(self.class_head(q))
         attributes.append(self.attribute_head(q))
+        if self.tint is not None:
+            said, tint = attributes[-1], self.tint(pixels.float(), masks.detach(), boxes.detach())
+            attributes[-1] = torch.cat([said[..., : COLOUR.start], tint.to(said.dtype), said[..., COLOUR.stop :]], -1)
         return HemaXOutput(
             torch.stack(classes), torch.stack(all_boxes), torch.stack(attributes), masks, dense, heat, first
         )
