@@ -68,6 +68,8 @@ def train(data, out, work, arch, steps, start, teacher, close, lr, batch_size, s
 
     if shuffle_labels and teacher:
         raise click.UsageError("--shuffle-labels with --teacher is no control: the teacher tells types anew")
+    if steps == 0 and (arch or not start):
+        raise click.UsageError("--steps 0 only fits cytoplasm colour to trained weights: give them with --from-weights, without --arch")
     given = {"batch": batch_size, "synthetic": synthetic, "seed": seed, "drop_path": drop_path, "stain": stain,
              "as_stained": as_stained, "compiled": compiled}  # fmt: skip
     if lr:

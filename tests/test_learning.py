@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 from cellbank import cells_at
+from click.testing import CliRunner
 from PIL import Image
 
+from hemax_batch.cli import main
 from hemax_batch.errors import DataError
 from hemax_batch.learning import card as card_module
 from hemax_batch.learning import dataset, evaluate, pseudo
@@ -25,6 +27,7 @@ from hemax_batch.learning.figures import Seen, figures, fits
 from hemax_batch.learning.pseudo import with_pseudo_masks, write_types
 from hemax_batch.learning.recipe import Recipe
 from hemax_batch.learning.train import train
+from hemax_batch.model import checkpoint
 from hemax_batch.model.answers import Answer
 from hemax_batch.model.checkpoint import SHIPPED, read_card
 from hemax_batch.records import Cells, PatchBatch
@@ -313,6 +316,23 @@ def test_the_command_ends_with_weights_their_figures_and_a_card(tmp_path):
     went_on = read_card(tmp_path / "m.safetensors")
     assert went_on.arch == "hemax-m" and "--arch hemax-m" in went_on.trained["command"] and "--from-weights w.safetensors" in went_on.trained["command"]
     assert went_on.trained["before"]["recipe"]["arch"] == "hemax-s"
+
+
+def test_no_steps_fit_cytoplasm_colour_and_nothing_else(tmp_path):
+    data, start, out = write_layout(tmp_path / "data"), tmp_path / "s.safetensors", tmp_path / "w.safetensors"
+    tiny = {"batch": 2, "canvas_px": 96, "large_canvas_px": 96, "pretrained": False}
+    learn([data], start, tmp_path / "work", Recipe(steps=1, first_stage=0.0, synthetic=0, **tiny), "cpu", lambda _: None)
+    learn([data], out, tmp_path / "none", Recipe.fine_tuning(start, steps=0, **tiny), "cpu", lambda _: None, start)
+    (before, card), (after, now) = checkpoint.load(start), checkpoint.load(out)
+    assert now.trained["steps"] == 0 and now.trained["images"] == card.trained["images"]
+    for name, tensor in after.state_dict().items():
+        assert name.startswith("tint.") or torch.equal(tensor, before.state_dict()[name]), name
+    assert not (tmp_path / "none" / "pseudo").exists() and not (tmp_path / "none" / "synthetic").exists()
+    card_module.write_card(now, out.with_suffix(".md"))
+    assert "Cytoplasm colour is read from the colours" in out.with_suffix(".md").read_text("utf-8")
+    for without_start in (["--steps", "0"], ["--steps", "0", "--from-weights", str(start), "--arch", "hemax-m"]):
+        asked = CliRunner().invoke(main, ["train", str(data), "--out", str(tmp_path / "x.safetensors"), *without_start])
+        assert asked.exit_code == 2 and "give them with --from-weights" in " ".join(asked.output.replace("│", " ").split())
 
 
 def every_step(go):

@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 
 from ..model.checkpoint import WeightsCard, labels_were_shuffled
+from ..model.hemax import ARCHITECTURES
 from ..vocabulary import CLAIM
 from .figures import flat_rows
 
@@ -33,8 +34,7 @@ Architecture `{card.arch}`, {card.mpp} µm/px, patches of {card.patch_px} px. SH
 
 {commands}
 
-{lengths}, on {trained[hardware]}. {averaged}{stain}
-Cytoplasm colour is read from the colours of the cell's nucleus, cytoplasm and surroundings alone, by a layer fitted after the last step.
+{lengths}, on {trained[hardware]}. {averaged}{stain}{tint}
 
 ## On what
 
@@ -64,6 +64,9 @@ do worse.
 """
 
 
+_TINT = """
+Cytoplasm colour is read from the colours of the cell's nucleus, cytoplasm and surroundings alone, by a layer fitted after the last step."""
+
 _TEACHER = """
 In {stage} stage these masks, and the types of cells whose label leaves them open (where at least 0.8 of what the label
 allows is one type), were those of earlier weights, SHA-256 `{sha256}…`: a network's labels, not people's.
@@ -87,6 +90,7 @@ def write_card(card: WeightsCard, path: Path) -> None:
         lengths="; ".join(_lengths(trained)),
         averaged=_averaged(trained),
         stain=_stain(trained),
+        tint=_TINT if ARCHITECTURES[card.arch].tint else "",
         sources="\n".join(f"- {n} images: {SOURCES.get(source, source)}" for source, n in trained["images"].items()),
         apart=_apart(trained),
         pseudo=", ".join(f"{source} {share}" for source, share in trained["pseudo_masks"].items()) or "none",

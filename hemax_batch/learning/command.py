@@ -108,7 +108,7 @@ def learn(
         "early_stopping": early.told() if early else None,
     }  # fmt: skip
     if recipe.steps == 0 and start:  # all but a colour's layer was learnt from these
-        trained |= {name: trained["before"][name] for name in ("images", "pseudo_masks")}
+        trained |= {name: trained["before"][name] for name in ("images", "pseudo_masks") if name in trained["before"]}
     checkpoint.save(
         model, out, mpp=recipe.mpp, patch_px=recipe.large_canvas_px, temperature=1.0, min_confidence=0.5,
         trained=trained, metrics={},
