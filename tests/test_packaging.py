@@ -89,3 +89,43 @@ def test_a_python_that_is_too_old_is_refused_in_words(tmp_path):
 def test_the_licence_is_whole():
     text = (ROOT / "LICENSE").read_text()
     assert "Apache License" in text and "END OF TERMS AND CONDITIONS" in text
+
+
+STUB = """#!/usr/bin/env bash
+echo "$(basename "$0") $*" >>"$TOLD"
+while [ $# -gt 1 ]; do
+    case $1 in --from-weights | --teacher) [ -f "$2" ] || exit 9 ;; --out) out=$2 ;; esac
+    shift
+done
+touch "$out" "${out%.safetensors}.md"
+"""
+
+
+def test_the_script_that_makes_the_shipped_weights_is_what_their_card_says(tmp_path):
+    from hemax_batch.learning.card import _commands
+    from hemax_batch.model.checkpoint import read_card
+
+    (tmp_path / "bin").mkdir()
+    for name, text in (("torchrun", STUB), ("hemax-batch", STUB), ("python", "#!/bin/sh\necho cuda\n")):
+        (tmp_path / "bin" / name).write_text(text)
+        (tmp_path / "bin" / name).chmod(0o755)
+    env = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "TOLD": str(tmp_path / "told")}
+    asked = [ROOT / "examples" / "train_shipped.sh", tmp_path, tmp_path / "made"]
+    for _ in "12":  # the second time everything is there
+        done = subprocess.run([*map(str, asked)], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[0] == str(tmp_path / "made" / "hemax-s.safetensors") and Path(done.stdout.strip()).exists()
+    told, said = (tmp_path / "told").read_text().splitlines(), _commands(read_card().trained)
+    assert [options(line) for line in told] == [options(line, silent_stain="1") for line in said]
+
+
+def options(command: str, silent_stain: str = "") -> list[str]:
+    """What decides the weights, in any order: not where files are, nor what they are called before they are averaged."""
+    words = command.split()
+    if "average" in words:
+        return sorted(w for w in words[: words.index("--out")] if w.endswith(".safetensors"))
+    kept = [words[0]]
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word.startswith("--") and word not in ("--out", "--work", "--arch"):
+            value = "" if following.startswith("--") or word == "--from-weights" else following
+            kept.append(f"{word} {value}".strip())
+    return sorted([*kept, *([f"--stain {silent_stain}"] if silent_stain and "--stain" not in words else [])])
