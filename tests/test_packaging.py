@@ -91,6 +91,16 @@ def test_the_licence_is_whole():
     assert "Apache License" in text and "END OF TERMS AND CONDITIONS" in text
 
 
+def test_the_readmes_figures_are_those_of_the_weights_that_ship(tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'hemax-batch[train]'")
+    script, drawn = ROOT / "examples" / "plot_card.py", tmp_path / "figures.svg"
+    subprocess.run([sys.executable, script, drawn], check=True, capture_output=True)
+    kept = (ROOT / "examples" / "figures.svg").read_text("utf-8")
+    assert re.findall(r">([^<>]*)</text>", drawn.read_text("utf-8")) == re.findall(r">([^<>]*)</text>", kept)
+    points = [re.findall(r'<use [^>]*x="([\d.]+)"', text) for text in (drawn.read_text("utf-8"), kept)]
+    assert points[0] == points[1] and len(points[0]) > 20
+
+
 STUB = """#!/usr/bin/env bash
 echo "$(basename "$0") $*" >>"$TOLD"
 while [ $# -gt 1 ]; do
