@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The weights that ship, from the labelled images alone: `examples/train_shipped.sh DATA FOLDER`, the stages of the model card
-# in their order. Six hours of two cores, and one stage on a GPU (on a machine without one that alone takes a day). Run again after
+# in their order, with this project's programs on the PATH (. .venv/bin/activate). Six hours of two cores, and one stage on a GPU (on a machine without one that alone takes a day). Run again after
 # it was stopped, it goes on.
 #
 # The program has changed since the first stages (nucleus/cell and stains are taught otherwise), so that what comes out is

@@ -347,19 +347,15 @@ def painted(nucleus, cytoplasm, outside, size=128):
 
 
 def test_the_colours_are_the_optical_densities_of_nucleus_cytoplasm_and_surroundings():
-    parts, asked = ((90, 40, 130), (150, 160, 210), (225, 190, 195)), []
-    tint = looks.Tint()
-    tint.hidden.register_forward_pre_hook(lambda _module, given: asked.append(given[0].unflatten(-1, (3, 6))[0, 0]))
+    parts = ((90, 40, 130), (150, 160, 210), (225, 190, 195))
     pixels, masks, box = painted(*parts)
-    tint(pixels, masks, box)
-    density = torch.log10(256 / (torch.tensor(parts).float() + 1))
-    assert torch.allclose((asked[0][:, :3] + 2) / 8, density, atol=0.08)  # edges are of both
-    assert ((asked[0][:, 3:] + 2) / 24 < 0.2).all()
+    colours = looks.Tint.colours(pixels, masks, box)
+    mean, spread = colours[0, 0].unflatten(-1, (3, 2, 3)).unbind(1)
+    assert torch.allclose(mean, torch.log10(256 / (torch.tensor(parts).float() + 1)), atol=0.08)  # edges are of both
+    assert (spread < 0.2).all()
     pixels[:, :, :, :4] = 0  # further than half the cell's width from it
-    tint(pixels, masks, box)
-    assert torch.equal(asked[0], asked[1])
-    tint(pixels.zero_(), masks * 0 - 8, box * 0 - 500)  # a box in nothing
-    assert torch.isfinite(asked[2]).all()
+    assert torch.equal(looks.Tint.colours(pixels, masks, box), colours)
+    assert torch.isfinite(looks.Tint.colours(pixels.zero_(), masks * 0 - 8, box * 0 - 500)).all()  # a box in nothing
 
 
 def test_cytoplasm_colour_is_read_from_the_cells_colours_and_nothing_else_is(patches):
@@ -377,6 +373,8 @@ def test_cytoplasm_colour_is_read_from_the_cells_colours_and_nothing_else_is(pat
     assert torch.equal(before.attribute_logits[-1][..., ~colour], tinted.attribute_logits[-1][..., ~colour])
     assert not torch.equal(before.attribute_logits[-1][..., colour], tinted.attribute_logits[-1][..., colour])
     assert torch.equal(tinted.attribute_logits[-1][..., colour], after.attribute_logits[-1][..., colour])
+    network.train()(pixels).attribute_logits.sum().backward()
+    assert network.attribute_head.weight.grad[colour].any() and network.tint.out.weight.grad is None  # fitted apart
 
 
 # --- checkpoints -------------------------------------------------------------------------------------------------

@@ -47,8 +47,8 @@ def picture(path, cytoplasm, rng, nucleus=NUCLEUS):
     return str(path)
 
 
-def labelled(path, *attributes, cells=1):
-    return Example(path, 0.12, "s", "train", (CellLabel((18.0, 18.0, 78.0, 78.0), ("monocyte",), attributes),) * cells)
+def labelled(path, *attributes, cells=1, box=(18.0, 18.0, 78.0, 78.0)):
+    return Example(path, 0.12, "s", "train", (CellLabel(box, ("monocyte",), attributes),) * cells)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_the_colours_of_cells_are_learnt_and_told_again_to_the_bit(examples, tmp
     assert told[0].startswith(f"cytoplasm colour: fitted to {len(examples) * tint.MEASURED} measurements")
     rng = np.random.default_rng(9)
     new = [labelled(picture(tmp_path / f"{name}.png", colour, rng), ("cytoplasm_colour", name)) for name, colour in COLOURS.items()]
-    colours, states = tint._measured(network, new, RECIPE, torch.device("cpu"))
+    colours, states = tint._measured(network, tint._coloured(new), RECIPE)
     assert len(states) == 3 * tint.MEASURED
     assert (network.tint.read(colours).argmax(1) == states).float().mean() > 0.9
     assert paled(network, colours) > 0.9
@@ -95,24 +95,40 @@ def test_the_colours_of_cells_are_learnt_and_told_again_to_the_bit(examples, tmp
 def paled(network, colours):
     """Share of cells whose cytoplasm is called light blue at an optical density of 0.06, paler than any learnt."""
     pale = colours.clone()
-    pale[:, tint.CYTOPLASM_MEAN] = 8 * 0.06 - 2
+    pale[:, tint.CYTOPLASM_MEAN] = 0.06
     return float((network.tint.read(pale).argmax(1) == tint.COLOUR.states.index("light_blue")).float().mean())
 
 
 def test_what_is_pale_is_called_so_only_because_that_is_taught(examples, monkeypatch):
     monkeypatch.setattr(tint, "PALED", 0.0)
     network, _ = fitted(examples)
-    assert paled(network, tint._measured(network, examples, RECIPE, torch.device("cpu"))[0]) < 0.5
+    assert paled(network, tint._measured(network, tint._coloured(examples), RECIPE)[0]) < 0.5
 
 
 def test_cells_that_say_nothing_of_it_teach_nothing(examples, tmp_path):
     rng = np.random.default_rng(1)
     silent = [
         labelled(examples[0].path), labelled(examples[0].path, ("granularity", "granular")),
-        labelled(examples[0].path, ("cytoplasm_colour", "blue"), cells=2),  # which of them is in the middle nobody says
+        labelled(examples[0].path, ("cytoplasm_colour", "blue"), cells=2, box=None),  # which of them is in the middle nobody says
         labelled(picture(tmp_path / "lost.png", COLOURS["blue"], rng, nucleus=(-99, -99, -99)), ("cytoplasm_colour", "blue")),
     ]  # fmt: skip
     torch.manual_seed(1)
     before = Found().tint.state_dict()
     network, told = fitted(silent)
     assert not told and all(torch.equal(before[name], value) for name, value in network.tint.state_dict().items())
+
+
+def test_each_cell_of_a_picture_is_measured_where_its_box_is(tmp_path):
+    rng, rgb = np.random.default_rng(2), []
+    for name in ("blue", "light_blue"):
+        rgb.append(np.asarray(Image.open(picture(tmp_path / f"{name}.png", COLOURS[name], rng))))
+    Image.fromarray(np.hstack(rgb)).save(tmp_path / "both.png")
+    cells = tuple(
+        CellLabel((x + 18.0, 18.0, x + 78.0, 78.0), ("monocyte",), (("cytoplasm_colour", name),))
+        for x, name in ((0, "blue"), (96, "light_blue"))
+    )
+    both = tint._coloured([Example(str(tmp_path / "both.png"), 0.12, "s", "train", cells)])
+    colours, states = tint._measured(Found(), both, Recipe(canvas_px=96, mpp=0.12, stain=0.0))
+    for name in ("blue", "light_blue"):
+        own = colours[states == tint.COLOUR.states.index(name)][:, tint.CYTOPLASM_MEAN].median(0).values
+        assert torch.allclose(own, -torch.log10((torch.tensor(COLOURS[name]) + 1.0) / 256), atol=0.05), name

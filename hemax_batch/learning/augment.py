@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..model.looks import optical_density
+
 BLUR, COARSE, JPEG, NOISE = range(4)
 _BLUR_REACH_PX = 5
 
@@ -109,11 +111,6 @@ def photometric(pixels: Tensor, drawn: Photometry) -> Tensor:
             part = part + torch.randn(part.shape, generator=noise, device=device) * to(strength)[:, None, None, None]
         x = x.index_copy(0, at, part)
     return x.round().clamp(0, 255).to(torch.uint8)
-
-
-def optical_density(pixels: Tensor) -> Tensor:
-    """-log10((v + 1) / 256) of pixels in 0..255: 0 for pure white."""
-    return math.log10(256.0) - torch.log10(pixels.clamp(min=0) + 1)
 
 
 def _stain(pixels: Tensor, mix: Tensor, ground_gain: Tensor, ground_shift: Tensor) -> Tensor:

@@ -178,7 +178,7 @@ class HemaX(nn.Module):
             q = q + self.gist(*maps[2:], boxes.detach())
         classes.append(self.class_head(q))
         attributes.append(self.attribute_head(q))
-        if self.tint is not None:
+        if self.tint is not None and not self.training:  # it is fitted apart, when all else is learnt
             said, tint = attributes[-1], self.tint(pixels.float(), masks.detach(), boxes.detach())
             attributes[-1] = torch.cat([said[..., : COLOUR.start], tint.to(said.dtype), said[..., COLOUR.stop :]], -1)
         return HemaXOutput(

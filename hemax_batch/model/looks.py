@@ -17,6 +17,11 @@ GIST_GRID = 5
 COLOUR = vocabulary.attribute_slices()["cytoplasm_colour"]
 
 
+def optical_density(pixels: Tensor) -> Tensor:
+    """-log10((v + 1) / 256) of pixels in 0..255: 0 for pure white."""
+    return math.log10(256.0) - torch.log10(pixels.clamp(min=0) + 1)
+
+
 class FineLook(nn.Module):
     """A last look at each cell in detail: the stride-4 embedding and the query's own masks, resampled inside its box.
 
@@ -82,14 +87,16 @@ class Tint(nn.Module):
 
     def read(self, colours: Tensor) -> Tensor:
         """Colours [..., 18] -> logits [..., states]."""
-        return self.out(self.hidden(colours))
+        parts = colours.unflatten(-1, (3, 2, 3))
+        usual = torch.cat([8 * parts[..., :1, :] - 2, 24 * parts[..., 1:, :] - 2], -2)  # of the order of 1
+        return self.out(self.hidden(usual.flatten(-3)))
 
     @staticmethod
     def colours(pixels: Tensor, mask_logits: Tensor, boxes: Tensor) -> Tensor:
-        """Of each part mean and spread of red, green and blue, scaled to the order of 1: [B, Q, 18]."""
+        """Optical densities [B, Q, 18]: of nucleus, cytoplasm and surroundings each mean and spread of red, green and blue."""
         b, q = boxes.shape[:2]
         wide = torch.cat([boxes[..., :2], boxes[..., 2:] * 1.5], -1)
-        density = F.avg_pool2d(math.log10(256.0) - torch.log10(pixels + 1), 4)
+        density = F.avg_pool2d(optical_density(pixels), 4)
         seen = sample_in_boxes(torch.cat([density, torch.ones_like(density[:, :1])], 1), wide, FINE_GRID, 4)  # [B, Q, G², 4]
         own = mask_logits.flatten(0, 1).clamp(-8.0, 8.0)
         own = sample_in_boxes(own, wide.reshape(b * q, 1, 4), FINE_GRID, 4).sigmoid().reshape(b, q, -1, 2)
@@ -99,4 +106,4 @@ class Tint(nn.Module):
         density = seen[:, :, None, :, :3]
         mean = (parts * density).sum(3)  # [B, Q, 3, 3]
         spread = (parts * (density - mean[:, :, :, None]).square()).sum(3).clamp(min=1e-6).sqrt()
-        return torch.cat([8 * mean - 2, 24 * spread - 2], -1).flatten(2)
+        return torch.cat([mean, spread], -1).flatten(2)
