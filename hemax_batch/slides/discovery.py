@@ -22,8 +22,8 @@ from .slide_ids import assign_ids, stem
 RESULTS_MARK = ".hemax"  # a results folder contains a folder of this name
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".jp2"})
 SLIDE_SUFFIXES = IMAGE_SUFFIXES | {
-    ".svs", ".tif", ".tiff", ".btf", ".tf2", ".tf8", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu",
-    ".vsi", ".zvi", ".czi", ".dcm", ".dicom",
+    ".svs", ".tif", ".tiff", ".btf", ".tf2", ".tf8", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide",
+    ".vms", ".vmu", ".vsi", ".zvi", ".czi", ".dcm", ".dicom",
 }  # fmt: skip
 _SIDECAR_WORDS = frozenset({"thumbnail", "thumb", "label", "macro", "preview", "overview"})
 _log = logging.getLogger(__name__)

@@ -87,4 +87,5 @@ def hash_places(i: np.ndarray, j: np.ndarray, seed: int = 0) -> np.ndarray:
     )
     h = (h ^ (h >> np.uint32(15))) * np.uint32(0xC2B2AE3D)
     h = (h ^ (h >> np.uint32(13))) * np.uint32(0x27D4EB2F)
-    return h ^ (h >> np.uint32(16))
+    h = h ^ (h >> np.uint32(16))
+    return h

@@ -109,7 +109,8 @@ def _ellipse_fit(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray
     area = np.bincount(flat, minlength=count + 1).astype(float)
 
     def mean(values: np.ndarray) -> np.ndarray:
-        return np.bincount(flat, values, count + 1) / np.maximum(area, 1)
+        means: np.ndarray = np.bincount(flat, values, count + 1) / np.maximum(area, 1)
+        return means
 
     mx, my = mean(x), mean(y)
     dx, dy = x - mx[flat], y - my[flat]

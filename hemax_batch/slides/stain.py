@@ -129,7 +129,7 @@ def _red_cell_densities(window: np.ndarray) -> np.ndarray:
     rest: np.ndarray = density[density @ np.array([1, 1, -2]) < 0.25]
     if len(rest) < 64:
         return rest[:0]
-    threshold = threshold_otsu(np.clip(rest[:, 1], 0, 0.5))  # type: ignore[no-untyped-call]
+    threshold = threshold_otsu(np.clip(rest[:, 1], 0, 0.5))
     red: np.ndarray = rest[rest[:, 1] > threshold][::8]
     enough = len(red) > 0.01 * len(density) / 8 and np.median(red[:, 1]) > MIN_CONTRAST_OD
     return red if enough else red[:0]

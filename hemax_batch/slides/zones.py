@@ -179,8 +179,10 @@ class ZoneMap:
         if not rows or not columns:
             return np.full(len(points_xy), FEATHERED, np.uint8)
         i, j = np.floor(points_xy / self.side_px).astype(int).T
-        zones: np.ndarray = self.zones[np.clip(j, 0, rows - 1), np.clip(i, 0, columns - 1)]
-        return np.maximum(zones, FEATHERED)
+        zones: np.ndarray = np.maximum(
+            self.zones[np.clip(j, 0, rows - 1), np.clip(i, 0, columns - 1)], FEATHERED
+        )
+        return zones
 
     def areas_in(self, rect: Rect) -> np.ndarray:
         """Return the area of each of `ZONES` in a rectangle: float64 [4], in level-0 pixels.

@@ -1,13 +1,14 @@
-"""Slides read through OpenSlide: MRXS, DICOM, NDPI oddities, and whatever the fast path does not take.
+"""Read slides through OpenSlide: MRXS, DICOM, unusual NDPI, and what `tiff_backend` does not read.
 
-OpenSlide's errors latch (a handle that failed once fails for ever) and its cache is per handle; so a handle is
-reopened after any error, and all handles of a process share one cache of 64 MiB.
+An OpenSlide handle that failed once always fails, so a handle is reopened after any error. All
+handles of a process share one cache of 64 MiB.
 """
 
 from __future__ import annotations
 
 import functools
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -25,31 +26,35 @@ def _shared_cache() -> openslide.OpenSlideCache:
 
 
 class OpenSlideBackend:
-    """One slide through OpenSlide. `read` gives uint8 [h, w, 3] for windows inside a level."""
+    """One slide, read through OpenSlide."""
 
     backend = "openslide"
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         self._path = str(path)
         self._open()
         properties = self._handle.properties
         self.vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
-        self.level_sizes = tuple((int(w), int(h)) for w, h in self._handle.level_dimensions)
+        self.level_sizes: tuple[tuple[int, int], ...] = tuple(
+            (int(w), int(h)) for w, h in self._handle.level_dimensions
+        )
         self.spacing_um = _spacing(properties)
         self._blocks: OrderedDict[tuple[int, int, int], np.ndarray] = OrderedDict()
 
     def _open(self) -> None:
+        """Open the handle with the shared cache."""
         self._handle = openslide.OpenSlide(self._path)
         self._handle.set_cache(_shared_cache())
         self._downsamples = self._handle.level_downsamples
 
     def read(self, level: int, x: int, y: int, w: int, h: int) -> np.ndarray:
-        """Pixels of a window that lies inside `level`."""
+        """Return the pixels of a window that lies inside `level`: uint8 [h, w, 3]."""
         if float(self._downsamples[level]).is_integer():
             return self._region(level, x, y, w, h)
         return self._from_blocks(level, x, y, w, h)
 
     def _region(self, level: int, x: int, y: int, w: int, h: int) -> np.ndarray:
+        """Read a window with one call. Reopen the handle after an error."""
         factor = self._downsamples[level]
         try:
             image = self._handle.read_region((round(x * factor), round(y * factor)), level, (w, h))
@@ -60,10 +65,11 @@ class OpenSlideBackend:
         return pixel_formats.over_glass(np.asarray(image))
 
     def _from_blocks(self, level: int, x: int, y: int, w: int, h: int) -> np.ndarray:
-        """The window put together from blocks on a fixed lattice.
+        """Assemble the window from blocks on a fixed grid.
 
-        OpenSlide takes level-0 whole pixels; at a downsample of 2.0003 it would shift every window by another
-        fraction of a pixel, so that a pixel depended on the window it is read in. Fixed blocks make it one value.
+        OpenSlide takes positions in whole level-0 pixels. At a downsample of 2.0003 it would shift
+        each window by another fraction of a pixel, so a pixel would depend on its window. With
+        fixed blocks a pixel has one value.
         """
         out = np.empty((h, w, 3), np.uint8)
         for by in range(y // _BLOCK_PX, (y + h - 1) // _BLOCK_PX + 1):
@@ -78,6 +84,7 @@ class OpenSlideBackend:
         return out
 
     def _block(self, level: int, bx: int, by: int) -> np.ndarray:
+        """Return a block of the fixed grid, from a cache of 32 blocks."""
         key = (level, bx, by)
         if key not in self._blocks:
             width, height = self.level_sizes[level]
@@ -89,12 +96,13 @@ class OpenSlideBackend:
         return self._blocks[key]
 
     def close(self) -> None:
-        """Release the handle."""
+        """Close the handle."""
         self._blocks.clear()
         self._handle.close()
 
 
-def _spacing(properties) -> spacing.Spacing | None:
+def _spacing(properties: Mapping[str, str]) -> spacing.Spacing | None:
+    """Return µm/px from OpenSlide's properties."""
     x, y = (
         properties.get(openslide.PROPERTY_NAME_MPP_X),
         properties.get(openslide.PROPERTY_NAME_MPP_Y),
