@@ -64,7 +64,7 @@ class HemaXOutput:
     class_logits      [L, B, Q, K + 1]; the last class is "no cell"
     boxes_cxcywh      [L, B, Q, 4], pixels
     attribute_logits  [L, B, Q, A], concatenated as vocabulary.attribute_slices
-    mask_logits       [B, Q, 2, H/4, W/4]: nucleus, whole cell; where they lie, `answers.in_masks` says
+    mask_logits       [B, Q, 2, H/4, W/4]: nucleus, whole cell; where they lie, `network_output.mask_coordinates` says
     dense_logits      [B, 2, H/4, W/4]: nucleus and cell of any nucleated cell, whichever query
     heat_logits       [B, H/8, W/8], cell centres; None with learned queries
     first_boxes       [B, Q, 4], the boxes that the queries start from; None with learned queries

@@ -22,10 +22,10 @@ class NetworkOutput:
     class_logits      [B, Q, K + 1]; the last class is "no cell"
     attribute_logits  [B, Q, A], concatenated as vocabulary.attribute_slices
     boxes_cxcywh      [B, Q, 4], pixels
-    sure              bool [B, Q], a cell with at least MIN_SCORE
-    mask_logits       [S, 2, H/4, W/4], nucleus and cell of the S sure queries alone, row-major: what else is drawn is
+    confident         bool [B, Q], a cell with at least MIN_SCORE
+    mask_logits       [S, 2, H/4, W/4], nucleus and cell of the S confident queries alone, row-major: what else is drawn is
                       never looked at, and would be most of what is copied from a GPU
-    looks             [B, D, h', w'] of the backbone's map `familiarity.STAGE`
+    backbone_features [B, D, h', w'] of the backbone's map `out_of_distribution.FEATURE_STAGE`
     """
 
     class_logits: np.ndarray
@@ -51,8 +51,8 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 @dataclass(frozen=True)
 class NetworkProbabilities:
     """An answer for B patches in probabilities: scores [B, Q], class_probs [B, Q, K], attribute_probs [B, Q, A], boxes
-    [B, Q, 4] cxcywh px, sure bool [B, Q], masks [S, 2, h, w] logits at stride 4 of the sure queries, each at
-    mask_row int [B, Q] there, looks [B, D, h', w'] of the backbone."""
+    [B, Q, 4] cxcywh px, confident bool [B, Q], masks [S, 2, h, w] logits at stride 4 of the confident queries, each at
+    mask_row int [B, Q] there, backbone_features [B, D, h', w'] of the backbone."""
 
     scores: np.ndarray
     class_probs: np.ndarray

@@ -1,6 +1,6 @@
 """The trained network as a function: patches in, cells out, in the slide's own pixels.
 
-The network itself is an engine's (`torch_network`, `openvino_network`); all here is numpy, so that a worker whose engine
+The network itself is an engine's (`engines`); all here is numpy, so that a worker whose engine
 is not PyTorch never loads it. On the CPU it runs patch by patch on one thread, so that what it says of a patch depends on
 that patch alone, whatever the batch, the number of workers or the order (larger batches gain nothing there).
 """

@@ -93,7 +93,7 @@ class TorchEngine:
         return graph, to_device, run_network
 
     def _forward_with_features(self, pixels: Tensor):
-        """The network's output, and the map of its backbone that `familiarity` speaks of, taken as it passes."""
+        """The network's output, and the map of its backbone that `out_of_distribution` speaks of, taken as it passes."""
         feature_maps, own_thread = [], threading.get_ident()
 
         def record_features(_module, _arguments, maps):
