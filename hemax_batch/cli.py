@@ -14,6 +14,7 @@ from .cli_models import models
 from .cli_review import export, export_options, report, retally
 from .cli_slides import doctor, info, synth
 from .errors import HemaxError, UsageError
+from .laboratory.command import monitor, verify
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -158,6 +159,6 @@ def run(inputs, out, **given):
     sys.exit(summary.exit_code or exported)
 
 
-for _command in (report, retally, export, info, doctor, synth, train, calibrate, evaluate, faithfulness, compare, transfer, models):
+for _command in (report, retally, export, info, doctor, synth, train, calibrate, evaluate, faithfulness, compare, transfer, verify, monitor, models):
     _command.context_settings |= main.context_settings  # also where it is called by itself
     main.add_command(_command)

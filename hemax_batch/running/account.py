@@ -10,7 +10,7 @@ import numpy as np
 
 from ..cells.counting import Counting, SmearAccount
 from ..geometry import inside
-from ..records import Region, RegionFigures, RegionResult, Slide, TilePlan
+from ..records import Region, RegionFigures, RegionResult, Slide, StainProfile, TilePlan
 from ..slides.quality import FEW_RED_CELLS_PER_MM2, MIN_FOCUS, MIN_STAIN_CONTRAST
 from ..slides.zones import BLANK, MONOLAYER, ZoneMap, film_figures
 from ..vocabulary import WHITE_NAMES, ZONES
@@ -114,8 +114,12 @@ def _quality(focus: float, stain_contrast: float) -> str:
     )  # fmt: skip
 
 
-def account_smear(regions: Sequence[RegionFigures], counting: Counting, class_names: Sequence[str]) -> SmearAccount:
-    """The sums over a slide's regions."""
+def account_smear(
+    regions: Sequence[RegionFigures], counting: Counting, class_names: Sequence[str],
+    stain: StainProfile | None = None, unfamiliar_cells: int | None = None,
+) -> SmearAccount:  # fmt: skip
+    """The sums over a slide's regions, and how it is stained."""
+    glass, red_cell = (stain.background_rgb, stain.rbc_od_rgb) if stain else ((None,) * 3, (None,) * 3)
     read = [r for r in regions if r.state == "read"]
     blank, feathered, monolayer, thick = np.sum([r.zones_mm2 for r in read] or [(0.0,) * len(ZONES)], axis=0).tolist()
     left_out = [name for name, reason in zip(class_names, counting.left_out, strict=True) if reason]
@@ -127,7 +131,8 @@ def account_smear(regions: Sequence[RegionFigures], counting: Counting, class_na
             [r.left_out_mm2 for r in regions],
         )),
         _median([r.focus for r in read]), sum(r.focus < MIN_FOCUS for r in read),
-        _median([r.stain_contrast for r in read]),
+        _median([r.stain_contrast for r in read]), _median([r.nuclear_contrast for r in read]),
+        *(None if value is None else round(float(value), 4) for value in (*glass, *red_cell)), unfamiliar_cells,
     )  # fmt: skip
 
 

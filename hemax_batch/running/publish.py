@@ -104,7 +104,8 @@ def _count(work: SlideWork, found: Gathered, settings: RunSettings, min_confiden
     )
     those = [name for name, reason in zip(names, counting.left_out, strict=True) if not reason]
     differential = count(those, settings.target_cells, settings.wbc, settings.rules)
-    return _Counted(measures, readings, counting, regions, account_smear(regions, counting, names), differential)
+    smear = account_smear(regions, counting, names, work.plan.stain, int((cells.unfamiliar > 1).sum()))
+    return _Counted(measures, readings, counting, regions, smear, differential)
 
 
 def _record(work: SlideWork, found: Gathered, counted: _Counted, weights_sha256: str) -> SlideRecord:
