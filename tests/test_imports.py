@@ -12,7 +12,7 @@ import hemax_batch
 ROOT = Path(hemax_batch.__file__).parent
 #: From the top down: a module may import from its own layer (within its folder) and from those below.
 LAYERS = (
-    {"__main__"}, {"bench"}, {"cli"}, {"cli_slides", "cli_learning", "cli_models", "cli_review"}, {"doctor", "pipeline", "interchange"}, {"learning"}, {"running"}, {"review"},
+    {"__main__"}, {"bench"}, {"cli"}, {"cli_slides", "cli_learning", "cli_models", "cli_review"}, {"doctor", "pipeline", "interchange", "laboratory"}, {"learning"}, {"running"}, {"review"},
     {"results", "smear"}, {"settings"}, {"slides", "model", "cells", "outputs"},
     {"records", "mask_packing", "vocabulary", "geometry", "errors"},
 )  # fmt: skip

@@ -22,8 +22,10 @@ LEAST_BASELINE_NIGHTS = 10
 ADVISED_BASELINE_NIGHTS = 20
 _IDLE_DAYS = 14  # a scanner without a slide for so long is out of use and raises no alarm
 _TAILS = (1.0, 99.0)  # per cent of the baseline's slides; values beyond are set to these
+_MOST_ALIKE = 1 / 3  # of the baseline's nights; more, of rare cells, and the values are no normal law's
 _WINDOW = {"1_3s": 1, "2_2s": 2, "R_4s": 2, "4_1s": 4, "10_x": 10}  # nights that a rule speaks of
 
+RATE = "missed"  # a count over an area; all other measures are means of slides
 IN_CONTROL, WARNED, OUT, NO_LIMITS, IDLE = "in control", "warning", "out of control", "no limits", "idle"
 Mask = NDArray[np.bool_]
 
@@ -94,6 +96,8 @@ def make_charts(
         for pattern in ("", *controls):
             wanted = (scanners == scanner) & (control == pattern)
             for measure in MEASURES if wanted.any() else ():
+                if pattern and measure.name == RATE:  # a scan of one slide audits too little to tell a rate
+                    continue
                 chart = _chart(nights, measure, scanner, pattern, wanted, baseline, rules, last)
                 charts += [chart] if chart else []
     return charts
@@ -139,7 +143,7 @@ def _by_night(
     """
     x, weights = nights.values[measure.name][wanted], np.ones(int(wanted.sum()))
     base = within[wanted]
-    if measure.name == "missed":
+    if measure.name == RATE:
         weights = np.where(nights.audited_mm2[wanted] > 0, nights.audited_mm2[wanted], 0.0)
     elif base.sum() >= 2 and not is_control:
         low, high = np.percentile(x[base], _TAILS)
@@ -159,8 +163,8 @@ def _limits(values: Floats, errors: Floats) -> tuple[ControlLimits | None, str]:
     """The limits of the baseline's nights, or why there are none."""
     if len(values) < LEAST_BASELINE_NIGHTS:
         return None, f"the baseline has {len(values)} nights, {LEAST_BASELINE_NIGHTS} are needed"
-    if np.ptp(values) == 0:
-        return None, "it does not vary in the baseline"
+    if np.unique(values, return_counts=True)[1].max() > _MOST_ALIKE * len(values):
+        return None, "too many nights of the baseline have the same value"
     return control_limits(values, errors), ""
 
 
@@ -182,13 +186,13 @@ def _state(
 def _onset(broken: Sequence[tuple[str, ...]], at: int) -> int:
     """The first night of the series of rejections that ends at a night.
 
-    A rule speaks of the nights that it counts. Series that touch or overlap are one.
+    A rule speaks of the nights that it counts; of several the one that counts fewest. Series that touch or overlap are one.
     """
     start = at
     while at >= start - 1 and at >= 0:
         windows = [_WINDOW[rule] for rule in broken[at] if rule != WARNING]
         if windows:
-            start = min(start, at - max(windows) + 1)
+            start = min(start, at - min(windows) + 1)
         at -= 1
     return max(start, 0)
 

@@ -26,6 +26,9 @@ from .statistics import (
     within_limits,
 )
 from .statistics.estimate import NO_ESTIMATE, Floats
+from .statistics.regression import NO_LINE
+
+_FEWEST_HOLDING = 10  # slides in which both saw the class; with fewer, slides without any decide the line
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class Comparison:
     chance_within     the share that two counts of the same blood would reach
     difference        Bland-Altman of y - x
     counting_sd       the SD of y - x that counting alone gives; NaN of NRBC
-    passing_bablok, deming, pearson, spearman
+    passing_bablok, deming   absent where fewer than ten slides hold the class in both counts
+    pearson, spearman
     """
 
     quantity: Quantity
@@ -86,9 +90,11 @@ def _compare(quantity: Quantity, reference: Sequence[Count], method: Sequence[Co
         share = proportion(int(np.sum(within_limits(k1, n1, k2, n2))), len(reference))
         chance = float(np.mean([chance_within_limits(*v) for v in zip(p, n1.astype(int), n2.astype(int), strict=True)]))
         spread = 100 * root_mean_square(counting_sd(p, n1, n2))
+    holding = int(np.sum((k1 > 0) & (k2 > 0)))
+    lines = (passing_bablok(x, y), deming(x, y)) if holding >= _FEWEST_HOLDING else (NO_LINE, NO_LINE)
     return Comparison(
         quantity, tuple(count.slide for count in reference), x, y, n1, n2, share, chance, bland_altman(y - x), spread,
-        passing_bablok(x, y), deming(x, y), pearson(x, y), spearman(x, y),
+        *lines, pearson(x, y), spearman(x, y),
     )  # fmt: skip
 
 

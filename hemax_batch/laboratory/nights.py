@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from ..cells.measure import ENOUGH_RBC
 from ..errors import UsageError
 from ..outputs.tables import plain_text
 from .measures import MEASURES
@@ -186,7 +187,7 @@ def _values(record: dict[str, Any], row: Mapping[str, str], corrected: float | N
     white, unidentified = _number(row.get("white_cells")), _number(row.get("unidentified"))
     cells, regions = _number(record.get("cells")), _number(record.get("regions"))
     return {
-        "red_cell_diameter": _number(record.get("rbc_diameter_um")) if record.get("rbc_measured") else math.nan,
+        "red_cell_diameter": _red_cells(record),
         "stain_strength": _number(smear.get("stain_contrast")),
         "nuclear_contrast": _number(smear.get("nuclear_contrast")),
         "red_over_green": _share(red, green),
@@ -206,6 +207,11 @@ def _values(record: dict[str, Any], row: Mapping[str, str], corrected: float | N
             if m.name.startswith("share_")
         },
     }
+
+
+def _red_cells(record: Mapping[str, Any]) -> float:
+    """The diameter of the slide's red cells, where enough were measured to tell it."""
+    return _number(record.get("rbc_diameter_um")) if record["rbc_measured"] >= ENOUGH_RBC else math.nan
 
 
 def _version(record: Mapping[str, Any]) -> str:

@@ -53,7 +53,9 @@ class Limit:
         """The limit as a person reads it."""
         if math.isinf(self.high):
             return f"at least {self.low:g}"
-        return f"at most {self.high:g}" if self.low == -self.high or self.low == 0 else f"{self.low:g} to {self.high:g}"
+        if self.low == -self.high:
+            return f"within ±{self.high:g}"
+        return f"at most {self.high:g}" if self.low == 0 else f"{self.low:g} to {self.high:g}"
 
 
 @dataclass(frozen=True)

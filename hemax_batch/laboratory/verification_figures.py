@@ -13,7 +13,7 @@ from .statistics import counting_sd
 from .statistics.estimate import Floats
 from .svg import Plot, ticks
 
-_WIDTH, _HEIGHT = 400.0, 280.0
+_WIDTH, _HEIGHT = 300.0, 230.0
 _Z = 1.959964
 _CURVE = 60  # points of a curve
 
@@ -70,7 +70,7 @@ def _counting_half(c: Comparison, per_cent: Floats) -> Floats | None:
 
 def forest_figure(comparisons: Sequence[Comparison]) -> Markup:
     """Bias of each quantity with its interval, over its limits of agreement and over what counting alone spreads."""
-    row, left = 26.0, 178.0
+    row, left = 26.0, 208.0
     edges = [v for c in comparisons for v in (c.difference.lower.value, c.difference.upper.value, c.difference.bias.low,
                                               c.difference.bias.high, _Z * c.counting_sd)]  # fmt: skip
     reach = 1.05 * max([abs(v) for v in edges if math.isfinite(v)], default=1.0)

@@ -231,6 +231,8 @@ def test_repeatability_of_counts_is_that_of_counting():
     assert found.counting_sd == pytest.approx(math.sqrt(np.mean(shares * (1 - shares)) / 200), rel=0.03)
     pair = s.repeatability([[10, 14], [3]], [[100, 100], [100]])  # one slide alone: |d| / √2
     assert (pair.slides, pair.sd.value) == (1, pytest.approx(0.04 / math.sqrt(2)))
+    alone = s.repeatability([[10, 14]] + [[0, 0]] * 9, [[100, 100]] * 10)  # one slide in ten tells: one degree of freedom
+    assert alone.sd.high / alone.sd.value == pytest.approx(s.sd_estimate(1.0, 1).high)
     assert not s.repeatability([], []).sd.exists
 
 

@@ -15,12 +15,12 @@ WARNING = "1_2s"
 #: The rules that reject, in the order in which a multirule procedure applies them.
 REJECTIONS = ("1_3s", "2_2s", "R_4s", "4_1s", "10_x")
 WORDS = {
-    "1_2s": "one day beyond 2 SD (a warning)",
-    "1_3s": "one day beyond 3 SD",
-    "2_2s": "two days in a row beyond 2 SD on the same side",
-    "R_4s": "two days in a row more than 4 SD apart, one beyond each 2 SD",
-    "4_1s": "four days in a row beyond 1 SD on the same side",
-    "10_x": "ten days in a row on the same side of the centre",
+    "1_2s": "one night beyond 2 SD (a warning)",
+    "1_3s": "one night beyond 3 SD",
+    "2_2s": "two nights in a row beyond 2 SD on the same side",
+    "R_4s": "two nights in a row more than 4 SD apart, one beyond each 2 SD",
+    "4_1s": "four nights in a row beyond 1 SD on the same side",
+    "10_x": "ten nights in a row on the same side of the centre",
 }
 
 

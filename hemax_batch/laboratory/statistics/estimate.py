@@ -98,10 +98,10 @@ def mean_estimate(values: ArrayLike, level: float = LEVEL) -> Estimate:
     return Estimate(mean, mean - half, mean + half)
 
 
-def sd_estimate(sd: float, degrees: int, level: float = LEVEL) -> Estimate:
+def sd_estimate(sd: float, degrees: float, level: float = LEVEL) -> Estimate:
     """A standard deviation of so many degrees of freedom with its interval.
 
-    Formula: s √(df / χ²) at the upper and the lower quantile of χ² with df degrees of freedom.
+    Formula: s √(df / χ²) at the upper and the lower quantile of χ² with df degrees of freedom. There is no interval below one.
     Source: NIST/SEMATECH e-Handbook of Statistical Methods, section 7.2.3.1.
 
     Examples
@@ -110,8 +110,10 @@ def sd_estimate(sd: float, degrees: int, level: float = LEVEL) -> Estimate:
     >>> round(e.low, 3), round(e.high, 3)
     (0.699, 1.755)
     """
-    if degrees < 1 or not math.isfinite(sd):
+    if not math.isfinite(sd):
         return NO_ESTIMATE
+    if degrees < 1:
+        return Estimate(sd)
     tail = (1 - level) / 2
     low = sd * math.sqrt(degrees / float(stats.chi2.ppf(1 - tail, degrees)))
     high = sd * math.sqrt(degrees / float(stats.chi2.ppf(tail, degrees)))
