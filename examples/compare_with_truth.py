@@ -25,7 +25,9 @@ def read(path: Path) -> tuple[list[dict[str, str]], np.ndarray]:
     """Rows of a table, and their boxes float64 [N, 4]."""
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    return rows, np.array([[float(r[k]) for k in ("x0", "y0", "x1", "y1")] for r in rows]).reshape(-1, 4)
+    return rows, np.array([[float(r[k]) for k in ("x0", "y0", "x1", "y1")] for r in rows]).reshape(
+        -1, 4
+    )
 
 
 def match(found_xyxy: np.ndarray, true_xyxy: np.ndarray) -> dict[int, tuple[int, float]]:
@@ -43,7 +45,9 @@ def match(found_xyxy: np.ndarray, true_xyxy: np.ndarray) -> dict[int, tuple[int,
 
 def main() -> int:
     """Print the comparison; the exit code as the docstring above says."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("cells", type=Path)
     parser.add_argument("truth", type=Path)
     parser.add_argument("--require", action="store_true")
@@ -56,7 +60,9 @@ def main() -> int:
     found_share, false_share = len(hits) / max(len(needed), 1), false / max(len(cells), 1)
     agree = sum(truth[i]["class"] == cells[matched[i][0]]["class"] for i in hits)
     at_border = len(truth) - len(needed)
-    print(f"true cells {len(needed)} (and {at_border} at the border), found {len(hits)}: {found_share:.1%}")
+    print(
+        f"true cells {len(needed)} (and {at_border} at the border), found {len(hits)}: {found_share:.1%}"
+    )
     print(f"false among {len(cells)}: {false}: {false_share:.1%}")
     print(f"mean IoU of the boxes {np.mean([matched[i][1] for i in hits]) if hits else 0:.3f}")
     print(f"class agrees in {agree} of {len(hits)}: {agree / max(len(hits), 1):.1%}")

@@ -27,30 +27,59 @@ def plot_differential(axes, record: dict) -> None:
     """Per cent of white cells of each class, with exact 95 % limits."""
     classes = pd.DataFrame(record["classes"])[::-1].dropna(subset=["percent"])
     limits = [classes.percent - classes.low95, classes.high95 - classes.percent]
-    axes.barh(classes.words, classes.percent, xerr=np.clip(limits, 0, None), color="#44AA99", ecolor="#333333", capsize=2)
-    axes.set(xlabel="% of white cells, with 95 % limits", xlim=(0, 100), title=f"{record['white_cells']} white cells")
+    axes.barh(
+        classes.words,
+        classes.percent,
+        xerr=np.clip(limits, 0, None),
+        color="#44AA99",
+        ecolor="#333333",
+        capsize=2,
+    )
+    axes.set(
+        xlabel="% of white cells, with 95 % limits",
+        xlim=(0, 100),
+        title=f"{record['white_cells']} white cells",
+    )
 
 
 def plot_cell(axes, cell, picture: Image.Image, masks: dict, side_px: int) -> None:
     """A cell's picture, and round it the outlines of its masks."""
     height, width = masks["cell"].shape
-    x0, y0 = (round((low + high) / 2 - side_px / 2) for low, high in ((cell.x0, cell.x1), (cell.y0, cell.y1)))
-    rows, columns = slice(max(y0, 0), min(y0 + side_px, height)), slice(max(x0, 0), min(x0 + side_px, width))
-    where = (columns.start - x0, columns.stop - x0, rows.stop - y0, rows.start - y0)  # in the picture
+    x0, y0 = (
+        round((low + high) / 2 - side_px / 2)
+        for low, high in ((cell.x0, cell.x1), (cell.y0, cell.y1))
+    )
+    rows, columns = (
+        slice(max(y0, 0), min(y0 + side_px, height)),
+        slice(max(x0, 0), min(x0 + side_px, width)),
+    )
+    where = (
+        columns.start - x0,
+        columns.stop - x0,
+        rows.stop - y0,
+        rows.start - y0,
+    )  # in the picture
     axes.imshow(picture, extent=(0, side_px, side_px, 0))
     for name, colour in (("cell", "#004488"), ("nucleus", "#DDAA33")):
         own = masks[name][rows, columns] == cell.cell_id
         if own.any():
-            axes.contour(own, levels=[0.5], colors=colour, linewidths=1, extent=where, origin="upper")
+            axes.contour(
+                own, levels=[0.5], colors=colour, linewidths=1, extent=where, origin="upper"
+            )
     axes.set(xlim=(0, side_px), ylim=(side_px, 0))
-    axes.set_title(f"{cell.cell_id}: {cell['class'].replace('_', ' ')}\n{cell.confidence:.2f}", fontsize=7)
+    axes.set_title(
+        f"{cell.cell_id}: {cell['class'].replace('_', ' ')}\n{cell.confidence:.2f}", fontsize=7
+    )
 
 
 def main(folder: Path, plot: Path) -> None:
     cells = pd.read_csv(folder / "cells.csv")
     differential = json.loads((folder / "differential.json").read_text("utf-8"))
     mpp = json.loads((folder / "result.json").read_text("utf-8"))["mpp"]
-    masks = {name: zarr.open_array(folder / f"masks.zarr/labels/{name}/0", mode="r") for name in ("cell", "nucleus")}
+    masks = {
+        name: zarr.open_array(folder / f"masks.zarr/labels/{name}/0", mode="r")
+        for name in ("cell", "nucleus")
+    }
     figure = Figure(figsize=(13, 6), layout="constrained")
     left, right = figure.subfigures(1, 2)
     plot_differential(left.subplots(), differential)

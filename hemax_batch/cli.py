@@ -31,7 +31,10 @@ class _Commands(click.Group):
             ctx.exit(error.exit_code)
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(__version__, "-V", "--version", prog_name="hemax-batch")
 def main():
     """Explainable white-cell differentials from blood-smear scans, in batches.
@@ -55,59 +58,164 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
     known = {param.name for param in ctx.command.params}
     given = {name.replace("-", "_"): value for name, value in values.items()}
     if unknown := sorted(set(given) - known):
-        raise click.BadParameter(f"{path}: unknown setting {', '.join(unknown)}; `hemax-batch run --help` lists them")
+        raise click.BadParameter(
+            f"{path}: unknown setting {', '.join(unknown)}; `hemax-batch run --help` lists them"
+        )
     ctx.default_map = {**(ctx.default_map or {}), **given}
 
 
 @main.command(context_settings={"show_default": True})
 @click.argument("inputs", nargs=-1, required=True, metavar="SLIDES...")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Results folder; made where it is missing.")
-@click.option("--weights", type=_FILE, help="A checkpoint.  [default: the one that ships]")
-@click.option("--mpp", type=float, help="µm per pixel, for slides that do not say it or say it wrongly.")
-@click.option("--core-um", type=float, default=400.0, help="Side of a region, the unit of work, in µm.")
-@click.option("--engine", type=click.Choice(["torch", "openvino"]), default="torch",
-              help="What the network runs in; OpenVINO, a package apart, is faster without a GPU.")  # fmt: skip
-@click.option("--batch-size", type=int, help="Patches at a time; halved where memory is short.  [default: 8; GPU: 64]")
-@click.option("--min-confidence", type=float, help="Below it a cell is `unidentified`.  [default: as the weights say]")
-@click.option("--exhaustive", is_flag=True, help="The network looks everywhere, not only where the screen points.")
-@click.option("--audit", type=float, default=0.01, metavar="FRACTION", help="Share of passed-over glass to check.")
-@click.option("--target-cells", type=int, default=200, help="White cells that make a differential sufficient.")
-@click.option("--count-in", type=click.Choice(["monolayer", "all"]), default="monolayer",
-              help="Where white cells count; in the whole smear too where its monolayer holds too few.")  # fmt: skip
-@click.option("--wbc", type=float, help="The analyser's white count (10^9/l), to correct for nucleated red cells.")
-@click.option("--rules", type=_EXISTING_FILE, help="Flags and reference ranges from a TOML file.  [default: built in]")
-@click.option("--age-group", metavar="NAME", help="Use the reference ranges of this age group in --rules.")
 @click.option(
-    "--max-unreadable", type=float, default=0.05, help="Share of the area that may be lost before a slide fails."
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Results folder; made where it is missing.",
 )
-@click.option("--workers", type=int, help="Worker processes; 0: this process alone.  [default: what the job may use]")
-@click.option("--gpus", type=int, help="GPUs to use.  [default: all visible]")
-@click.option("--scheduler", metavar="ADDRESS", help="An existing dask scheduler, such as tcp://host:8786.")
-@click.option("--scheduler-file", type=_FILE, help="The same, by the file that it wrote.")
-@click.option("--tls", type=_EXISTING_FILE, nargs=3, metavar="CA CERT KEY", help="PEM files for an encrypted cluster.")
-@click.option("--overwrite", is_flag=True, help="Do current slides again; what is not ours is never touched.")
+@click.option("--weights", type=_FILE, help="A checkpoint.  [default: the one that ships]")
 @click.option(
-    "--retry-failed", is_flag=True, help="Try slides again that failed, or lost some area, and have not changed."
+    "--mpp", type=float, help="µm per pixel, for slides that do not say it or say it wrongly."
+)
+@click.option(
+    "--core-um", type=float, default=400.0, help="Side of a region, the unit of work, in µm."
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["torch", "openvino"]),
+    default="torch",
+    help="What the network runs in; OpenVINO, a package apart, is faster without a GPU.",
+)
+@click.option(
+    "--batch-size",
+    type=int,
+    help="Patches at a time; halved where memory is short.  [default: 8; GPU: 64]",
+)
+@click.option(
+    "--min-confidence",
+    type=float,
+    help="Below it a cell is `unidentified`.  [default: as the weights say]",
+)
+@click.option(
+    "--exhaustive",
+    is_flag=True,
+    help="The network looks everywhere, not only where the screen points.",
+)
+@click.option(
+    "--audit",
+    type=float,
+    default=0.01,
+    metavar="FRACTION",
+    help="Share of passed-over glass to check.",
+)
+@click.option(
+    "--target-cells", type=int, default=200, help="White cells that make a differential sufficient."
+)
+@click.option(
+    "--count-in",
+    type=click.Choice(["monolayer", "all"]),
+    default="monolayer",
+    help="Where white cells count; in the whole smear too where its monolayer holds too few.",
+)
+@click.option(
+    "--wbc",
+    type=float,
+    help="The analyser's white count (10^9/l), to correct for nucleated red cells.",
+)
+@click.option(
+    "--rules",
+    type=_EXISTING_FILE,
+    help="Flags and reference ranges from a TOML file.  [default: built in]",
+)
+@click.option(
+    "--age-group", metavar="NAME", help="Use the reference ranges of this age group in --rules."
+)
+@click.option(
+    "--max-unreadable",
+    type=float,
+    default=0.05,
+    help="Share of the area that may be lost before a slide fails.",
+)
+@click.option(
+    "--workers",
+    type=int,
+    help="Worker processes; 0: this process alone.  [default: what the job may use]",
+)
+@click.option("--gpus", type=int, help="GPUs to use.  [default: all visible]")
+@click.option(
+    "--scheduler", metavar="ADDRESS", help="An existing dask scheduler, such as tcp://host:8786."
+)
+@click.option("--scheduler-file", type=_FILE, help="The same, by the file that it wrote.")
+@click.option(
+    "--tls",
+    type=_EXISTING_FILE,
+    nargs=3,
+    metavar="CA CERT KEY",
+    help="PEM files for an encrypted cluster.",
+)
+@click.option(
+    "--overwrite", is_flag=True, help="Do current slides again; what is not ours is never touched."
+)
+@click.option(
+    "--retry-failed",
+    is_flag=True,
+    help="Try slides again that failed, or lost some area, and have not changed.",
 )
 @click.option("--fail-fast", is_flag=True, help="Stop at the first slide that fails.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
-@click.option("--max-minutes", type=float, help="Stop in good order after this long; the next run goes on.")
 @click.option(
-    "--wait-lock", "wait_lock_s", type=float, default=0.0, metavar="SECONDS", help="Wait for another run's end."
+    "--max-minutes", type=float, help="Stop in good order after this long; the next run goes on."
 )
-@click.option("--region-timeout", "region_timeout_s", type=float, default=1800.0, metavar="SECONDS",
-              help="A region that takes longer counts as hung; it is tried again, then lost.")  # fmt: skip
-@click.option("--open-timeout", "open_timeout_s", type=float, default=300.0, metavar="SECONDS",
-              help="A slide that takes longer to open counts as hung, and fails.")  # fmt: skip
-@click.option("--on-gpu-loss", type=click.Choice(["cpu", "retire"]), default="cpu",
-              help="Workers that lose their GPU go on without it, or end while the others go on.")  # fmt: skip
-@click.option("--settle", "settle_s", type=float, default=0.0, metavar="SECONDS",
-              help="Leave slides that changed this recently (still being copied?) for the next run.")  # fmt: skip
-@click.option("--log-json", type=_FILE, help="Append every event to this file, one JSON object a line.")
+@click.option(
+    "--wait-lock",
+    "wait_lock_s",
+    type=float,
+    default=0.0,
+    metavar="SECONDS",
+    help="Wait for another run's end.",
+)
+@click.option(
+    "--region-timeout",
+    "region_timeout_s",
+    type=float,
+    default=1800.0,
+    metavar="SECONDS",
+    help="A region that takes longer counts as hung; it is tried again, then lost.",
+)
+@click.option(
+    "--open-timeout",
+    "open_timeout_s",
+    type=float,
+    default=300.0,
+    metavar="SECONDS",
+    help="A slide that takes longer to open counts as hung, and fails.",
+)
+@click.option(
+    "--on-gpu-loss",
+    type=click.Choice(["cpu", "retire"]),
+    default="cpu",
+    help="Workers that lose their GPU go on without it, or end while the others go on.",
+)
+@click.option(
+    "--settle",
+    "settle_s",
+    type=float,
+    default=0.0,
+    metavar="SECONDS",
+    help="Leave slides that changed this recently (still being copied?) for the next run.",
+)
+@click.option(
+    "--log-json", type=_FILE, help="Append every event to this file, one JSON object a line."
+)
 @click.option("--quiet", "-q", is_flag=True, help="Only failures and the last line.")
 @export_options
-@click.option("--config", type=_EXISTING_FILE, is_eager=True, expose_value=False, callback=_read_config,
-              help="Defaults for these options from a TOML file.")  # fmt: skip
+@click.option(
+    "--config",
+    type=_EXISTING_FILE,
+    is_eager=True,
+    expose_value=False,
+    callback=_read_config,
+    help="Defaults for these options from a TOML file.",
+)
 def run(inputs, out, **given):
     """Find, outline, classify and explain the white cells of smear scans.
 
@@ -125,8 +233,12 @@ def run(inputs, out, **given):
       hemax-batch run slides/ --out results/
       hemax-batch run "/scans/**/*.svs" --out results/ --workers 8 --log-json run.jsonl --quiet
     """
-    local = given["workers"] != 0 and not (given["scheduler"] or given["scheduler_file"] or given["dry_run"])
-    if local and not out.exists():  # there is work to do for sure: workers load while this process does
+    local = given["workers"] != 0 and not (
+        given["scheduler"] or given["scheduler_file"] or given["dry_run"]
+    )
+    if (
+        local and not out.exists()
+    ):  # there is work to do for sure: workers load while this process does
         from .running.nursery import open_nursery
 
         open_nursery(given["engine"])
@@ -139,7 +251,9 @@ def run(inputs, out, **given):
     formats = formats_of([f.name for f in FORMATS if given.pop(f.name.replace("-", "_"))])
     age_group, rules = given.pop("age_group"), given["rules"]
     if age_group and not rules:
-        raise UsageError("--age-group names a table of --rules; the built-in ranges are those of adults")
+        raise UsageError(
+            "--age-group names a table of --rules; the built-in ranges are those of adults"
+        )
     given["rules"] = Rules.from_toml(rules, age_group) if rules else Rules()
     settings = RunSettings(**{name: given.pop(name) for name in RunSettings.__dataclass_fields__})
     given["tls"] = TlsFiles(*given["tls"]) if given["tls"] else None
@@ -152,13 +266,31 @@ def run(inputs, out, **given):
     exported = 0
     if formats and not options.dry_run:
         try:
-            exported = export_all(out, (), formats, click.echo, renew=False, wait_lock_s=options.wait_lock_s)
+            exported = export_all(
+                out, (), formats, click.echo, renew=False, wait_lock_s=options.wait_lock_s
+            )
         except HemaxError as error:  # hides nothing of how the run itself ended
             click.echo(f"hemax-batch: not exported: {error}", err=True)
             exported = error.exit_code
     sys.exit(summary.exit_code or exported)
 
 
-for _command in (report, retally, export, info, doctor, synth, train, calibrate, evaluate, faithfulness, compare, transfer, verify, monitor, models):
+for _command in (
+    report,
+    retally,
+    export,
+    info,
+    doctor,
+    synth,
+    train,
+    calibrate,
+    evaluate,
+    faithfulness,
+    compare,
+    transfer,
+    verify,
+    monitor,
+    models,
+):
     _command.context_settings |= main.context_settings  # also where it is called by itself
     main.add_command(_command)

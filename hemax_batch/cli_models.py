@@ -30,7 +30,9 @@ def list_models():
     from .model.checkpoint import SHIPPED, read_card
 
     card = read_card()
-    click.echo(f"{SHIPPED.stem}  {card.arch}  {card.mpp} µm/px  sha256 {card.sha256[:16]}…  {card.path}")
+    click.echo(
+        f"{SHIPPED.stem}  {card.arch}  {card.mpp} µm/px  sha256 {card.sha256[:16]}…  {card.path}"
+    )
 
 
 @models.command()
@@ -69,8 +71,15 @@ def verify(weights):
 
 
 @models.command()
-@click.argument("weights", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Where the mean goes.")
+@click.argument(
+    "weights", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Where the mean goes.",
+)
 def average(weights, out):
     """The mean of several trainings' WEIGHTS, of one architecture. `calibrate` it next: it has no figures yet.
 
@@ -89,7 +98,13 @@ def average(weights, out):
 
 @models.command("import")
 @click.argument("weights", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--to", "folder", required=True, type=click.Path(file_okay=False, path_type=Path), help="Where your weights are kept.")
+@click.option(
+    "--to",
+    "folder",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where your weights are kept.",
+)
 def import_weights(weights, folder):
     """Check WEIGHTS from elsewhere, and keep them in a folder with their card and hash.
 

@@ -13,7 +13,13 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.command()
 @click.argument("results", type=_RESULTS)
-@click.option("--slide", "slides", multiple=True, metavar="ID", help="Only this slide; may be given again.  [default: all]")
+@click.option(
+    "--slide",
+    "slides",
+    multiple=True,
+    metavar="ID",
+    help="Only this slide; may be given again.  [default: all]",
+)
 def report(results, slides):
     """Make report.html of each slide, and index.html, again from RESULTS alone: no slide, no network needed.
 
@@ -34,11 +40,31 @@ def report(results, slides):
 
 @click.command()
 @click.argument("results", type=_RESULTS)
-@click.option("--corrections", "files", required=True, multiple=True, type=_FILE,
-              help="What report.html exported; twice for two reviewers.")  # fmt: skip
-@click.option("--reviewer", "reviewers", multiple=True, help="Who signs each file.  [default: as the file says]")
-@click.option("--wbc", type=float, help="The analyser's white count (10^9/l).  [default: as the run was told]")
-@click.option("--wait-lock", "wait_lock_s", type=float, default=0.0, metavar="SECONDS", help="Wait for a run's end.")
+@click.option(
+    "--corrections",
+    "files",
+    required=True,
+    multiple=True,
+    type=_FILE,
+    help="What report.html exported; twice for two reviewers.",
+)
+@click.option(
+    "--reviewer",
+    "reviewers",
+    multiple=True,
+    help="Who signs each file.  [default: as the file says]",
+)
+@click.option(
+    "--wbc", type=float, help="The analyser's white count (10^9/l).  [default: as the run was told]"
+)
+@click.option(
+    "--wait-lock",
+    "wait_lock_s",
+    type=float,
+    default=0.0,
+    metavar="SECONDS",
+    help="Wait for a run's end.",
+)
 def retally(results, files, reviewers, wbc, wait_lock_s):
     """Count again after a review: before and after side by side, who reviewed what, and when.
 
@@ -60,7 +86,9 @@ def retally(results, files, reviewers, wbc, wait_lock_s):
     from .review.retally import retally as apply
 
     if reviewers and len(reviewers) != len(files):
-        raise UsageError(f"{len(files)} --corrections, {len(reviewers)} --reviewer: give one name a file, or none")
+        raise UsageError(
+            f"{len(files)} --corrections, {len(reviewers)} --reviewer: give one name a file, or none"
+        )
     tally = apply(results, list(files), list(reviewers), wbc, wait_lock_s)
     for review in tally.reviews:
         click.echo(_summary(review))
@@ -72,12 +100,18 @@ def retally(results, files, reviewers, wbc, wait_lock_s):
 def _agreement_words(a) -> str:
     """Two reviewers of a slide, in lines of plain text."""
     agreed, both = len(a.seen_by_both) - len(a.disputed), len(a.seen_by_both)
-    kappa = f"kappa {a.kappa:.2f}" if a.kappa == a.kappa else "no kappa: chance alone would agree as well"
+    kappa = (
+        f"kappa {a.kappa:.2f}"
+        if a.kappa == a.kappa
+        else "no kappa: chance alone would agree as well"
+    )
     told = f"{a.first.slide_id}: {a.first.reviewer} and {a.second.reviewer} agree on {agreed} of the {both} cells that "
     lines = [told + f"both reviewed ({kappa})" if both else told + "both reviewed"]
     if a.disputed:
         shown = ", ".join(map(str, a.disputed[:12])) + (" …" if len(a.disputed) > 12 else "")
-        lines.append(f"  disputed, unidentified in the merged count, for a third look: cells {shown}")
+        lines.append(
+            f"  disputed, unidentified in the merged count, for a third look: cells {shown}"
+        )
     beyond = [d.class_name.replace("_", " ") for d in a.differences if d.beyond_chance]
     lines.append(f"  counts that differ beyond chance: {', '.join(beyond) or 'none'}")
     return "\n".join(lines)
@@ -99,9 +133,13 @@ def _summary(review) -> str:
         lines.append(f"  {name.replace('_', ' '):24}{told[0]:>16}{told[1]:>16}")
     lines.append(f"  {'nucleated red cells':24}{before.nrbc:>16}{after.nrbc:>16}")
     lines.append(f"  {'unidentified':24}{before.unidentified:>16}{after.unidentified:>16}")
-    lines += [f"  {name:24}{before.outside.get(name, 0):>16}{k:>16}" for name, k in after.outside.items()]
+    lines += [
+        f"  {name:24}{before.outside.get(name, 0):>16}{k:>16}" for name, k in after.outside.items()
+    ]
     if review.unidentified_not_looked_at:
-        lines.append(f"  not yet looked at: {review.unidentified_not_looked_at} of the unidentified cells")
+        lines.append(
+            f"  not yet looked at: {review.unidentified_not_looked_at} of the unidentified cells"
+        )
     lines += [f"  after the review: {flag.words}" for flag in after.flags]
     lines.append(f"  {after.claim}")
     return "\n".join(lines)
@@ -110,7 +148,10 @@ def _summary(review) -> str:
 def export_options(command):
     """The options that choose formats, of `export` and of `run`."""
     for name, words in (
-        ("dicom-ann", "annotations.dcm: outlines as DICOM bulk annotations, of slides that are DICOM."),
+        (
+            "dicom-ann",
+            "annotations.dcm: outlines as DICOM bulk annotations, of slides that are DICOM.",
+        ),
         ("fhir", "fhir.json: the differential as a FHIR R4 DiagnosticReport, preliminary."),
         ("anndata", "cells.h5ad: the cells as AnnData."),
         ("parquet", "cells.parquet: the cells with typed columns."),
@@ -122,8 +163,21 @@ def export_options(command):
 @click.command()
 @click.argument("results", type=_RESULTS)
 @export_options
-@click.option("--slide", "slides", multiple=True, metavar="ID", help="Only this slide; may be given again.  [default: all]")
-@click.option("--wait-lock", "wait_lock_s", type=float, default=0.0, metavar="SECONDS", help="Wait for a run's end.")
+@click.option(
+    "--slide",
+    "slides",
+    multiple=True,
+    metavar="ID",
+    help="Only this slide; may be given again.  [default: all]",
+)
+@click.option(
+    "--wait-lock",
+    "wait_lock_s",
+    type=float,
+    default=0.0,
+    metavar="SECONDS",
+    help="Wait for a run's end.",
+)
 def export(results, slides, wait_lock_s, **wanted):
     """Write the results in other programs' formats, into each slide's folder, from RESULTS alone.
 

@@ -11,7 +11,9 @@ import click
 @click.command()
 @click.argument("inputs", nargs=-1, required=True, metavar="SLIDES...")
 @click.option("--mpp", type=float, help="µm per pixel, for slides that do not say it.")
-@click.option("--core-um", type=float, default=400.0, show_default=True, help="Side of a region in µm.")
+@click.option(
+    "--core-um", type=float, default=400.0, show_default=True, help="Side of a region in µm."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def info(inputs, mpp, core_um, as_json):
     """Show what slides are: size, µm/px, levels, reader, and how much a run would scan.
@@ -40,11 +42,18 @@ def info(inputs, mpp, core_um, as_json):
         except SlideError as error:
             failed += 1
             click.echo(
-                json.dumps({"slide_id": file.slide_id, "error": str(error)}) if as_json else str(error), err=not as_json
+                json.dumps({"slide_id": file.slide_id, "error": str(error)})
+                if as_json
+                else str(error),
+                err=not as_json,
             )
             continue
         if as_json:
-            area = {"regions": len(plan.regions), "scanned_mm2": plan.scanned_mm2, "blank_mm2": plan.blank_mm2}
+            area = {
+                "regions": len(plan.regions),
+                "scanned_mm2": plan.scanned_mm2,
+                "blank_mm2": plan.blank_mm2,
+            }
             click.echo(json.dumps({**asdict(slide), **area, "warnings": plan.stain.warnings}))
         else:
             click.echo(_described(slide, plan))
@@ -67,9 +76,15 @@ def _described(slide, plan) -> str:
 
 
 @click.command()
-@click.option("--out", type=click.Path(path_type=Path), help="Check this results folder too: space, permissions, lock.")
 @click.option(
-    "--weights", type=click.Path(dir_okay=False, path_type=Path), help="Weights to check.  [default: those that ship]"
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Check this results folder too: space, permissions, lock.",
+)
+@click.option(
+    "--weights",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Weights to check.  [default: those that ship]",
 )
 def doctor(out, weights):
     """Check an installation: libraries, weights, GPU, limits, and a results folder's disk.
@@ -93,10 +108,22 @@ def doctor(out, weights):
 @click.command()
 @click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--width", type=click.IntRange(256, 200_000), default=6000, show_default=True, help="Pixels.")
-@click.option("--height", type=click.IntRange(256, 200_000), default=6000, show_default=True, help="Pixels.")
-@click.option("--mpp", type=click.FloatRange(0.05, 0.5), default=0.1, show_default=True, help="µm per pixel.")
-@click.option("--white-per-mm2", type=click.FloatRange(0), default=150.0, show_default=True, help="White cells a mm².")
+@click.option(
+    "--width", type=click.IntRange(256, 200_000), default=6000, show_default=True, help="Pixels."
+)
+@click.option(
+    "--height", type=click.IntRange(256, 200_000), default=6000, show_default=True, help="Pixels."
+)
+@click.option(
+    "--mpp", type=click.FloatRange(0.05, 0.5), default=0.1, show_default=True, help="µm per pixel."
+)
+@click.option(
+    "--white-per-mm2",
+    type=click.FloatRange(0),
+    default=150.0,
+    show_default=True,
+    help="White cells a mm².",
+)
 def synth(path, seed, width, height, mpp, white_per_mm2):
     """Paint a synthetic smear (never to be called real) with its exact truth beside it.
 

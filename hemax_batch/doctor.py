@@ -42,16 +42,28 @@ def examine(out: Path | None = None, weights: Path | None = None) -> list[Findin
     """All findings, in the order in which a run would meet them. Writes nothing but a probe file in `out`."""
     findings = [_python(), *(_library(*names) for names in _LIBRARIES.items())]
     checks: list[tuple[str, Callable[[], Finding]]] = [
-        ("OpenSlide", _openslide), ("weights", lambda: _weights(weights)), ("GPU", _gpu), ("limits", _limits),
-        ("files", _open_files), ("file size", _file_size),
-    ]  # fmt: skip
+        ("OpenSlide", _openslide),
+        ("weights", lambda: _weights(weights)),
+        ("GPU", _gpu),
+        ("limits", _limits),
+        ("files", _open_files),
+        ("file size", _file_size),
+    ]
     if out is not None:
-        checks += [("results", lambda: _results(out)), ("lock", lambda: _lock(out)), ("disk", lambda: _disk(out))]
+        checks += [
+            ("results", lambda: _results(out)),
+            ("lock", lambda: _lock(out)),
+            ("disk", lambda: _disk(out)),
+        ]
     for subject, check in checks:
         try:
             findings.append(check())
-        except Exception as error:  # whatever a broken installation raises: saying so is what this is for
-            said = str(error) if isinstance(error, HemaxError) else f"{type(error).__name__}: {error}"
+        except (
+            Exception
+        ) as error:  # whatever a broken installation raises: saying so is what this is for
+            said = (
+                str(error) if isinstance(error, HemaxError) else f"{type(error).__name__}: {error}"
+            )
             findings.append(Finding("wrong", subject, said))
     return findings
 
@@ -59,7 +71,11 @@ def examine(out: Path | None = None, weights: Path | None = None) -> list[Findin
 def _python() -> Finding:
     text = f"{sys.version.split()[0]} at {sys.executable}"
     fits = (3, 11) <= sys.version_info < (3, 14)
-    return Finding("ok" if fits else "wrong", "Python", text if fits else f"{text}; 3.11, 3.12 or 3.13 is needed")
+    return Finding(
+        "ok" if fits else "wrong",
+        "Python",
+        text if fits else f"{text}; 3.11, 3.12 or 3.13 is needed",
+    )
 
 
 def _library(package: str, module: str) -> Finding:
@@ -83,15 +99,25 @@ def _openslide() -> Finding:
         with openslide.OpenSlide(path) as slide:
             read = np.asarray(slide.read_region((0, 0), 0, (64, 64)).convert("RGB"))
     if not np.array_equal(read, painted):
-        return Finding("wrong", "OpenSlide", f"library {openslide.__library_version__} misreads a painted slide; reinstall")
-    return Finding("ok", "OpenSlide", f"library {openslide.__library_version__} reads a painted slide")
+        return Finding(
+            "wrong",
+            "OpenSlide",
+            f"library {openslide.__library_version__} misreads a painted slide; reinstall",
+        )
+    return Finding(
+        "ok", "OpenSlide", f"library {openslide.__library_version__} reads a painted slide"
+    )
 
 
 def _weights(path: Path | None) -> Finding:
     from .model.checkpoint import read_card
 
     card = read_card(path)
-    return Finding("ok", "weights", f"{card.arch}, SHA-256 {card.sha256[:16]}…, {card.mpp:g} µm/px, {card.path}")
+    return Finding(
+        "ok",
+        "weights",
+        f"{card.arch}, SHA-256 {card.sha256[:16]}…, {card.mpp:g} µm/px, {card.path}",
+    )
 
 
 def _gpu() -> Finding:
@@ -99,8 +125,14 @@ def _gpu() -> Finding:
     if not gpus and any(path.exists() for path in _NVIDIA):
         import torch
 
-        why = "hidden by CUDA_VISIBLE_DEVICES?" if torch.version.cuda else "this PyTorch is built for the CPU"
-        return Finding("warning", "GPU", f"a driver is there, but no GPU for PyTorch ({why}): the CPU is used")
+        why = (
+            "hidden by CUDA_VISIBLE_DEVICES?"
+            if torch.version.cuda
+            else "this PyTorch is built for the CPU"
+        )
+        return Finding(
+            "warning", "GPU", f"a driver is there, but no GPU for PyTorch ({why}): the CPU is used"
+        )
     if not gpus:
         return Finding("ok", "GPU", "none visible: the CPU is used")
     import torch
@@ -116,7 +148,9 @@ def _limits() -> Finding:
     space = resource.getrlimit(resource.RLIMIT_AS)[0]
     if space != resource.RLIM_INFINITY and space < 2 * _NEEDED_GIB * 2**30:
         return Finding(
-            "wrong", "limits", f"{text}, but {space / 2**30:.1f} GiB of addresses: raise it (ulimit -v unlimited)"
+            "wrong",
+            "limits",
+            f"{text}, but {space / 2**30:.1f} GiB of addresses: raise it (ulimit -v unlimited)",
         )
     return Finding("ok" if gib >= _NEEDED_GIB else "warning", "limits", text)
 
@@ -124,16 +158,24 @@ def _limits() -> Finding:
 def _open_files() -> Finding:
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if soft == resource.RLIM_INFINITY or soft >= _NEEDED_FILES:
-        return Finding("ok", "files", "any number may be open" if soft < 0 else f"at most {soft} may be open")
+        return Finding(
+            "ok", "files", "any number may be open" if soft < 0 else f"at most {soft} may be open"
+        )
     level = "warning" if soft >= _LEAST_FILES else "wrong"
-    return Finding(level, "files", f"at most {soft} may be open; raise it to {_NEEDED_FILES} (ulimit -n)")
+    return Finding(
+        level, "files", f"at most {soft} may be open; raise it to {_NEEDED_FILES} (ulimit -n)"
+    )
 
 
 def _file_size() -> Finding:
     largest = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if largest == resource.RLIM_INFINITY or largest >= _LARGEST_FILE_GIB * 2**30:
         return Finding("ok", "file size", "files may be large enough")
-    return Finding("wrong", "file size", f"files may have {largest} bytes at most; raise it (ulimit -f unlimited)")
+    return Finding(
+        "wrong",
+        "file size",
+        f"files may have {largest} bytes at most; raise it (ulimit -f unlimited)",
+    )
 
 
 def _results(out: Path) -> Finding:
@@ -149,7 +191,9 @@ def _results(out: Path) -> Finding:
             f"{results.root} will be made" if fits else f"{parent} may not be written",
         )
     results.check()
-    return Finding("ok", "results", f"{results.root} can be written, {len(results.records())} slides in it")
+    return Finding(
+        "ok", "results", f"{results.root} can be written, {len(results.records())} slides in it"
+    )
 
 
 def _lock(out: Path) -> Finding:
@@ -165,5 +209,9 @@ def _disk(out: Path) -> Finding:
     state = os.statvfs(place)
     free, inodes = state.f_bavail * state.f_frsize / 2**30, state.f_favail
     if free < _LEAST_FREE_GIB or (state.f_files and inodes < _LEAST_INODES):
-        return Finding("wrong", "disk", f"{free:.2f} GiB and {inodes} files free at {place}; make room")
-    return Finding("ok" if free >= _NEEDED_GIB else "warning", "disk", f"{free:.1f} GiB free at {place}")
+        return Finding(
+            "wrong", "disk", f"{free:.2f} GiB and {inodes} files free at {place}; make room"
+        )
+    return Finding(
+        "ok" if free >= _NEEDED_GIB else "warning", "disk", f"{free:.1f} GiB free at {place}"
+    )

@@ -35,7 +35,9 @@ from .slides.companions import unchanged_for_s
 from .slides.discovery import SlideFile, check_there, find_slides
 from .slides.reader import record_slide
 
-_FIND_TIMEOUT_S = 3600.0  # for all inputs: a share with a million files takes its time, one that is gone for ever
+_FIND_TIMEOUT_S = (
+    3600.0  # for all inputs: a share with a million files takes its time, one that is gone for ever
+)
 _SILENT_TIMEOUT_S = 10.0
 
 
@@ -67,11 +69,21 @@ def run(inputs: Sequence[str], out: Path, settings: RunSettings, options: RunOpt
             return summary
 
         queue = WorkQueue(
-            files, job.look(), settings.core_um, settings.max_unreadable, stop, reporter,
-            admit=job.admit, prepare=job.prepare, finish=job.finish, workers=job.workers, apart=job.apart,
-            hung=lambda: reporter.warning(conclude().text), fail_fast=options.fail_fast,
+            files,
+            job.look(),
+            settings.core_um,
+            settings.max_unreadable,
+            stop,
+            reporter,
+            admit=job.admit,
+            prepare=job.prepare,
+            finish=job.finish,
+            workers=job.workers,
+            apart=job.apart,
+            hung=lambda: reporter.warning(conclude().text),
+            fail_fast=options.fail_fast,
             cpu_for_gpu=options.on_gpu_loss == "cpu",
-        )  # fmt: skip
+        )
         with closing(queue):
             try:
                 queue.run()
@@ -96,11 +108,17 @@ def _searched(aside: Aside, inputs: Sequence[str], function: Callable, *argument
     try:
         return aside.call(function, *arguments, timeout_s=_FIND_TIMEOUT_S)
     except NoAnswer as error:
-        raise UsageError(f"{', '.join(map(str, inputs))}: searching for slides {error}; is the share mounted?") from None
+        raise UsageError(
+            f"{', '.join(map(str, inputs))}: searching for slides {error}; is the share mounted?"
+        ) from None
 
 
 def dry_run(
-    inputs: Sequence[str], out: Path, settings: RunSettings, options: RunOptions, say: Callable[[str], None]
+    inputs: Sequence[str],
+    out: Path,
+    settings: RunSettings,
+    options: RunOptions,
+    say: Callable[[str], None],
 ) -> RunSummary:
     """Say what `run` would do with each slide, opening and planning it but writing nothing."""
     card = refuse_shuffled(read_card(options.weights))
@@ -117,7 +135,10 @@ def _dry_run(inputs: Sequence[str], job: Run, say: Callable[[str], None]) -> Run
             job.decide(work)
             if work.state == "working":
                 plan = job.apart(
-                    work, job.options.region_timeout_s, plan_slide, PlanJob(work.slide, job.settings.core_um)
+                    work,
+                    job.options.region_timeout_s,
+                    plan_slide,
+                    PlanJob(work.slide, job.settings.core_um),
                 )
                 finished = len(work.journal.finished(remove_damaged=False))
                 work.reason = f"{len(plan.regions)} regions, {plan.scanned_mm2:.1f} mm², {finished} finished before"
@@ -127,7 +148,9 @@ def _dry_run(inputs: Sequence[str], job: Run, say: Callable[[str], None]) -> Run
         say(f"{work.slide_id}: {would}" + (f" ({work.reason})" if work.reason else ""))
     summary = summarise(works, "", 0, 0.0, str(job.results.root))
     to_do = sum(work.state == "working" for work in works)
-    return RunSummary(summary.exit_code, f"{len(works)} slides, {to_do} to do; --dry-run: nothing was written")
+    return RunSummary(
+        summary.exit_code, f"{len(works)} slides, {to_do} to do; --dry-run: nothing was written"
+    )
 
 
 @dataclass
@@ -150,9 +173,15 @@ class Run:
         """How every region is looked at."""
         weights = os.path.abspath(self.options.weights) if self.options.weights else None
         return Look(
-            weights, self.card.sha256, self.settings.exhaustive, self.settings.audit, self.options.batch_size,
-            device="cpu" if self.options.gpus == 0 else "auto", timeout_s=self.options.region_timeout_s, engine=self.settings.engine,
-        )  # fmt: skip
+            weights,
+            self.card.sha256,
+            self.settings.exhaustive,
+            self.settings.audit,
+            self.options.batch_size,
+            device="cpu" if self.options.gpus == 0 else "auto",
+            timeout_s=self.options.region_timeout_s,
+            engine=self.settings.engine,
+        )
 
     def find(self, inputs: Sequence[str]) -> list[SlideFile]:
         """The slides that `inputs` name; [] where the run is told to stop meanwhile."""
@@ -201,10 +230,14 @@ class Run:
         path, settle_s = work.file.path, self.options.settle_s
         if settle_s and (quiet_s := self.apart(work, 0.0, unchanged_for_s, path)) < settle_s:
             work.state = "not reached"
-            work.reason = f"changed {quiet_s:.0f} s ago, --settle {settle_s:g}: the next run takes it"
+            work.reason = (
+                f"changed {quiet_s:.0f} s ago, --settle {settle_s:g}: the next run takes it"
+            )
             return
         work.slide = self.apart(work, 0.0, record_slide, path, work.slide_id, self.settings.mpp)
-        work.fingerprint = self.settings.result_fingerprint(work.slide.fingerprint, self.card.sha256)
+        work.fingerprint = self.settings.result_fingerprint(
+            work.slide.fingerprint, self.card.sha256
+        )
         work.journal = RegionJournal.of(self.results.state, work.slide_id, work.fingerprint)
         self.results.check_ours(work.slide_id)
         if self.options.overwrite:
@@ -215,7 +248,11 @@ class Run:
                 work.state, work.cells, work.warnings = "skipped", record.cells, record.warnings
             return
         before = read_failure(self.results.state, work.slide_id)
-        if before is not None and before.fingerprint == work.fingerprint and not self.options.retry_failed:
+        if (
+            before is not None
+            and before.fingerprint == work.fingerprint
+            and not self.options.retry_failed
+        ):
             work.state, work.reason = (
                 "failed",
                 f"failed before and unchanged (--retry-failed tries again): {before.reason}",
@@ -233,7 +270,9 @@ class Run:
         if min_confidence is None:
             min_confidence = self.card.min_confidence
         processes = cpu_limit() if self.options.workers is None else self.options.workers
-        record = publish_slide(self.results, work, self.settings, min_confidence, self.card.sha256, processes)
+        record = publish_slide(
+            self.results, work, self.settings, min_confidence, self.card.sha256, processes
+        )
         work.cells, work.warnings = record.cells, record.warnings
         work.journal.clear()
         forget_failure(self.results.state, work.slide_id)
@@ -244,15 +283,25 @@ class Run:
         from .running.publish import write_run_tables
 
         def summary() -> RunSummary:
-            return summarise(works, stop.reason, stop.exit_code, time.time() - self.begun, str(self.results.root))
+            return summarise(
+                works, stop.reason, stop.exit_code, time.time() - self.begun, str(self.results.root)
+            )
 
         try:
             for work in works:
                 if work.failed_for_good:
-                    note_failure(self.results.state, work.slide_id, Failure(work.fingerprint, work.reason))
+                    note_failure(
+                        self.results.state, work.slide_id, Failure(work.fingerprint, work.reason)
+                    )
             write_run_tables(self.results)
             write_run_record(
-                self.results, works, self.settings, self.options, self.card.sha256, self.begun, summary(),
+                self.results,
+                works,
+                self.settings,
+                self.options,
+                self.card.sha256,
+                self.begun,
+                summary(),
                 self.workers.description,
             )
             write_index(self.results)  # last: it has the slides that failed from run.json

@@ -39,7 +39,9 @@ class Slide:
         if self.width < 1 or self.height < 1:
             raise ValueError(f"slide size {self.width}x{self.height}")
         if len(self.level_sizes) != len(self.level_downsamples):
-            raise ValueError(f"{len(self.level_sizes)} levels, {len(self.level_downsamples)} downsamples")
+            raise ValueError(
+                f"{len(self.level_sizes)} levels, {len(self.level_downsamples)} downsamples"
+            )
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,9 @@ class PatchBatch:
 
     def __post_init__(self):
         if self.pixels.dtype != np.uint8 or self.pixels.ndim != 4 or self.pixels.shape[1] != 3:
-            raise ValueError(f"pixels must be uint8 [B, 3, H, W], not {self.pixels.dtype} {self.pixels.shape}")
+            raise ValueError(
+                f"pixels must be uint8 [B, 3, H, W], not {self.pixels.dtype} {self.pixels.shape}"
+            )
         if self.origins.shape != (len(self.pixels), 2):
             raise ValueError(f"{len(self.pixels)} patches, origins {self.origins.shape}")
 
@@ -139,13 +143,21 @@ class Cells:
         if self.outlines is None:
             object.__setattr__(self, "outlines", (b"",) * n)
         wanted = {
-            "boxes_xyxy": (n, 4), "scores": (n,), "class_probs": (n, vocabulary.N_CLASSES),
-            "attribute_probs": (n, vocabulary.N_ATTRIBUTE_STATES), "mask_xy": (n, 2), "mask_hw": (n, 2),
-            "off_centre_um": (n,), "region_index": (n,), "unfamiliar": (n,),
-        }  # fmt: skip
+            "boxes_xyxy": (n, 4),
+            "scores": (n,),
+            "class_probs": (n, vocabulary.N_CLASSES),
+            "attribute_probs": (n, vocabulary.N_ATTRIBUTE_STATES),
+            "mask_xy": (n, 2),
+            "mask_hw": (n, 2),
+            "off_centre_um": (n,),
+            "region_index": (n,),
+            "unfamiliar": (n,),
+        }
         for name, shape in wanted.items():
             if getattr(self, name).shape != shape:
-                raise ValueError(f"Cells.{name} has shape {getattr(self, name).shape}, expected {shape}")
+                raise ValueError(
+                    f"Cells.{name} has shape {getattr(self, name).shape}, expected {shape}"
+                )
         if not len(self.masks) == len(self.pictures) == len(self.outlines) == n:
             lengths = f"{len(self.masks)} masks, {len(self.pictures)} pictures, {len(self.outlines)} outlines"
             raise ValueError(f"{n} boxes, {lengths}")
@@ -158,10 +170,17 @@ class Cells:
         """No cells."""
         f, i = np.float32, np.int32
         return cls(
-            np.zeros((0, 4), f), np.zeros(0, f), np.zeros((0, vocabulary.N_CLASSES), f),
-            np.zeros((0, vocabulary.N_ATTRIBUTE_STATES), f), np.zeros((0, 2), i), np.zeros((0, 2), i), (),
-            np.zeros(0, f), np.zeros(0, i), (),
-        )  # fmt: skip
+            np.zeros((0, 4), f),
+            np.zeros(0, f),
+            np.zeros((0, vocabulary.N_CLASSES), f),
+            np.zeros((0, vocabulary.N_ATTRIBUTE_STATES), f),
+            np.zeros((0, 2), i),
+            np.zeros((0, 2), i),
+            (),
+            np.zeros(0, f),
+            np.zeros(0, i),
+            (),
+        )
 
     def take(self, rows) -> Cells:
         """The cells at integer (or boolean) `rows`, in that order."""
@@ -169,7 +188,9 @@ class Cells:
         picked = {}
         for f in fields(self):
             value = getattr(self, f.name)
-            picked[f.name] = tuple(value[i] for i in rows) if isinstance(value, tuple) else value[rows]
+            picked[f.name] = (
+                tuple(value[i] for i in rows) if isinstance(value, tuple) else value[rows]
+            )
         return Cells(**picked)
 
     @staticmethod
@@ -180,7 +201,11 @@ class Cells:
         joined = {}
         for f in fields(Cells):
             values = [getattr(p, f.name) for p in parts]
-            joined[f.name] = tuple(chain.from_iterable(values)) if isinstance(values[0], tuple) else np.concatenate(values)
+            joined[f.name] = (
+                tuple(chain.from_iterable(values))
+                if isinstance(values[0], tuple)
+                else np.concatenate(values)
+            )
         return Cells(**joined)
 
     def with_region(self, index: int) -> Cells:

@@ -51,7 +51,10 @@ class RunSettings:
         _within("--audit", self.audit, 0.0, 1.0)
         _within("--min-confidence", self.min_confidence, 0.0, 1.0)
         _within("--target-cells", self.target_cells, 1, 1_000_000)
-        for name, value, known in (("--count-in", self.count_in, COUNT_IN), ("--engine", self.engine, ENGINES)):
+        for name, value, known in (
+            ("--count-in", self.count_in, COUNT_IN),
+            ("--engine", self.engine, ENGINES),
+        ):
             if value not in known:
                 raise UsageError(f"{name} {value}: must be one of {', '.join(known)}")
         _within("--wbc", self.wbc, 0.0, 10_000.0, open_low=True)
@@ -59,7 +62,9 @@ class RunSettings:
 
     def result_fingerprint(self, slide_fingerprint: str, weights_sha256: str) -> str:
         """SHA-256 (hex) that decides what may be reused: slide content, weights, every setting here, format."""
-        text = json.dumps([FORMAT_VERSION, slide_fingerprint, weights_sha256, asdict(self)], sort_keys=True)
+        text = json.dumps(
+            [FORMAT_VERSION, slide_fingerprint, weights_sha256, asdict(self)], sort_keys=True
+        )
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -124,7 +129,9 @@ class TlsFiles:
     key: Path
 
 
-def _within(name: str, value: float | None, low: float, high: float, open_low: bool = False) -> None:
+def _within(
+    name: str, value: float | None, low: float, high: float, open_low: bool = False
+) -> None:
     """Raise UsageError unless `value` is None or lies in low..high (`open_low`: above low)."""
     if value is None:
         return

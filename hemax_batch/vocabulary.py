@@ -47,7 +47,13 @@ WHITE_NAMES: tuple[str, ...] = tuple(c.name for c in CLASSES if c.white)
 NEUTROPHIL_NAMES: tuple[str, ...] = ("band_neutrophil", "segmented_neutrophil")
 
 #: What normal blood holds.
-MATURE_NAMES: tuple[str, ...] = (*NEUTROPHIL_NAMES, "eosinophil", "basophil", "monocyte", "lymphocyte")
+MATURE_NAMES: tuple[str, ...] = (
+    *NEUTROPHIL_NAMES,
+    "eosinophil",
+    "basophil",
+    "monocyte",
+    "lymphocyte",
+)
 
 
 def tells_type(allowed: tuple[str, ...]) -> bool:

@@ -19,7 +19,9 @@ class Painting:
         self.mpp = mpp
         self.od = np.zeros((round(height_um / mpp), round(width_um / mpp), 3), np.float32)
 
-    def disc(self, x_um: float, y_um: float, diameter_um: float, od, pallor: float = 0.0) -> Painting:
+    def disc(
+        self, x_um: float, y_um: float, diameter_um: float, od, pallor: float = 0.0
+    ) -> Painting:
         """A soft-edged disc centred there, the denser of it and what was there; `pallor` thins its middle."""
         reach = diameter_um / 2 / self.mpp + 2
         cx, cy = x_um / self.mpp, y_um / self.mpp
@@ -40,12 +42,20 @@ class Painting:
         return np.clip(np.rint(light), 0, 255).astype(np.uint8)
 
 
-def smear_rgb(width_um: float, height_um: float, mpp: float, seed: int = 0, cells: int = 8) -> np.ndarray:
+def smear_rgb(
+    width_um: float, height_um: float, mpp: float, seed: int = 0, cells: int = 8
+) -> np.ndarray:
     """A painted smear: red cells about 11 µm apart, platelets, and `cells` nucleated cells anywhere; uint8."""
     rng, painting = np.random.default_rng(seed), Painting(width_um, height_um, mpp)
     for y in np.arange(6, height_um, 11.0):
         for x in np.arange(6, width_um, 11.0):
-            painting.disc(x + rng.uniform(-2, 2), y + rng.uniform(-2, 2), rng.normal(7.3, 0.3), RED_CELL, pallor=0.4)
+            painting.disc(
+                x + rng.uniform(-2, 2),
+                y + rng.uniform(-2, 2),
+                rng.normal(7.3, 0.3),
+                RED_CELL,
+                pallor=0.4,
+            )
     for _ in range(cells):
         x, y = rng.uniform(0, width_um), rng.uniform(0, height_um)
         painting.disc(x, y, rng.uniform(9, 16), CYTOPLASM).disc(x, y, rng.uniform(6, 11), NUCLEUS)
@@ -67,7 +77,9 @@ class ArrayReader:
     def __init__(self, rgb: np.ndarray, mpp: float, downsamples: tuple[float, ...] = (1.0,)):
         self._levels = [rgb, *(resized(rgb, d) for d in downsamples[1:])]
         sizes = tuple((level.shape[1], level.shape[0]) for level in self._levels)
-        self.slide = Slide("/array", "array", "0", *sizes[0], mpp, sizes, tuple(downsamples), "test", "image")
+        self.slide = Slide(
+            "/array", "array", "0", *sizes[0], mpp, sizes, tuple(downsamples), "test", "image"
+        )
         self.pixels_read: list[int] = []
 
     def read(self, level: int, x: int, y: int, w: int, h: int) -> np.ndarray:

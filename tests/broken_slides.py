@@ -43,12 +43,19 @@ def broken(sound: Path, seed: int = 0) -> Iterator[tuple[str, bytes]]:
     raw, chance = sound.read_bytes(), random.Random(f"{seed} {sound.name}")
     name, ending = sound.stem.replace(" ", "_"), sound.suffix
     variants = [(f"cut{tenth}", raw[: len(raw) * tenth // 10]) for tenth in range(10)]
-    for place, start, stop in (("head", 0, 64), ("tail", len(raw) - 2048, len(raw)), ("body", 0, len(raw))):
+    for place, start, stop in (
+        ("head", 0, 64),
+        ("tail", len(raw) - 2048, len(raw)),
+        ("body", 0, len(raw)),
+    ):
         for i in range(_FLIPS):
             variants.append((f"{place}{i}", _flipped(raw, max(0, start), stop, chance, 1 + i)))
     middle = len(raw) // 2
     variants += [
-        ("zeroed", raw[:middle] + bytes(len(raw) - middle)),  # a copy that set the size first and then stopped
+        (
+            "zeroed",
+            raw[:middle] + bytes(len(raw) - middle),
+        ),  # a copy that set the size first and then stopped
         ("doubled", raw + raw),
         ("hole", raw[:middle] + raw[middle + 1000 :]),
         ("text", b"<html>404 Not Found</html>" * 50),
@@ -110,13 +117,21 @@ def _write_swapped(path: Path) -> Path:
     with tifffile.TiffWriter(path) as tiff:
         for i, pixels in enumerate(reversed(levels)):
             tiff.write(
-                pixels, subfiletype=int(i > 0), tile=(128, 128), photometric="rgb", compression="deflate",
-                resolution=(4e4, 4e4), resolutionunit="CENTIMETER", metadata=None,
-            )  # fmt: skip
+                pixels,
+                subfiletype=int(i > 0),
+                tile=(128, 128),
+                photometric="rgb",
+                compression="deflate",
+                resolution=(4e4, 4e4),
+                resolutionunit="CENTIMETER",
+                metadata=None,
+            )
     return path
 
 
 if __name__ == "__main__":
     target = Path(sys.argv[1])
-    corpus = write_corpus(target / "broken", [*sound_slides(target / "sound"), *map(Path, sys.argv[2:])])
+    corpus = write_corpus(
+        target / "broken", [*sound_slides(target / "sound"), *map(Path, sys.argv[2:])]
+    )
     print(f"{len(corpus)} broken slides in {target / 'broken'}")

@@ -43,9 +43,15 @@ def _kill_on_order(event: str, words: str, nth: int) -> None:
     left = [nth]
 
     def hook(happening: str, arguments: tuple) -> None:
-        if happening not in _WRITING or (event and happening != event) or words not in str(arguments[0]):
+        if (
+            happening not in _WRITING
+            or (event and happening != event)
+            or words not in str(arguments[0])
+        ):
             return
-        if happening == "open" and not (isinstance(arguments[2], int) and arguments[2] & os.O_ACCMODE):
+        if happening == "open" and not (
+            isinstance(arguments[2], int) and arguments[2] & os.O_ACCMODE
+        ):
             return
         left[0] -= 1
         if left[0] == 0:

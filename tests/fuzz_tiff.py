@@ -30,8 +30,13 @@ def damaged(raw: bytes, chance: random.Random) -> bytes:
     """`raw` with one to four things wrong with it; directories, at either end, more often than pixels."""
     out = bytearray(raw)
     for _ in range(chance.randint(1, 4)):
-        at = chance.choice((chance.randrange(min(600, len(out))), len(out) - 1 - chance.randrange(min(1500, len(out))),
-                            chance.randrange(len(out))))  # fmt: skip
+        at = chance.choice(
+            (
+                chance.randrange(min(600, len(out))),
+                len(out) - 1 - chance.randrange(min(1500, len(out))),
+                chance.randrange(len(out)),
+            )
+        )
         kind = chance.randrange(5)
         if kind < 2:
             out[at] ^= 1 << chance.randrange(8)
@@ -55,7 +60,10 @@ def examine(path: Path) -> str:
             plan = plan_slide(PlanJob(slide, 100.0))
             cores = {region.core for region in plan.regions}
             assert len(cores) == len(plan.regions)
-            assert all(0 <= x0 < x1 <= slide.width and 0 <= y0 < y1 <= slide.height for x0, y0, x1, y1 in cores)
+            assert all(
+                0 <= x0 < x1 <= slide.width and 0 <= y0 < y1 <= slide.height
+                for x0, y0, x1, y1 in cores
+            )
             for region in plan.regions[:4]:
                 x0, y0, x1, y1 = region.core
                 window = reader.read(0, x0, y0, min(x1 - x0, 512), min(y1 - y0, 512))

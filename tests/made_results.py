@@ -51,7 +51,9 @@ _KINDS = {
 }
 
 
-def make_results(root: Path, slide_id: str = "S1", n: int = 60, path: str | None = None, seed: int = 0) -> Path:
+def make_results(
+    root: Path, slide_id: str = "S1", n: int = 60, path: str | None = None, seed: int = 0
+) -> Path:
     """Results of one slide of `n` made-up cells in `root`/`slide_id`; returns that folder. No masks.zarr: nothing that
     reads results for people needs it."""
     merged, side_px = _cells(n, np.random.default_rng(seed))
@@ -60,24 +62,54 @@ def make_results(root: Path, slide_id: str = "S1", n: int = 60, path: str | None
     readings = read_cells(merged.cells, measures, (side_px, side_px), 0.5)
     names = readings.names
     counting = choose_cells(names, _zones(merged, side_px), "monolayer", 200, is_smear=True)
-    differential = count(name for name, reason in zip(names, counting.left_out, strict=True) if not reason)
+    differential = count(
+        name for name, reason in zip(names, counting.left_out, strict=True) if not reason
+    )
     regions = _regions(side_px, counting)
     smear, audit = account_smear(regions, counting, names), audit_of(1, 0.0125, 1.2)
     path = path or f"/slides/{slide_id}.svs"
     record = SlideRecord(
-        FORMAT_VERSION, slide_id, path, side_px, side_px, MPP, "f" * 64, "5" * 64, "a" * 64, __version__, n, 4, (), 0.0,
-        ("2 regions are out of focus",), 1, measures.rbc_diameter_um, measures.rbc_measured,
-        ScanFigures(smear.scanned_mm2, 0.4, n + 9, n + 20, 0, 3, 0.0125, 1), smear, audit,
-    )  # fmt: skip
+        FORMAT_VERSION,
+        slide_id,
+        path,
+        side_px,
+        side_px,
+        MPP,
+        "f" * 64,
+        "5" * 64,
+        "a" * 64,
+        __version__,
+        n,
+        4,
+        (),
+        0.0,
+        ("2 regions are out of focus",),
+        1,
+        measures.rbc_diameter_um,
+        measures.rbc_measured,
+        ScanFigures(smear.scanned_mm2, 0.4, n + 9, n + 20, 0, 3, 0.0125, 1),
+        smear,
+        audit,
+    )
     results = ResultsFolder(root)
     results.prepare()
     made, to_review = results.making(slide_id), int(readings.review.sum())
-    write_table(made / "cells.csv", CELL_COLUMNS, cell_rows(slide_id, merged, measures, readings, counting))
+    write_table(
+        made / "cells.csv", CELL_COLUMNS, cell_rows(slide_id, merged, measures, readings, counting)
+    )
     write_table(made / "regions.csv", REGION_COLUMNS, region_rows(slide_id, regions))
     row = differential_row(slide_id, path, differential, to_review, record.warnings)
     write_table(made / "differential.csv", DIFFERENTIAL_COLUMNS, [row])
     write_differential(
-        made / "differential.json", slide_id, path, differential, measures, to_review, record.warnings, smear, audit
+        made / "differential.json",
+        slide_id,
+        path,
+        differential,
+        measures,
+        to_review,
+        record.warnings,
+        smear,
+        audit,
     )
     write_overview(made / "overview.jpg", _overview())
     write_pictures(made / "pictures.zip", merged)
@@ -107,10 +139,28 @@ def _regions(side_px: int, counting: Counting) -> list[RegionFigures]:
         used_mm2 = 0.0 if reason else area_mm2
         figures.append(
             RegionFigures(
-                index, (x0, 0, x1, side_px), "read", zone, not reason, reason, "", area_mm2, used_mm2,
-                area_mm2 - used_mm2, zones_mm2, 0.4, 0.3, 0.8, 0.35, 0.1, 9000.0, 0, 0, 0,
+                index,
+                (x0, 0, x1, side_px),
+                "read",
+                zone,
+                not reason,
+                reason,
+                "",
+                area_mm2,
+                used_mm2,
+                area_mm2 - used_mm2,
+                zones_mm2,
+                0.4,
+                0.3,
+                0.8,
+                0.35,
+                0.1,
+                9000.0,
+                0,
+                0,
+                0,
             )
-        )  # fmt: skip
+        )
         x0 = x1
     return figures
 
@@ -119,7 +169,9 @@ def _overview() -> np.ndarray:
     """A smear from thick to thin, uint8 [300, 300, 3]."""
     random = np.random.default_rng(0)
     thin = np.linspace(0.0, 1.0, 300)[None, :, None] + random.normal(0, 0.05, (300, 300, 1))
-    return np.clip(np.array([214, 150, 160]) + thin * np.array([34, 80, 72]), 0, 255).astype(np.uint8)
+    return np.clip(np.array([214, 150, 160]) + thin * np.array([34, 80, 72]), 0, 255).astype(
+        np.uint8
+    )
 
 
 def _cells(n: int, random: np.random.Generator) -> tuple[MergedCells, int]:
@@ -135,16 +187,25 @@ def _cells(n: int, random: np.random.Generator) -> tuple[MergedCells, int]:
         x0, y0 = SIDE_PX // 2 + SIDE_PX * np.array([i % across, i // across]) + jitter
         parts.append(_cell(name, int(x0), int(y0), mask, jpeg, random))
     cells = Cells.concat(parts)
-    order = np.lexsort(((cells.boxes_xyxy[:, 0] + cells.boxes_xyxy[:, 2]), (cells.boxes_xyxy[:, 1] + cells.boxes_xyxy[:, 3])))
+    order = np.lexsort(
+        (
+            (cells.boxes_xyxy[:, 0] + cells.boxes_xyxy[:, 2]),
+            (cells.boxes_xyxy[:, 1] + cells.boxes_xyxy[:, 3]),
+        )
+    )
     return MergedCells(cells.take(order), np.arange(1, n + 1), {"duplicate": 0}), side_px
 
 
-def _cell(name: str, x0: int, y0: int, mask: np.ndarray, jpeg: bytes, random: np.random.Generator) -> Cells:
+def _cell(
+    name: str, x0: int, y0: int, mask: np.ndarray, jpeg: bytes, random: np.random.Generator
+) -> Cells:
     """One cell whose box is its mask's: a little noise in what the network says, sometimes a great deal."""
     rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
     crop = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     x, y = x0 + int(columns[0]), y0 + int(rows[0])
-    sure = 0.35 + 0.2 * random.random() if random.random() < 0.06 else 1 - 0.3 * random.random() ** 3
+    sure = (
+        0.35 + 0.2 * random.random() if random.random() < 0.06 else 1 - 0.3 * random.random() ** 3
+    )
     probs = np.full(N_CLASSES, (1 - sure) / (N_CLASSES - 1) * 0.5)
     probs[CLASS_NAMES.index(name)] = sure
     probs[(CLASS_NAMES.index(name) + 1) % N_CLASSES] += 1 - probs.sum()
@@ -157,11 +218,17 @@ def _cell(name: str, x0: int, y0: int, mask: np.ndarray, jpeg: bytes, random: np
         row[state] = certain
         attributes.append(row)
     return Cells(
-        np.array([[x, y, x + crop.shape[1], y + crop.shape[0]]], np.float32), np.array([0.99], np.float32),
-        probs[None].astype(np.float32), np.concatenate(attributes)[None].astype(np.float32),
-        np.array([[x, y]], np.int32), np.array([crop.shape], np.int32), (pack_mask(crop),), np.zeros(1, np.float32),
-        np.zeros(1, np.int32), (jpeg,),
-    )  # fmt: skip
+        np.array([[x, y, x + crop.shape[1], y + crop.shape[0]]], np.float32),
+        np.array([0.99], np.float32),
+        probs[None].astype(np.float32),
+        np.concatenate(attributes)[None].astype(np.float32),
+        np.array([[x, y]], np.int32),
+        np.array([crop.shape], np.int32),
+        (pack_mask(crop),),
+        np.zeros(1, np.float32),
+        np.zeros(1, np.int32),
+        (jpeg,),
+    )
 
 
 @cache
@@ -172,13 +239,17 @@ def _drawing(name: str, variant: int) -> tuple[np.ndarray, bytes]:
     radius = diameter_um / MPP / 2 * (0.92 + 0.16 * random.random())
     yy, xx = np.mgrid[:SIDE_PX, :SIDE_PX] + 0.5 - SIDE_PX / 2
     angle = np.arctan2(yy, xx)
-    edge = radius * (1 + 0.04 * np.sin(2 * angle + variant) + 0.03 * np.sin(3 * angle + 2 * variant))
+    edge = radius * (
+        1 + 0.04 * np.sin(2 * angle + variant) + 0.03 * np.sin(3 * angle + 2 * variant)
+    )
     cell = np.hypot(xx, yy) <= edge
     nucleus = np.zeros_like(cell)
     for k in range(lobes):
         turn = 2 * np.pi * k / max(lobes, 1) * 0.7 + variant
         off = 0.38 * radius if lobes > 1 else 0.05 * radius
-        nucleus |= np.hypot(xx - off * np.cos(turn), yy - off * np.sin(turn)) <= lobe_share * radius * (1.25 if lobes > 1 else 1)
+        nucleus |= np.hypot(
+            xx - off * np.cos(turn), yy - off * np.sin(turn)
+        ) <= lobe_share * radius * (1.25 if lobes > 1 else 1)
     nucleus &= np.hypot(xx, yy) <= edge * 0.94
     picture = Image.new("RGB", (SIDE_PX, SIDE_PX), "#f4eef0")
     draw = ImageDraw.Draw(picture)

@@ -41,23 +41,38 @@ def write_pyramid(
     compression: str | None = "jpeg", photometric: str = "rgb", bigtiff: bool = False, **page_options,
 ) -> Path:  # fmt: skip
     """A tiled pyramidal TIFF, which OpenSlide reads as generic-tiff; `mpp=None` leaves out the resolution."""
-    options = {"tile": (tile, tile), "compression": compression, "photometric": photometric, **page_options}
+    options = {
+        "tile": (tile, tile),
+        "compression": compression,
+        "photometric": photometric,
+        **page_options,
+    }
     if compression == "jpeg":
         options["compressionargs"] = {"level": 90}
     with tifffile.TiffWriter(path, bigtiff=bigtiff) as tiff:
         for level in range(levels):
             if mpp is not None:
-                options |= {"resolution": (1e4 / (mpp * 2**level),) * 2, "resolutionunit": "CENTIMETER"}
+                options |= {
+                    "resolution": (1e4 / (mpp * 2**level),) * 2,
+                    "resolutionunit": "CENTIMETER",
+                }
             tiff.write(pixels, subfiletype=1 if level else 0, metadata=None, **options)
             pixels = halved(pixels)
     return path
 
 
-def write_ome(path: Path, pixels: np.ndarray, size: float | None = 0.1, unit: str = "µm", levels: int = 2) -> Path:
+def write_ome(
+    path: Path, pixels: np.ndarray, size: float | None = 0.1, unit: str = "µm", levels: int = 2
+) -> Path:
     """A tiled OME-TIFF with its pyramid in SubIFDs; `size` is PhysicalSizeX/Y in `unit`."""
     metadata = {"axes": "YXS"}
     if size is not None:
-        metadata |= {"PhysicalSizeX": size, "PhysicalSizeXUnit": unit, "PhysicalSizeY": size, "PhysicalSizeYUnit": unit}
+        metadata |= {
+            "PhysicalSizeX": size,
+            "PhysicalSizeXUnit": unit,
+            "PhysicalSizeY": size,
+            "PhysicalSizeYUnit": unit,
+        }
     options = {"tile": (128, 128), "photometric": "rgb", "compression": "deflate"}
     with tifffile.TiffWriter(path, ome=True) as tiff:
         tiff.write(pixels, metadata=metadata, subifds=levels - 1, **options)
@@ -104,15 +119,21 @@ class SlideMaker:
 
     def grey(self, name: str = "grey.tif", mpp: float | None = 0.1) -> Path:
         """8-bit grey."""
-        return self.tiff(name, mpp, pixels=self.rgb[..., 1], photometric="minisblack", compression="lzw")
+        return self.tiff(
+            name, mpp, pixels=self.rgb[..., 1], photometric="minisblack", compression="lzw"
+        )
 
     def rgba(self, name: str = "rgba.tif", mpp: float | None = 0.1) -> Path:
         """RGB with free alpha: the left half opaque, the right half transparent."""
         alpha = np.full((*self.rgb.shape[:2], 1), 255, np.uint8)
         alpha[:, alpha.shape[1] // 2 :] = 0
         pixels = np.concatenate([self.rgb, alpha], axis=2)
-        return self.tiff(name, mpp, pixels=pixels, compression="zstd", extrasamples=["unassalpha"], levels=1)
+        return self.tiff(
+            name, mpp, pixels=pixels, compression="zstd", extrasamples=["unassalpha"], levels=1
+        )
 
     def png(self, name: str = "field.png", mpp: float | None = 0.1) -> Path:
         """A camera field; µm/px as dots per inch."""
-        return write_field(self._path(name), self.rgb, **({} if mpp is None else {"dpi": (25400 / mpp,) * 2}))
+        return write_field(
+            self._path(name), self.rgb, **({} if mpp is None else {"dpi": (25400 / mpp,) * 2})
+        )

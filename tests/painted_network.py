@@ -41,17 +41,23 @@ class PaintedNetwork:
     def __init__(self, weights: str | None, device: str = "cpu"):
         self.card, self.device = read_card(weights), device
 
-    def __call__(self, batch: PatchBatch, level0_mpp: float, slide_size: tuple[int, int]) -> Prediction:
+    def __call__(
+        self, batch: PatchBatch, level0_mpp: float, slide_size: tuple[int, int]
+    ) -> Prediction:
         _fail_as_ordered(len(batch))
         parts, index, cut, saturated = [], [], [], []
         for b, pixels in enumerate(batch.pixels):
-            cells, touches = self._see(pixels, batch.origins[b], batch.scale, level0_mpp, slide_size)
+            cells, touches = self._see(
+                pixels, batch.origins[b], batch.scale, level0_mpp, slide_size
+            )
             parts.append(cells.take(slice(N_QUERIES)))
             cut.append(touches[:N_QUERIES])
             index += [b] * len(parts[-1])
             saturated.append(len(cells) >= N_QUERIES)
         joined = np.concatenate([np.zeros(0, bool), *cut])
-        return Prediction(Cells.concat(parts), np.array(index, np.int32), joined, np.array(saturated, bool), 0)
+        return Prediction(
+            Cells.concat(parts), np.array(index, np.int32), joined, np.array(saturated, bool), 0
+        )
 
     def _see(self, pixels, origin, scale, mpp, slide_size):
         """Violet discs of one patch uint8 [3, H, W], in level-0 pixels, and whether each touches the patch's border."""
@@ -66,8 +72,12 @@ class PaintedNetwork:
             level0 = np.clip(level0, 0, [*slide_size, *slide_size])
             if (level0[2:] - level0[:2] < 2).any():
                 continue
-            found.append(self._cell(level0, origin + np.array(pixels.shape[:0:-1]) / 2 * scale, mpp))
-            touches.append(bool((box[:2] < 1.5).any() or (box[2:] > np.array(pixels.shape[:0:-1]) - 1.5).any()))
+            found.append(
+                self._cell(level0, origin + np.array(pixels.shape[:0:-1]) / 2 * scale, mpp)
+            )
+            touches.append(
+                bool((box[:2] < 1.5).any() or (box[2:] > np.array(pixels.shape[:0:-1]) - 1.5).any())
+            )
         return Cells.concat(found), np.array(touches, bool)
 
     def _cell(self, box: np.ndarray, patch_centre: np.ndarray, mpp: float) -> Cells:
@@ -78,21 +88,36 @@ class PaintedNetwork:
         off_um = float(np.hypot(*(centres(box[None])[0] - patch_centre)) * mpp)
         probs = np.full((1, vocabulary.N_CLASSES), 0.01, np.float32)
         probs[0, int(w + h) % 10] = 1 - 0.01 * (vocabulary.N_CLASSES - 1)
-        attributes = np.concatenate([np.eye(len(a.states), dtype=np.float32)[:1] for a in vocabulary.ATTRIBUTES], 1)
+        attributes = np.concatenate(
+            [np.eye(len(a.states), dtype=np.float32)[:1] for a in vocabulary.ATTRIBUTES], 1
+        )
         return Cells(
-            box[None].astype(np.float32), np.full(1, 0.9, np.float32), probs, attributes,
-            box[None, :2].astype(np.int32), np.array([[h, w]], np.int32), (pack_mask(mask),),
-            np.array([off_um], np.float32), np.zeros(1, np.int32), (b"",),
-        )  # fmt: skip
+            box[None].astype(np.float32),
+            np.full(1, 0.9, np.float32),
+            probs,
+            attributes,
+            box[None, :2].astype(np.int32),
+            np.array([[h, w]], np.int32),
+            (pack_mask(mask),),
+            np.array([off_um], np.float32),
+            np.zeros(1, np.int32),
+            (b"",),
+        )
 
 
 def _fail_as_ordered(patches: int) -> None:
     """HEMAX_TEST_FAULT `gpu:NAME`: that GPU (or any, without a name) is lost; `oom`: no room for two patches."""
     kind, _, name = os.environ.get("HEMAX_TEST_FAULT", "").partition(":")
-    if kind == "gpu" and os.environ.get("CUDA_VISIBLE_DEVICES") in ((name,) if name else ("0", "1")):
-        raise RuntimeError("CUDA error: device-side assert triggered\nCompile with `TORCH_USE_CUDA_DSA`")
+    if kind == "gpu" and os.environ.get("CUDA_VISIBLE_DEVICES") in (
+        (name,) if name else ("0", "1")
+    ):
+        raise RuntimeError(
+            "CUDA error: device-side assert triggered\nCompile with `TORCH_USE_CUDA_DSA`"
+        )
     if kind == "oom" and patches > 1:
-        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 7.79 GiB")
+        raise RuntimeError(
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 7.79 GiB"
+        )
 
 
 def process_region(job: regions.RegionJob) -> RegionResult:
@@ -102,7 +127,9 @@ def process_region(job: regions.RegionJob) -> RegionResult:
     process each time, `die-once:FOLDER` some do so once; `hang` region 0 hangs; `hog:BYTES` region 1 takes that much
     memory unless it is alone with one patch at a time.
     """
-    regions.load_predictor = lambda weights, _sha256, device, _engine: PaintedNetwork(weights, device)
+    regions.load_predictor = lambda weights, _sha256, device, _engine: PaintedNetwork(
+        weights, device
+    )
     fault = os.environ.get("HEMAX_TEST_FAULT", "")
     if fault.startswith("slow:"):
         time.sleep(float(fault.removeprefix("slow:")))

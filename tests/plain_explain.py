@@ -37,25 +37,35 @@ from hemax_batch.vocabulary import (
 )
 
 
-def read_cells(cells: Cells, measures: Measures, slide_size: tuple[int, int], min_confidence: float) -> list[Reading]:
+def read_cells(
+    cells: Cells, measures: Measures, slide_size: tuple[int, int], min_confidence: float
+) -> list[Reading]:
     """A reading of each cell. `slide_size` is (width, height) in level-0 pixels."""
     return [_read(cells, measures, i, slide_size, min_confidence) for i in range(len(cells))]
 
 
-def _read(cells: Cells, measures: Measures, i: int, slide_size: tuple[int, int], min_confidence: float) -> Reading:
+def _read(
+    cells: Cells, measures: Measures, i: int, slide_size: tuple[int, int], min_confidence: float
+) -> Reading:
     """Steps: the likeliest class; reasons to doubt it; the final class; the sentence."""
     first, second = np.argsort(-cells.class_probs[i], kind="stable")[:2].tolist()
     confidence, next_best = float(cells.class_probs[i, first]), float(cells.class_probs[i, second])
     name = CLASS_NAMES[first]
     unsure = confidence < min_confidence
     # surely a neutrophil: total neutrophils must not lose it to a split that people disagree on too
-    split = unsure and {name, CLASS_NAMES[second]} == set(NEUTROPHIL_NAMES) and confidence + next_best >= min_confidence
+    split = (
+        unsure
+        and {name, CLASS_NAMES[second]} == set(NEUTROPHIL_NAMES)
+        and confidence + next_best >= min_confidence
+    )
     if (split or not unsure) and _without_nucleus(measures, i):
         # every cell that is counted here is nucleated: what shows none is a platelet, dirt, or wrongly outlined
         name, reasons = UNIDENTIFIED, []
         head = f"Unidentified: looks most like {with_article(CLASSES[first].words)} ({confidence:.2f}), but hardly any nucleus"
     elif split:
-        reasons = [f"band or segmented neutrophil ({confidence:.2f} for {CLASSES[first].words}, {next_best:.2f})"]
+        reasons = [
+            f"band or segmented neutrophil ({confidence:.2f} for {CLASSES[first].words}, {next_best:.2f})"
+        ]
         reasons += _contradictions(cells.attribute_probs[i], name)
         head = _named(first, second, confidence, next_best)
     elif unsure:
@@ -72,7 +82,12 @@ def _read(cells: Cells, measures: Measures, i: int, slide_size: tuple[int, int],
         head = _named(first, second, confidence, next_best)
     reasons += _odd_looks(cells.unfamiliar[i])
     reasons += _odd_place(cells.boxes_xyxy[i], slide_size) + _odd_measures(measures, i, name)
-    return Reading(name, confidence, tuple(reasons), sentence(head, cells.attribute_probs[i], measures, i, name))
+    return Reading(
+        name,
+        confidence,
+        tuple(reasons),
+        sentence(head, cells.attribute_probs[i], measures, i, name),
+    )
 
 
 def _contradictions(attribute_probs: np.ndarray, class_name: str) -> list[str]:
@@ -81,7 +96,9 @@ def _contradictions(attribute_probs: np.ndarray, class_name: str) -> list[str]:
     for a in ATTRIBUTES:
         probs = attribute_probs[attribute_slices()[a.name]]
         state = int(probs.argmax())
-        if probs[state] >= SURE_ATTRIBUTE and a.states[state] in CONTRADICTIONS.get(class_name, {}).get(a.name, ()):
+        if probs[state] >= SURE_ATTRIBUTE and a.states[state] in CONTRADICTIONS.get(
+            class_name, {}
+        ).get(a.name, ()):
             words = with_article(CLASSES[CLASS_NAMES.index(class_name)].words)
             found.append(f"explanation contradicts class: {a.words[state]} in {words}")
     return found
@@ -96,7 +113,9 @@ def _odd_looks(unfamiliar: float) -> list[str]:
     """Whether the network can have learnt of anything that looks like this; its confidence says nothing of that."""
     if unfamiliar <= 1:
         return []
-    return [f"unlike the cells that the network knows ({unfamiliar:.1f} times the distance that 99 in 100 of those keep within)"]
+    return [
+        f"unlike the cells that the network knows ({unfamiliar:.1f} times the distance that 99 in 100 of those keep within)"
+    ]
 
 
 def _odd_place(box_xyxy: np.ndarray, slide_size: tuple[int, int]) -> list[str]:
@@ -109,12 +128,18 @@ def _odd_measures(measures: Measures, i: int, class_name: str) -> list[str]:
     found = []
     diameter, fraction = measures.diameter_um[i], measures.nucleus_fraction[i]
     if not SIZE_UM[0] <= diameter <= SIZE_UM[1]:
-        found.append(f"unusual size ({diameter:.1f} µm across; usual is {SIZE_UM[0]:g} to {SIZE_UM[1]:g})")
+        found.append(
+            f"unusual size ({diameter:.1f} µm across; usual is {SIZE_UM[0]:g} to {SIZE_UM[1]:g})"
+        )
     low, high = NUCLEUS_FRACTION.get(class_name, ANY_NUCLEUS_FRACTION)
     if np.isnan(fraction):
         found.append("no nucleus found")
     elif not low <= fraction <= high:
-        words = "nucleated cell" if class_name == UNIDENTIFIED else CLASSES[CLASS_NAMES.index(class_name)].words
+        words = (
+            "nucleated cell"
+            if class_name == UNIDENTIFIED
+            else CLASSES[CLASS_NAMES.index(class_name)].words
+        )
         usual = f"for {with_article(words)} {100 * low:.0f} to {100 * high:.0f} %"
         found.append(f"unusual N:C (nucleus {100 * fraction:.0f} % of the cell; {usual})")
     return found
@@ -123,7 +148,9 @@ def _odd_measures(measures: Measures, i: int, class_name: str) -> list[str]:
 def _named(first: int, second: int, confidence: float, next_best: float) -> str:
     """ "Monocyte (confidence 0.62; otherwise lymphocyte, 0.30)"."""
     words = CLASSES[first].words
-    otherwise = f"; otherwise {CLASSES[second].words}, {next_best:.2f}" if confidence < SURE_CLASS else ""
+    otherwise = (
+        f"; otherwise {CLASSES[second].words}, {next_best:.2f}" if confidence < SURE_CLASS else ""
+    )
     return f"{words[0].upper()}{words[1:]} (confidence {confidence:.2f}{otherwise})"
 
 
@@ -131,7 +158,9 @@ def sentence(head: str, attribute_probs: np.ndarray, measures: Measures, i: int,
     """ "Segmented neutrophil (confidence 0.97): multilobed (segmented) nucleus, fine granules, pale or light blue
     cytoplasm; large, 14.4 µm across, 2.0 times a red cell; nucleus/cytoplasm area ratio 0.52 (nucleus 34 % of the
     cell), abundant cytoplasm."."""
-    said = {a.name: _attribute_words(attribute_probs[attribute_slices()[a.name]], a) for a in ATTRIBUTES}
+    said = {
+        a.name: _attribute_words(attribute_probs[attribute_slices()[a.name]], a) for a in ATTRIBUTES
+    }
     looks = ", ".join(said[name] for name in ("nucleus_shape", "granularity", "cytoplasm_colour"))
     return f"{head}: {looks}; {_size_words(measures, i, said['size_vs_rbc'])}; {_nc_words(measures, i, name)}."
 
@@ -168,7 +197,13 @@ def _nc_words(measures: Measures, i: int, name: str) -> str:
         return "no nucleus was outlined"
     if np.isnan(ratio):
         return "the nucleus fills the cell; no cytoplasm was outlined"
-    rim = ", scant rim of cytoplasm" if fraction > SCANT else ", abundant cytoplasm" if fraction < ABUNDANT else ""
+    rim = (
+        ", scant rim of cytoplasm"
+        if fraction > SCANT
+        else ", abundant cytoplasm"
+        if fraction < ABUNDANT
+        else ""
+    )
     if name == "basophil":
         rim = "; granules may hide the nucleus's border"
     return f"nucleus/cytoplasm area ratio {ratio:.2f} (nucleus {100 * fraction:.0f} % of the cell){rim}"

@@ -19,7 +19,14 @@ from hemax_batch.model.criterion import (
     WEIGHTS,
 )
 from hemax_batch.model.hemax import BOX_UNIT_PX, HemaXOutput
-from hemax_batch.model.matcher import CLASS_COST, GIOU_COST, L1_COST, Targets, generalised_iou, to_xyxy
+from hemax_batch.model.matcher import (
+    CLASS_COST,
+    GIOU_COST,
+    L1_COST,
+    Targets,
+    generalised_iou,
+    to_xyxy,
+)
 from hemax_batch.vocabulary import attribute_slices
 
 
@@ -57,9 +64,19 @@ def patches_of(targets: Targets) -> list[Patch]:
                 own = np.zeros_like(full)
                 own[y0:y1, x0:x1] = full[y0:y1, x0:x1]
                 masks[i] = own[1::2, 1::2]
-        known = (targets.boxes_cxcywh, targets.box_weight, targets.allowed, targets.attributes, targets.nc_class)
+        known = (
+            targets.boxes_cxcywh,
+            targets.box_weight,
+            targets.allowed,
+            targets.attributes,
+            targets.nc_class,
+        )
         of_cells = (v[b, rows] for v in known)
-        patches.append(Patch(*of_cells, torch.from_numpy(masks), targets.mask_weight[b, rows], targets.ignore[b]))
+        patches.append(
+            Patch(
+                *of_cells, torch.from_numpy(masks), targets.mask_weight[b, rows], targets.ignore[b]
+            )
+        )
     return patches
 
 
@@ -98,9 +115,13 @@ def projection_loss(cell_logits: Tensor, boxes_cxcywh: Tensor) -> Tensor:
     shadows = []
     for axis, size, low, high in ((1, w, box[:, 0], box[:, 2]), (2, h, box[:, 1], box[:, 3])):
         at = torch.arange(size, device=box.device)
-        covered = (torch.minimum(at + 1, high[:, None]) - torch.maximum(at, low[:, None])).clamp(0, 1)
+        covered = (torch.minimum(at + 1, high[:, None]) - torch.maximum(at, low[:, None])).clamp(
+            0, 1
+        )
         p = cell_logits.amax(axis).sigmoid()
-        shadows.append(1 - (2 * (p * covered).sum(1) + 1) / (p.square().sum(1) + covered.square().sum(1) + 1))
+        shadows.append(
+            1 - (2 * (p * covered).sum(1) + 1) / (p.square().sum(1) + covered.square().sum(1) + 1)
+        )
     return shadows[0] + shadows[1]
 
 
@@ -125,11 +146,18 @@ def heat_loss(logits: Tensor, truth: Tensor, ignore: Tensor) -> Tensor:
     p = logits.sigmoid()
     centre = truth >= 0.999
     positive = -(1 - p).square() * F.logsigmoid(logits) * centre
-    negative = -p.square() * F.logsigmoid(-logits) * (1 - truth) ** 4 * (~centre & ~(ignore & (truth < 0.3)))
+    negative = (
+        -p.square()
+        * F.logsigmoid(-logits)
+        * (1 - truth) ** 4
+        * (~centre & ~(ignore & (truth < 0.3)))
+    )
     return (positive.sum() + negative.sum()) / centre.sum().clamp(min=1)
 
 
-def _layer_losses(classes: Tensor, boxes: Tensor, attributes: Tensor, t: Patch, pairs, slices) -> dict[str, Tensor]:
+def _layer_losses(
+    classes: Tensor, boxes: Tensor, attributes: Tensor, t: Patch, pairs, slices
+) -> dict[str, Tensor]:
     """The losses of one decoder layer for one patch, as sums; class is over queries, the rest over matched cells."""
     rows, columns = pairs
     k = classes.shape[-1]
@@ -151,7 +179,11 @@ def _layer_losses(classes: Tensor, boxes: Tensor, attributes: Tensor, t: Patch, 
         state = t.attributes[columns, i]
         if (state >= 0).any():
             total = total + F.cross_entropy(
-                attributes[rows][:, part], state, ignore_index=-1, reduction="sum", label_smoothing=ATTRIBUTE_SMOOTHING
+                attributes[rows][:, part],
+                state,
+                ignore_index=-1,
+                reduction="sum",
+                label_smoothing=ATTRIBUTE_SMOOTHING,
             )
     out["attribute"] = total
     return out
@@ -171,17 +203,25 @@ def _mask_losses(masks: Tensor, t: Patch, pairs) -> dict[str, Tensor]:
             out["nc_ratio"] = out["nc_ratio"] + (NC_BORDER + NC_CLEAR - fraction) / 0.1
     has = weight > 0
     if has.any():
-        logits = F.interpolate(masks[rows[has]].float(), scale_factor=2, mode="bilinear", align_corners=False)
+        logits = F.interpolate(
+            masks[rows[has]].float(), scale_factor=2, mode="bilinear", align_corners=False
+        )
         truth = t.masks[columns[has]]
         truth = torch.stack([truth == 2, truth > 0], 1).float()
         # away from the cell the answer is easy and the pixels are many: weigh each cell by its own area
         area = truth[:, 1:].sum((2, 3), keepdim=True).clamp(min=64)
-        bce = (F.binary_cross_entropy_with_logits(logits, truth, reduction="none") / area).sum((2, 3)).mean(1)
+        bce = (
+            (F.binary_cross_entropy_with_logits(logits, truth, reduction="none") / area)
+            .sum((2, 3))
+            .mean(1)
+        )
         dice = soft_dice_loss(logits.flatten(0, 1), truth.flatten(0, 1)).reshape(-1, 2).mean(1)
         out["mask_bce"], out["mask_dice"] = (bce * weight[has]).sum(), (dice * weight[has]).sum()
     boxed = ~has & (t.box_weight[columns] > 0)
     if boxed.any():
-        out["projection"] = projection_loss(masks[rows[boxed], 1].float(), t.boxes_cxcywh[columns[boxed]]).sum()
+        out["projection"] = projection_loss(
+            masks[rows[boxed], 1].float(), t.boxes_cxcywh[columns[boxed]]
+        ).sum()
     return out
 
 
@@ -189,8 +229,14 @@ def _dense_loss(dense: Tensor, t: Patch) -> Tensor:
     """BCE of the dense logits [2, h, w] where every labelled cell has a mask, away from what may be unlabelled."""
     if len(t.masks) and not bool((t.mask_weight > 0).all()):
         return dense.new_zeros(())
-    logits = F.interpolate(dense[None].float(), scale_factor=2, mode="bilinear", align_corners=False)[0]
-    union = t.masks.amax(0) if len(t.masks) else torch.zeros(logits.shape[-2:], dtype=torch.uint8, device=dense.device)
+    logits = F.interpolate(
+        dense[None].float(), scale_factor=2, mode="bilinear", align_corners=False
+    )[0]
+    union = (
+        t.masks.amax(0)
+        if len(t.masks)
+        else torch.zeros(logits.shape[-2:], dtype=torch.uint8, device=dense.device)
+    )
     truth = torch.stack([union == 2, union > 0]).float()
     ignore = F.interpolate(t.ignore[None, None].float(), size=union.shape, mode="nearest")[0, 0] > 0
     keep = (~ignore | (union > 0)).float()

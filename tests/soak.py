@@ -45,11 +45,30 @@ def is_broken(i: int) -> bool:
 def start(folder: Path, slides: Path, out: Path, workers: int) -> subprocess.Popen:
     """One run over `slides`, a folder or a list."""
     weights = tiny_weights(folder)
-    command = [sys.executable, HERE / "painted_network.py", "run", slides, "--out", out, "--weights", weights]
-    command += ["--core-um", 64, "--workers", workers, "--quiet", "--log-json", out.with_suffix(".jsonl")]
+    command = [
+        sys.executable,
+        HERE / "painted_network.py",
+        "run",
+        slides,
+        "--out",
+        out,
+        "--weights",
+        weights,
+    ]
+    command += [
+        "--core-um",
+        64,
+        "--workers",
+        workers,
+        "--quiet",
+        "--log-json",
+        out.with_suffix(".jsonl"),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with open(out.with_suffix(".log"), "w") as log:
-        return subprocess.Popen([str(part) for part in command], env=environment, stdout=log, stderr=log)
+        return subprocess.Popen(
+            [str(part) for part in command], env=environment, stdout=log, stderr=log
+        )
 
 
 def workers_of(main: psutil.Process) -> list[psutil.Process]:
@@ -62,10 +81,14 @@ def measure(main: psutil.Process, out: Path) -> dict[str, float]:
     """Memory and open files now."""
     everyone = [main, *main.children(recursive=True)]
     return {
-        "slides": len(list(out.glob("*/result.json"))), "main_mib": main.memory_info().rss / 2**20,
-        "main_files": main.num_fds(), "main_threads": main.num_threads(), "processes": len(everyone),
-        "all_mib": sum(p.memory_info().rss for p in everyone) / 2**20, "all_files": sum(p.num_fds() for p in everyone),
-    }  # fmt: skip
+        "slides": len(list(out.glob("*/result.json"))),
+        "main_mib": main.memory_info().rss / 2**20,
+        "main_files": main.num_fds(),
+        "main_threads": main.num_threads(),
+        "processes": len(everyone),
+        "all_mib": sum(p.memory_info().rss for p in everyone) / 2**20,
+        "all_files": sum(p.num_fds() for p in everyone),
+    }
 
 
 def watch(process: subprocess.Popen, out: Path, kill_every_s: float) -> tuple[list[dict], int]:
@@ -77,7 +100,9 @@ def watch(process: subprocess.Popen, out: Path, kill_every_s: float) -> tuple[li
         if '"workers_started"' not in events(out):
             next_kill = time.monotonic() + kill_every_s
         try:
-            rows.append({"seconds": time.monotonic() - begun, **measure(main, out), "killed": killed})
+            rows.append(
+                {"seconds": time.monotonic() - begun, **measure(main, out), "killed": killed}
+            )
             if kill_every_s and time.monotonic() > next_kill and (alive := workers_of(main)):
                 chance.choice(alive).kill()
                 killed += 1
@@ -94,7 +119,9 @@ def events(out: Path) -> str:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
 
 
 def check(out: Path, undisturbed: Path, count: int) -> list[str]:
@@ -106,14 +133,27 @@ def check(out: Path, undisturbed: Path, count: int) -> list[str]:
         expected = before[name]["state"] if name in before else "done"
         if slide["state"] != expected:
             wrong.append(f"{name}: {slide['state']} ({slide['reason']}), undisturbed {expected}")
-        elif slide["state"] == "done" and name in before and content(out / name) != content(undisturbed / name):
+        elif (
+            slide["state"] == "done"
+            and name in before
+            and content(out / name) != content(undisturbed / name)
+        ):
             wrong.append(f"{name}: other bytes than undisturbed")
         elif slide["state"] == "failed" and slide["path"] not in slide["reason"]:
             wrong.append(f"{name}: failed without a reason: {slide['reason']}")
-    left = [p for p in (out / ".hemax").rglob("*") if p.is_file() and not p.name.startswith("lock.")]
-    known = {"ids.json", *(f"{name}.json" for name, slide in slides.items() if slide["state"] == "failed")}
+    left = [
+        p for p in (out / ".hemax").rglob("*") if p.is_file() and not p.name.startswith("lock.")
+    ]
+    known = {
+        "ids.json",
+        *(f"{name}.json" for name, slide in slides.items() if slide["state"] == "failed"),
+    }
     failed = [name for name, slide in slides.items() if slide["state"] == "failed"]
-    left = [p for p in left if p.name not in known and not any(p.parent.name.startswith(f"{n}-") for n in failed)]
+    left = [
+        p
+        for p in left
+        if p.name not in known and not any(p.parent.name.startswith(f"{n}-") for n in failed)
+    ]
     return wrong + [f"left behind: {path}" for path in left]
 
 
@@ -140,14 +180,23 @@ def main(folder: Path, count: int = 200, workers: int = 2, kill_every_s: float =
         wrong.append(f"exit code {process.returncode}, not 3")
     print("\n".join(wrong))
     seconds = rows[-1]["seconds"]
-    flat = ", ".join(f"{key} {third(rows, key, 1):.1f} then {third(rows, key, 2):.1f}" for key in
-                     ("main_mib", "main_files", "main_threads", "all_mib", "all_files"))  # fmt: skip
+    flat = ", ".join(
+        f"{key} {third(rows, key, 1):.1f} then {third(rows, key, 2):.1f}"
+        for key in ("main_mib", "main_files", "main_threads", "all_mib", "all_files")
+    )
     summary = json.loads((folder / "out" / "run.json").read_text())["summary"]
-    print(f"{seconds:.0f} s, {killed} workers killed, {len(wrong)} wrong; means of the second and last "
-          f"third: {flat}; exit code {process.returncode}: {summary}")  # fmt: skip
+    print(
+        f"{seconds:.0f} s, {killed} workers killed, {len(wrong)} wrong; means of the second and last "
+        f"third: {flat}; exit code {process.returncode}: {summary}"
+    )
     return int(bool(wrong))
 
 
 if __name__ == "__main__":
     given = sys.argv[1:]
-    sys.exit(main(Path(given[0]), *(kind(v) for kind, v in zip((int, int, float), given[1:], strict=False))))
+    sys.exit(
+        main(
+            Path(given[0]),
+            *(kind(v) for kind, v in zip((int, int, float), given[1:], strict=False)),
+        )
+    )

@@ -40,7 +40,9 @@ def test_limits_of_a_difference_hold_95_of_100_times():
         k1, k2 = rng.binomial(n1, p1, 400), rng.binomial(n2, p2, 400)
         held = [
             low <= p2 - p1 <= high
-            for low, high in (difference_limits(int(x), n1, int(y), n2) for x, y in zip(k1, k2, strict=True))
+            for low, high in (
+                difference_limits(int(x), n1, int(y), n2) for x, y in zip(k1, k2, strict=True)
+            )
         ]
         assert np.mean(held) > 0.94
     assert difference_limits(0, 0, 1, 5) == (-1.0, 1.0)
@@ -84,7 +86,11 @@ def test_a_class_that_only_one_counted_is_nought_in_the_other():
     plasma = found["plasma_cell"]
     assert (plasma.first, plasma.second, plasma.mean, plasma.difference) == (10.0, 0.0, 5.0, -10.0)
     assert plasma.beyond_chance and not plasma.within
-    assert list(found)[0] == "neutrophils" and not found["blast"].beyond_chance and found["blast"].within
+    assert (
+        list(found)[0] == "neutrophils"
+        and not found["blast"].beyond_chance
+        and found["blast"].within
+    )
 
 
 def test_counts_of_nothing_differ_by_nothing_that_can_be_told():

@@ -25,7 +25,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def faults(how: str) -> int:
     """Page faults of twenty rounds of large arrays, under what dask sets for its workers."""
     env = os.environ | {"MALLOC_TRIM_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", _FAULTS, how], env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", _FAULTS, how], env=env, capture_output=True, text=True, check=False
+    )
     if done.returncode == 77:
         pytest.skip("the C library here is not glibc")
     assert done.returncode == 0, done.stderr
@@ -57,5 +59,7 @@ print(before - held())
 
 @pytest.mark.skipif(sys.platform != "linux", reason="as glibc does it")
 def test_freed_memory_is_given_back():
-    done = subprocess.run([sys.executable, "-c", _GIVEN_BACK], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", _GIVEN_BACK], capture_output=True, text=True, check=True
+    )
     assert int(done.stdout) > 80e6

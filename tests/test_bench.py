@@ -24,22 +24,37 @@ def table(path, boxes, classes="mmm"):
     with open(path, "w", newline="") as f:
         rows = csv.writer(f)
         rows.writerow(("x0", "y0", "x1", "y1", "class"))
-        rows.writerows((*box, {"m": "monocyte", "u": "unidentified"}[c]) for box, c in zip(boxes, classes, strict=False))
+        rows.writerows(
+            (*box, {"m": "monocyte", "u": "unidentified"}[c])
+            for box, c in zip(boxes, classes, strict=False)
+        )
     return path
 
 
 def test_recall_counts_cells_found_again(tmp_path):
-    everywhere = table(tmp_path / "a.csv", [(0, 0, 10, 10), (50, 50, 60, 60), (90, 0, 100, 10)], "mmu")
+    everywhere = table(
+        tmp_path / "a.csv", [(0, 0, 10, 10), (50, 50, 60, 60), (90, 0, 100, 10)], "mmu"
+    )
     screened = table(tmp_path / "b.csv", [(1, 0, 11, 10), (50, 50, 60, 60), (200, 200, 210, 210)])
     assert recall(everywhere, screened) == {
-        "everywhere": 3, "screened": 3, "of_them_found": 2, "recall": 0.6667,
-        "named_everywhere": 2, "of_the_named_found": 2, "recall_of_named": 1.0,
-        "labelled": 0, "labelled_everywhere": 0, "of_these_found": 0, "recall_of_labelled": None,
-    }  # fmt: skip
+        "everywhere": 3,
+        "screened": 3,
+        "of_them_found": 2,
+        "recall": 0.6667,
+        "named_everywhere": 2,
+        "of_the_named_found": 2,
+        "recall_of_named": 1.0,
+        "labelled": 0,
+        "labelled_everywhere": 0,
+        "of_these_found": 0,
+        "recall_of_labelled": None,
+    }
     assert recall(everywhere, table(tmp_path / "none.csv", []))["recall"] == 0
 
 
-def test_recall_of_labelled_cells_leaves_false_finds_and_what_the_network_does_not_see_out(tmp_path):
+def test_recall_of_labelled_cells_leaves_false_finds_and_what_the_network_does_not_see_out(
+    tmp_path,
+):
     boxes = [(0, 0, 10, 10), (50, 50, 60, 60), (90, 0, 100, 10), (300, 0, 310, 10)]
     everywhere = table(tmp_path / "a.csv", boxes, "mmum")
     screened = table(tmp_path / "b.csv", boxes[:1], "m")
@@ -55,7 +70,10 @@ def test_growth_is_a_line_and_says_what_leaves_it():
 
 
 def test_a_table_shows_what_is_missing():
-    assert as_text("t", [{"a": 1.23456, "b": None}]) == "t\n\n| a | b |\n| --- | --- |\n| 1.235 | – |\n"
+    assert (
+        as_text("t", [{"a": 1.23456, "b": None}])
+        == "t\n\n| a | b |\n| --- | --- |\n| 1.235 | – |\n"
+    )
 
 
 def test_a_watched_command_is_told_by_its_processes():
@@ -77,18 +95,24 @@ def test_each_way_of_reading_reads_the_whole_slide_once(tmp_path):
 
 def stand_in(path, words):
     """A "Python" that notes what it is asked, and answers."""
-    path.write_text(f"#!/bin/sh\necho \"$PYTHONPATH $@\" > {path}.asked\n{words}\n", "utf-8")
+    path.write_text(f'#!/bin/sh\necho "$PYTHONPATH $@" > {path}.asked\n{words}\n', "utf-8")
     path.chmod(0o755)
     return path
 
 
 def test_a_peer_is_asked_in_its_own_environment_and_extrapolated(tmp_path):
     slide = write_pyramid(tmp_path / "smear.tif", smear(600, 500, 3), mpp=0.25)
-    answer = '{"peer": "P 1", "before_s": 2, "timed_s": 10, "after_s": 1, "items": 50, "of_items": 1000,'
+    answer = (
+        '{"peer": "P 1", "before_s": 2, "timed_s": 10, "after_s": 1, "items": 50, "of_items": 1000,'
+    )
     answer += '"before_cpu_s": 3, "timed_cpu_s": 20, "after_cpu_s": 1}'
     python = stand_in(tmp_path / "python", f"echo warned; echo '{answer}'")
     told = Bench(tmp_path, 2, 1, python).peer(slide, 0.25, RUN)
-    assert told["peer_s_extrapolated"] == 203 and told["peer/run"] == 29 and told["peer_patches_timed"] == "50 of 1000"
+    assert (
+        told["peer_s_extrapolated"] == 203
+        and told["peer/run"] == 29
+        and told["peer_patches_timed"] == "50 of 1000"
+    )
     assert told["peer/run, cpu_s"] == round(404 / 10, 2)
     assert told["peer_without_overlap/run"] == round((3 + 200 * (STRIDE_PX / 320) ** 2) / 7, 2)
     root, *asked = (tmp_path / "python.asked").read_text("utf-8").split()

@@ -17,9 +17,17 @@ from hemax_batch.vocabulary import N_ATTRIBUTE_STATES, N_CLASSES
 def cells(boxes, classes):
     n, f, i = len(boxes), np.float32, np.int32
     return Cells(
-        np.array(boxes, f).reshape(-1, 4), np.ones(n, f), np.eye(N_CLASSES, dtype=f)[classes], np.ones((n, N_ATTRIBUTE_STATES), f),
-        np.zeros((n, 2), i), np.ones((n, 2), i), (b"",) * n, np.zeros(n, f), np.zeros(n, i), (b"",) * n,
-    )  # fmt: skip
+        np.array(boxes, f).reshape(-1, 4),
+        np.ones(n, f),
+        np.eye(N_CLASSES, dtype=f)[classes],
+        np.ones((n, N_ATTRIBUTE_STATES), f),
+        np.zeros((n, 2), i),
+        np.ones((n, 2), i),
+        (b"",) * n,
+        np.zeros(n, f),
+        np.zeros(n, i),
+        (b"",) * n,
+    )
 
 
 def test_it_needs_no_reader_and_no_scheduler_and_says_that_there_is_no_gpu(tmp_path):
@@ -29,14 +37,21 @@ def test_it_needs_no_reader_and_no_scheduler_and_says_that_there_is_no_gpu(tmp_p
     code += "gpu.painted = lambda n: gpu.np.stack([gpu._painted(k) for k in range(n)])\n"  # a spawned child needs a file
     code += "told = gpu.measure(Path(sys.argv[1]), effort=gpu.Effort(1, 2, (1, 2), 0.05, float('inf'))); print(gpu.as_tables(told))"
     out = tmp_path / "gpu.json"
-    said = subprocess.run([sys.executable, "-c", code, str(out)], capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(
+        [sys.executable, "-c", code, str(out)], capture_output=True, text=True, check=True
+    ).stdout
     told = json.loads(out.read_text("utf-8"))
-    assert {(f["batch"], f["of"]) for f in told["figures"]} == {(b, k) for b in (1, 2) for k in ("network", "answers", "cells")}
+    assert {(f["batch"], f["of"]) for f in told["figures"]} == {
+        (b, k) for b in (1, 2) for k in ("network", "answers", "cells")
+    }
     assert all(f["patches_s"] > 0 for f in told["figures"]) and len(told["kernels"]["top"]) == 15
     row = told["agreement"]
     if told["machine"]["gpu"].startswith("none"):
         assert "none: a few patches on the CPU" in said
-        assert row["largest_box_off_px"] == 0 and row["cells"] == row["cells_of_cpu"] == row["same_class"] >= 1
+        assert (
+            row["largest_box_off_px"] == 0
+            and row["cells"] == row["cells_of_cpu"] == row["same_class"] >= 1
+        )
 
 
 def test_patches_beyond_the_painted_ones_are_mirrored():
@@ -51,9 +66,14 @@ def test_cells_of_two_machines_are_compared_place_by_place():
     other = [cells([(51, 50, 61, 60), (0, 0, 10, 12)], [2, 3]), cells([(0, 0, 5, 5)], [0])]
     told = compared(one, other)
     assert told == {
-        "cells_of_cpu": 2, "cells": 3, "same_place": 2, "same_class": 1, "median_box_off_px": 1.5,
-        "largest_box_off_px": 2.0, "largest_probability_off": 1.0,
-    }  # fmt: skip
+        "cells_of_cpu": 2,
+        "cells": 3,
+        "same_place": 2,
+        "same_class": 1,
+        "median_box_off_px": 1.5,
+        "largest_box_off_px": 2.0,
+        "largest_probability_off": 1.0,
+    }
     assert compared(one, one)["largest_box_off_px"] == 0
     assert compared([cells([], [])], [cells([], [])])["cells"] == 0
 
@@ -66,13 +86,21 @@ def test_a_batch_that_memory_does_not_hold_is_told_as_such(monkeypatch):
 
     monkeypatch.setattr(gpu, "_figure", too_much)
     monkeypatch.setattr(gpu, "_calls", lambda *_: {"network": None})
-    told = list(gpu.figures(type("P", (), {})(), np.zeros((1, 3, 8, 8), np.uint8), gpu.Effort(), float("inf")))
-    assert [f.batch for f in told] == list(gpu.Effort().batch_sizes) and {f.patches_s for f in told} == {None}
+    told = list(
+        gpu.figures(
+            type("P", (), {})(), np.zeros((1, 3, 8, 8), np.uint8), gpu.Effort(), float("inf")
+        )
+    )
+    assert [f.batch for f in told] == list(gpu.Effort().batch_sizes) and {
+        f.patches_s for f in told
+    } == {None}
 
 
 def test_no_figure_begins_after_its_time(monkeypatch):
     monkeypatch.setattr(gpu, "_calls", lambda *_: {"network": None})
-    assert not list(gpu.figures(type("P", (), {})(), np.zeros((1, 3, 8, 8), np.uint8), gpu.Effort(), 0.0))
+    assert not list(
+        gpu.figures(type("P", (), {})(), np.zeros((1, 3, 8, 8), np.uint8), gpu.Effort(), 0.0)
+    )
 
 
 @pytest.mark.parametrize("answers, percent", [([None], None), ([40.0, 60.0, None], 50.0)])

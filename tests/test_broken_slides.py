@@ -45,9 +45,20 @@ def test_every_broken_slide_is_done_or_failed_with_a_reason(corpus, tmp_path):
     good = write_pyramid(tmp_path / "good.tif", smear(400, 300, 12), mpp=0.25)
     listed.write_text("\n".join(map(str, [*chosen, good])))
     weights = tiny_weights(tmp_path)
-    command = [sys.executable, HERE / "painted_network.py", "run", listed, "--out", out, "--weights", weights]
+    command = [
+        sys.executable,
+        HERE / "painted_network.py",
+        "run",
+        listed,
+        "--out",
+        out,
+        "--weights",
+        weights,
+    ]
     command += ["--workers", "0", "--core-um", "100", "--region-timeout", "60", "--quiet"]
-    ran = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=3000 if ALL else 240)
+    ran = subprocess.run(
+        [str(c) for c in command], capture_output=True, text=True, timeout=3000 if ALL else 240
+    )
     assert ran.returncode == 3, (ran.stdout + ran.stderr)[-3000:]
     slides = json.loads((out / "run.json").read_text())["slides"]
     assert len(slides) == len(chosen) + 1
@@ -56,7 +67,9 @@ def test_every_broken_slide_is_done_or_failed_with_a_reason(corpus, tmp_path):
     for slide in slides:
         done = slide["state"] == "done"
         assert done == (out / slide["slide"]).is_dir()
-        assert done or (slide["path"] in slide["reason"] and len(slide["reason"]) > len(slide["path"]) + 20), slide
+        assert done or (
+            slide["path"] in slide["reason"] and len(slide["reason"]) > len(slide["path"]) + 20
+        ), slide
         assert "Traceback" not in slide["reason"] and "\n" not in slide["reason"], slide
     assert next(s for s in slides if s["path"] == str(good))["state"] == "done"
     print(dict(outcomes))
@@ -64,7 +77,9 @@ def test_every_broken_slide_is_done_or_failed_with_a_reason(corpus, tmp_path):
 
 def test_jpeg_tables_that_are_numbers_do_not_reach_the_decoder(tmp_path):
     """As the fuzz target found them: a damaged type of tag 347."""
-    path = write_pyramid(tmp_path / "tables.tif", smear(400, 300, 11), mpp=0.25, extratags=[(347, "H", 3, (1, 2, 3))])
+    path = write_pyramid(
+        tmp_path / "tables.tif", smear(400, 300, 11), mpp=0.25, extratags=[(347, "H", 3, (1, 2, 3))]
+    )
     with open_slide(path, "tables") as reader:
         assert reader.slide.backend == "openslide"  # which gives its own reasons
 
@@ -72,6 +87,8 @@ def test_jpeg_tables_that_are_numbers_do_not_reach_the_decoder(tmp_path):
 def test_a_few_seconds_of_fuzzing_find_nothing(tmp_path):
     command = [sys.executable, HERE / "fuzz_tiff.py", "0.05", "1"]
     env = {**os.environ, "PYTHONPATH": str(HERE.parent)}
-    ran = subprocess.run(list(map(str, command)), cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    ran = subprocess.run(
+        list(map(str, command)), cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120
+    )
     assert ran.returncode == 0, ran.stderr[-2000:]
     assert int(ran.stdout.split()[0]) > 5

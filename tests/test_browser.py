@@ -33,16 +33,29 @@ ARTEFACTS = Path(__file__).parents[1] / "artefacts"
 #: too; and what a frame may cost its main thread on average while scrolling, in processor time, which no other work blurs
 LOAD_S, STALL_MS, FRAME_CPU_MS = 3.0, 1000, 30
 HOSTILE = '/s/=HYPERLINK("x"),<img src=x onerror=alert(1)></script>' + "ü" * 200 + "/s2.svs"
-_FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars")
+_FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+)
 
-pytestmark = pytest.mark.skipif(bool(os.environ.get("HEMAX_NO_BROWSER")), reason="HEMAX_NO_BROWSER is set")
+pytestmark = pytest.mark.skipif(
+    bool(os.environ.get("HEMAX_NO_BROWSER")), reason="HEMAX_NO_BROWSER is set"
+)
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    chromium, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+    chromium, driver = (
+        shutil.which("chromium") or shutil.which("google-chrome"),
+        shutil.which("chromedriver"),
+    )
     if not (chromium and driver):
-        pytest.fail("no chromium with chromedriver: apt-get install chromium chromium-driver, or HEMAX_NO_BROWSER=1")
+        pytest.fail(
+            "no chromium with chromedriver: apt-get install chromium chromium-driver, or HEMAX_NO_BROWSER=1"
+        )
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     for flag in (*_FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
@@ -67,13 +80,17 @@ def results(tmp_path_factory):
 def page(browser, results, tmp_path):
     """S1's report, fresh: nothing kept of an earlier review, downloads into this test's folder."""
     show(browser, results / "S1" / "report.html")
-    browser.execute_script("localStorage.clear(); marks.clear(); clearTimeout(keepTimer); keepTimer = 0")
+    browser.execute_script(
+        "localStorage.clear(); marks.clear(); clearTimeout(keepTimer); keepTimer = 0"
+    )
     browser.get_log("browser")
     show(browser, results / "S1" / "report.html")
     downloads = {"behavior": "allow", "downloadPath": str(tmp_path)}
     browser.execute_cdp_cmd("Browser.setDownloadBehavior", downloads)
     yield browser
-    assert browser.get_log("browser") == []  # neither an error nor anything that the page's policy had to stop
+    assert (
+        browser.get_log("browser") == []
+    )  # neither an error nor anything that the page's policy had to stop
 
 
 def show(browser, path: Path, width: int = 1400, height: int = 1000, dark: bool = False) -> None:
@@ -98,11 +115,15 @@ def into_gallery(browser) -> None:
 
 def cell(browser) -> dict:
     """The chosen cell as the page knows it, and its class now."""
-    return browser.execute_script("const c = CELLS[chosen]; return {...c, now: classNow(c), mark: marks.get(c.id)}")
+    return browser.execute_script(
+        "const c = CELLS[chosen]; return {...c, now: classNow(c), mark: marks.get(c.id)}"
+    )
 
 
 def text(browser, css: str) -> str:
-    return browser.execute_script("return document.querySelector(arguments[0]).textContent.trim()", css)
+    return browser.execute_script(
+        "return document.querySelector(arguments[0]).textContent.trim()", css
+    )
 
 
 def after(browser, name: str) -> int:
@@ -122,7 +143,9 @@ def test_a_cell_is_reclassified_approved_and_taken_back_by_keyboard_alone(page):
     second = cell(page)
     assert second["id"] != first["id"] and "1 of 300" in text(page, "#progress-said")
     counted = not first["out"]
-    assert after(page, "monocyte") == monocytes + counted and after(page, "white") == white + counted
+    assert (
+        after(page, "monocyte") == monocytes + counted and after(page, "white") == white + counted
+    )
     assert before(page, "monocyte") == monocytes  # what the run counted stays beside it
     assert "unidentified → monocyte" in text(page, "#status")
     press(page, Keys.ENTER)
@@ -149,18 +172,28 @@ def test_every_class_has_its_key(page):
     press(page, KEYS["plasma_cell"].lower())
     row = page.find_element(By.CSS_SELECTOR, 'tr[data-row="plasma_cell"]')
     assert row.is_displayed() and after(page, "plasma_cell") >= 1
-    counted = page.execute_script("return CELLS.filter(c => !c.out && CLASSES.get(classNow(c)).white).length")
+    counted = page.execute_script(
+        "return CELLS.filter(c => !c.out && CLASSES.get(classNow(c)).white).length"
+    )
     assert after(page, "white") == counted
 
 
 def test_arrows_move_over_the_grid(page):
     into_gallery(page)
-    start = page.execute_script("choose(CELLS.findIndex(c => c.class === 'segmented_neutrophil')); return chosen")
+    start = page.execute_script(
+        "choose(CELLS.findIndex(c => c.class === 'segmented_neutrophil')); return chosen"
+    )
     across = page.execute_script(
         "return getComputedStyle(cards[chosen].parentElement).gridTemplateColumns.split(' ').length"
     )
-    for key, wanted in ((Keys.ARROW_RIGHT, 1), (Keys.ARROW_DOWN, 1 + across), (Keys.ARROW_LEFT, across),
-                        (Keys.ARROW_UP, 0), (Keys.END, 299 - start), (Keys.HOME, -start)):  # fmt: skip
+    for key, wanted in (
+        (Keys.ARROW_RIGHT, 1),
+        (Keys.ARROW_DOWN, 1 + across),
+        (Keys.ARROW_LEFT, across),
+        (Keys.ARROW_UP, 0),
+        (Keys.END, 299 - start),
+        (Keys.HOME, -start),
+    ):
         press(page, key)
         assert page.execute_script("return chosen") == start + wanted, key
         assert page.execute_script("return document.activeElement === cards[chosen]")
@@ -189,8 +222,14 @@ def test_filters_show_what_they_say(page):
     assert all(c["why"] for c in shown(page)) and len(shown(page)) < len(found)
     page.find_element(By.ID, "f-reset").click()
     assert len(shown(page)) == 300 and text(page, "#shown") == ""
-    page.execute_script("const r = byId('f-below'); r.value = 0.8; r.dispatchEvent(new Event('input'))")
-    assert shown(page) and all(c["p"] < 0.8 for c in shown(page)) and text(page, "#f-below-said") == "0.80"
+    page.execute_script(
+        "const r = byId('f-below'); r.value = 0.8; r.dispatchEvent(new Event('input'))"
+    )
+    assert (
+        shown(page)
+        and all(c["p"] < 0.8 for c in shown(page))
+        and text(page, "#f-below-said") == "0.80"
+    )
     page.find_element(By.ID, "f-reset").click()
     page.find_element(By.ID, "f-text").send_keys("coarse granules")
     assert shown(page) and all("coarse granules" in c["say"] + c["why"] for c in shown(page))
@@ -261,7 +300,10 @@ def test_corrections_are_exported_read_back_and_counted_again(page, results, tmp
     page.find_element(By.ID, "reviewer").send_keys('=cmd|"A, B"')
     path = export(page, tmp_path)
     rows = list(csv.DictReader(path.open(encoding="utf-8", newline="")))
-    assert list(rows[0]) == "slide result_sha256 cell_id class_before class_after action reviewer time".split()
+    assert (
+        list(rows[0])
+        == "slide result_sha256 cell_id class_before class_after action reviewer time".split()
+    )
     assert [r["action"] for r in rows].count("approve") == 1 and len(rows) == 3
     assert {r["reviewer"] for r in rows} == {'\'=cmd|"A, B"'} == {safe_text('=cmd|"A, B"')}
     assert {r["result_sha256"] for r in rows} == {result_sha256(results / "S1")}
@@ -280,7 +322,10 @@ def test_corrections_are_exported_read_back_and_counted_again(page, results, tmp
     until = time.monotonic() + 5
     while "a review has one" not in text(page, "#status") and time.monotonic() < until:
         time.sleep(0.05)
-    assert "the reviewer here is B" in text(page, "#status") and page.execute_script("return marks.size") == left
+    assert (
+        "the reviewer here is B" in text(page, "#status")
+        and page.execute_script("return marks.size") == left
+    )
     page.execute_script("byId('reviewer').value = ''")
     page.find_element(By.ID, "import").send_keys(str(path))
     while page.execute_script("return marks.size") != 3 and time.monotonic() < until + 5:
@@ -290,7 +335,11 @@ def test_corrections_are_exported_read_back_and_counted_again(page, results, tmp
     result = CliRunner().invoke(main, ["retally", str(copy), "--corrections", str(path)])
     assert result.exit_code == 0, result.output
     assert '3 of 300 cells reviewed by =cmd|"A, B"' in result.output
-    told = next(line.split() for line in result.output.splitlines() if line.strip().startswith("white cells"))
+    told = next(
+        line.split()
+        for line in result.output.splitlines()
+        if line.strip().startswith("white cells")
+    )
     assert [int(told[2]), int(told[3])] == [before_total(page), white]
 
 
@@ -301,7 +350,8 @@ def before_total(browser) -> int:
 def test_corrections_of_another_slide_are_not_taken_over(page, tmp_path):
     header = "slide,result_sha256,cell_id,class_before,class_after,action,reviewer,time\r\n"
     bad = {
-        "of another result": header + f"S2,{'0' * 64},1,blast,monocyte,reclassify,A,2026-01-01T00:00:00+00:00\r\n",
+        "of another result": header
+        + f"S2,{'0' * 64},1,blast,monocyte,reclassify,A,2026-01-01T00:00:00+00:00\r\n",
         "its columns": "a,b\n1,2\n",
         "is no class": "\ufeff" + header + "S1,{sha},1,blast,monozyt,reclassify,A,\r\n",
         "is not on this slide": header + "S1,{sha},4711,blast,monocyte,reclassify,A,\r\n",
@@ -319,12 +369,39 @@ def test_corrections_of_another_slide_are_not_taken_over(page, tmp_path):
 
 def test_the_browser_guards_text_as_our_tables_do(page):
     texts = [
-        "=1+1", "+1", "-1", "@x", " =1", "\t=1", "'quoted", "a-b", "", "plain", "\u00a0=1", "\ufeff@x", '"=1', "`+1",
-        "\uff1d1", "x\ny", "\r", "a\rb", " plain", "\v-1", "ü=1", "''", "\n=1",
-    ]  # fmt: skip
-    assert page.execute_script("return arguments[0].map(safeText)", texts) == [safe_text(t) for t in texts]
-    assert page.execute_script("return arguments[0].map(t => plainText(safeText(t)))", texts) == texts
-    quoted = page.execute_script("return arguments[0].map(t => parseCsv(['a', quoted(t)].join(','))[0][1])", texts)
+        "=1+1",
+        "+1",
+        "-1",
+        "@x",
+        " =1",
+        "\t=1",
+        "'quoted",
+        "a-b",
+        "",
+        "plain",
+        "\u00a0=1",
+        "\ufeff@x",
+        '"=1',
+        "`+1",
+        "\uff1d1",
+        "x\ny",
+        "\r",
+        "a\rb",
+        " plain",
+        "\v-1",
+        "ü=1",
+        "''",
+        "\n=1",
+    ]
+    assert page.execute_script("return arguments[0].map(safeText)", texts) == [
+        safe_text(t) for t in texts
+    ]
+    assert (
+        page.execute_script("return arguments[0].map(t => plainText(safeText(t)))", texts) == texts
+    )
+    quoted = page.execute_script(
+        "return arguments[0].map(t => parseCsv(['a', quoted(t)].join(','))[0][1])", texts
+    )
     assert quoted == texts
 
 
@@ -357,7 +434,9 @@ def test_controls_have_names_and_the_text_has_contrast(page):
         ".map(e => e.outerHTML)"
     )
     assert unnamed == []
-    headings = page.execute_script("return [...document.querySelectorAll('h1,h2,h3')].map(h => h.tagName)")
+    headings = page.execute_script(
+        "return [...document.querySelectorAll('h1,h2,h3')].map(h => h.tagName)"
+    )
     assert headings.count("H1") == 1 and headings[0] == "H1"
 
 
@@ -399,9 +478,15 @@ return [...low];
 def test_nothing_sticks_out_and_pictures_are_kept_to_be_looked_at(browser, results, width, dark):
     ARTEFACTS.mkdir(exist_ok=True)
     scheme = "dark" if dark else "light"
-    for name, path in (("report", "S1/report.html"), ("hostile", "S2/report.html"), ("index", "index.html")):
+    for name, path in (
+        ("report", "S1/report.html"),
+        ("hostile", "S2/report.html"),
+        ("index", "index.html"),
+    ):
         show(browser, results / path, width=width, dark=dark)
-        assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth"), (name, width)
+        assert browser.execute_script(
+            "return document.documentElement.scrollWidth <= innerWidth"
+        ), (name, width)
         browser.save_screenshot(str(ARTEFACTS / f"{name}-{width}-{scheme}.png"))
     show(browser, results / "S1" / "report.html", width=width, dark=dark)
     browser.execute_script(
@@ -409,7 +494,9 @@ def test_nothing_sticks_out_and_pictures_are_kept_to_be_looked_at(browser, resul
     )
     time.sleep(0.3)
     browser.save_screenshot(str(ARTEFACTS / f"gallery-{width}-{scheme}.png"))
-    browser.execute_script("localStorage.clear(); marks.clear(); clearTimeout(keepTimer); keepTimer = 0")
+    browser.execute_script(
+        "localStorage.clear(); marks.clear(); clearTimeout(keepTimer); keepTimer = 0"
+    )
 
 
 def test_on_paper_there_are_the_differential_and_the_cells_but_no_controls(page):
@@ -446,15 +533,21 @@ def test_five_thousand_cells_load_in_three_seconds_and_scroll_without_stalls(bro
     write_report(make_results(tmp_path, "big", 5000))
     browser.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
     show(browser, tmp_path / "big" / "report.html")
-    figures = browser.execute_script("return performance.getEntriesByType('navigation')[0].duration")
-    assert browser.execute_script("return [cards.length, document.documentElement.dataset.ready]") == [5000, "true"]
+    figures = browser.execute_script(
+        "return performance.getEntriesByType('navigation')[0].duration"
+    )
+    assert browser.execute_script(
+        "return [cards.length, document.documentElement.dataset.ready]"
+    ) == [5000, "true"]
     began = cpu_ms(browser)
     stalls = browser.execute_async_script(_SCROLL)
     frame_ms = (cpu_ms(browser) - began) / _FRAMES
     print(json.dumps({"load_ms": round(figures), "frame_cpu_ms": round(frame_ms, 1), **stalls}))
     assert figures < 1000 * LOAD_S
     assert stalls["blank"] == 0 and stalls["worst_ms"] < STALL_MS and frame_ms < FRAME_CPU_MS
-    took = browser.execute_script("const t = performance.now(); choose(2500); judge('monocyte'); return performance.now() - t")
+    took = browser.execute_script(
+        "const t = performance.now(); choose(2500); judge('monocyte'); return performance.now() - t"
+    )
     assert took < STALL_MS
     took = browser.execute_script(
         "const t = performance.now(); byId('f-review').click(); document.body.offsetHeight; return performance.now() - t"

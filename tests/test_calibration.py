@@ -26,8 +26,24 @@ def made_up(n=3000, spread=2.0, too_sure=1.0, seed=0):
         label = CLASS_NAMES[rng.choice(N_CLASSES, p=true)]
         said = np.exp(logits * too_sure) / np.exp(logits * too_sure).sum()
         best = int(said.argmax())
-        out.append(Seen("s", (label,), True, CLASS_NAMES[best], float(said[best]), nan, nan, nan, nan, nan, (),
-                        f"{i}.png", False, tuple(said.tolist())))  # fmt: skip
+        out.append(
+            Seen(
+                "s",
+                (label,),
+                True,
+                CLASS_NAMES[best],
+                float(said[best]),
+                nan,
+                nan,
+                nan,
+                nan,
+                nan,
+                (),
+                f"{i}.png",
+                False,
+                tuple(said.tolist()),
+            )
+        )
     return out
 
 
@@ -38,7 +54,9 @@ def test_the_temperature_that_was_put_in_is_found(too_sure):
     assert temperature == pytest.approx(too_sure, rel=0.08)
     calibrated = at_temperature(seen, temperature)
     assert [s.predicted for s in calibrated] == [s.predicted for s in seen]
-    held_out = np.array([(s.confidence, s.predicted in s.allowed) for s in calibrated if not fits(s.path)], float)
+    held_out = np.array(
+        [(s.confidence, s.predicted in s.allowed) for s in calibrated if not fits(s.path)], float
+    )
     assert ece(held_out) < 0.04
 
 
@@ -54,7 +72,9 @@ def test_the_threshold_reaches_its_accuracy_or_keeps_nine_in_ten():
     easy, hard = made_up(spread=5.0), made_up(spread=1.0)
     for seen in (easy, hard):
         threshold = choose_threshold(seen)
-        mine = np.array([(s.confidence, s.predicted in s.allowed) for s in seen if fits(s.path)], float)
+        mine = np.array(
+            [(s.confidence, s.predicted in s.allowed) for s in seen if fits(s.path)], float
+        )
         kept = mine[mine[:, 0] >= threshold]
         assert len(kept) >= 0.9 * len(mine)
     assert choose_threshold([]) == 0.5
@@ -73,7 +93,9 @@ def test_average_precision_ignores_what_the_border_cuts_and_punishes_what_is_not
     also_cut = average_precision([Field(truth, cut, truth, np.array([0.8, 0.9]))])
     assert also_cut["AP50"] == pytest.approx(1)
     false = np.array([[10.0, 10, 110, 110], [150, 150, 250, 250]])
-    assert average_precision([Field(truth, cut, false, np.array([0.5, 0.9]))])["AP50"] == pytest.approx(0.5, abs=0.01)
+    assert average_precision([Field(truth, cut, false, np.array([0.5, 0.9]))])[
+        "AP50"
+    ] == pytest.approx(0.5, abs=0.01)
     assert average_precision([Field(truth, cut, np.zeros((0, 4)), np.zeros(0))])["AP"] == 0
     assert average_precision([]) == {}
     for found in (truth, truth[:0]):  # nothing to find but what the border cuts
@@ -95,7 +117,9 @@ def test_the_page_holds_figures_confusion_and_the_surest_mistakes(tmp_path):
         Image.new("RGB", (50, 40), (200, 100 + i, 150)).save(files[-1])
     nan, probs = float("nan"), (1 / N_CLASSES,) * N_CLASSES
     seen = [
-        Seen("s", ("blast",), True, said, sure, 0.9, nan, nan, nan, nan, (), str(file), False, probs)
+        Seen(
+            "s", ("blast",), True, said, sure, 0.9, nan, nan, nan, nan, (), str(file), False, probs
+        )
         for file, said, sure in zip(
             files, ("blast", "monocyte", "lymphocyte", "blast"), (0.9, 0.6, 0.8, 0.7), strict=True
         )

@@ -20,7 +20,9 @@ LONG_S = 300  # for what takes seconds on a machine that has time
 @pytest.fixture(scope="module")
 def slide(tmp_path_factory):
     """12 regions of 64 µm."""
-    return write_pyramid(tmp_path_factory.mktemp("slides") / "one.tif", smear(1000, 700, 3), mpp=0.25)
+    return write_pyramid(
+        tmp_path_factory.mktemp("slides") / "one.tif", smear(1000, 700, 3), mpp=0.25
+    )
 
 
 @contextmanager
@@ -29,8 +31,12 @@ def cluster(file: Path, *tls: str):
     serve = [sys.executable, "-c", "from distributed.cli.dask_scheduler import main; main()"]
     work = [sys.executable, "-c", "from distributed.cli.dask_worker import main; main()"]
     common = ["--scheduler-file", str(file), "--host", "127.0.0.1", *tls]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True,
-             "env": {**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}}  # fmt: skip
+    quiet = {
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.DEVNULL,
+        "start_new_session": True,
+        "env": {**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"},
+    }
     processes = [
         subprocess.Popen([*serve, *common, "--port", "0", "--no-dashboard"], **quiet),
         subprocess.Popen([*work, *common, "--nthreads", "1", "--no-dashboard"], **quiet),
@@ -45,11 +51,24 @@ def cluster(file: Path, *tls: str):
 
 
 def start(slide, out, weights, *more, fault="", prefix=()):
-    command = [*prefix, sys.executable, HERE / "painted_network.py", "run", slide, "--out", out, "--weights", weights]
+    command = [
+        *prefix,
+        sys.executable,
+        HERE / "painted_network.py",
+        "run",
+        slide,
+        "--out",
+        out,
+        "--weights",
+        weights,
+    ]
     return subprocess.Popen(
-        [str(part) for part in (*command, "--core-um", 64, *more)], text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, env={**os.environ, "HEMAX_TEST_FAULT": fault, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        [str(part) for part in (*command, "--core-um", 64, *more)],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "HEMAX_TEST_FAULT": fault, "OMP_NUM_THREADS": "1"},
+    )
 
 
 def ended(process, code) -> str:
@@ -72,19 +91,29 @@ def wait_until(condition):
         time.sleep(0.02)
 
 
-def test_a_scheduler_that_is_lost_ends_the_run_and_the_next_one_goes_on(slide, weights, whole, tmp_path):
+def test_a_scheduler_that_is_lost_ends_the_run_and_the_next_one_goes_on(
+    slide, weights, whole, tmp_path
+):
     out, gate = tmp_path / "out", tmp_path / "gate"
     os.environ["HEMAX_TEST_FAULT"] = f"gate:{gate}:2"  # the worker takes its environment from here
     try:
         with cluster(tmp_path / "scheduler.json") as scheduler:
             process = start(slide, out, weights, "--scheduler-file", tmp_path / "scheduler.json")
-            wait_until(lambda: len(list(out.glob(".hemax/regions/*/*.region"))) >= 2 or process.poll() is not None)
+            wait_until(
+                lambda: (
+                    len(list(out.glob(".hemax/regions/*/*.region"))) >= 2
+                    or process.poll() is not None
+                )
+            )
             os.killpg(scheduler.pid, signal.SIGKILL)
             output = ended(process, 1)
     finally:
         del os.environ["HEMAX_TEST_FAULT"]
     assert "scheduler" in output and "run again" in output and "Traceback" not in output, output
-    assert states(out) == {"one": "not reached"} and len(list(out.glob(".hemax/regions/*/*.region"))) >= 2
+    assert (
+        states(out) == {"one": "not reached"}
+        and len(list(out.glob(".hemax/regions/*/*.region"))) >= 2
+    )
     ended(start(slide, out, weights, "--workers", 0), 0)
     assert content(out / "one") == whole
 
@@ -94,7 +123,10 @@ def test_two_runs_on_one_cluster_keep_to_their_own(slide, weights, whole, tmp_pa
     other = write_pyramid(tmp_path / "other" / "one.tif", smear(1000, 700, 4), mpp=0.25)
     with cluster(tmp_path / "scheduler.json"):
         on_it = ("--scheduler-file", tmp_path / "scheduler.json")
-        both = [start(path, tmp_path / name, weights, *on_it) for path, name in ((slide, "a"), (other, "b"))]
+        both = [
+            start(path, tmp_path / name, weights, *on_it)
+            for path, name in ((slide, "a"), (other, "b"))
+        ]
         for process in both:
             ended(process, 0)
     assert content(tmp_path / "a" / "one") == whole != content(tmp_path / "b" / "one")
@@ -106,14 +138,34 @@ def certificate(folder: Path) -> tuple[str, str]:
     """A self-signed certificate, its own authority, and its key."""
     cert, key = folder / "cert.pem", folder / "key.pem"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=hemax-batch-test",
-         "-keyout", key, "-out", cert], check=True, capture_output=True,
-    )  # fmt: skip
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=hemax-batch-test",
+            "-keyout",
+            key,
+            "-out",
+            cert,
+        ],
+        check=True,
+        capture_output=True,
+    )
     return str(cert), str(key)
 
 
-@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificates, and is not installed")
-def test_a_cluster_may_be_encrypted_and_then_takes_nobody_without_a_certificate(slide, weights, whole, tmp_path):
+@pytest.mark.skipif(
+    not shutil.which("openssl"), reason="openssl makes the certificates, and is not installed"
+)
+def test_a_cluster_may_be_encrypted_and_then_takes_nobody_without_a_certificate(
+    slide, weights, whole, tmp_path
+):
     cert, key = certificate(tmp_path)
     tls = ("--tls-ca-file", cert, "--tls-cert", cert, "--tls-key", key)
     file = tmp_path / "scheduler.json"
@@ -129,10 +181,15 @@ def test_a_cluster_may_be_encrypted_and_then_takes_nobody_without_a_certificate(
 
 def without_network() -> list[str]:
     """Words before a command that leave it nothing but the loopback interface; skips where that is not allowed."""
-    lo_up = ("import fcntl, os, socket, struct, sys; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); "
-             "fcntl.ioctl(s, 0x8914, struct.pack('16sH14s', b'lo', 0x41, b'')); os.execv(sys.argv[1], sys.argv[1:])")  # fmt: skip
+    lo_up = (
+        "import fcntl, os, socket, struct, sys; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); "
+        "fcntl.ioctl(s, 0x8914, struct.pack('16sH14s', b'lo', 0x41, b'')); os.execv(sys.argv[1], sys.argv[1:])"
+    )
     words = ["unshare", "--net", sys.executable, "-c", lo_up]
-    if not shutil.which("unshare") or subprocess.run([*words, "/bin/true"], capture_output=True).returncode:
+    if (
+        not shutil.which("unshare")
+        or subprocess.run([*words, "/bin/true"], capture_output=True).returncode
+    ):
         pytest.skip("a network namespace cannot be made here: that takes root")
     return words
 
@@ -157,10 +214,34 @@ def test_no_privileges_are_needed(slide, weights, whole, tmp_path):
     shutil.copy(weights, tmp_path / "w.safetensors")
     (tmp_path / "out").mkdir()
     os.chown(tmp_path / "out", 65534, 65534)
-    nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "env", "HOME=/nonexistent"]
-    if subprocess.run([*nobody, sys.executable, "-c", "import hemax_batch"], capture_output=True, cwd="/").returncode:
+    nobody = [
+        "setpriv",
+        "--reuid",
+        "65534",
+        "--regid",
+        "65534",
+        "--clear-groups",
+        "env",
+        "HOME=/nonexistent",
+    ]
+    if subprocess.run(
+        [*nobody, sys.executable, "-c", "import hemax_batch"], capture_output=True, cwd="/"
+    ).returncode:
         reading = "-all,+dac_read_search"  # this Python, or the checkout, is private to root
         nobody[1:1] = ["--inh-caps", reading, "--ambient-caps", reading]
-    ended(start(tmp_path / "one.tif", tmp_path / "out", tmp_path / "w.safetensors", "--workers", 2, prefix=nobody), 0)
+    ended(
+        start(
+            tmp_path / "one.tif",
+            tmp_path / "out",
+            tmp_path / "w.safetensors",
+            "--workers",
+            2,
+            prefix=nobody,
+        ),
+        0,
+    )
     there = content(tmp_path / "out" / "one")
-    assert there["cells.csv"] == whole["cells.csv"] and (tmp_path / "out" / "one").stat().st_uid == 65534
+    assert (
+        there["cells.csv"] == whole["cells.csv"]
+        and (tmp_path / "out" / "one").stat().st_uid == 65534
+    )

@@ -92,15 +92,16 @@ def test_denominator_is_white_cells_only():
         "sufficiency": "insufficient: 100 white cells counted, 200 asked for",
         "nrbc_count": "6 nucleated red cells seen",
         "left_shift_band_percent": "left shift: band neutrophils 10.0 % (over 5 %)",
-        "nrbc_correction_per_100":
-            "6.0 nucleated red cells per 100 white cells: white count corrected from 10.60 to 10.00",
+        "nrbc_correction_per_100": "6.0 nucleated red cells per 100 white cells: white count corrected from 10.60 to 10.00",
         "range_band_neutrophil": "band neutrophil 10.0 % (above 0-5 %, adults, ARUP)",
-    }  # fmt: skip
+    }
 
 
 def test_no_cells_are_no_percentages():
     d = count([])
-    assert np.isnan([d.neutrophils.percent, d.nrbc_per_100, *(s.percent for s in d.shares.values())]).all()
+    assert np.isnan(
+        [d.neutrophils.percent, d.nrbc_per_100, *(s.percent for s in d.shares.values())]
+    ).all()
     assert flagged(d) == {"sufficiency": "insufficient: 0 white cells counted, 200 asked for"}
 
 
@@ -115,9 +116,18 @@ def test_a_names_that_is_no_class_is_refused():
 
 
 def test_a_reviewers_classes_are_counted_where_they_belong():
-    d = count(["lymphocyte"] * 8 + ["variant_lymphocyte", "plasma_cell"] + ["smudge"] * 3 + ["artefact", "platelet", "erythroblast"])
+    d = count(
+        ["lymphocyte"] * 8
+        + ["variant_lymphocyte", "plasma_cell"]
+        + ["smudge"] * 3
+        + ["artefact", "platelet", "erythroblast"]
+    )
     assert d.n_white == 10 and list(d.shares)[-2:] == ["variant_lymphocyte", "plasma_cell"]
-    assert d.share("plasma_cell").percent == 10.0 and d.outside == {"platelet": 1, "smudge": 3, "artefact": 1}
+    assert d.share("plasma_cell").percent == 10.0 and d.outside == {
+        "platelet": 1,
+        "smudge": 3,
+        "artefact": 1,
+    }
     assert d.nrbc == 1
     assert list(count(["lymphocyte"]).shares) == list(WHITE_NAMES)
 
@@ -131,7 +141,11 @@ def test_one_blast_is_flagged_and_said_in_the_singular():
 
 def test_limits_of_the_rules_themselves_are_not_flagged():
     d = count(
-        ["metamyelocyte"] * 2 + ["band_neutrophil"] * 5 + ["segmented_neutrophil"] * 60 + ["lymphocyte"] * 33, 100
+        ["metamyelocyte"] * 2
+        + ["band_neutrophil"] * 5
+        + ["segmented_neutrophil"] * 60
+        + ["lymphocyte"] * 33,
+        100,
     )
     assert d.flags == () and d.sufficient
 
@@ -152,14 +166,25 @@ def test_fewer_nucleated_red_cells_than_the_rule_correct_nothing():
 
 def test_clinical_order():
     assert WHITE_NAMES == (
-        "blast", "promyelocyte", "myelocyte", "metamyelocyte", "band_neutrophil", "segmented_neutrophil",
-        "eosinophil", "basophil", "monocyte", "lymphocyte",
-    )  # fmt: skip
+        "blast",
+        "promyelocyte",
+        "myelocyte",
+        "metamyelocyte",
+        "band_neutrophil",
+        "segmented_neutrophil",
+        "eosinophil",
+        "basophil",
+        "monocyte",
+        "lymphocyte",
+    )
     assert tuple(count([]).shares) == WHITE_NAMES
     assert differential.LOINC == {
-        "basophil": "30180-4", "blast": "26446-5", "eosinophil": "26450-7", "monocyte": "26485-3",
+        "basophil": "30180-4",
+        "blast": "26446-5",
+        "eosinophil": "26450-7",
+        "monocyte": "26485-3",
         "band_neutrophil": "26508-2",
-    } and set(differential.LOINC) <= set(CLASS_NAMES)  # fmt: skip
+    } and set(differential.LOINC) <= set(CLASS_NAMES)
 
 
 def test_rules_from_a_file(tmp_path):
@@ -172,7 +197,10 @@ def test_rules_from_a_file(tmp_path):
         and rules.ranges["basophil"] == (0, 2)
         and rules.ranges_of == "rules.toml"
     )
-    assert any("(below 2-12 %, rules.toml)" in flag.words for flag in count(["lymphocyte"] * 9, rules=rules).flags)
+    assert any(
+        "(below 2-12 %, rules.toml)" in flag.words
+        for flag in count(["lymphocyte"] * 9, rules=rules).flags
+    )
     path.write_text("blast_count = 3\n")
     assert Rules.from_toml(path) == Rules(blast_count=3)
     for bad in (
@@ -215,15 +243,24 @@ def test_age_groups_have_their_own_ranges(tmp_path):
 
 def test_an_age_group_is_a_setting_that_changes_results(tmp_path):
     path = tmp_path / "rules.toml"
-    path.write_text('[age_groups.child]\nlymphocyte = [30, 65]\n')
+    path.write_text("[age_groups.child]\nlymphocyte = [30, 65]\n")
     groups = (None, "child")
-    prints = {RunSettings(rules=Rules.from_toml(path, g)).result_fingerprint("slide", "weights") for g in groups}
+    prints = {
+        RunSettings(rules=Rules.from_toml(path, g)).result_fingerprint("slide", "weights")
+        for g in groups
+    }
     assert len(prints) == 2
     slides = [str(tmp_path / "none.svs"), "--out", str(tmp_path / "out")]
     alone = CliRunner().invoke(main, ["run", *slides, "--age-group", "child"])
     assert alone.exit_code == 2 and "names a table of --rules" in alone.output
-    unknown = CliRunner().invoke(main, ["run", *slides, "--rules", str(path), "--age-group", "adult"])
-    assert unknown.exit_code == 2 and "there are 'child'" in unknown.output and not (tmp_path / "out").exists()
+    unknown = CliRunner().invoke(
+        main, ["run", *slides, "--rules", str(path), "--age-group", "adult"]
+    )
+    assert (
+        unknown.exit_code == 2
+        and "there are 'child'" in unknown.output
+        and not (tmp_path / "out").exists()
+    )
 
 
 def test_rules_come_back_from_the_differential_they_made(tmp_path):
@@ -234,7 +271,9 @@ def test_rules_come_back_from_the_differential_they_made(tmp_path):
     )
     red = SimpleNamespace(rbc_diameter_um=7.2, rbc_measured=40, rbc_is_assumed=False)
     for rules in (Rules(), Rules.from_toml(path), Rules.from_toml(path, "child")):
-        write_differential(tmp_path / "d.json", "s", "s.svs", count(["lymphocyte"], rules=rules), red, 0, ())
+        write_differential(
+            tmp_path / "d.json", "s", "s.svs", count(["lymphocyte"], rules=rules), red, 0, ()
+        )
         assert rules_of(json.loads((tmp_path / "d.json").read_text())) == rules
 
 

@@ -47,7 +47,13 @@ def write_dicom(path: Path, series: str, size: int = 0, implicit: bool = False) 
     uid = series.encode() + b"\0" * (len(series) % 2)
     if implicit:
         body = struct.pack("<HHI", 8, 0x1115, 0xFFFFFFFF) + item
-        body += struct.pack("<HHI", 8, 0x1155, 4) + b"1.2\0" + ends + struct.pack("<HHI", 0x20, 0xE, len(uid)) + uid
+        body += (
+            struct.pack("<HHI", 8, 0x1155, 4)
+            + b"1.2\0"
+            + ends
+            + struct.pack("<HHI", 0x20, 0xE, len(uid))
+            + uid
+        )
     else:
         body = struct.pack("<HH2sHI", 8, 0x1115, b"SQ", 0, 0xFFFFFFFF) + item
         body += explicit(8, 0x1155, b"UI", b"1.2\0") + ends + explicit(0x20, 0xE, b"UI", uid)
@@ -57,15 +63,32 @@ def write_dicom(path: Path, series: str, size: int = 0, implicit: bool = False) 
 
 
 def test_a_folder_is_searched_through_in_order_for_known_endings(tmp_path):
-    touch(tmp_path, "b.svs", "a/z.TIF", "a/c.ndpi", "a.truth.csv", "notes.txt", "r.xml", ".hidden.svs", ".h/d.svs")
+    touch(
+        tmp_path,
+        "b.svs",
+        "a/z.TIF",
+        "a/c.ndpi",
+        "a.truth.csv",
+        "notes.txt",
+        "r.xml",
+        ".hidden.svs",
+        ".h/d.svs",
+    )
     found = find_slides([tmp_path])
     assert names(found) == ["c.ndpi", "z.TIF", "b.svs"]
     assert all(slide.path.is_absolute() for slide in found)
 
 
 def test_results_of_ours_and_zarr_stores_are_passed_over(tmp_path):
-    touch(tmp_path, "a.svs", "results/a/overview.png", "results/a/result.json", "results/.hemax/journal",
-          "results/reviews/a.png", "old.zarr/c.png")  # fmt: skip
+    touch(
+        tmp_path,
+        "a.svs",
+        "results/a/overview.png",
+        "results/a/result.json",
+        "results/.hemax/journal",
+        "results/reviews/a.png",
+        "old.zarr/c.png",
+    )
     for where in (tmp_path, str(tmp_path / "[ar]*")):
         assert names(find_slides([where])) == ["a.svs"]
     with pytest.raises(UsageError, match="matches no slide"):
@@ -74,14 +97,25 @@ def test_results_of_ours_and_zarr_stores_are_passed_over(tmp_path):
 
 def test_slides_that_lie_in_a_results_folder_are_found(tmp_path):
     """`run scans/ --out scans/november`: what lies in november is somebody's."""
-    touch(tmp_path, "november/.hemax/journal", "november/b.svs", "november/new/c.svs", "november/b/overview.jpg", "november/b/result.json")
+    touch(
+        tmp_path,
+        "november/.hemax/journal",
+        "november/b.svs",
+        "november/new/c.svs",
+        "november/b/overview.jpg",
+        "november/b/result.json",
+    )
     for where in (tmp_path, tmp_path / "november", str(tmp_path / "**")):
         assert names(find_slides([where])) == ["b.svs", "c.svs"]
 
 
 def test_files_globs_and_lists_each_slide_once(tmp_path):
     touch(tmp_path, "a.svs", "b.svs", "sub/c.tif", "readme.md")
-    assert names(find_slides([str(tmp_path / "*.svs"), tmp_path / "a.svs", tmp_path])) == ["a.svs", "b.svs", "c.tif"]
+    assert names(find_slides([str(tmp_path / "*.svs"), tmp_path / "a.svs", tmp_path])) == [
+        "a.svs",
+        "b.svs",
+        "c.tif",
+    ]
     assert names(find_slides([str(tmp_path / "**/*.tif")])) == ["c.tif"]
     assert names(find_slides([str(tmp_path / "*")])) == ["a.svs", "b.svs", "c.tif"]
     (tmp_path / "list.txt").write_bytes("\ufeff# night 1\r\nsub/c.tif\r\n\r\na.svs\r\n".encode())
@@ -130,7 +164,15 @@ def test_links_in_a_circle_end_and_dangling_links_are_kept(tmp_path):
 
 
 def test_an_mrxs_slide_counts_once_with_its_folder(tmp_path):
-    touch(tmp_path, "m.mrxs", "m/Data0000.dat", "m/preview.jpg", "v.vsi", "_v_/stack1/frame_t.ets", "_v_/x.tif")
+    touch(
+        tmp_path,
+        "m.mrxs",
+        "m/Data0000.dat",
+        "m/preview.jpg",
+        "v.vsi",
+        "_v_/stack1/frame_t.ets",
+        "_v_/x.tif",
+    )
     assert names(find_slides([tmp_path])) == ["m.mrxs", "v.vsi"]
     assert names(find_slides([tmp_path / "m.mrxs", tmp_path / "m/preview.jpg"])) == ["m.mrxs"]
 

@@ -43,13 +43,31 @@ def start(weights):
     running = []
 
     def popen(inputs, out, *more, workers=0, fault="", first_fault=""):
-        command = [sys.executable, HERE / "faulty_run.py", "run", inputs, "--out", out, "--weights", weights]
+        command = [
+            sys.executable,
+            HERE / "faulty_run.py",
+            "run",
+            inputs,
+            "--out",
+            out,
+            "--weights",
+            weights,
+        ]
         command += ["--core-um", 64, "--workers", workers, *more]
-        env = {**os.environ, "HEMAX_TEST_FAULT": first_fault, "HEMAX_FAULT": fault, "OMP_NUM_THREADS": "1"}
+        env = {
+            **os.environ,
+            "HEMAX_TEST_FAULT": first_fault,
+            "HEMAX_FAULT": fault,
+            "OMP_NUM_THREADS": "1",
+        }
         process = subprocess.Popen(
-            [str(part) for part in command], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            [str(part) for part in command],
+            env=env,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             start_new_session=True,
-        )  # fmt: skip
+        )
         running.append(process)
         return process
 
@@ -98,7 +116,11 @@ KILL_BEFORE = [  # what the process was about to do: event, words of its path, h
     ("shutil.rmtree", "/regions/one-", 1),  # clear the journal of a published slide
     ("os.rename", ".run.json", 1),
     ("os.link", "lock.", 1),
-    ("os.rename", "/making/one", 1),  # put a result in the place of an earlier one, which has just been moved away
+    (
+        "os.rename",
+        "/making/one",
+        1,
+    ),  # put a result in the place of an earlier one, which has just been moved away
     ("shutil.rmtree", "/old/one", 2),  # remove that
 ]
 
@@ -129,7 +151,9 @@ def test_killed_at_random_writes_and_resumed_gives_the_same_bytes(start, slides,
 
 
 @pytest.mark.skipif(not ALL, reason="20 kills by the clock: HEMAX_FAULTS=all")
-def test_killed_at_20_random_moments_and_resumed_gives_the_same_bytes(start, slides, whole, tmp_path):
+def test_killed_at_20_random_moments_and_resumed_gives_the_same_bytes(
+    start, slides, whole, tmp_path
+):
     """Each run is killed somewhere between its start and its end; the next resumes what that left."""
     out, chance = tmp_path / "out", random.Random(5)
     began = time.monotonic()
@@ -170,7 +194,10 @@ def test_of_two_runs_at_once_one_works_and_one_exits_5(start, slides, whole, tmp
     """The one that works waits at a gate until the other has gone."""
     gate = tmp_path / "gate"
     both = [start(slides, tmp_path / "out", first_fault=f"gate:{gate}:0") for _ in range(2)]
-    wait_until(lambda: any(process.poll() is not None for process in both), SimpleNamespace(poll=lambda: None))
+    wait_until(
+        lambda: any(process.poll() is not None for process in both),
+        SimpleNamespace(poll=lambda: None),
+    )
     loser, winner = sorted(both, key=lambda process: process.poll() is None)
     output = ended(loser, 5)
     assert "--wait-lock" in output
@@ -183,7 +210,9 @@ def test_of_two_runs_at_once_one_works_and_one_exits_5(start, slides, whole, tmp
 def small_disk(folder: Path, kib: int):
     """A file system of `kib` KiB mounted on `folder`."""
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", folder], capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", folder], capture_output=True
+    )
     if mounted.returncode:
         pytest.skip("a small file system cannot be mounted here: that takes root")
     try:
@@ -192,7 +221,9 @@ def small_disk(folder: Path, kib: int):
         subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-def test_a_full_disk_keeps_what_is_done_and_goes_on_once_there_is_space(start, slides, whole, tmp_path):
+def test_a_full_disk_keeps_what_is_done_and_goes_on_once_there_is_space(
+    start, slides, whole, tmp_path
+):
     with small_disk(tmp_path / "disk", 8192) as disk:
         out, ballast = disk / "out", disk / "ballast"
         ended(start(slides / "one.tif", out), 0)
@@ -213,7 +244,9 @@ def test_a_disk_with_no_room_at_all_is_said_at_once(start, slides, tmp_path):
         assert "space" in ended(start(slides, disk / "out"), 6)
 
 
-def test_a_read_only_results_folder_is_refused_and_keeps_its_results(start, slides, whole, tmp_path):
+def test_a_read_only_results_folder_is_refused_and_keeps_its_results(
+    start, slides, whole, tmp_path
+):
     with small_disk(tmp_path / "disk", 8192) as disk:
         ended(start(slides / "one.tif", disk / "out"), 0)
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
@@ -231,7 +264,9 @@ def workers_of(process) -> list[psutil.Process]:
     return found
 
 
-def test_a_share_of_slides_that_vanishes_fails_its_slides_and_comes_back(start, slides, whole, tmp_path):
+def test_a_share_of_slides_that_vanishes_fails_its_slides_and_comes_back(
+    start, slides, whole, tmp_path
+):
     """Unmounted while slide one waits at a gate; slide two has not been opened yet."""
     out, gate = tmp_path / "out", tmp_path / "gate"
     with small_disk(tmp_path / "share", 8192) as share:
@@ -258,12 +293,16 @@ def assert_same_results_but_path(out: Path, whole: Path) -> None:
 def test_the_event_log_may_be_moved_away_at_any_time(start, slides, tmp_path):
     """As logrotate does: what comes after goes to a new file, and nothing is lost."""
     log, gate = tmp_path / "log.jsonl", tmp_path / "gate"
-    process = start(slides / "two.tif", tmp_path / "out", "--log-json", log, first_fault=f"gate:{gate}:2")
+    process = start(
+        slides / "two.tif", tmp_path / "out", "--log-json", log, first_fault=f"gate:{gate}:2"
+    )
     wait_until(lambda: log.exists() and "region_done" in log.read_text(), process)
     log.rename(tmp_path / "log.jsonl.1")
     gate.touch()
     ended(process, 0)
-    before, after = ((tmp_path / name).read_text().splitlines() for name in ("log.jsonl.1", "log.jsonl"))
+    before, after = (
+        (tmp_path / name).read_text().splitlines() for name in ("log.jsonl.1", "log.jsonl")
+    )
     events = [json.loads(line) for line in (*before, *after)]
     assert sorted(e["region"] for e in events if e["event"] == "region_done") == list(range(6))
     assert (events[0]["event"], events[-1]["event"]) == ("run_started", "run_ended")
@@ -278,7 +317,9 @@ def test_workers_killed_while_they_work_cost_nothing(start, slides, whole, tmp_p
     for worker in first:
         worker.kill()
         psutil.wait_procs([worker], timeout=LONG_S)
-    wait_until(lambda: len({p.pid for p in workers_of(process)} - {p.pid for p in first}) >= 1, process)
+    wait_until(
+        lambda: len({p.pid for p in workers_of(process)} - {p.pid for p in first}) >= 1, process
+    )
     gate.touch()
     ended(process, 0)
     ended(start(slides, out), 0)
@@ -286,7 +327,9 @@ def test_workers_killed_while_they_work_cost_nothing(start, slides, whole, tmp_p
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_obeyed_within_30_seconds_whatever_is_in_hand(start, slides, whole, tmp_path, number):
+def test_a_signal_is_obeyed_within_30_seconds_whatever_is_in_hand(
+    start, slides, whole, tmp_path, number
+):
     """Region 1 hangs: nothing but ending the process gets it out of there."""
     out = tmp_path / "out"
     process = start(slides, out, workers=0, fault="hang-always")
@@ -301,7 +344,9 @@ def test_a_signal_is_obeyed_within_30_seconds_whatever_is_in_hand(start, slides,
     assert_same_results(out, whole)
 
 
-def test_the_main_process_alone_is_told_to_stop_and_its_workers_go_with_it(start, slides, whole, tmp_path):
+def test_the_main_process_alone_is_told_to_stop_and_its_workers_go_with_it(
+    start, slides, whole, tmp_path
+):
     out = tmp_path / "out"
     process = start(slides / "one.tif", out, workers=2, first_fault=f"gate:{tmp_path / 'gate'}:2")
     wait_until(lambda: kept_regions(out) >= 2, process)
@@ -315,7 +360,9 @@ def test_the_main_process_alone_is_told_to_stop_and_its_workers_go_with_it(start
 
 
 def test_a_read_that_hangs_once_is_tried_again(start, slides, whole, tmp_path):
-    process = start(slides, tmp_path / "out", "--region-timeout", 8, workers=1, fault=f"hang:{tmp_path}")
+    process = start(
+        slides, tmp_path / "out", "--region-timeout", 8, workers=1, fault=f"hang:{tmp_path}"
+    )
     ended(process, 0)
     assert (tmp_path / "hung").exists()
     assert_same_results(tmp_path / "out", whole)
@@ -327,19 +374,32 @@ def test_a_pipe_in_the_place_of_a_slide_fails_at_once(start, slides, tmp_path):
     listed = tmp_path / "list.txt"
     listed.write_text(f"{tmp_path / 'pipe.tif'}\n{slides / 'two.tif'}\n")
     ended(start(listed, out), 3)
-    assert states(out) == {"pipe": "failed", "two": "done"} and "regular file" in reason(out, "pipe")
+    assert states(out) == {"pipe": "failed", "two": "done"} and "regular file" in reason(
+        out, "pipe"
+    )
 
 
 def test_hostile_names_stay_inside_the_folder_and_plain_in_the_tables(start, tmp_path):
     folder, out = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
     names = [
-        "<script>alert(1)<>.png", "$(touch pwned);`touch pwned`.png", "=cmd|' call'!A0.png", "+1-2@x.png", "-rf.png",
-        "x" * 200 + ".png", "…\u202egnp.png", "涂片 №1.png", "new\nline.png", "a..%2f..b.png", "con.png",
-    ]  # fmt: skip
+        "<script>alert(1)<>.png",
+        "$(touch pwned);`touch pwned`.png",
+        "=cmd|' call'!A0.png",
+        "+1-2@x.png",
+        "-rf.png",
+        "x" * 200 + ".png",
+        "…\u202egnp.png",
+        "涂片 №1.png",
+        "new\nline.png",
+        "a..%2f..b.png",
+        "con.png",
+    ]
     for name in names:
         write_small_field(folder / name)
-    (folder / b"\xff\xfe latin.png".decode("utf-8", "surrogateescape")).symlink_to(folder / "con.png")
+    (folder / b"\xff\xfe latin.png".decode("utf-8", "surrogateescape")).symlink_to(
+        folder / "con.png"
+    )
     (folder / "loop").symlink_to(folder)
     (folder / "a").symlink_to(folder / "b")
     (folder / "b").symlink_to(folder / "a")

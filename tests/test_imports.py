@@ -51,7 +51,9 @@ def imported_parts(path: Path) -> set[str]:
 def test_imports_go_downwards(path):
     part = part_of(path)
     assert part in _LEVEL, f"{part} has no layer: add it to LAYERS where it belongs"
-    upwards = {other for other in imported_parts(path) if other != part and _LEVEL[other] < _LEVEL[part]}
+    upwards = {
+        other for other in imported_parts(path) if other != part and _LEVEL[other] < _LEVEL[part]
+    }
     assert not upwards
 
 
@@ -67,14 +69,21 @@ def test_rooms_know_only_what_is_theirs(path):
 def absolute_imports(text: str) -> set[str]:
     tree = ast.parse(text)
     plain = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
-    return plain | {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and not n.level and n.module}
+    return plain | {
+        n.module
+        for n in ast.walk(tree)
+        if isinstance(n, ast.ImportFrom) and not n.level and n.module
+    }
 
 
 def test_the_command_line_imports_nothing_heavy():
     heavy = "torch numpy scipy skimage dask distributed zarr openslide tifffile PIL pandas rich"
     code = f"import sys, hemax_batch.cli; print([m for m in {heavy.split()} if m in sys.modules])"
     assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
     )
 
 

@@ -42,18 +42,28 @@ ALL = ("--parquet", "--anndata", "--fhir", "--dicom-ann")
 def write_dicom_header(path: Path, side_px: int, series: str) -> Path:
     """The header of a whole-slide image instance, without its pixels."""
     ds = pydicom.Dataset()
-    ds.SOPClassUID, ds.SOPInstanceUID = VLWholeSlideMicroscopyImageStorage, generate_uid(entropy_srcs=[str(path)])
+    ds.SOPClassUID, ds.SOPInstanceUID = (
+        VLWholeSlideMicroscopyImageStorage,
+        generate_uid(entropy_srcs=[str(path)]),
+    )
     ds.StudyInstanceUID, ds.SeriesInstanceUID = generate_uid(entropy_srcs=["study"]), series
     ds.FrameOfReferenceUID = generate_uid(entropy_srcs=["frame"])
     ds.PatientID, ds.PatientName, ds.PatientBirthDate, ds.PatientSex = "p1", "", "", ""
     ds.StudyDate, ds.StudyTime, ds.StudyID, ds.AccessionNumber = "20260102", "030405", "1", ""
-    ds.ReferringPhysicianName, ds.Modality, ds.ImageType = "", "SM", ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
+    ds.ReferringPhysicianName, ds.Modality, ds.ImageType = (
+        "",
+        "SM",
+        ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"],
+    )
     ds.TotalPixelMatrixColumns = ds.TotalPixelMatrixRows = side_px
     ds.Rows = ds.Columns = 256
     ds.NumberOfFrames = 1
     ds.file_meta = pydicom.dataset.FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    ds.file_meta.MediaStorageSOPClassUID, ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
+    ds.file_meta.MediaStorageSOPClassUID, ds.file_meta.MediaStorageSOPInstanceUID = (
+        ds.SOPClassUID,
+        ds.SOPInstanceUID,
+    )
     ds.save_as(path, enforce_file_format=True)
     return path
 
@@ -101,10 +111,17 @@ def test_anndata_equals_the_table(exported):
     assert data.obs["explanation"].tolist() == [row["explanation"] for row in rows]
     assert data.obs["review"].tolist() == [row["review"] == "true" for row in rows]
     for name in data.var_names:
-        assert data[:, name].X.ravel() == pytest.approx([figure(r[name]) for r in rows], rel=1e-6, nan_ok=True)
-    middles = [((figure(r["x0"]) + figure(r["x1"])) / 2, (figure(r["y0"]) + figure(r["y1"])) / 2) for r in rows]
+        assert data[:, name].X.ravel() == pytest.approx(
+            [figure(r[name]) for r in rows], rel=1e-6, nan_ok=True
+        )
+    middles = [
+        ((figure(r["x0"]) + figure(r["x1"])) / 2, (figure(r["y0"]) + figure(r["y1"])) / 2)
+        for r in rows
+    ]
     assert np.allclose(data.obsm["spatial"], middles)
-    assert np.allclose(data.obsm["class_probabilities"], [[float(r[f"p_{c}"]) for c in CLASS_NAMES] for r in rows])
+    assert np.allclose(
+        data.obsm["class_probabilities"], [[float(r[f"p_{c}"]) for c in CLASS_NAMES] for r in rows]
+    )
     assert data.uns["claim"] == CLAIM and data.uns["slide"] == "S1"
 
 
@@ -134,25 +151,37 @@ def test_masks_read_by_ome_zarr_py_equal_the_table(drawn):
             area_um2 = np.count_nonzero(pixels[name] == int(row["cell_id"])) * 0.25**2
             assert area_um2 == pytest.approx(float(row[f"{name}_area_um2"]), abs=0.006)
         ys, xs = np.nonzero(pixels["cell"] == int(row["cell_id"]))
-        assert np.allclose([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1], [float(row[k]) for k in ("x0", "y0", "x1", "y1")], atol=1)  # fmt: skip
+        assert np.allclose(
+            [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1],
+            [float(row[k]) for k in ("x0", "y0", "x1", "y1")],
+            atol=1,
+        )
     for name in ("cell", "nucleus"):
         told = labels[name].metadata["properties"]
-        assert [(str(value), p["class"], f"{p['confidence']:.4f}") for value, p in told.items()] == [
-            (row["cell_id"], row["class"], row["confidence"]) for row in rows
-        ]
+        assert [
+            (str(value), p["class"], f"{p['confidence']:.4f}") for value, p in told.items()
+        ] == [(row["cell_id"], row["class"], row["confidence"]) for row in rows]
         assert set(labels[name].metadata["color"]) >= {int(row["cell_id"]) for row in rows}
 
 
 def test_outlines_read_by_shapely_equal_the_table(drawn):
     features, rows = json.loads((drawn / "cells.geojson").read_text())["features"], rows_of(drawn)
     columns = {
-        "confidence": "confidence", "nucleus area um^2": "nucleus_area_um2", "cell area um^2": "cell_area_um2",
-        "nucleus/cytoplasm area ratio": "nc_ratio", "nucleus/cell area fraction": "nucleus_fraction",
-        "diameter um": "diameter_um", "diameter/red cell": "diameter_vs_rbc",
-    }  # fmt: skip
+        "confidence": "confidence",
+        "nucleus area um^2": "nucleus_area_um2",
+        "cell area um^2": "cell_area_um2",
+        "nucleus/cytoplasm area ratio": "nc_ratio",
+        "nucleus/cell area fraction": "nucleus_fraction",
+        "diameter um": "diameter_um",
+        "diameter/red cell": "diameter_vs_rbc",
+    }
     assert len(features) == len(rows) == 5
     for feature, row in zip(features, rows, strict=True):
-        told, cell, nucleus = feature["properties"], shape(feature["geometry"]), shape(feature["nucleusGeometry"])
+        told, cell, nucleus = (
+            feature["properties"],
+            shape(feature["geometry"]),
+            shape(feature["nucleusGeometry"]),
+        )
         assert (told["name"], told["classification"]["name"]) == (row["cell_id"], row["class"])
         assert told["metadata"]["explanation"] == row["explanation"]
         for name, column in columns.items():
@@ -166,17 +195,26 @@ def test_the_example_plots_results(tmp_path):
     folder = make_results(tmp_path / "out", "S1", 15)
     side_px = json.loads((folder / "result.json").read_text())["width"]
     for name in ("cell", "nucleus"):  # blank: made-up results have no masks
-        zarr.create_array(folder / f"masks.zarr/labels/{name}/0", shape=(side_px, side_px), dtype="uint32")
+        zarr.create_array(
+            folder / f"masks.zarr/labels/{name}/0", shape=(side_px, side_px), dtype="uint32"
+        )
     script = Path(__file__).parent.parent / "examples" / "plot_results.py"
     done = subprocess.run(
-        [sys.executable, script, folder, tmp_path / "p.png"], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, script, folder, tmp_path / "p.png"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("15 cells, 12 of them in the gallery")
     assert len(np.unique(np.asarray(Image.open(tmp_path / "p.png")).reshape(-1, 4), axis=0)) > 100
 
 
-@pytest.mark.parametrize(("script", "more"), [("plot_results.py", ["p.png"]), ("read_results.py", []), ("read_results.py", ["p.png"])])
+@pytest.mark.parametrize(
+    ("script", "more"),
+    [("plot_results.py", ["p.png"]), ("read_results.py", []), ("read_results.py", ["p.png"])],
+)
 def test_the_examples_read_a_slide_without_cells(tmp_path, script, more):
     folder = make_results(tmp_path / "out", "S1", 0)
     for name in ("cell", "nucleus"):
@@ -191,23 +229,33 @@ def test_a_table_that_is_missing_is_said_and_the_other_formats_follow(tmp_path):
     folder = make_results(tmp_path / "out", "S1", 3)
     (folder / "cells.csv").unlink()
     done = CliRunner().invoke(main, ["export", str(tmp_path / "out"), "--parquet", "--fhir"])
-    assert done.exit_code == 4 and "cells.csv: is missing" in done.output and "--overwrite" in done.output
+    assert (
+        done.exit_code == 4
+        and "cells.csv: is missing" in done.output
+        and "--overwrite" in done.output
+    )
 
 
 def test_fhir_is_a_preliminary_report_of_the_differential(exported):
     report = DiagnosticReport.model_validate_json((exported / "fhir.json").read_bytes())
     d = json.loads((exported / "differential.json").read_text())
     assert report.status == "preliminary" and CLAIM[1:] in report.conclusion
-    observations = {o.code.text: o for o in report.contained if o.get_resource_type() == "Observation"}
+    observations = {
+        o.code.text: o for o in report.contained if o.get_resource_type() == "Observation"
+    }
     assert len(report.result) == len(observations) == len(d["classes"]) + 3
     for entry in d["classes"]:
         words = f"{entry['words'][0].upper()}{entry['words'][1:]}, per 100 white cells"
         seen = observations[words]
         assert float(seen.valueQuantity.value) == entry["percent"] and seen.status == "preliminary"
         assert [float(c.valueQuantity.value) for c in seen.component] == [
-            entry["low95"], entry["high95"], entry["count"],
-        ]  # fmt: skip
-        assert [c.code for c in seen.code.coding or []] == ([entry["loinc"]] if "loinc" in entry else [])
+            entry["low95"],
+            entry["high95"],
+            entry["count"],
+        ]
+        assert [c.code for c in seen.code.coding or []] == (
+            [entry["loinc"]] if "loinc" in entry else []
+        )
         if "reference_percent" in entry:
             [limits] = seen.referenceRange
             assert [float(limits.low.value), float(limits.high.value)] == entry["reference_percent"]
@@ -218,9 +266,13 @@ def test_fhir_is_a_preliminary_report_of_the_differential(exported):
 def test_fhir_without_white_cells_says_so(tmp_path):
     make_results(tmp_path / "out", "S1", 0)
     assert CliRunner().invoke(main, ["export", str(tmp_path / "out"), "--fhir"]).exit_code == 0
-    report = DiagnosticReport.model_validate_json((tmp_path / "out" / "S1" / "fhir.json").read_bytes())
+    report = DiagnosticReport.model_validate_json(
+        (tmp_path / "out" / "S1" / "fhir.json").read_bytes()
+    )
     blasts = next(o for o in report.contained if o.get_resource_type() == "Observation")
-    assert blasts.valueQuantity is None and blasts.dataAbsentReason.coding[0].code == "not-applicable"
+    assert (
+        blasts.valueQuantity is None and blasts.dataAbsentReason.coding[0].code == "not-applicable"
+    )
 
 
 def test_dicom_annotations_refer_to_the_finest_level_and_hold_every_outline(exported):
@@ -229,12 +281,18 @@ def test_dicom_annotations_refer_to_the_finest_level_and_hold_every_outline(expo
     [referenced] = ann.ReferencedImageSequence
     fine = pydicom.dcmread(exported.parent.parent / "level-0.dcm")
     assert referenced.ReferencedSOPInstanceUID == fine.SOPInstanceUID
-    features = {f["properties"]["name"]: f for f in json.loads((exported / "cells.geojson").read_text())["features"]}
+    features = {
+        f["properties"]["name"]: f
+        for f in json.loads((exported / "cells.geojson").read_text())["features"]
+    }
     rows = rows_of(exported)
     for row_class in sorted({row["class"] for row in rows}):
         mine = [row for row in rows if row["class"] == row_class]
-        [group] = ann.get_annotation_groups(annotation_group_label=row_class) if hasattr(
-            ann, "annotation_group_label") else [g for g in ann.get_annotation_groups() if g.label == row_class]  # fmt: skip
+        [group] = (
+            ann.get_annotation_groups(annotation_group_label=row_class)
+            if hasattr(ann, "annotation_group_label")
+            else [g for g in ann.get_annotation_groups() if g.label == row_class]
+        )
         polygons = group.get_graphic_data(coordinate_type="2D")
         assert len(polygons) == len(mine)
         for polygon, row in zip(polygons, mine, strict=True):
@@ -242,7 +300,9 @@ def test_dicom_annotations_refer_to_the_finest_level_and_hold_every_outline(expo
             assert Polygon(polygon).area == pytest.approx(drawn.area, rel=1e-3)
             assert Polygon(polygon).centroid.distance(drawn.centroid) < 0.1
         names, values, _ = group.get_measurements()
-        assert values[:, 0] == pytest.approx([figure(row["diameter_um"]) for row in mine], nan_ok=True)
+        assert values[:, 0] == pytest.approx(
+            [figure(row["diameter_um"]) for row in mine], nan_ok=True
+        )
         assert values[:, 1] == pytest.approx([figure(row["confidence"]) for row in mine])
 
 
@@ -256,26 +316,46 @@ def test_the_same_results_give_the_same_files(exported):
 def test_a_slide_that_is_no_dicom_is_said_and_no_failure(tmp_path):
     make_results(tmp_path / "out", "S1", 3, "/slides/S1.svs")
     done = CliRunner().invoke(main, ["export", str(tmp_path / "out"), "--dicom-ann", "--parquet"])
-    assert done.exit_code == 0 and "no annotations.dcm: /slides/S1.svs is not there any more" in done.output
+    assert (
+        done.exit_code == 0
+        and "no annotations.dcm: /slides/S1.svs is not there any more" in done.output
+    )
     assert (tmp_path / "out" / "S1" / "cells.parquet").exists()
     assert not list((tmp_path / "out" / ".hemax").glob("*.dcm"))
 
 
-def test_a_dicom_slide_without_a_patient_is_annotated_and_one_without_identity_is_said(exported, tmp_path):
+def test_a_dicom_slide_without_a_patient_is_annotated_and_one_without_identity_is_said(
+    exported, tmp_path
+):
     header = pydicom.dcmread(exported.parent.parent / "level-0.dcm")
-    for keyword in ("PatientID", "PatientName", "PatientSex", "AccessionNumber", "StudyID", "StudyDate", "StudyTime"):
+    for keyword in (
+        "PatientID",
+        "PatientName",
+        "PatientSex",
+        "AccessionNumber",
+        "StudyID",
+        "StudyDate",
+        "StudyTime",
+    ):
         delattr(header, keyword)
     header.save_as(tmp_path / "a.dcm")
     folder = make_results(tmp_path / "out", "S1", 40, str(tmp_path / "a.dcm"))
     done = CliRunner().invoke(main, ["export", str(tmp_path / "out"), "--dicom-ann"])
     assert done.exit_code == 0, done.output
     ann = hd.ann.annread(folder / "annotations.dcm")
-    assert ann.PatientID == "" and ann.ReferencedImageSequence[0].ReferencedSOPInstanceUID == header.SOPInstanceUID
+    assert (
+        ann.PatientID == ""
+        and ann.ReferencedImageSequence[0].ReferencedSOPInstanceUID == header.SOPInstanceUID
+    )
     (folder / "annotations.dcm").unlink()
     del header.FrameOfReferenceUID
     header.save_as(tmp_path / "a.dcm")
     done = CliRunner().invoke(main, ["export", str(tmp_path / "out"), "--dicom-ann"])
-    assert done.exit_code == 0 and "no annotations.dcm" in done.output and "has no FrameOfReferenceUID" in done.output
+    assert (
+        done.exit_code == 0
+        and "no annotations.dcm" in done.output
+        and "has no FrameOfReferenceUID" in done.output
+    )
 
 
 def test_what_cannot_be_exported_is_said(tmp_path, monkeypatch):

@@ -24,18 +24,30 @@ from hemax_batch.results.journal import (
 def some_cells(n: int, seed: int = 0) -> Cells:
     rng = np.random.default_rng(seed)
     return Cells(
-        rng.uniform(0, 500, (n, 4)).astype(np.float32), rng.uniform(0, 1, n).astype(np.float32),
+        rng.uniform(0, 500, (n, 4)).astype(np.float32),
+        rng.uniform(0, 1, n).astype(np.float32),
         rng.dirichlet(np.ones(vocabulary.N_CLASSES), n).astype(np.float32),
         rng.uniform(0, 1, (n, vocabulary.N_ATTRIBUTE_STATES)).astype(np.float32),
-        rng.integers(0, 500, (n, 2)).astype(np.int32), np.full((n, 2), 5, np.int32),
+        rng.integers(0, 500, (n, 2)).astype(np.int32),
+        np.full((n, 2), 5, np.int32),
         tuple(pack_mask(rng.integers(0, 3, (5, 5)).astype(np.uint8)) for _ in range(n)),
-        rng.uniform(0, 20, n).astype(np.float32), np.zeros(n, np.int32), tuple(rng.bytes(i % 3) for i in range(n)),
-    )  # fmt: skip
+        rng.uniform(0, 20, n).astype(np.float32),
+        np.zeros(n, np.int32),
+        tuple(rng.bytes(i % 3) for i in range(n)),
+    )
 
 
 def result(index: int, n: int = 3, **values) -> RegionResult:
     return RegionResult(
-        index, some_cells(n, index), np.array([7.1, 7.3], np.float32), 5, 6, 1, 2, notes=("a", "b"), **values
+        index,
+        some_cells(n, index),
+        np.array([7.1, 7.3], np.float32),
+        5,
+        6,
+        1,
+        2,
+        notes=("a", "b"),
+        **values,
     )
 
 
@@ -69,7 +81,9 @@ def test_a_damaged_region_is_done_again_not_used(tmp_path):
         journal.save(result(index))
     path = journal.folder / "00001.region"
     raw = bytearray(path.read_bytes())
-    for at in range(len(raw) // 3, len(raw) // 3 + 64):  # one byte may fall on a field that says nothing
+    for at in range(
+        len(raw) // 3, len(raw) // 3 + 64
+    ):  # one byte may fall on a field that says nothing
         raw[at] ^= 0xFF
     path.write_bytes(raw)
     (journal.folder / "00002.region").write_bytes(b"PK")

@@ -39,7 +39,10 @@ def test_every_picture_and_outline_comes_back_as_it_was(work, monkeypatch):
             assert tuple(map(kept.outline, aside.cells.outlines)) == whole.cells.outlines
             assert all(picture.startswith(b"\xff\xd8") for picture in whole.cells.pictures)
             assert list(whole.cells.outlines) == outline_texts(whole.cells)
-            assert np.array_equal(aside.cells.boxes_xyxy, whole.cells.boxes_xyxy) and aside.notes == whole.notes
+            assert (
+                np.array_equal(aside.cells.boxes_xyxy, whole.cells.boxes_xyxy)
+                and aside.notes == whole.notes
+            )
         assert len(kept._open) == 2
     assert not kept._open
 
@@ -48,7 +51,9 @@ def test_the_archive_is_the_same_by_either_way(work, tmp_path):
     whole = merge([r.cells for r in work.journal.results()])
     write_pictures(tmp_path / "whole.zip", whole)
     with KeptAside(work.journal) as kept:
-        write_pictures(tmp_path / "aside.zip", merge([r.cells for r in kept.results()]), kept.picture)
+        write_pictures(
+            tmp_path / "aside.zip", merge([r.cells for r in kept.results()]), kept.picture
+        )
     assert (tmp_path / "whole.zip").read_bytes() == (tmp_path / "aside.zip").read_bytes()
     assert len(read_pictures(tmp_path / "aside.zip")) == 60
 
@@ -104,7 +109,13 @@ def test_more_files_than_an_archive_of_old_can_count():
 
 def test_an_entry_beyond_2_gib_is_zipfiles():
     info = zipfile.ZipInfo("7.jpg", (1980, 1, 1, 0, 0, 0))
-    info.CRC, info.file_size, info.compress_size, info.header_offset, info.external_attr = 5, 9, 9, 2**32 + 11, 0o600 << 16
+    info.CRC, info.file_size, info.compress_size, info.header_offset, info.external_attr = (
+        5,
+        9,
+        9,
+        2**32 + 11,
+        0o600 << 16,
+    )
     theirs = io.BytesIO()
     with zipfile.ZipFile(theirs, "w") as archive:
         archive.filelist.append(info)

@@ -42,13 +42,17 @@ def test_a_second_run_is_refused_and_told_who_holds_it(tmp_path):
 
 
 def test_waiting_for_the_lock_ends_when_it_is_released(tmp_path):
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE) as holder:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE
+    ) as holder:
         assert holder.stdout.readline() == b"held\n"
         with pytest.raises(LockedError), OutputLock(tmp_path):
             pass
         holder.kill()
         begun = time.monotonic()
-        with OutputLock(tmp_path, wait_s=20):  # the killed process stays a zombie until it is waited for
+        with OutputLock(
+            tmp_path, wait_s=20
+        ):  # the killed process stays a zombie until it is waited for
             assert time.monotonic() - begun < 10
 
 

@@ -13,7 +13,9 @@ from hemax_batch.records import Cells
 
 def with_mask(mask: np.ndarray) -> Cells:
     cells = cells_at([(0, 0)], 10)
-    return replace(cells, masks=(pack_mask(mask.astype(np.uint8)),), mask_hw=np.array([mask.shape], np.int32))
+    return replace(
+        cells, masks=(pack_mask(mask.astype(np.uint8)),), mask_hw=np.array([mask.shape], np.int32)
+    )
 
 
 @pytest.mark.parametrize(("mpp", "diameter_px"), [(0.05, 200), (0.1, 100), (0.25, 40)])
@@ -35,7 +37,9 @@ def test_both_ratios_count_pixels():
 
 
 def test_ratios_that_do_not_exist_are_nan():
-    no_nucleus, no_cytoplasm, nothing = (measure(with_mask(np.full((4, 4), v)), 1.0, np.zeros(0)) for v in (1, 2, 0))
+    no_nucleus, no_cytoplasm, nothing = (
+        measure(with_mask(np.full((4, 4), v)), 1.0, np.zeros(0)) for v in (1, 2, 0)
+    )
     assert np.isnan([no_nucleus.nc_ratio[0], no_nucleus.nucleus_fraction[0]]).all()
     assert np.isnan(no_cytoplasm.nc_ratio[0]) and no_cytoplasm.nucleus_fraction[0] == 1
     assert np.isnan([nothing.nc_ratio[0], nothing.diameter_um[0], nothing.diameter_vs_rbc[0]]).all()
@@ -45,7 +49,11 @@ def test_ratios_that_do_not_exist_are_nan():
 def test_a_normal_red_cell_stands_in_for_too_few():
     cell = cells_at([(0, 0)], 100)
     few = measure(cell, 0.1, np.full(ENOUGH_RBC - 1, 5.0))
-    assert few.rbc_is_assumed and few.rbc_diameter_um == NORMAL_RBC_UM and few.rbc_measured == ENOUGH_RBC - 1
+    assert (
+        few.rbc_is_assumed
+        and few.rbc_diameter_um == NORMAL_RBC_UM
+        and few.rbc_measured == ENOUGH_RBC - 1
+    )
     enough = measure(cell, 0.1, np.array([4.0] * 5 + [5.0] * 10 + [9.0] * 5 + [np.nan]))
     assert not enough.rbc_is_assumed and enough.rbc_diameter_um == 5 and enough.rbc_measured == 20
 

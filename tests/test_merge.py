@@ -13,12 +13,18 @@ from hemax_batch.mask_packing import pack_mask, unpack_mask
 from hemax_batch.records import Cells
 
 records = st.lists(
-    st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(10, 40), st.integers(0, 8)), max_size=14, unique=True
+    st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(10, 40), st.integers(0, 8)),
+    max_size=14,
+    unique=True,
 )
 
 
 def made(rows):
-    return cells_at([(x, y) for x, y, _, _ in rows], [d for *_, d, _ in rows], off_centre=[o / 2 for *_, o in rows])
+    return cells_at(
+        [(x, y) for x, y, _, _ in rows],
+        [d for *_, d, _ in rows],
+        off_centre=[o / 2 for *_, o in rows],
+    )
 
 
 def oracle(cells: Cells) -> set[tuple]:
@@ -31,7 +37,10 @@ def oracle(cells: Cells) -> set[tuple]:
     def same(i, j):
         a, b = cells.boxes_xyxy[i], cells.boxes_xyxy[j]
         inter = np.prod(np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None))
-        iou, inside = pairwise_iou(a[None], b[None])[0, 0], inter / min(area(a[None])[0], area(b[None])[0])
+        iou, inside = (
+            pairwise_iou(a[None], b[None])[0, 0],
+            inter / min(area(a[None])[0], area(b[None])[0]),
+        )
         if iou >= SURE_IOU or not (iou >= SAME_IOU or inside >= SAME_INSIDE):
             return iou >= SURE_IOU
         shared = np.count_nonzero(canvases[i] & canvases[j])
@@ -39,7 +48,11 @@ def oracle(cells: Cells) -> set[tuple]:
 
     order = sorted(
         range(len(cells)),
-        key=lambda i: (cells.off_centre_um[i], -cells.scores[i], *cells.boxes_xyxy[i][[1, 0, 2, 3]]),
+        key=lambda i: (
+            cells.off_centre_um[i],
+            -cells.scores[i],
+            *cells.boxes_xyxy[i][[1, 0, 2, 3]],
+        ),
     )
     kept = []
     for i in order:
@@ -81,12 +94,16 @@ def test_the_record_seen_nearest_its_patchs_centre_is_kept():
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.integers(0, 400), st.integers(0, 400), st.sampled_from([3, 10, 30, 300])), min_size=2, max_size=20
+        st.tuples(st.integers(0, 400), st.integers(0, 400), st.sampled_from([3, 10, 30, 300])),
+        min_size=2,
+        max_size=20,
     )
 )
 def test_boxes_that_share_half_are_always_near_pairs_whatever_their_sizes(rows):
     boxes = np.array([(x, y, x + d, y + d) for x, y, d in rows], float)
-    wh = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:]) - np.maximum(boxes[:, None, :2], boxes[None, :, :2])
+    wh = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:]) - np.maximum(
+        boxes[:, None, :2], boxes[None, :, :2]
+    )
     smaller = np.minimum(area(boxes)[:, None], area(boxes)[None])
     half = np.clip(wh, 0, None).prod(-1) >= 0.5 * smaller
     wanted = {(i, j) for i, j in np.argwhere(np.triu(half, 1)).tolist()}
@@ -100,12 +117,16 @@ def test_a_small_cell_in_the_bay_of_a_large_one_survives():
     cells = cells_at([(0, 0), (34, 20)], [60, 20])
     cells = replace(cells, masks=(pack_mask(crescent), cells.masks[1]))
     assert len(merge([cells]).ids) == 2  # though the small one's box lies wholly in the large one's
-    assert len(merge([cells_at([(0, 0), (34, 20)], [60, 20])]).ids) == 1  # inside a whole disc it is the same cell
+    assert (
+        len(merge([cells_at([(0, 0), (34, 20)], [60, 20])]).ids) == 1
+    )  # inside a whole disc it is the same cell
 
 
 def test_records_alike_in_all_but_content_do_not_depend_on_order():
     one, other = cells_at([(5, 5)], classes="blast"), cells_at([(5, 5)], classes="monocyte")
-    assert np.array_equal(merge([one, other]).cells.class_probs, merge([other, one]).cells.class_probs)
+    assert np.array_equal(
+        merge([one, other]).cells.class_probs, merge([other, one]).cells.class_probs
+    )
 
 
 @settings(max_examples=40, deadline=None)
@@ -117,15 +138,24 @@ def test_cutting_the_plane_and_merging_is_the_identity(rows, side):
     places = np.floor(centre / side).astype(int)
     parts = [cells.take((places == place).all(1)) for place in np.unique(places, axis=0)]
     whole, cut = merge([cells]), merge(parts)
-    assert np.array_equal(whole.cells.boxes_xyxy, cut.cells.boxes_xyxy) and whole.dropped == cut.dropped
+    assert (
+        np.array_equal(whole.cells.boxes_xyxy, cut.cells.boxes_xyxy)
+        and whole.dropped == cut.dropped
+    )
 
 
 def test_merging_merged_cells_changes_nothing():
     random = np.random.default_rng(1)
-    cells = cells_at(random.integers(0, 300, (60, 2)), random.integers(20, 40, 60).tolist(), off_centre=list(range(60)))
+    cells = cells_at(
+        random.integers(0, 300, (60, 2)),
+        random.integers(20, 40, 60).tolist(),
+        off_centre=list(range(60)),
+    )
     once = merge([cells])
     twice = merge([once.cells])
-    assert np.array_equal(once.cells.boxes_xyxy, twice.cells.boxes_xyxy) and twice.dropped == {"duplicate": 0}
+    assert np.array_equal(once.cells.boxes_xyxy, twice.cells.boxes_xyxy) and twice.dropped == {
+        "duplicate": 0
+    }
 
 
 def test_no_cells_merge_to_no_cells():

@@ -17,7 +17,15 @@ from hemax_batch.errors import WeightsError
 from hemax_batch.mask_packing import unpack_mask
 from hemax_batch.model import checkpoint, criterion, hemax, looks
 from hemax_batch.model.backbone import SameConv
-from hemax_batch.model.matcher import CLASS_COST, GIOU_COST, L1_COST, Targets, generalised_iou, match, to_xyxy
+from hemax_batch.model.matcher import (
+    CLASS_COST,
+    GIOU_COST,
+    L1_COST,
+    Targets,
+    generalised_iou,
+    match,
+    to_xyxy,
+)
 from hemax_batch.model.predictor import Predictor, sample_at
 from hemax_batch.model.torch_network import TorchNetwork
 from hemax_batch.records import PatchBatch
@@ -32,12 +40,22 @@ def targets_of(boxes, classes, size=64, states=None):
     for i, c in enumerate(classes):
         allowed[0, i, list(c) if isinstance(c, tuple) else c] = True
     present = torch.arange(rows)[None] < n
-    attributes = torch.full((1, rows, len(vocabulary.ATTRIBUTES)), -1) if states is None else torch.tensor([states])
+    attributes = (
+        torch.full((1, rows, len(vocabulary.ATTRIBUTES)), -1)
+        if states is None
+        else torch.tensor([states])
+    )
     return Targets(
-        present, torch.tensor(boxes or [[0.5, 0.5, 1, 1]], dtype=torch.float32)[None], present.float(), allowed,
-        attributes, torch.full((1, rows), -1), torch.zeros(1, size // 2, size // 2, dtype=torch.uint8), torch.zeros(1, rows),
+        present,
+        torch.tensor(boxes or [[0.5, 0.5, 1, 1]], dtype=torch.float32)[None],
+        present.float(),
+        allowed,
+        attributes,
+        torch.full((1, rows), -1),
+        torch.zeros(1, size // 2, size // 2, dtype=torch.uint8),
+        torch.zeros(1, rows),
         torch.zeros(1, size // 8, size // 8, dtype=torch.bool),
-    )  # fmt: skip
+    )
 
 
 def random_targets(seed, cells, spare=0, size=64):
@@ -46,19 +64,29 @@ def random_targets(seed, cells, spare=0, size=64):
     b, n = len(cells), max([*cells, 1]) + spare
     present = np.arange(n) < np.array(cells)[:, None]
     present = rng.permuted(present, axis=1)
-    xyxy = np.sort(rng.integers(0, size * 8 + 1, (b, n, 2, 2)), 2).reshape(b, n, 4) / 8  # exact as centre and size
+    xyxy = (
+        np.sort(rng.integers(0, size * 8 + 1, (b, n, 2, 2)), 2).reshape(b, n, 4) / 8
+    )  # exact as centre and size
     xyxy[..., 2:] += 8
-    cxcywh = np.concatenate([(xyxy[..., :2] + xyxy[..., 2:]) / 2, xyxy[..., 2:] - xyxy[..., :2]], -1)
+    cxcywh = np.concatenate(
+        [(xyxy[..., :2] + xyxy[..., 2:]) / 2, xyxy[..., 2:] - xyxy[..., :2]], -1
+    )
     cxcywh[~present] = [0.5, 0.5, 1, 1]
     allowed = rng.random((b, n, K)) < rng.choice([0.1, 0.5, 1.0], (b, n, 1))
     allowed[..., 0] |= ~allowed.any(-1)
     states = [rng.integers(-1, len(a.states), (b, n)) for a in vocabulary.ATTRIBUTES]
     masked = rng.choice([0.0, 0.5, 1.0], (b, n), p=[0.2, 0.3, 0.5]) * present
     arrays = (
-        present, cxcywh.astype(np.float32), (rng.choice([0.0, 0.5, 1.0], (b, n)) * present).astype(np.float32),
-        allowed, np.stack(states, -1), rng.integers(-1, 2, (b, n)), rng.integers(0, 3, (b, size // 2, size // 2), np.uint8),
-        masked.astype(np.float32), rng.random((b, size // 8, size // 8)) < 0.4,
-    )  # fmt: skip
+        present,
+        cxcywh.astype(np.float32),
+        (rng.choice([0.0, 0.5, 1.0], (b, n)) * present).astype(np.float32),
+        allowed,
+        np.stack(states, -1),
+        rng.integers(-1, 2, (b, n)),
+        rng.integers(0, 3, (b, size // 2, size // 2), np.uint8),
+        masked.astype(np.float32),
+        rng.random((b, size // 8, size // 8)) < 0.4,
+    )
     return Targets(*map(torch.from_numpy, arrays))
 
 
@@ -74,17 +102,23 @@ def random_output(seed, batch, queries=4, layers=2, size=64, dtype=torch.float32
         for s in ((layers, batch, queries), (batch, queries))
     ]
     return hemax.HemaXOutput(
-        leaf(layers, batch, queries, K + 1), boxes[0], leaf(layers, batch, queries, A),
-        leaf(batch, queries, 2, size // 4, size // 4), leaf(batch, 2, size // 4, size // 4),
-        leaf(batch, size // 8, size // 8, low=-2.0), boxes[1],
-    )  # fmt: skip
+        leaf(layers, batch, queries, K + 1),
+        boxes[0],
+        leaf(layers, batch, queries, A),
+        leaf(batch, queries, 2, size // 4, size // 4),
+        leaf(batch, 2, size // 4, size // 4),
+        leaf(batch, size // 8, size // 8, low=-2.0),
+        boxes[1],
+    )
 
 
 def loss_and_gradients(losses, output):
     sum(losses.values()).backward()
     values = {k: v.item() for k, v in losses.items()}
     unused = torch.zeros(())  # the slow criterion never looks at what no cell asks about
-    return values, {k: unused if v.grad is None else v.grad.float() for k, v in vars(output).items()}
+    return values, {
+        k: unused if v.grad is None else v.grad.float() for k, v in vars(output).items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +159,12 @@ def test_folding_the_norms_changes_nothing(arch):
 def test_the_papers_configuration_is_the_papers():
     cfg = hemax.ARCHITECTURES["hemax-r50"]
     assert (cfg.backbone, cfg.n_queries, cfg.d_model, cfg.heads) == ("resnet50", 10, 256, 8)
-    assert (cfg.encoder_layers, cfg.decoder_layers, cfg.hidden, cfg.memory_stride) == (6, 6, 2048, 32)
+    assert (cfg.encoder_layers, cfg.decoder_layers, cfg.hidden, cfg.memory_stride) == (
+        6,
+        6,
+        2048,
+        32,
+    )
 
 
 @settings(max_examples=25, deadline=None)
@@ -135,7 +174,8 @@ def test_matching_is_the_cheapest_of_all_assignments(queries, cells, seed):
     logits = torch.randn(queries, K + 1, generator=g)
     boxes = torch.rand(queries, 4, generator=g) * 40 + 10
     t = targets_of(
-        (torch.rand(cells, 4, generator=g) * 40 + 10).tolist(), torch.randint(0, K, (cells,), generator=g).tolist()
+        (torch.rand(cells, 4, generator=g) * 40 + 10).tolist(),
+        torch.randint(0, K, (cells,), generator=g).tolist(),
     )
     query = match(logits[None, None], boxes[None, None], t)[0, 0]
     columns = (query >= 0).nonzero()[:, 0]
@@ -153,7 +193,9 @@ def test_matching_is_the_cheapest_of_all_assignments(queries, cells, seed):
 
     small, large = min(queries, cells), max(queries, cells)
     every = (
-        zip(range(queries), p, strict=False) if queries <= cells else zip(p, range(cells), strict=False)
+        zip(range(queries), p, strict=False)
+        if queries <= cells
+        else zip(p, range(cells), strict=False)
         for p in itertools.permutations(range(large), small)
     )
     best = min((cost(list(p)) for p in every), default=0.0)
@@ -163,7 +205,9 @@ def test_matching_is_the_cheapest_of_all_assignments(queries, cells, seed):
 def test_generalised_iou_of_equal_and_of_distant_boxes():
     a = torch.tensor([[0.0, 0, 10, 10]])
     assert generalised_iou(a, a).item() == pytest.approx(1)
-    assert generalised_iou(a, torch.tensor([[30.0, 0, 40, 10]])).item() == pytest.approx(-0.5)  # hull 400, union 200
+    assert generalised_iou(a, torch.tensor([[30.0, 0, 40, 10]])).item() == pytest.approx(
+        -0.5
+    )  # hull 400, union 200
 
 
 def test_a_partial_label_costs_the_sum_of_what_it_allows():
@@ -173,7 +217,9 @@ def test_a_partial_label_costs_the_sum_of_what_it_allows():
     s = criterion.LABEL_SMOOTHING
     assert both.item() == pytest.approx(-(p[0] + p[1]).log().item(), abs=1e-5)
     one = criterion.partial_cross_entropy(logits, torch.tensor([[True, False, False]]))
-    assert one.item() == pytest.approx((1 - s) * -p[0].log().item() - s * p.log().mean().item(), abs=1e-5)
+    assert one.item() == pytest.approx(
+        (1 - s) * -p[0].log().item() - s * p.log().mean().item(), abs=1e-5
+    )
     anything = criterion.partial_cross_entropy(logits, torch.tensor([[True, True, True]]))
     assert anything.item() == pytest.approx(0, abs=1e-6)
 
@@ -211,7 +257,11 @@ def test_the_mask_follows_its_truth_when_only_masks_are_learnt():
     step = torch.optim.Adam([logits], 0.5)
     for _ in range(60):
         step.zero_grad()
-        sum(criterion._mask_losses(logits, t.masks(), t, torch.zeros(1, 1, dtype=torch.long)).values()).backward()
+        sum(
+            criterion._mask_losses(
+                logits, t.masks(), t, torch.zeros(1, 1, dtype=torch.long)
+            ).values()
+        ).backward()
         step.step()
     found = torch.nn.functional.interpolate(logits[0], scale_factor=2, mode="bilinear")[0] > 0
     assert (found[1] == (truth[0] > 0)).float().mean() > 0.97
@@ -235,7 +285,9 @@ def test_a_nucleus_takes_the_size_that_people_judged_and_the_outline_stays(judge
             step.step()
         nucleus, cell = logits[0, 0].sigmoid()
         fraction = ((nucleus * cell).sum() / cell.sum()).item()
-        assert (fraction > criterion.NC_BORDER) == (bool(judged) if nc_class == judged else not judged)
+        assert (fraction > criterion.NC_BORDER) == (
+            bool(judged) if nc_class == judged else not judged
+        )
     assert torch.equal(logits[0, 0, 1], before)
 
 
@@ -264,7 +316,9 @@ def test_each_layer_and_patch_is_matched_as_alone(seed, cells):
     assert (query[:, ~targets.present] == -1).all()
     for b, patch in enumerate(slow_criterion.patches_of(targets)):
         for layer in range(len(query)):
-            rows, columns = slow_criterion.match(output.class_logits[layer, b], output.boxes_cxcywh[layer, b], patch)
+            rows, columns = slow_criterion.match(
+                output.class_logits[layer, b], output.boxes_cxcywh[layer, b], patch
+            )
             expected = torch.full((cells[b],), -1).scatter(0, columns, rows)
             assert query[layer, b, targets.present[b]].tolist() == expected.tolist()
 
@@ -317,7 +371,9 @@ def test_the_host_waits_for_the_device_once_a_step(monkeypatch):
     criterion.criterion(output, targets)
     assert copies == [(2, 3, 4, 6)]
     monkeypatch.setattr(criterion, "match", lambda *_: query.to("meta"))
-    elsewhere = hemax.HemaXOutput(*(v.detach().to("meta").requires_grad_() for v in vars(output).values()))
+    elsewhere = hemax.HemaXOutput(
+        *(v.detach().to("meta").requires_grad_() for v in vars(output).values())
+    )
     losses = criterion.criterion(elsewhere, targets.to("meta"))
     sum(losses.values()).backward()
     assert {v.device.type for v in losses.values()} == {"meta"}
@@ -340,7 +396,10 @@ def painted(nucleus, cytoplasm, outside, size=128):
     ys, xs = torch.meshgrid(*(torch.arange(n) + 0.5 for n in (size, size)), indexing="ij")
     away = torch.hypot(xs - size / 2, ys - size / 2)
     inside = [(away < reach)[None, None] for reach in (40, 20)]
-    colour = [torch.tensor(c, dtype=torch.float32)[None, :, None, None] for c in (outside, cytoplasm, nucleus)]
+    colour = [
+        torch.tensor(c, dtype=torch.float32)[None, :, None, None]
+        for c in (outside, cytoplasm, nucleus)
+    ]
     pixels = torch.where(inside[1], colour[2], torch.where(inside[0], colour[1], colour[0]))
     masks = torch.stack([away < 20, away < 40])[None, None, :, ::4, ::4].float() * 16 - 8
     return pixels, masks, torch.tensor([[[size / 2, size / 2, 80.0, 80.0]]])
@@ -351,11 +410,15 @@ def test_the_colours_are_the_optical_densities_of_nucleus_cytoplasm_and_surround
     pixels, masks, box = painted(*parts)
     colours = looks.Tint.colours(pixels, masks, box)
     mean, spread = colours[0, 0].unflatten(-1, (3, 2, 3)).unbind(1)
-    assert torch.allclose(mean, torch.log10(256 / (torch.tensor(parts).float() + 1)), atol=0.08)  # edges are of both
+    assert torch.allclose(
+        mean, torch.log10(256 / (torch.tensor(parts).float() + 1)), atol=0.08
+    )  # edges are of both
     assert (spread < 0.2).all()
     pixels[:, :, :, :4] = 0  # further than half the cell's width from it
     assert torch.equal(looks.Tint.colours(pixels, masks, box), colours)
-    assert torch.isfinite(looks.Tint.colours(pixels.zero_(), masks * 0 - 8, box * 0 - 500)).all()  # a box in nothing
+    assert torch.isfinite(
+        looks.Tint.colours(pixels.zero_(), masks * 0 - 8, box * 0 - 500)
+    ).all()  # a box in nothing
 
 
 def test_cytoplasm_colour_is_read_from_the_cells_colours_and_nothing_else_is(patches):
@@ -368,13 +431,23 @@ def test_cytoplasm_colour_is_read_from_the_cells_colours_and_nothing_else_is(pat
         tinted = network(pixels)
         network.attribute_head.weight.normal_()
         after = network(pixels)
-    assert torch.equal(before.class_logits, tinted.class_logits) and torch.equal(before.mask_logits, tinted.mask_logits)
+    assert torch.equal(before.class_logits, tinted.class_logits) and torch.equal(
+        before.mask_logits, tinted.mask_logits
+    )
     assert torch.equal(before.attribute_logits[:-1], tinted.attribute_logits[:-1])
-    assert torch.equal(before.attribute_logits[-1][..., ~colour], tinted.attribute_logits[-1][..., ~colour])
-    assert not torch.equal(before.attribute_logits[-1][..., colour], tinted.attribute_logits[-1][..., colour])
-    assert torch.equal(tinted.attribute_logits[-1][..., colour], after.attribute_logits[-1][..., colour])
+    assert torch.equal(
+        before.attribute_logits[-1][..., ~colour], tinted.attribute_logits[-1][..., ~colour]
+    )
+    assert not torch.equal(
+        before.attribute_logits[-1][..., colour], tinted.attribute_logits[-1][..., colour]
+    )
+    assert torch.equal(
+        tinted.attribute_logits[-1][..., colour], after.attribute_logits[-1][..., colour]
+    )
     network.train()(pixels).attribute_logits.sum().backward()
-    assert network.attribute_head.weight.grad[colour].any() and network.tint.out.weight.grad is None  # fitted apart
+    assert (
+        network.attribute_head.weight.grad[colour].any() and network.tint.out.weight.grad is None
+    )  # fitted apart
 
 
 # --- checkpoints -------------------------------------------------------------------------------------------------
@@ -383,7 +456,16 @@ def test_cytoplasm_colour_is_read_from_the_cells_colours_and_nothing_else_is(pat
 @pytest.fixture(scope="module")
 def saved(network, tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "w.safetensors"
-    checkpoint.save(network, path, mpp=0.12, patch_px=128, temperature=1.0, min_confidence=0.5, trained={}, metrics={})
+    checkpoint.save(
+        network,
+        path,
+        mpp=0.12,
+        patch_px=128,
+        temperature=1.0,
+        min_confidence=0.5,
+        trained={},
+        metrics={},
+    )
     return path
 
 
@@ -407,11 +489,25 @@ def test_another_architecture_begins_with_what_fits_it(saved, network):
         checkpoint.load(saved, to_train="hemax-x")
 
 
-def test_weights_that_lack_a_part_are_refused_with_the_remedy_and_can_be_taught_it(network, tmp_path):
+def test_weights_that_lack_a_part_are_refused_with_the_remedy_and_can_be_taught_it(
+    network, tmp_path
+):
     path, older = tmp_path / "older.safetensors", copy.deepcopy(network)
     older.tint = None
-    checkpoint.save(older, path, mpp=0.12, patch_px=128, temperature=1.0, min_confidence=0.5, trained={}, metrics={})
-    with pytest.raises(WeightsError, match=r"(?s)older.safetensors: its tensors do not fit.*tint.*train --from-weights"):
+    checkpoint.save(
+        older,
+        path,
+        mpp=0.12,
+        patch_px=128,
+        temperature=1.0,
+        min_confidence=0.5,
+        trained={},
+        metrics={},
+    )
+    with pytest.raises(
+        WeightsError,
+        match=r"(?s)older.safetensors: its tensors do not fit.*tint.*train --from-weights",
+    ):
         checkpoint.load(path)
     assert checkpoint.load(path, to_train="hemax-s")[0].tint is not None
 
@@ -467,16 +563,23 @@ def patches(predictor):
     from hemax_batch.smear import draw_cell_patch
 
     size, mpp = predictor.card.patch_px, predictor.card.mpp
-    drawn = [draw_cell_patch(np.random.default_rng(i), "segmented_neutrophil", size, mpp) for i in range(4)]
+    drawn = [
+        draw_cell_patch(np.random.default_rng(i), "segmented_neutrophil", size, mpp)
+        for i in range(4)
+    ]
     pixels = np.stack([rgb.transpose(2, 0, 1) for rgb, _ in drawn])
-    return PatchBatch(pixels, np.arange(8).reshape(4, 2) * 1000.0, 1.2), [cells for _, cells in drawn]
+    return PatchBatch(pixels, np.arange(8).reshape(4, 2) * 1000.0, 1.2), [
+        cells for _, cells in drawn
+    ]
 
 
 def test_cells_do_not_depend_on_the_batch(predictor, patches):
     batch, _ = patches
     together = predictor(batch, 0.1)
     for i in range(len(batch)):
-        alone = predictor(PatchBatch(batch.pixels[i : i + 1], batch.origins[i : i + 1], batch.scale), 0.1)
+        alone = predictor(
+            PatchBatch(batch.pixels[i : i + 1], batch.origins[i : i + 1], batch.scale), 0.1
+        )
         mine = together.cells.take(together.patch_index == i)
         assert np.array_equal(mine.boxes_xyxy, alone.cells.boxes_xyxy)
         assert np.array_equal(mine.class_probs, alone.cells.class_probs)
@@ -489,7 +592,9 @@ def test_boxes_are_the_masks_extent_and_probabilities_sum_to_one(predictor, patc
     assert np.allclose(cells.class_probs.sum(1), 1, atol=1e-4)
     for part in vocabulary.attribute_slices().values():
         assert np.allclose(cells.attribute_probs[:, part].sum(1), 1, atol=1e-4)
-    for box, (x, y), hw, packed in zip(cells.boxes_xyxy, cells.mask_xy, cells.mask_hw, cells.masks, strict=True):
+    for box, (x, y), hw, packed in zip(
+        cells.boxes_xyxy, cells.mask_xy, cells.mask_hw, cells.masks, strict=True
+    ):
         mask = unpack_mask(packed, hw)
         assert box.tolist() == [x, y, x + mask.shape[1], y + mask.shape[0]]
         assert mask[0].any() and mask[-1].any() and mask[:, 0].any() and mask[:, -1].any()
@@ -535,18 +640,27 @@ def test_sampling_a_map_is_grid_sample(seed, height, width):
     rng = np.random.default_rng(seed)
     maps = rng.normal(size=(2, height, width)).astype(np.float32)
     xs, ys = rng.uniform(-2, width + 2, 7), rng.uniform(-2, height + 2, 5)
-    grid = np.stack(np.broadcast_arrays(xs / width * 2 - 1, (ys / height * 2 - 1)[:, None]), -1).astype(np.float32)
+    grid = np.stack(
+        np.broadcast_arrays(xs / width * 2 - 1, (ys / height * 2 - 1)[:, None]), -1
+    ).astype(np.float32)
     expected = F.grid_sample(
-        torch.from_numpy(maps)[None], torch.from_numpy(grid)[None], padding_mode="border", align_corners=False
+        torch.from_numpy(maps)[None],
+        torch.from_numpy(grid)[None],
+        padding_mode="border",
+        align_corners=False,
     )
     assert np.abs(sample_at(maps, xs, ys) - expected[0].numpy()).max() < 1e-4
 
 
 def test_no_patches_give_no_cells(predictor):
     size = predictor.card.patch_px
-    nothing = predictor(PatchBatch(np.zeros((0, 3, size, size), np.uint8), np.zeros((0, 2)), 1.0), 0.1)
+    nothing = predictor(
+        PatchBatch(np.zeros((0, 3, size, size), np.uint8), np.zeros((0, 2)), 1.0), 0.1
+    )
     assert len(nothing.cells) == 0 and len(nothing.cut) == 0
-    blank = predictor(PatchBatch(np.full((1, 3, size, size), 244, np.uint8), np.zeros((1, 2)), 1.0), 0.1)
+    blank = predictor(
+        PatchBatch(np.full((1, 3, size, size), 244, np.uint8), np.zeros((1, 2)), 1.0), 0.1
+    )
     assert len(blank.cells) == 0 and not blank.saturated[0]
 
 
@@ -558,11 +672,16 @@ def test_a_label_that_leaves_the_type_open_teaches_nothing_of_it():
     criterion.partial_cross_entropy(logits, allowed).sum().backward()
     p = logits.detach().softmax(-1)[0, :10]
     # among those allowed the gradient only follows what the network thinks already: no probability moves against another
-    assert torch.allclose(logits.grad[0, :10] / p, (logits.grad[0, :10] / p)[0].expand(10), atol=1e-5)
+    assert torch.allclose(
+        logits.grad[0, :10] / p, (logits.grad[0, :10] / p)[0].expand(10), atol=1e-5
+    )
     sure = torch.tensor([[30.0, *[-30.0] * K]])
     exact = torch.zeros(1, K + 1, dtype=torch.bool)
     exact[:, 0] = True
-    assert criterion.partial_cross_entropy(sure, exact) > 0.1 and criterion.partial_cross_entropy(sure, allowed) < 1e-4
+    assert (
+        criterion.partial_cross_entropy(sure, exact) > 0.1
+        and criterion.partial_cross_entropy(sure, allowed) < 1e-4
+    )
 
 
 @pytest.mark.parametrize("kernel", [1, 3, 5])

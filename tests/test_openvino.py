@@ -19,9 +19,13 @@ from hemax_batch.model.predictor import Predictor
 from hemax_batch.records import PatchBatch
 
 needs_openvino = pytest.mark.skipif(
-    openvino_network.find_spec("openvino") is None, reason="openvino is not installed: pip install 'hemax-batch[openvino]'"
+    openvino_network.find_spec("openvino") is None,
+    reason="openvino is not installed: pip install 'hemax-batch[openvino]'",
 )
-PROBABILITY, PIXELS = 1e-4, 0.002  # by which a figure, and the share of a cell's pixels by which its mask, may differ
+PROBABILITY, PIXELS = (
+    1e-4,
+    0.002,
+)  # by which a figure, and the share of a cell's pixels by which its mask, may differ
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +42,15 @@ def batch() -> PatchBatch:
     from hemax_batch.smear import draw_cell_patch
 
     kinds = ("segmented_neutrophil", "lymphocyte", "monocyte", "eosinophil")
-    drawn = [draw_cell_patch(np.random.default_rng(i), kind, 320, 0.12)[0] for i, kind in enumerate(kinds)]
-    return PatchBatch(np.stack([rgb.transpose(2, 0, 1) for rgb in drawn]), np.arange(8).reshape(4, 2) * 1000.0, 1.2)
+    drawn = [
+        draw_cell_patch(np.random.default_rng(i), kind, 320, 0.12)[0]
+        for i, kind in enumerate(kinds)
+    ]
+    return PatchBatch(
+        np.stack([rgb.transpose(2, 0, 1) for rgb in drawn]),
+        np.arange(8).reshape(4, 2) * 1000.0,
+        1.2,
+    )
 
 
 @needs_openvino
@@ -68,11 +79,18 @@ def test_patches_do_not_depend_on_their_batch_nor_sizes_on_one_another(cache, tm
     network = Predictor.load(tiny_weights(tmp_path, no_cell_bias=-1.0), engine="openvino").network
     pixels = np.random.default_rng(0).integers(60, 250, (3, 3, 128, 128), dtype=np.uint8)
     together, small = network(pixels), network(pixels[:1, :, :64, :64])
-    assert together.sure.any() and len(together.mask_logits) == together.sure.sum() and small.boxes_cxcywh.shape == (1, 12, 4)
+    assert (
+        together.sure.any()
+        and len(together.mask_logits) == together.sure.sum()
+        and small.boxes_cxcywh.shape == (1, 12, 4)
+    )
     for i in range(3):
         alone = network(pixels[i : i + 1])
         assert np.array_equal(alone.class_logits[0], together.class_logits[i])
-        assert np.array_equal(alone.mask_logits, together.mask_logits[together.sure[:i].sum() : together.sure[: i + 1].sum()])
+        assert np.array_equal(
+            alone.mask_logits,
+            together.mask_logits[together.sure[:i].sum() : together.sure[: i + 1].sum()],
+        )
 
 
 _LOADED = """
@@ -88,7 +106,10 @@ def test_once_translated_it_is_loaded_without_torch_and_nobody_is_told(tmp_path)
     weights = tiny_weights(tmp_path)
     env = os.environ | {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     command = [sys.executable, "-c", _LOADED, str(weights)]
-    told = [subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.split() for _ in range(2)]
+    told = [
+        subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.split()
+        for _ in range(2)
+    ]
     assert [said[0] for said in told] == ["True", "False"] and told[0][1] == told[1][1]
     assert not (tmp_path / "intel").exists()  # where its makers' telemetry keeps this user's number
     assert not list((tmp_path / "cache").rglob("making-*"))
@@ -121,15 +142,31 @@ def test_it_goes_on_where_its_user_has_no_home(tmp_path, monkeypatch):
 
 def test_without_the_package_a_run_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr(openvino_network, "find_spec", lambda name: None)
-    with pytest.raises(EngineError, match=r"pip install 'hemax-batch\[openvino\]', or use --engine torch"):
+    with pytest.raises(
+        EngineError, match=r"pip install 'hemax-batch\[openvino\]', or use --engine torch"
+    ):
         check_engine("openvino")
     check_engine("torch")
     (tmp_path / "in").mkdir()
-    said = CliRunner().invoke(cli.main, ["run", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--engine", "openvino", "--dry-run"])
+    said = CliRunner().invoke(
+        cli.main,
+        [
+            "run",
+            str(tmp_path / "in"),
+            "--out",
+            str(tmp_path / "out"),
+            "--engine",
+            "openvino",
+            "--dry-run",
+        ],
+    )
     assert said.exit_code == 1 and "hemax-batch[openvino]" in said.output
 
 
 @needs_openvino
 def test_workers_threads_are_not_pinned_to_one_core(cache):
     compiled = openvino_network.OpenVinoNetwork(read_card(None))._compile((320, 320))
-    assert compiled.get_property("ENABLE_CPU_PINNING") is False and compiled.get_property("INFERENCE_NUM_THREADS") == 1
+    assert (
+        compiled.get_property("ENABLE_CPU_PINNING") is False
+        and compiled.get_property("INFERENCE_NUM_THREADS") == 1
+    )

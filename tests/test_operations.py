@@ -26,7 +26,10 @@ def text_of(name: str) -> str:
 
 def commands(text: str) -> list[list[str]]:
     """The words after `hemax-batch run` of every such command in a file, continuation lines joined."""
-    return [shlex.split(found, comments=True) for found in re.findall(r"hemax-batch run (.+?)(?: &)?$", text, re.M)]
+    return [
+        shlex.split(found, comments=True)
+        for found in re.findall(r"hemax-batch run (.+?)(?: &)?$", text, re.M)
+    ]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
@@ -35,21 +38,30 @@ def test_every_option_in_the_examples_exists_and_parses(path, monkeypatch, tmp_p
     for words in commands(path.read_text("utf-8")):
         assert "--out" in words, words
         assert {word for word in words if word.startswith("--")} <= known, words
-        parent = click.Context(main, **main.context_settings)  # without one, click would keep `run` from knowing -h
+        parent = click.Context(
+            main, **main.context_settings
+        )  # without one, click would keep `run` from knowing -h
         context = main.commands["run"].make_context("run", words, parent=parent)
         assert context.params["inputs"] and context.params["out"]
 
 
 def test_the_nightly_examples_leave_slides_alone_that_are_still_copied():
     for name in ("hemax-batch.crontab", "hemax-batch.service", "hemax-batch.slurm"):
-        assert any("--settle" in words and "--quiet" in words for words in commands(text_of(name))), name
+        assert any(
+            "--settle" in words and "--quiet" in words for words in commands(text_of(name))
+        ), name
 
 
 def test_the_crontab_line_is_one():
-    lines = [line for line in text_of("hemax-batch.crontab").splitlines() if line and line[0] not in "#M"]
+    lines = [
+        line for line in text_of("hemax-batch.crontab").splitlines() if line and line[0] not in "#M"
+    ]
     assert len(lines) == 1
     *when, user, program = lines[0].split()[:7]
-    assert all(re.fullmatch(r"[\d*/,-]+", part) for part in when) and (user, program) == ("hemax", "/opt/hemax-batch/bin/hemax-batch")  # cron's PATH has no such
+    assert all(re.fullmatch(r"[\d*/,-]+", part) for part in when) and (user, program) == (
+        "hemax",
+        "/opt/hemax-batch/bin/hemax-batch",
+    )  # cron's PATH has no such
     assert "%" not in lines[0]  # cron takes it for the end of the line
 
 
@@ -61,7 +73,9 @@ def test_systemd_takes_the_units(tmp_path):
             here = path.read_text("utf-8").replace("/opt/hemax-batch/bin/hemax-batch", "/bin/true")
             (tmp_path / path.name).write_text(here.replace("User=hemax", "User=root"))
     for name in ("hemax-batch.service", "hemax-batch.timer"):
-        checked = subprocess.run(["systemd-analyze", "verify", tmp_path / name], capture_output=True, text=True)
+        checked = subprocess.run(
+            ["systemd-analyze", "verify", tmp_path / name], capture_output=True, text=True
+        )
         ours = [line for line in checked.stderr.splitlines() if "hemax-batch" in line]
         assert not ours, ours
 
@@ -85,7 +99,8 @@ def test_the_slurm_script_is_sound_and_passes_the_signal_and_the_exit_code_on(tm
     )
     stand_in.chmod(0o755)
     process = subprocess.Popen(
-        ["bash", script, tmp_path / "in", tmp_path / "out"], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}
+        ["bash", script, tmp_path / "in", tmp_path / "out"],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
     )
     deadline = time.monotonic() + 20
     while not (tmp_path / "in.up").exists() and time.monotonic() < deadline:
@@ -95,9 +110,21 @@ def test_the_slurm_script_is_sound_and_passes_the_signal_and_the_exit_code_on(tm
 
 
 def test_the_dockerfile_copies_what_is_there_and_runs_without_privileges():
-    lines = [line for line in text_of("Dockerfile").splitlines() if line and not line.startswith("#")]
+    lines = [
+        line for line in text_of("Dockerfile").splitlines() if line and not line.startswith("#")
+    ]
     words = [line.split()[0] for line in lines]
-    assert set(words) <= {"ARG", "FROM", "ENV", "WORKDIR", "COPY", "RUN", "USER", "ENTRYPOINT", "CMD"}
+    assert set(words) <= {
+        "ARG",
+        "FROM",
+        "ENV",
+        "WORKDIR",
+        "COPY",
+        "RUN",
+        "USER",
+        "ENTRYPOINT",
+        "CMD",
+    }
     assert words.index("ARG") < words.index("FROM") and words[-2:] == ["ENTRYPOINT", "CMD"]
     user = next(line for line in lines if line.startswith("USER")).split()[1]
     assert user.split(":")[0] not in ("0", "root")

@@ -30,7 +30,9 @@ from hemax_batch.vocabulary import CLASS_NAMES, CLASSES, WHITE_NAMES
 
 
 def slide_of(width, height, mpp=0.25):
-    return Slide("/s.tif", "s", "f", width, height, mpp, ((width, height),), (1.0,), "generic", "tiff")
+    return Slide(
+        "/s.tif", "s", "f", width, height, mpp, ((width, height),), (1.0,), "generic", "tiff"
+    )
 
 
 WIDTH, HEIGHT = 750, 625
@@ -64,7 +66,9 @@ def done():
 def test_cells_table_has_the_promised_columns_and_the_same_bytes_twice(done, tmp_path):
     _, merged, measures, readings = done
     for name in ("a.csv", "b.csv"):
-        tables.write_table(tmp_path / name, tables.CELL_COLUMNS, tables.cell_rows("s", merged, measures, readings))
+        tables.write_table(
+            tmp_path / name, tables.CELL_COLUMNS, tables.cell_rows("s", merged, measures, readings)
+        )
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
     table = pd.read_csv(tmp_path / "a.csv")
     assert table.cell_id.tolist() == [1, 2, 3, 4] and set(table["class"]) == {
@@ -75,24 +79,49 @@ def test_cells_table_has_the_promised_columns_and_the_same_bytes_twice(done, tmp
     }
     attributes = ("granularity", "cytoplasm_colour", "nucleus_shape", "size_vs_rbc")
     assert list(table.columns) == [
-        "slide", "cell_id", "class", "confidence", "x0", "y0", "x1", "y1",
+        "slide",
+        "cell_id",
+        "class",
+        "confidence",
+        "x0",
+        "y0",
+        "x1",
+        "y1",
         *(f"p_{name}" for name in CLASS_NAMES),
         *(column for name in attributes for column in (name, f"{name}_confidence")),
-        "diameter_um", "diameter_vs_rbc", "nucleus_area_um2", "cell_area_um2", "nc_ratio", "nucleus_fraction",
-        "zone", "in_differential", "left_out", "review", "review_reasons", "explanation",
-    ]  # fmt: skip
-    assert np.allclose(table.filter(like="p_").sum(axis=1), 1, atol=1e-3) and set(table.size_vs_rbc) == {"small"}
+        "diameter_um",
+        "diameter_vs_rbc",
+        "nucleus_area_um2",
+        "cell_area_um2",
+        "nc_ratio",
+        "nucleus_fraction",
+        "zone",
+        "in_differential",
+        "left_out",
+        "review",
+        "review_reasons",
+        "explanation",
+    ]
+    assert np.allclose(table.filter(like="p_").sum(axis=1), 1, atol=1e-3) and set(
+        table.size_vs_rbc
+    ) == {"small"}
     assert table.in_differential.all() and np.allclose(
         table.nc_ratio, table.nucleus_fraction / (1 - table.nucleus_fraction), atol=1e-3
     )
     text = (tmp_path / "a.csv").read_text()
-    assert ",496.0,100.0,536.0,140.0," in text and "\r" not in text and text.startswith("slide,cell_id,")
+    assert (
+        ",496.0,100.0,536.0,140.0," in text
+        and "\r" not in text
+        and text.startswith("slide,cell_id,")
+    )
 
 
 def test_our_own_reader_gives_back_what_was_written(done, tmp_path):
     _, merged, measures, readings = done
     name = '=odd, "name"\n\'é\r'
-    tables.write_table(tmp_path / "a.csv", tables.CELL_COLUMNS, tables.cell_rows(name, merged, measures, readings))
+    tables.write_table(
+        tmp_path / "a.csv", tables.CELL_COLUMNS, tables.cell_rows(name, merged, measures, readings)
+    )
     (tmp_path / "bom.csv").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "a.csv").read_bytes())
     for file in ("a.csv", "bom.csv"):
         rows = list(tables.read_table(tmp_path / file))
@@ -103,15 +132,26 @@ def test_our_own_reader_gives_back_what_was_written(done, tmp_path):
 
 def test_figures_that_do_not_exist_are_empty(tmp_path):
     d = count([])
-    row = dict(zip(tables.DIFFERENTIAL_COLUMNS, tables.differential_row("s", "p", d, 0, ()), strict=True))
+    row = dict(
+        zip(tables.DIFFERENTIAL_COLUMNS, tables.differential_row("s", "p", d, 0, ()), strict=True)
+    )
     assert row["lymphocyte_percent"] == row["nrbc_per_100_white"] == row["corrected_wbc"] == ""
-    assert row["lymphocyte_count"] == "0" and row["sufficient"] == "false" and "insufficient" in row["flags"]
+    assert (
+        row["lymphocyte_count"] == "0"
+        and row["sufficient"] == "false"
+        and "insufficient" in row["flags"]
+    )
 
 
 _HOSTILE = st.text(st.sampled_from("=+-@\t\r\n'\" a1,;\uff1d\xa0"), max_size=8)
 
 
-@given(st.one_of(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="␊␍"), max_size=30), _HOSTILE))
+@given(
+    st.one_of(
+        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="␊␍"), max_size=30),
+        _HOSTILE,
+    )
+)
 def test_no_text_is_a_formula_and_every_text_comes_back(text):
     safe = tables.safe_text(text)
     assert not safe.lstrip(' \t"').startswith(("=", "+", "-", "@", "\uff1d"))
@@ -131,7 +171,11 @@ def test_a_hostile_slide_name_is_safe_in_the_differential(tmp_path):
     tables.write_table(tmp_path / "d.csv", tables.DIFFERENTIAL_COLUMNS, [row])
     with open(tmp_path / "d.csv", newline="") as f:
         (read,) = csv.DictReader(f)
-    assert read["slide"].startswith("'=") and read["sufficient"] == "false" and read["lymphocyte_percent"] == "100.00"
+    assert (
+        read["slide"].startswith("'=")
+        and read["sufficient"] == "false"
+        and read["lymphocyte_percent"] == "100.00"
+    )
     assert "research use only" in read["claim"] and len(row) == len(tables.DIFFERENTIAL_COLUMNS)
 
 
@@ -143,10 +187,15 @@ def test_mask_values_are_exactly_the_ids_and_lie_where_the_cells_are(done, tmp_p
     assert cell.shape == (HEIGHT, WIDTH) and cell.dtype == np.uint32
     whole = cell[:]
     assert set(np.unique(whole)) == {0, *merged.ids.tolist()}
-    assert set(np.unique(zarr.open_array(path / "labels/nucleus/0")[:])) == {0, *merged.ids.tolist()}
+    assert set(np.unique(zarr.open_array(path / "labels/nucleus/0")[:])) == {
+        0,
+        *merged.ids.tolist(),
+    }
     i = int(np.flatnonzero(merged.cells.mask_xy[:, 0] == 496)[0])  # the one across two blocks
     assert np.array_equal(whole[100:140, 496:536] == merged.ids[i], disc(40) > 0)
-    files = [p for p in (path / "labels/cell/0").rglob("*") if p.is_file() and p.name != "zarr.json"]
+    files = [
+        p for p in (path / "labels/cell/0").rglob("*") if p.is_file() and p.name != "zarr.json"
+    ]
     assert len(files) == 3  # of four blocks, the one without a cell is not written
 
 
@@ -161,23 +210,36 @@ def test_masks_open_with_ome_zarr_py_and_validate(done, tmp_path):
     masks.write_masks(path, slide, merged, readings.names)
     Image.from_zarr(zarr.open_group(path, mode="r"))
     ImageLabel.from_zarr(zarr.open_group(path / "labels/cell", mode="r"))
-    assert len(list(Reader(parse_url(path))())) >= 2  # the folder as a whole: its image and its labels
+    assert (
+        len(list(Reader(parse_url(path))())) >= 2
+    )  # the folder as a whole: its image and its labels
     nodes = list(Reader(parse_url(path / "labels/cell"))())
     data = nodes[0].data
     assert [d.shape for d in data] == masks.level_shapes(HEIGHT, WIDTH)
     assert set(np.unique(np.asarray(data[-1]))) == {0, *merged.ids.tolist()}
     scale = nodes[0].metadata["coordinateTransformations"]
     assert scale[0] == [{"type": "scale", "scale": [0.25, 0.25]}]
-    assert scale[1] == [{"type": "scale", "scale": [0.5, 0.5]}, {"type": "translation", "translation": [0.125, 0.125]}]
-    assert zarr.open_group(path / "labels", mode="r").attrs["ome"] == {"version": "0.5", "labels": ["cell", "nucleus"]}
+    assert scale[1] == [
+        {"type": "scale", "scale": [0.5, 0.5]},
+        {"type": "translation", "translation": [0.125, 0.125]},
+    ]
+    assert zarr.open_group(path / "labels", mode="r").attrs["ome"] == {
+        "version": "0.5",
+        "labels": ["cell", "nucleus"],
+    }
     named = zarr.open_group(path / "labels/nucleus", mode="r").attrs["ome"]["image-label"]
     assert [entry["label-value"] for entry in named["colors"]] == merged.ids.tolist()
     assert [entry["class"] for entry in named["properties"]] == readings.names
-    assert [entry["confidence"] for entry in named["properties"]] == readings.confidences[:, 0].round(4).tolist()
+    assert [entry["confidence"] for entry in named["properties"]] == readings.confidences[
+        :, 0
+    ].round(4).tolist()
     assert [entry["label-value"] for entry in named["properties"]] == merged.ids.tolist()
     colours = {c.name: c.colour for c in CLASSES}
     for entry, reading in zip(named["colors"], readings, strict=True):
-        assert "#{:02X}{:02X}{:02X}".format(*entry["rgba"][:3]) == colours[reading.class_name] and entry["rgba"][3] == 255
+        assert (
+            "#{:02X}{:02X}{:02X}".format(*entry["rgba"][:3]) == colours[reading.class_name]
+            and entry["rgba"][3] == 255
+        )
 
 
 def test_every_level_is_the_halved_one_before_and_nuclei_lie_in_their_cells(done, tmp_path):
@@ -190,7 +252,9 @@ def test_every_level_is_the_halved_one_before_and_nuclei_lie_in_their_cells(done
             h, w = finer.shape
             even = np.pad(finer, ((0, h % 2), (0, w % 2)))
             assert np.array_equal(coarser, even.reshape(coarser.shape[0], 2, -1, 2).max((1, 3)))
-    cell, nucleus = (zarr.open_array(tmp_path / f"m.zarr/labels/{name}/0")[:] for name in ("cell", "nucleus"))
+    cell, nucleus = (
+        zarr.open_array(tmp_path / f"m.zarr/labels/{name}/0")[:] for name in ("cell", "nucleus")
+    )
     assert np.array_equal(nucleus[nucleus > 0], cell[nucleus > 0])
 
 
@@ -202,7 +266,11 @@ def test_masks_are_stored_as_promised(done, tmp_path, monkeypatch):
     assert level.dtype == np.uint32 and level.chunks == (256, 256) and level.shards == (4096, 4096)
     assert np.array_equal(level[100:140, 4080:4120] > 0, disc(40) > 0)
     assert [c.to_dict()["name"] for c in level.compressors] == ["zstd"]
-    files = [p for p in (tmp_path / "m.zarr/labels/cell/0").rglob("*") if p.is_file() and p.name != "zarr.json"]
+    files = [
+        p
+        for p in (tmp_path / "m.zarr/labels/cell/0").rglob("*")
+        if p.is_file() and p.name != "zarr.json"
+    ]
     assert (
         len(files) == 2 and sum(p.stat().st_size for p in files) < 20_000
     )  # of six shards two, and in them two chunks
@@ -221,7 +289,9 @@ def test_a_cell_hidden_by_others_keeps_a_pixel(tmp_path, border):
     cells = cells_at([(x + border, y) for x, y in places], [30, 26, 26, 26, 26, 30, 30])
     merged = MergedCells(cells, np.arange(1, 8), {})
     masks.write_masks(tmp_path / "m.zarr", slide, merged, ["blast"] * 7)
-    cell, nucleus = (zarr.open_array(tmp_path / f"m.zarr/labels/{name}/0")[:] for name in ("cell", "nucleus"))
+    cell, nucleus = (
+        zarr.open_array(tmp_path / f"m.zarr/labels/{name}/0")[:] for name in ("cell", "nucleus")
+    )
     assert set(np.unique(cell)) == set(range(8))
     assert np.array_equal(nucleus[nucleus > 0], cell[nucleus > 0])
 
@@ -243,7 +313,9 @@ def test_outlines_are_valid_polygons_of_the_masks_area(done, tmp_path):
     assert (tmp_path / "traced.geojson").read_bytes() == (tmp_path / "c.geojson").read_bytes()
     geojson.write_geojson(tmp_path / "d.geojson", "other slide", merged, measures, readings)
     others = json.loads((tmp_path / "d.geojson").read_text())["features"]
-    assert not {f["id"] for f in features} & {f["id"] for f in others}  # QuPath keeps objects apart by id
+    assert not {f["id"] for f in features} & {
+        f["id"] for f in others
+    }  # QuPath keeps objects apart by id
 
 
 def read_nothing(empty):
@@ -296,7 +368,11 @@ def test_an_island_in_a_hole_has_no_ring_of_its_own():
     island = ring.copy()
     island[4, 4] = True
     here = np.zeros((1, 2), int)
-    assert outlines_of([island], here) == outlines_of([ring], here) == outlines_of([np.ones((9, 9), bool)], here)
+    assert (
+        outlines_of([island], here)
+        == outlines_of([ring], here)
+        == outlines_of([np.ones((9, 9), bool)], here)
+    )
 
 
 def turned(ring):
@@ -321,14 +397,22 @@ def test_contours_are_those_of_skimage(seed, h, w, smooth):
 @given(st.integers(0, 2**32 - 1), st.integers(0, 12))
 def test_an_outline_does_not_depend_on_what_is_traced_beside_it(seed, n):
     random = np.random.default_rng(seed)
-    noise = [ndimage.gaussian_filter(random.normal(size=random.integers(1, 40, 2)), random.uniform(0, 5)) for _ in range(n)]
+    noise = [
+        ndimage.gaussian_filter(random.normal(size=random.integers(1, 40, 2)), random.uniform(0, 5))
+        for _ in range(n)
+    ]
     masks = [values > np.quantile(values, random.uniform(0.1, 1.0)) for values in noise]
     masks_xy = random.integers(0, 200_000, (n, 2))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(contours, "_TOGETHER", 5)
         together = outlines_of(masks, masks_xy)
-    assert together == [outlines_of([mask], xy[None])[0] for mask, xy in zip(masks, masks_xy, strict=True)]
-    here = [[np.subtract(ring, xy).tolist() for ring in rings] for rings, xy in zip(together, masks_xy, strict=True)]
+    assert together == [
+        outlines_of([mask], xy[None])[0] for mask, xy in zip(masks, masks_xy, strict=True)
+    ]
+    here = [
+        [np.subtract(ring, xy).tolist() for ring in rings]
+        for rings, xy in zip(together, masks_xy, strict=True)
+    ]
     assert here == [outlines_of([mask], np.zeros((1, 2), int))[0] for mask in masks]
 
 
@@ -336,20 +420,29 @@ def test_an_outline_has_few_points_and_keeps_its_area():
     for diameter in (20, 60, 150):
         mask = disc(diameter) > 0
         [[ring]] = outlines_of([mask], np.zeros((1, 2), int))
-        assert len(ring) < diameter and shapely.Polygon(ring).area == pytest.approx(mask.sum(), rel=0.02)
+        assert len(ring) < diameter and shapely.Polygon(ring).area == pytest.approx(
+            mask.sum(), rel=0.02
+        )
 
 
 def test_the_differentials_record_is_whole(tmp_path):
     d = count(["lymphocyte"] * 30 + ["band_neutrophil"] * 10 + ["erythroblast"] * 4, wbc=8.0)
     measures = measure(merge([]).cells, 0.1, np.full(30, 7.0))
-    clinical.write_differential(tmp_path / "d.json", "s", "/x/s.tif", d, measures, 3, ("pale stain",))
+    clinical.write_differential(
+        tmp_path / "d.json", "s", "/x/s.tif", d, measures, 3, ("pale stain",)
+    )
     read = json.loads((tmp_path / "d.json").read_text())
     assert [c["class"] for c in read["classes"]] == ["neutrophils", *WHITE_NAMES]
     band = read["classes"][5]
     assert (band["count"], band["percent"], band["loinc"]) == (10, 25.0, "26508-2")
     assert band["reference_percent"] == [0.0, 5.0] and band["low95"] < 25 < band["high95"]
     assert "loinc" not in read["classes"][6]  # none was verified for it
-    assert read["nucleated_red_cells"] == {"count": 4, "per_100_white": 10.0, "wbc": 8.0, "corrected_wbc": 7.27}
+    assert read["nucleated_red_cells"] == {
+        "count": 4,
+        "per_100_white": 10.0,
+        "wbc": 8.0,
+        "corrected_wbc": 7.27,
+    }
     assert not read["sufficient"] and read["flags"][0]["rule"] == "sufficiency"
     assert "parasites" in read["not_assessed"] and "research use only" in read["claim"]
     assert read["red_cell_diameter_um"] == {"median": 7.0, "measured": 30, "assumed": False}
@@ -359,4 +452,7 @@ def test_a_record_without_cells_has_nulls_not_nan(tmp_path):
     measures = measure(merge([]).cells, 0.1, np.zeros(0))
     clinical.write_differential(tmp_path / "d.json", "s", "/x/\udcff", count([]), measures, 0, ())
     read = json.loads((tmp_path / "d.json").read_text("utf-8"))
-    assert read["classes"][0]["percent"] is None and read["nucleated_red_cells"]["per_100_white"] is None
+    assert (
+        read["classes"][0]["percent"] is None
+        and read["nucleated_red_cells"]["per_100_white"] is None
+    )

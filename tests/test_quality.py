@@ -14,7 +14,9 @@ STAIN = StainProfile(array_slide.GLASS, array_slide.RED_CELL, 0.12)
 DATA = Path(__file__).parents[2] / "shared/data"
 
 
-@pytest.mark.parametrize("mpp, levels", [(0.1, (1.0, 4.0)), (0.1, (1.0,)), (0.25, (1.0,)), (0.5, (1.0,))])
+@pytest.mark.parametrize(
+    "mpp, levels", [(0.1, (1.0, 4.0)), (0.1, (1.0,)), (0.25, (1.0,)), (0.5, (1.0,))]
+)
 def test_the_stain_of_a_painted_smear_is_measured(mpp, levels):
     reader = ArrayReader(array_slide.smear_rgb(90, 80, mpp, seed=1, cells=2), mpp, levels)
     stain = quality.measure_stain(reader)
@@ -39,10 +41,16 @@ def test_a_large_slide_costs_no_more_than_a_bounded_sample():
     assert stain.warnings[0].startswith("no stained smear")
 
 
-@pytest.mark.parametrize("value, words", [(0, "dark"), (3, "dark"), (241, "nothing darker"), (255, "nothing darker")])
+@pytest.mark.parametrize(
+    "value, words", [(0, "dark"), (3, "dark"), (241, "nothing darker"), (255, "nothing darker")]
+)
 def test_a_slide_without_a_smear_is_named_as_such(value, words):
     stain = quality.measure_stain(ArrayReader(np.full((500, 700, 3), value, np.uint8), 0.25))
-    assert stain.warnings and stain.warnings[0].startswith("no stained smear") and words in stain.warnings[0]
+    assert (
+        stain.warnings
+        and stain.warnings[0].startswith("no stained smear")
+        and words in stain.warnings[0]
+    )
 
 
 def test_a_grey_picture_is_named_as_such():
@@ -57,7 +65,9 @@ def test_packed_nuclei_without_red_cells_are_named():
     for x in range(5, 250, 10):
         for y in range(5, 250, 10):
             painting.disc(x, y, 9, array_slide.NUCLEUS)
-    assert "0 single red cells" in quality.measure_stain(ArrayReader(painting.rgb(), 0.5)).warnings[0]
+    assert (
+        "0 single red cells" in quality.measure_stain(ArrayReader(painting.rgb(), 0.5)).warnings[0]
+    )
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 5), (1, 400), (3, 3)])
@@ -74,7 +84,9 @@ def test_a_tiny_image_is_measured_without_complaint(size):
 def test_the_fill_of_unscanned_places_is_not_the_background(fill):
     rgb = array_slide.smear_rgb(300, 260, 0.25, seed=1)
     rgb[:, : rgb.shape[1] // 2] = fill
-    np.testing.assert_allclose(quality.measure_stain(ArrayReader(rgb, 0.25)).background_rgb, array_slide.GLASS, atol=6)
+    np.testing.assert_allclose(
+        quality.measure_stain(ArrayReader(rgb, 0.25)).background_rgb, array_slide.GLASS, atol=6
+    )
 
 
 @pytest.mark.parametrize("mpp", [0.25, 0.4, 0.5])
@@ -91,7 +103,11 @@ def test_red_cells_are_measured_to_a_third_of_a_micrometre(mpp, diameter_um):
 
 
 def test_doublets_cut_cells_platelets_and_nuclei_are_not_measured():
-    painting = Painting(80, 60, 0.25).disc(20, 20, 7.3, array_slide.RED_CELL).disc(24, 20, 7.3, array_slide.RED_CELL)
+    painting = (
+        Painting(80, 60, 0.25)
+        .disc(20, 20, 7.3, array_slide.RED_CELL)
+        .disc(24, 20, 7.3, array_slide.RED_CELL)
+    )
     painting.disc(0, 40, 7.3, array_slide.RED_CELL).disc(40, 40, 2.5, array_slide.PLATELET)
     painting.disc(60, 30, 8, array_slide.NUCLEUS)
     assert len(quality.rbc_diameters_um(painting.rgb(), 0.25, STAIN)) == 0
@@ -106,7 +122,9 @@ def test_a_blurred_smear_is_less_in_focus_and_a_pale_one_is_not():
     assert np.isnan(quality.focus(np.full((50, 50, 3), 240, np.uint8), STAIN))
 
 
-@pytest.mark.parametrize("folder, mpp, every", [("chula", 0.20, 6), ("pbc", 0.10, 100), ("bccd", 0.08, 10)])
+@pytest.mark.parametrize(
+    "folder, mpp, every", [("chula", 0.20, 6), ("pbc", 0.10, 100), ("bccd", 0.08, 10)]
+)
 def test_real_red_cells_measure_as_an_adults(folder, mpp, every):
     if not (DATA / folder).exists():
         pytest.skip(f"no {DATA / folder}: real smear images are not part of the project")
@@ -114,6 +132,10 @@ def test_real_red_cells_measure_as_an_adults(folder, mpp, every):
     for path in sorted((DATA / folder / "images").iterdir())[::every]:
         reader = ArrayReader(np.asarray(Image.open(path).convert("RGB")), mpp)
         lattice = screen.lattice_of(reader.slide, screen.STEP_UM)
-        pixels = screen.read_lattice(reader, lattice, (0, 0, lattice.width, lattice.height), (255, 255, 255))
-        found.append(quality.rbc_diameters_um(pixels, lattice.step_um, quality.measure_stain(reader)))
+        pixels = screen.read_lattice(
+            reader, lattice, (0, 0, lattice.width, lattice.height), (255, 255, 255)
+        )
+        found.append(
+            quality.rbc_diameters_um(pixels, lattice.step_um, quality.measure_stain(reader))
+        )
     assert 6.5 < np.median(np.concatenate(found)) < 8.2

@@ -21,13 +21,25 @@ from hypothesis import strategies as st
 from painted import SlideMaker, halved, smear, write_pyramid
 from PIL import Image
 
-from hemax_batch.errors import MissingMppError, ReadError, UnreadableSlideError, UnsuitableSlideError
+from hemax_batch.errors import (
+    MissingMppError,
+    ReadError,
+    UnreadableSlideError,
+    UnsuitableSlideError,
+)
 from hemax_batch.running import regions
 from hemax_batch.slides import spacing, tiff
 from hemax_batch.slides.fingerprint import fingerprint, sampled_spans
 from hemax_batch.slides.patches import best_level, cut_patches
 from hemax_batch.slides.pixels import GLASS
-from hemax_batch.slides.reader import COARSEST_UM, FINEST_UM, downsamples, open_slide, record_slide, reopen
+from hemax_batch.slides.reader import (
+    COARSEST_UM,
+    FINEST_UM,
+    downsamples,
+    open_slide,
+    record_slide,
+    reopen,
+)
 
 
 def whole(path, level: int = 0, mpp: float | None = None) -> np.ndarray:
@@ -74,8 +86,15 @@ def test_deep_samples_are_scaled_by_their_significant_bits(slides, byteorder, pr
     deep = (slides.rgb.astype(np.uint16) << 4) | 15
     path = slides.folder / "deep.tif"
     slides.folder.mkdir()
-    options = {"photometric": "rgb", "tile": (128, 128), "compression": "deflate", "predictor": predictor}
-    tifffile.imwrite(path, deep, byteorder=byteorder, resolution=(1e5, 1e5), resolutionunit=3, **options)
+    options = {
+        "photometric": "rgb",
+        "tile": (128, 128),
+        "compression": "deflate",
+        "predictor": predictor,
+    }
+    tifffile.imwrite(
+        path, deep, byteorder=byteorder, resolution=(1e5, 1e5), resolutionunit=3, **options
+    )
     np.testing.assert_array_equal(whole(path), slides.rgb)
 
 
@@ -95,19 +114,29 @@ def test_palette_planar_white_is_zero_and_strips(slides):
     slides.folder.mkdir()
     known = {"resolution": (1e5, 1e5), "resolutionunit": 3}
     index = (slides.rgb[..., 1] // 2).astype(np.uint8)
-    colormap = np.stack([np.arange(256) * 257, 65535 - np.arange(256) * 257, np.full(256, 7 * 257)]).astype(np.uint16)
+    colormap = np.stack(
+        [np.arange(256) * 257, 65535 - np.arange(256) * 257, np.full(256, 7 * 257)]
+    ).astype(np.uint16)
     path = slides.folder / "a.tif"
     tifffile.imwrite(path, index, photometric="palette", colormap=colormap, **known)
-    np.testing.assert_array_equal(whole(path), (colormap[:, index] >> 8).astype(np.uint8).transpose(1, 2, 0))
+    np.testing.assert_array_equal(
+        whole(path), (colormap[:, index] >> 8).astype(np.uint8).transpose(1, 2, 0)
+    )
     path = slides.folder / "b.tif"
     planes = np.ascontiguousarray(slides.rgb.transpose(2, 0, 1))
-    tifffile.imwrite(path, planes, photometric="rgb", planarconfig="separate", tile=(64, 64), **known)
+    tifffile.imwrite(
+        path, planes, photometric="rgb", planarconfig="separate", tile=(64, 64), **known
+    )
     np.testing.assert_array_equal(whole(path), slides.rgb)
     path = slides.folder / "c.tif"
-    tifffile.imwrite(path, 255 - index, photometric="miniswhite", rowsperstrip=33, compression="lzw", **known)
+    tifffile.imwrite(
+        path, 255 - index, photometric="miniswhite", rowsperstrip=33, compression="lzw", **known
+    )
     np.testing.assert_array_equal(whole(path), np.repeat(index[..., None], 3, axis=2))
     path = slides.folder / "d.tif"
-    tifffile.imwrite(path, slides.rgb, photometric="rgb", rowsperstrip=500, compression="deflate", **known)
+    tifffile.imwrite(
+        path, slides.rgb, photometric="rgb", rowsperstrip=500, compression="deflate", **known
+    )
     np.testing.assert_array_equal(whole(path), slides.rgb)
 
 
@@ -161,7 +190,13 @@ def test_fields_in_other_modes_become_rgb(slides):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(-60, 720), st.integers(-60, 520), st.integers(1, 300), st.integers(1, 300), st.integers(0, 1))
+@given(
+    st.integers(-60, 720),
+    st.integers(-60, 520),
+    st.integers(1, 300),
+    st.integers(1, 300),
+    st.integers(0, 1),
+)
 def test_a_window_is_a_slice_of_the_slide_on_glass(tmp_path_factory, x, y, w, h, level):
     path = tmp_path_factory.getbasetemp() / "window.tif"
     if not path.exists():
@@ -170,13 +205,17 @@ def test_a_window_is_a_slice_of_the_slide_on_glass(tmp_path_factory, x, y, w, h,
     plane = smear() if level == 0 else halved(smear())
     canvas[100 : 100 + plane.shape[0], 100 : 100 + plane.shape[1]] = plane
     with open_slide(path, "s") as reader:
-        np.testing.assert_array_equal(reader.read(level, x, y, w, h), canvas[100 + y :, 100 + x :][:h, :w])
+        np.testing.assert_array_equal(
+            reader.read(level, x, y, w, h), canvas[100 + y :, 100 + x :][:h, :w]
+        )
 
 
 def test_each_tile_is_decoded_once_within_the_cache(slides, monkeypatch):
     decoded = []
     original = tiff.decode_samples
-    monkeypatch.setattr(tiff, "decode_samples", lambda *args: decoded.append(args) or original(*args))
+    monkeypatch.setattr(
+        tiff, "decode_samples", lambda *args: decoded.append(args) or original(*args)
+    )
     with open_slide(slides.tiff(levels=1), "s") as reader:
         decoded.clear()
         reader._source._cache.clear()
@@ -201,7 +240,9 @@ def test_openslide_and_the_fast_path_agree(slides, monkeypatch):
     with through_openslide(path, monkeypatch) as reader:
         assert reader.slide.backend == "openslide"
         for level, pixels in enumerate(fast):
-            assert difference(reader.read(level, 0, 0, *reader.slide.level_sizes[level]), pixels) < 1
+            assert (
+                difference(reader.read(level, 0, 0, *reader.slide.level_sizes[level]), pixels) < 1
+            )
 
 
 def test_tiles_that_differ_from_openslide_are_left_to_openslide(slides, monkeypatch):
@@ -216,7 +257,9 @@ def test_openslide_windows_do_not_depend_on_where_they_start(slides, monkeypatch
     with through_openslide(slides.tiff(pixels=smear(701, 503)), monkeypatch) as reader:
         full = reader.read(1, 0, 0, 350, 251)
         for x in (1, 37, 200):
-            np.testing.assert_array_equal(reader.read(1, x, x, 100, 40), full[x : x + 40, x : x + 100])
+            np.testing.assert_array_equal(
+                reader.read(1, x, x, 100, 40), full[x : x + 40, x : x + 100]
+            )
 
 
 def test_downsamples_are_the_whole_numbers_that_rounding_allows():
@@ -275,7 +318,9 @@ def test_spacing_from_what_vendors_write():
     assert spacing.from_tiff_tags(10.0, 10.0, 1, "ImageJ=1.53\nunit=micron\n") == (0.1, 0.1)
     assert spacing.from_tiff_tags(10.0, 10.0, 1, "ImageJ=1.53\nunit=\\u00B5m\n") == (0.1, 0.1)
     assert spacing.from_tiff_tags(10.0, 10.0, 1, "") is None
-    pixels = '<OME xmlns="x"><Image><Pixels PhysicalSizeX="{}" PhysicalSizeXUnit="{}"/></Image></OME>'
+    pixels = (
+        '<OME xmlns="x"><Image><Pixels PhysicalSizeX="{}" PhysicalSizeXUnit="{}"/></Image></OME>'
+    )
     assert spacing.from_ome_xml(pixels.format("0.25", "µm")) == (0.25, 0.25)
     assert spacing.from_ome_xml(pixels.format("abc", "µm")) is None
     assert spacing.from_ome_xml(pixels.format("0.25", "pixel")) is None
@@ -285,7 +330,9 @@ def test_spacing_from_what_vendors_write():
 # refusals and damage
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"II*\0", b"MM\0*\0\0\0\x08", b"\x89PNG\r\n\x1a\n"])
+@pytest.mark.parametrize(
+    "content", [b"", b"hello", b"II*\0", b"MM\0*\0\0\0\x08", b"\x89PNG\r\n\x1a\n"]
+)
 def test_files_that_are_no_slides_are_refused_by_name(tmp_path, content):
     path = tmp_path / "bad.tif"
     path.write_bytes(content)
@@ -306,10 +353,14 @@ def test_fluorescence_stacks_and_floats_are_refused(slides):
     tifffile.imwrite(path, slides.rgb.astype(np.float32), photometric="rgb")
     with pytest.raises(UnreadableSlideError, match="float32"):
         open_slide(path, "s", mpp=0.1)
-    tifffile.imwrite(path, np.zeros((5, 64, 64), np.uint8), photometric="minisblack", planarconfig="separate")
+    tifffile.imwrite(
+        path, np.zeros((5, 64, 64), np.uint8), photometric="minisblack", planarconfig="separate"
+    )
     with pytest.raises(UnreadableSlideError, match="channels"):
         open_slide(path, "s", mpp=0.1)
-    tifffile.imwrite(path.with_suffix(".ome.tif"), np.zeros((5, 64, 64, 3), np.uint8), metadata={"axes": "ZYXS"})
+    tifffile.imwrite(
+        path.with_suffix(".ome.tif"), np.zeros((5, 64, 64, 3), np.uint8), metadata={"axes": "ZYXS"}
+    )
     with pytest.raises(UnreadableSlideError, match="stack of 5"):
         open_slide(path.with_suffix(".ome.tif"), "s", mpp=0.1)
 
@@ -422,7 +473,10 @@ def test_the_readme_says_from_which_spacing_to_which():
 @pytest.mark.parametrize("size", ["25000 20000", "60000 60000"])
 def test_whatever_the_size_of_a_field_the_limit_that_is_told_is_ours(tmp_path, size):
     (tmp_path / "a.ppm").write_bytes(f"P6 {size} 255\n".encode())
-    with warnings.catch_warnings(action="error"), pytest.raises(UnreadableSlideError, match=r"400 Mpx.*tiled TIFF"):
+    with (
+        warnings.catch_warnings(action="error"),
+        pytest.raises(UnreadableSlideError, match=r"400 Mpx.*tiled TIFF"),
+    ):
         open_slide(tmp_path / "a.ppm", "s", mpp=0.1)
 
 
@@ -497,7 +551,11 @@ def test_the_fingerprint_sees_both_ends_the_size_and_not_the_name(tmp_path):
     path.rename(tmp_path / "b")
     path = tmp_path / "b"
     assert fingerprint([path]) == first
-    for changed in (content[:-1], np.r_[content[:-1], content[-1] ^ 1], np.r_[content[0] ^ 1, content[1:]]):
+    for changed in (
+        content[:-1],
+        np.r_[content[:-1], content[-1] ^ 1],
+        np.r_[content[0] ^ 1, content[1:]],
+    ):
         path.write_bytes(changed.astype(np.uint8).tobytes())
         assert fingerprint([path]) != first
 
@@ -525,7 +583,14 @@ def patch_reader(slides):
 
 def test_the_best_level_is_the_coarsest_that_is_fine_enough(patch_reader):
     slide = patch_reader.slide  # 0.08, 0.16, 0.32 µm/px
-    assert [best_level(slide, mpp) for mpp in (0.05, 0.08, 0.12, 0.159, 0.2, 0.5)] == [0, 0, 0, 1, 1, 2]
+    assert [best_level(slide, mpp) for mpp in (0.05, 0.08, 0.12, 0.159, 0.2, 0.5)] == [
+        0,
+        0,
+        0,
+        1,
+        1,
+        2,
+    ]
 
 
 def test_a_patch_at_the_slides_own_scale_is_a_slice(patch_reader, slides):
@@ -613,20 +678,34 @@ def test_a_librarys_error_of_several_lines_is_told_on_one(slides):
     with open_slide(slides.tiff(), "smear") as reader:
         reader._source.close()
         reader._source = Broken()
-        with pytest.raises(ReadError, match="factors 2,2 Apparently should be 1,1.; copy the file again") as caught:
+        with pytest.raises(
+            ReadError, match="factors 2,2 Apparently should be 1,1.; copy the file again"
+        ) as caught:
             reader.read(0, 0, 0, 10, 10)
     assert "\n" not in str(caught.value)
 
 
 def test_a_worker_with_several_threads_closes_no_reader_that_another_reads_from(tmp_path):
     """A cluster's worker may be one process with a thread per core, each at another slide."""
-    slides = [record_slide(write_pyramid(tmp_path / f"{k}.tif", np.full((64, 64, 3), 20 + 25 * k, np.uint8), mpp=0.25, levels=1), str(k))
-              for k in range(8)]  # fmt: skip
+    slides = [
+        record_slide(
+            write_pyramid(
+                tmp_path / f"{k}.tif",
+                np.full((64, 64, 3), 20 + 25 * k, np.uint8),
+                mpp=0.25,
+                levels=1,
+            ),
+            str(k),
+        )
+        for k in range(8)
+    ]
 
     def read(k: int) -> bool:
         together.wait()
-        return all((regions._reader(slide).read(0, 0, 0, 64, 64) == 20 + 25 * int(slide.slide_id)).all()
-                   for slide in (slides[k:] + slides[:k]) * 8)  # fmt: skip
+        return all(
+            (regions._reader(slide).read(0, 0, 0, 64, 64) == 20 + 25 * int(slide.slide_id)).all()
+            for slide in (slides[k:] + slides[:k]) * 8
+        )
 
     together = threading.Barrier(8)
     with ThreadPoolExecutor(8) as pool:

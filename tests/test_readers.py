@@ -23,11 +23,20 @@ def write_coco(folder, file="instances_train.json", **changed):
     column_major = drawn.T.ravel()
     turns = np.flatnonzero(np.diff(column_major)) + 1
     counts = np.diff([0, *turns, column_major.size]).tolist()
-    monocyte = {"image_id": 7, "category_id": 1, "bbox": [5, 6, 20, 22], "segmentation": [[5, 6, 25, 6, 25, 28, 5, 28]]}
+    monocyte = {
+        "image_id": 7,
+        "category_id": 1,
+        "bbox": [5, 6, 20, 22],
+        "segmentation": [[5, 6, 25, 6, 25, 28, 5, 28]],
+    }
     data = {
         "info": {"mpp": 0.1},
         "images": [{"id": 7, "file_name": "a.png", "width": 60, "height": 40}],
-        "categories": [{"id": 1, "name": "Monocyte"}, {"id": 2, "name": "WBC"}, {"id": 3, "name": "RBC"}],
+        "categories": [
+            {"id": 1, "name": "Monocyte"},
+            {"id": 2, "name": "WBC"},
+            {"id": 3, "name": "RBC"},
+        ],
         "annotations": [
             monocyte,
             {"image_id": 7, "category_id": 2, "segmentation": {"size": [40, 60], "counts": counts}},
@@ -45,7 +54,10 @@ def test_coco_is_read(tmp_path):
     assert (example.mpp, example.split, example.source) == (0.1, "train", tmp_path.name)
     monocyte, white = example.cells
     assert (monocyte.allowed, monocyte.box_xyxy) == (("monocyte",), (5, 6, 25, 28))
-    assert (white.allowed, white.box_xyxy) == (WHITE_NAMES, (30, 10, 50, 20))  # the box of the run lengths
+    assert (white.allowed, white.box_xyxy) == (
+        WHITE_NAMES,
+        (30, 10, 50, 20),
+    )  # the box of the run lengths
     assert example.ignored == ((0, 0, 4, 4),)
 
 
@@ -56,19 +68,37 @@ def test_a_coco_file_named_val_is_held_out(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"bbox": [5, 6, 80, 10]}, r"annotations\[0\]: box .* does not lie in the image of 60 x 40 px"),
+        (
+            {"bbox": [5, 6, 80, 10]},
+            r"annotations\[0\]: box .* does not lie in the image of 60 x 40 px",
+        ),
         ({"bbox": [5, 6, 0, 10]}, r"annotations\[0\]: box"),
         ({"bbox": ["5", 6, 7, 10]}, r"annotations\[0\]: bbox .* is not x, y, w, h"),
         ({"category_id": 9}, r"annotations\[0\]: unknown class 9"),
-        ({"categories": [{"id": 1, "name": "monozyt"}]}, r"annotations\[0\]: unknown class 'monozyt'; known: blast"),
+        (
+            {"categories": [{"id": 1, "name": "monozyt"}]},
+            r"annotations\[0\]: unknown class 'monozyt'; known: blast",
+        ),
         ({"image_id": 8}, r"annotations\[0\]: image_id 8 is not among the images"),
-        ({"segmentation": {"size": [40, 61], "counts": [2440]}}, r"annotations\[0\]: mask is \(61, 40\) px, its image"),
-        ({"segmentation": {"size": [40, 60], "counts": [9]}}, r"annotations\[0\]: the mask's runs cover 9 of 2400 px"),
+        (
+            {"segmentation": {"size": [40, 61], "counts": [2440]}},
+            r"annotations\[0\]: mask is \(61, 40\) px, its image",
+        ),
+        (
+            {"segmentation": {"size": [40, 60], "counts": [9]}},
+            r"annotations\[0\]: the mask's runs cover 9 of 2400 px",
+        ),
         ({"segmentation": [[5, 6, 99, 6, 9, 9]]}, r"annotations\[0\]: segmentation does not lie"),
         ({"segmentation": [[5, 6, 7]]}, r"annotations\[0\]: segmentation is not a list"),
         ({"info": {}}, r"images\[0\]: mpp is None; COCO knows no scale"),
-        ({"images": [{"id": 7, "file_name": "b.png"}]}, r"images\[0\]: image 'b.png' does not exist"),
-        ({"images": [{"id": 7, "file_name": "a.png", "width": 61}]}, r"images\[0\]: says 61 x 40 px, a.png has 60 x 40"),
+        (
+            {"images": [{"id": 7, "file_name": "b.png"}]},
+            r"images\[0\]: image 'b.png' does not exist",
+        ),
+        (
+            {"images": [{"id": 7, "file_name": "a.png", "width": 61}]},
+            r"images\[0\]: says 61 x 40 px, a.png has 60 x 40",
+        ),
     ],
 )
 def test_malformed_coco_is_refused_by_row(tmp_path, changed, message):
@@ -81,13 +111,20 @@ def write_leukox(folder, told=(), codes="a.jpg;2 3 4 2;\n", **tensors):
     drawn = torch.zeros(1, 2, 40, 60)
     drawn[0, 0, 12:20, 12:20], drawn[0, 1, 8:24, 8:26] = 1, 1
     drawn[0, 1, 12:20, 12:20] = 0
-    given = {"inputs": torch.rand(3, 40, 60), "bounding_boxes": torch.tensor([[8.0, 8, 18, 16]]),
-             "instances": drawn, "classes": torch.tensor([1])} | tensors  # fmt: skip
+    given = {
+        "inputs": torch.rand(3, 40, 60),
+        "bounding_boxes": torch.tensor([[8.0, 8, 18, 16]]),
+        "instances": drawn,
+        "classes": torch.tensor([1]),
+    } | tensors
     for name, tensor in given.items():
         (folder / name).mkdir(exist_ok=True)
         torch.save(tensor, folder / name / "a.pt")
-    meaning = {"granularity": ["agranular", "coarse"], "cytoplasm_colour": ["light_blue", "blue"],
-               "nucleus_shape": ["round", None, "multilobed"]}  # fmt: skip
+    meaning = {
+        "granularity": ["agranular", "coarse"],
+        "cytoplasm_colour": ["light_blue", "blue"],
+        "nucleus_shape": ["round", None, "multilobed"],
+    }
     says = {"mpp": 0.1, "classes": ["basophil", "blast"], "attributes": meaning} | dict(told)
     (folder / "leukox.json").write_text(json.dumps(says))
     (folder / "attributes.txt").write_text(codes)
@@ -99,8 +136,10 @@ def test_leukox_is_read_and_trained_on(tmp_path):
     (cell,) = example.cells
     assert (cell.box_xyxy, cell.allowed) == ((8, 8, 26, 24), ("blast",))
     assert cell.attributes == (
-        ("granularity", "agranular"), ("cytoplasm_colour", "blue"), ("nucleus_shape", "multilobed")
-    )  # fmt: skip
+        ("granularity", "agranular"),
+        ("cytoplasm_colour", "blue"),
+        ("nucleus_shape", "multilobed"),
+    )
     mask, pixels = load_mask(example.mask_path), load_rgb(example.path)
     assert pixels.shape == (40, 60, 3) and pixels.dtype == np.uint8 and pixels.max() > 200
     assert ((mask == 2).sum(), (mask == 1).sum()) == (64, 18 * 16 - 64)
@@ -116,18 +155,30 @@ def test_a_state_that_means_nothing_here_is_not_taught(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"bounding_boxes": torch.tensor([[8.0, 8, 70, 16]])}, "a.pt row 0: box .* does not lie in the image of 60 x 40"),
+        (
+            {"bounding_boxes": torch.tensor([[8.0, 8, 70, 16]])},
+            "a.pt row 0: box .* does not lie in the image of 60 x 40",
+        ),
         ({"classes": torch.tensor([2])}, "a.pt row 0: unknown class 2; leukox.json knows 0 to 1"),
         ({"classes": torch.tensor([1, 1])}, "1 boxes, but .* has 2 classes"),
         ({"instances": torch.zeros(1, 2, 40, 61)}, "a.pt: mask is .*, its image 60 x 40 px"),
         ({"inputs": torch.zeros(40, 60)}, "a.pt: shape .*; expected"),
         ({"inputs": {"a": 1}}, "a.pt: holds a dict, not a tensor"),
-        ({"codes": "a.jpg;2 9 2 2;"}, "attributes.txt row 1: cytoplasm_colour code 9; leukox.json knows 2 to 3"),
+        (
+            {"codes": "a.jpg;2 9 2 2;"},
+            "attributes.txt row 1: cytoplasm_colour code 9; leukox.json knows 2 to 3",
+        ),
         ({"codes": "a.jpg;2 2 2;"}, "attributes.txt row 1: .* is not `name.jpg;g c n s;`"),
         ({"codes": "b.jpg;2 2 2 2;"}, "'b' has attributes or a split, but no inputs/b.pt"),
-        *(({"told": {"mpp": mpp}}, "leukox.json: mpp is .*; expected µm/px") for mpp in (0, -0.1, float("nan"), None, [])),
+        *(
+            ({"told": {"mpp": mpp}}, "leukox.json: mpp is .*; expected µm/px")
+            for mpp in (0, -0.1, float("nan"), None, [])
+        ),
         ({"told": {"classes": ["neutrofil"]}}, "leukox.json: unknown class 'neutrofil'"),
-        ({"told": {"attributes": {"granularity": ["grainy"]}}}, "leukox.json: attribute 'granularity', state 'grainy'"),
+        (
+            {"told": {"attributes": {"granularity": ["grainy"]}}},
+            "leukox.json: attribute 'granularity', state 'grainy'",
+        ),
     ],
 )
 def test_malformed_leukox_is_refused_by_row(tmp_path, changed, message):
@@ -151,5 +202,7 @@ class Recorder:
 
 def test_the_numbers_of_leukox_need_their_meaning(tmp_path):
     (write_leukox(tmp_path) / "leukox.json").unlink()
-    with pytest.raises(DataError, match="does not say µm/px nor what its class and attribute numbers mean"):
+    with pytest.raises(
+        DataError, match="does not say µm/px nor what its class and attribute numbers mean"
+    ):
         read_folder(tmp_path)

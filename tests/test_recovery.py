@@ -50,9 +50,23 @@ def go(weights):
     def run(inputs, out, *more, workers=0):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(workqueue, "process_region", painted_network.process_region)
-            given = ["run", inputs, "--out", out, "--weights", weights, "--core-um", 64, "--workers", workers, *more]
+            given = [
+                "run",
+                inputs,
+                "--out",
+                out,
+                "--weights",
+                weights,
+                "--core-um",
+                64,
+                "--workers",
+                workers,
+                *more,
+            ]
             result = CliRunner().invoke(main, [str(part) for part in given])
-            assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
+            assert result.exception is None or isinstance(result.exception, SystemExit), (
+                result.exc_info
+            )
             return result.exit_code, result.output
 
     return run
@@ -78,7 +92,10 @@ def assert_same_results(out, whole):
 
 
 def lost_regions(out: Path) -> dict[str, list[int]]:
-    return {s["slide"]: s["unreadable_regions"] for s in json.loads((out / "run.json").read_text())["slides"]}
+    return {
+        s["slide"]: s["unreadable_regions"]
+        for s in json.loads((out / "run.json").read_text())["slides"]
+    }
 
 
 # calls aside
@@ -115,7 +132,9 @@ def test_a_process_aside_ends_when_its_run_has_died(tmp_path):
         "aside = Aside(); aside.call(len, '', timeout_s=60)\n"
         "aside._connection.send((time.sleep, (3600,))); print(aside._process.pid, flush=True); os._exit(0)"
     )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
+    )
     deadline = time.monotonic() + 60
     while psutil.pid_exists(int(ran.stdout)) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -128,10 +147,17 @@ def test_slides_that_hang_or_crash_when_opened_fail_alone(go, slides, tmp_path, 
         (tmp_path / f"{name}.tif").write_bytes((slides / "two.tif").read_bytes())
     out = tmp_path / "out"
     assert go(tmp_path, out, slides / "one.tif", "--open-timeout", 5)[0] == 3
-    assert states(out) == {"a_hangs": "failed", "b_crashes": "failed", "c_hangs": "failed", "one": "done"}
+    assert states(out) == {
+        "a_hangs": "failed",
+        "b_crashes": "failed",
+        "c_hangs": "failed",
+        "one": "done",
+    }
     assert "within 5 s" in reason(out, "a_hangs") and "SIGSEGV" in reason(out, "b_crashes")
     monkeypatch.undo()
-    assert go(tmp_path / "a_hangs.tif", out)[0] == 0  # another night: no need to ask for another try
+    assert (
+        go(tmp_path / "a_hangs.tif", out)[0] == 0
+    )  # another night: no need to ask for another try
 
 
 # blame
@@ -145,20 +171,29 @@ class Blaming(SerialExecutor):
     times = 1
 
     def wait(self, timeout_s):
-        if self._waiting and self._waiting[0][0][1] is None and self._waiting[0][0][0].slide_id == "two" and self.times:
+        if (
+            self._waiting
+            and self._waiting[0][0][1] is None
+            and self._waiting[0][0][0].slide_id == "two"
+            and self.times
+        ):
             self.times -= 1
             return [Finished(self._waiting.popleft()[0], error=WorkerDied("died"))]
         return super().wait(timeout_s)
 
 
 @pytest.mark.parametrize(("times", "code"), [(1, 0), (2, 3)])
-def test_a_plan_blamed_for_a_neighbour_is_made_again_alone(go, slides, whole, tmp_path, monkeypatch, times, code):
+def test_a_plan_blamed_for_a_neighbour_is_made_again_alone(
+    go, slides, whole, tmp_path, monkeypatch, times, code
+):
     monkeypatch.setattr(Blaming, "times", times)
     monkeypatch.setattr(workers, "connect", lambda *_: Blaming())
     out = tmp_path / "out"
     assert go(slides, out)[0] == code
     if code:
-        assert states(out) == {"one": "done", "two": "failed"} and "planning it, 2 times" in reason(out, "two")
+        assert states(out) == {"one": "done", "two": "failed"} and "planning it, 2 times" in reason(
+            out, "two"
+        )
         monkeypatch.undo()
         assert go(slides, out)[0] == 0
     assert_same_results(out, whole)
@@ -185,7 +220,9 @@ def test_reading_ahead_changes_nothing(go, slides, whole, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("reads_ahead", [False, True])
-def test_a_batch_too_large_for_the_device_is_halved(go, slides, whole, tmp_path, monkeypatch, fault, reads_ahead):
+def test_a_batch_too_large_for_the_device_is_halved(
+    go, slides, whole, tmp_path, monkeypatch, fault, reads_ahead
+):
     monkeypatch.setattr(Eye, "reads_ahead", reads_ahead)
     fault("oom")
     assert go(slides, tmp_path / "out", "--batch-size", 8)[0] == 0
@@ -198,7 +235,9 @@ def test_a_batch_too_large_for_the_device_is_halved(go, slides, whole, tmp_path,
      RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory")],
     ids=["numpy", "cuda", "cpu"],
 )  # fmt: skip
-def test_memory_short_even_for_one_patch_loses_the_region_with_a_reason(go, slides, tmp_path, monkeypatch, error):
+def test_memory_short_even_for_one_patch_loses_the_region_with_a_reason(
+    go, slides, tmp_path, monkeypatch, error
+):
     def fail(_self, batch, _mpp, _size):
         raise error
 
@@ -227,13 +266,19 @@ def two_gpus(monkeypatch):
 
 
 @pytest.mark.parametrize("loss", ["cpu", "retire"])
-def test_the_other_workers_go_on_when_a_gpu_is_lost(go, slides, whole, tmp_path, fault, two_gpus, loss):
+def test_the_other_workers_go_on_when_a_gpu_is_lost(
+    go, slides, whole, tmp_path, fault, two_gpus, loss
+):
     fault("gpu:1")
     out, log = tmp_path / "out", tmp_path / "log.jsonl"
     code, output = go(slides, out, "--on-gpu-loss", loss, "--log-json", log, workers=2)
     assert code == 0, output
     assert_same_results(out, whole)
-    told = [event["text"] for event in map(json.loads, log.read_text().splitlines()) if event["event"] == "warning"]
+    told = [
+        event["text"]
+        for event in map(json.loads, log.read_text().splitlines())
+        if event["event"] == "warning"
+    ]
     assert told and all("GPU 1" in text and "device-side assert" in text for text in told)
     assert len(told) <= 4  # a process that lost its GPU says so once, and does no further region
 
@@ -254,9 +299,15 @@ def test_without_any_gpu_left_the_cpu_goes_on_or_the_run_stops_as_configured(
 
 @pytest.mark.parametrize(
     ("options", "code"),
-    [(("--on-gpu-loss", "cpu"), 0), (("--on-gpu-loss", "retire"), 1), (("--gpus", 0, "--on-gpu-loss", "retire"), 0)],
+    [
+        (("--on-gpu-loss", "cpu"), 0),
+        (("--on-gpu-loss", "retire"), 1),
+        (("--gpus", 0, "--on-gpu-loss", "retire"), 0),
+    ],
 )
-def test_this_process_alone_loses_its_gpu_or_is_told_to_use_none(go, slides, whole, tmp_path, monkeypatch, options, code):
+def test_this_process_alone_loses_its_gpu_or_is_told_to_use_none(
+    go, slides, whole, tmp_path, monkeypatch, options, code
+):
     see = painted_network.PaintedNetwork.__call__
 
     def lost_unless_on_the_cpu(self, *batch):
@@ -277,10 +328,21 @@ def test_without_workers_a_region_that_hangs_ends_the_run_and_the_next_one_goes_
     go, slides, whole, weights, tmp_path
 ):
     out = tmp_path / "out"
-    command = [sys.executable, HERE / "faulty_run.py", "run", slides, "--out", out, "--weights", weights]
+    command = [
+        sys.executable,
+        HERE / "faulty_run.py",
+        "run",
+        slides,
+        "--out",
+        out,
+        "--weights",
+        weights,
+    ]
     command += ["--core-um", 64, "--workers", 0, "--region-timeout", 6, "--max-unreadable", 0.5]
     env = {**os.environ, "HEMAX_FAULT": "hang-always"}
-    ran = subprocess.run([str(c) for c in command], env=env, capture_output=True, text=True, timeout=300)
+    ran = subprocess.run(
+        [str(c) for c in command], env=env, capture_output=True, text=True, timeout=300
+    )
     assert ran.returncode == 8 and "--workers 1" in ran.stderr, ran.stderr
     assert states(out) == {"one": "not reached", "two": "not reached"}
     assert go(slides / "one.tif", out, "--max-unreadable", 0.5)[0] == 0
@@ -365,7 +427,8 @@ def test_signals_while_a_run_is_concluded_leave_its_record_and_its_exit_code(
 
 
 @pytest.mark.parametrize(
-    ("number", "more", "code"), [(signal.SIGINT, [], 130), (signal.SIGTERM, [], 143), (None, ["--max-minutes", 0], 7)]
+    ("number", "more", "code"),
+    [(signal.SIGINT, [], 130), (signal.SIGTERM, [], 143), (None, ["--max-minutes", 0], 7)],
 )
 def test_a_run_that_waits_for_the_lock_can_be_stopped(
     go, slides, tmp_path, monkeypatch, no_hard_limit, number, more, code
@@ -395,7 +458,9 @@ def test_a_second_signal_interrupts_only_what_may_be_left(no_hard_limit):
         assert stop.exit_code == 130
 
 
-@pytest.mark.parametrize(("stopped", "code"), [("", 143), ("--fail-fast", 143), ("--max-minutes", 7)])
+@pytest.mark.parametrize(
+    ("stopped", "code"), [("", 143), ("--fail-fast", 143), ("--max-minutes", 7)]
+)
 def test_a_signal_bounds_the_run_whatever_has_stopped_it_before(monkeypatch, stopped, code):
     ended = queue.SimpleQueue()
     monkeypatch.setattr(stopping, "HARD_LIMIT_S", 0.01)
@@ -414,9 +479,16 @@ def test_what_nobody_expected_is_one_slides_failure_when_it_is_opened_and_noted_
     go, slides, tmp_path, monkeypatch
 ):
     decide = pipeline.Run.decide
-    monkeypatch.setattr(pipeline.Run, "decide", lambda self, work: 1 / 0 if work.slide_id == "one" else decide(self, work))
+    monkeypatch.setattr(
+        pipeline.Run,
+        "decide",
+        lambda self, work: 1 / 0 if work.slide_id == "one" else decide(self, work),
+    )
     assert go(slides, tmp_path / "out")[0] == 3
-    assert "ZeroDivisionError" in reason(tmp_path / "out", "one") and states(tmp_path / "out")["two"] == "done"
+    assert (
+        "ZeroDivisionError" in reason(tmp_path / "out", "one")
+        and states(tmp_path / "out")["two"] == "done"
+    )
     monkeypatch.undo()
     monkeypatch.setattr(workqueue.WorkQueue, "_take", lambda *_: 1 / 0)
     with pytest.raises(AssertionError):
@@ -451,18 +523,29 @@ def test_leftovers_of_the_dead_go_and_what_is_of_use_stays(go, slides, tmp_path)
         journal.note_hung(0)
         (journal.folder / f".00001.region.{dead}.partial").touch()
     os.utime(long_ago.folder, (0, 0))
-    gone = [results.state / f".ids.json.{dead}.partial", results.state / f"cells.csv.{dead}.partial",
-            out / f".run.json.{dead}.partial", results.state / f".probe.{dead}"]  # fmt: skip
+    gone = [
+        results.state / f".ids.json.{dead}.partial",
+        results.state / f"cells.csv.{dead}.partial",
+        out / f".run.json.{dead}.partial",
+        results.state / f".probe.{dead}",
+    ]
     alive = [out / f".index.html.{os.getpid()}.partial", results.state / ".lock.9.elsewhere.77"]
     for path in (*gone, *alive):
         path.touch()
     clear_leftovers(results)
     assert not any(path.exists() for path in gone) and all(path.exists() for path in alive)
-    assert [j.folder.exists() for j in (of_published, of_other, of_absent, long_ago)] == [False, True, True, False]
+    assert [j.folder.exists() for j in (of_published, of_other, of_absent, long_ago)] == [
+        False,
+        True,
+        True,
+        False,
+    ]
     assert not list(results.state.rglob("*.partial"))
 
 
-def test_a_note_of_failure_left_by_a_kill_after_publishing_goes_when_the_slide_is_skipped(go, slides, tmp_path):
+def test_a_note_of_failure_left_by_a_kill_after_publishing_goes_when_the_slide_is_skipped(
+    go, slides, tmp_path
+):
     out = tmp_path / "out"
     assert go(slides / "one.tif", out)[0] == 0
     note_failure(out / ".hemax", "one", Failure("of another setting", "too much lost"))

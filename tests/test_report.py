@@ -34,7 +34,11 @@ from hemax_batch.review.rebuild import rebuild
 from hemax_batch.review.report import gallery_order, write_report, write_report_or_say_why
 from hemax_batch.vocabulary import CLAIM, CLASS_NAMES, REVIEW_NAMES, UNIDENTIFIED
 
-HOSTILE = '/s/=HYPERLINK("x"),</script><script>alert(1)</script><!--{{7*7}}\u2028\u202e&amp;\'"\udcff ' + "ü" * 200 + ".svs"
+HOSTILE = (
+    '/s/=HYPERLINK("x"),</script><script>alert(1)</script><!--{{7*7}}\u2028\u202e&amp;\'"\udcff '
+    + "ü" * 200
+    + ".svs"
+)
 
 
 class Page(HTMLParser):
@@ -91,9 +95,16 @@ def test_the_report_holds_every_cell_with_picture_and_outlines_least_certain_fir
     assert sorted(cell["id"] for cell in cells) == sorted(rows) and len(looks) == len(cells) == 120
     for cell in cells:
         row = rows[cell["id"]]
-        assert (cell["class"], cell["say"], cell["why"]) == (row["class"], row["explanation"], row["review_reasons"])
+        assert (cell["class"], cell["say"], cell["why"]) == (
+            row["class"],
+            row["explanation"],
+            row["review_reasons"],
+        )
         assert f"{cell['p']:.4f}" == row["confidence"] and len(cell["states"]) == 4
-    assert all(base64.b64decode(jpeg)[:2] == b"\xff\xd8" and cell and nucleus for jpeg, cell, nucleus in looks)
+    assert all(
+        base64.b64decode(jpeg)[:2] == b"\xff\xd8" and cell and nucleus
+        for jpeg, cell, nucleus in looks
+    )
     for name in {cell["class"] for cell in cells}:
         sure = [cell["p"] for cell in cells if cell["class"] == name]
         assert sure == sorted(sure)
@@ -116,16 +127,23 @@ def test_total_neutrophils_come_first_and_every_figure_of_the_differential_is_th
     assert CLAIM in text and all(flag["words"] in text for flag in d["flags"])
     assert "insufficient" in text and "parasites" in text and "2 regions are out of focus" in text
     record = json.loads((folder / "result.json").read_text("utf-8"))
-    assert all(str(record[name]) in text for name in ("weights_sha256", "version", "width", "path", "mpp"))
+    assert all(
+        str(record[name]) in text for name in ("weights_sha256", "version", "width", "path", "mpp")
+    )
 
 
 def test_outlines_lie_on_the_picture_and_enclose_the_area_that_the_table_gives(folder):
-    page, rows = Page(folder / "report.html"), {int(r["cell_id"]): r for r in read_table(folder / "cells.csv")}
+    page, rows = (
+        Page(folder / "report.html"),
+        {int(r["cell_id"]): r for r in read_table(folder / "cells.csv")},
+    )
     looks = [look for block in page.blocks for look in block]
     for cell, (_, cell_path, nucleus_path) in zip(page.data["cells"], looks, strict=True):
         outline, nucleus = drawn(cell_path), drawn(nucleus_path)
         x0, y0, x1, y1 = outline.bounds
-        assert abs((x0 + x1) / 2 - 12) < MPP and abs((y0 + y1) / 2 - 12) < MPP  # the box's middle is the picture's
+        assert (
+            abs((x0 + x1) / 2 - 12) < MPP and abs((y0 + y1) / 2 - 12) < MPP
+        )  # the box's middle is the picture's
         assert outline.area == pytest.approx(float(rows[cell["id"]]["cell_area_um2"]), rel=0.04)
         assert nucleus.area == pytest.approx(float(rows[cell["id"]]["nucleus_area_um2"]), rel=0.12)
         assert nucleus.difference(outline).area < 0.02 * nucleus.area
@@ -133,7 +151,10 @@ def test_outlines_lie_on_the_picture_and_enclose_the_area_that_the_table_gives(f
 
 def drawn(path: str) -> shapely.Geometry:
     rings = [ring.replace("L", " ").split() for ring in path.strip("MZ").split("ZM")]
-    polygons = [shapely.Polygon([(float(x), float(y)) for x, y in zip(r[::2], r[1::2], strict=True)]) for r in rings]
+    polygons = [
+        shapely.Polygon([(float(x), float(y)) for x, y in zip(r[::2], r[1::2], strict=True)])
+        for r in rings
+    ]
     return shapely.union_all(polygons)
 
 
@@ -144,7 +165,9 @@ def test_the_same_results_give_the_same_bytes(folder, own):
     assert not list(own.glob(".*"))
 
 
-@pytest.mark.parametrize("path", [HOSTILE, "/s/a,b;c.svs", "=1+1", "/s/日本語 \u0085 \x1b[31m.tif", "/s/" + "x" * 200])
+@pytest.mark.parametrize(
+    "path", [HOSTILE, "/s/a,b;c.svs", "=1+1", "/s/日本語 \u0085 \x1b[31m.tif", "/s/" + "x" * 200]
+)
 def test_a_slides_name_is_text_and_nothing_else(tmp_path, path):
     page = Page(write_report(make_results(tmp_path, "S1", n=3, path=path)))
     scripts = page.of("script")
@@ -157,7 +180,11 @@ def test_a_slides_name_is_text_and_nothing_else(tmp_path, path):
     assert len(index.of("script")) == 1 and any(text.strip() == plain for text in index.text("bdi"))
 
 
-@given(st.recursive(st.none() | st.text() | st.integers(), lambda v: st.lists(v) | st.dictionaries(st.text(), v)))
+@given(
+    st.recursive(
+        st.none() | st.text() | st.integers(), lambda v: st.lists(v) | st.dictionaries(st.text(), v)
+    )
+)
 def test_json_in_a_script_element_comes_back_and_cannot_end_it(value):
     text = str(script_json(value))
     assert json.loads(text) == value and text.isascii() and not set("<>&") & set(text)
@@ -165,12 +192,21 @@ def test_json_in_a_script_element_comes_back_and_cannot_end_it(value):
 
 def test_the_page_asks_nothing_of_any_network(folder):
     text, page = (folder / "report.html").read_text("utf-8"), Page(folder / "report.html")
-    policy = next(m["content"] for m in page.of("meta") if m.get("http-equiv") == "Content-Security-Policy")
+    policy = next(
+        m["content"] for m in page.of("meta") if m.get("http-equiv") == "Content-Security-Policy"
+    )
     assert policy.startswith("default-src 'none'; img-src data:;") and "unsafe" not in policy
     hashed = set(re.findall(r"sha256-([\w+/=]+)", policy))
     inlined = [page.text("script")[-1], *re.findall(r"<style>(.*?)</style>", text, re.S)]
-    assert {base64.b64encode(hashlib.sha256(t.encode()).digest()).decode() for t in inlined} == hashed
-    addresses = [v for _, attrs in page.elements for k, v in attrs.items() if k in ("src", "href", "action", "data")]
+    assert {
+        base64.b64encode(hashlib.sha256(t.encode()).digest()).decode() for t in inlined
+    } == hashed
+    addresses = [
+        v
+        for _, attrs in page.elements
+        for k, v in attrs.items()
+        if k in ("src", "href", "action", "data")
+    ]
     assert all(a.startswith(("data:", "#")) for a in addresses), addresses
     assert not any(" style=" in tag for tag in re.findall(r"<[a-z][^>]*>", text))
     assert not re.search(r"https?://|@import|url\((?!#)", page.text("script")[-1] + inlined[1])
@@ -178,13 +214,17 @@ def test_the_page_asks_nothing_of_any_network(folder):
 
 def test_scripts_cannot_end_their_own_element():
     for name in (Path(report_module.__file__).parent / "templates").glob("*.js"):
-        assert not re.search(r"</script|<!--|innerHTML|insertAdjacentHTML|\beval\b", name.read_text("utf-8"))
+        assert not re.search(
+            r"</script|<!--|innerHTML|insertAdjacentHTML|\beval\b", name.read_text("utf-8")
+        )
     assert inline(("index.js",))[1].startswith("'sha256-")
 
 
 def test_every_class_has_a_key_of_its_own_a_colour_and_a_shape():
     names = [*CLASS_NAMES, *REVIEW_NAMES, UNIDENTIFIED]
-    assert sorted(KEYS) == sorted(SHAPES) == sorted(names) == sorted(c["name"] for c in class_list())
+    assert (
+        sorted(KEYS) == sorted(SHAPES) == sorted(names) == sorted(c["name"] for c in class_list())
+    )
     assert len(set(KEYS.values())) == len(names) and not set(KEYS.values()) & set("OXUZ?")
     looks = [(c["colour"], c["shape"]) for c in class_list()]
     assert len(set(looks)) == len(looks)
@@ -192,7 +232,9 @@ def test_every_class_has_a_key_of_its_own_a_colour_and_a_shape():
 
 def test_a_slide_without_cells_and_one_without_pictures_have_reports(tmp_path):
     empty = Page(write_report(make_results(tmp_path, "empty", n=0)))
-    assert empty.data["cells"] == [] and any("No cell was found" in text for text in empty.text("p"))
+    assert empty.data["cells"] == [] and any(
+        "No cell was found" in text for text in empty.text("p")
+    )
     bare = make_results(tmp_path, "bare", n=2)
     with zipfile.ZipFile(bare / "pictures.zip", "w"):
         pass
@@ -205,7 +247,9 @@ def test_zones_and_the_overview_are_drawn_where_the_run_wrote_them(own):
     edit(own / "regions.csv", ",read,feathered,true", ",unreadable,,false")
     text = write_report(own).read_text("utf-8")
     assert "data:image/jpeg;base64,/9j/2Q==" in text
-    assert "&lt;b&gt;thick, counted: 1 regions" in text and "unreadable, left out: 1 regions" in text
+    assert (
+        "&lt;b&gt;thick, counted: 1 regions" in text and "unreadable, left out: 1 regions" in text
+    )
     assert 'class="zone left-out"' in text and 'class="zone used"' in text
     for name in ("overview.jpg", "regions.csv"):  # neither need be there
         (own / name).unlink()
@@ -270,8 +314,15 @@ def test_counts_that_do_not_agree_with_the_cells_are_refused(own):
         write_report(own)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(st.sampled_from(["result.json", "cells.csv", "differential.json", "cells.geojson", "pictures.zip"]), st.data())
+@settings(
+    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
+@given(
+    st.sampled_from(
+        ["result.json", "cells.csv", "differential.json", "cells.geojson", "pictures.zip"]
+    ),
+    st.data(),
+)
 def test_any_damaged_byte_is_read_or_refused_in_words(small, name, data):
     path = small / name
     whole = path.read_bytes()
@@ -293,7 +344,12 @@ def small(tmp_path_factory):
 
 def test_what_is_reviewed_has_a_hash_that_any_change_changes(own):
     before = result_sha256(own)
-    assert before == hashlib.sha256((own / "cells.csv").read_bytes() + (own / "result.json").read_bytes()).hexdigest()
+    assert (
+        before
+        == hashlib.sha256(
+            (own / "cells.csv").read_bytes() + (own / "result.json").read_bytes()
+        ).hexdigest()
+    )
     edit(own / "cells.csv", "0.9", "0.8")
     assert result_sha256(own) != before
 
@@ -309,7 +365,11 @@ def test_a_report_that_cannot_be_made_costs_no_results(own, monkeypatch):
 
     monkeypatch.setattr(report_module, "write_report", broken)
     text = write_report_or_say_why(own).read_text("utf-8")
-    assert "RuntimeError: no &lt;template&gt;" in text and "hemax-batch report" in text and CLAIM in text
+    assert (
+        "RuntimeError: no &lt;template&gt;" in text
+        and "hemax-batch report" in text
+        and CLAIM in text
+    )
 
     def full(*_):
         raise OutputError("no space left")
@@ -333,7 +393,17 @@ def run_of_two(tmp_path_factory):
         patch.setattr(workqueue, "process_region", painted_network.process_region)
         patch.setattr(regions, "load_predictor", regions.load_predictor)
         weights = tiny_weights(root)
-        args = ["run", root / "in", "--out", root / "out", "--weights", weights, "--workers", 0, "--quiet"]
+        args = [
+            "run",
+            root / "in",
+            "--out",
+            root / "out",
+            "--weights",
+            weights,
+            "--workers",
+            0,
+            "--quiet",
+        ]
         result = CliRunner().invoke(main, list(map(str, args)))
     assert result.exit_code == 3, result.output
     return root / "out"
@@ -346,12 +416,20 @@ def test_a_run_writes_reports_and_an_index_that_says_what_failed(run_of_two):
     assert "broken" in text and "Without a result" in text and CLAIM in text
     for name in ("a", "b"):
         page = Page(run_of_two / name / "report.html")
-        assert len(page.data["cells"]) == sum(1 for _ in read_table(run_of_two / name / "cells.csv")) > 0
+        assert (
+            len(page.data["cells"])
+            == sum(1 for _ in read_table(run_of_two / name / "cells.csv"))
+            > 0
+        )
         assert page.data["sha"] == result_sha256(run_of_two / name)
 
 
 def test_the_command_makes_the_very_same_files_without_slides(run_of_two, tmp_path):
-    copy = Path(shutil.copytree(run_of_two, tmp_path / "copy", ignore=shutil.ignore_patterns(".hemax", "masks.zarr")))
+    copy = Path(
+        shutil.copytree(
+            run_of_two, tmp_path / "copy", ignore=shutil.ignore_patterns(".hemax", "masks.zarr")
+        )
+    )
     pages = ["index.html", "a/report.html", "b/report.html"]
     before = {name: (copy / name).read_bytes() for name in pages}
     for name in pages:
@@ -371,7 +449,9 @@ def test_the_command_goes_on_past_a_damaged_slide_and_says_so(run_of_two, tmp_pa
     assert CliRunner().invoke(main, ["report", str(copy), "--slide", "a"]).exit_code == 4
     (copy / "a" / "result.json").write_text("{}")
     assert CliRunner().invoke(main, ["report", str(copy), "--slide", "b"]).exit_code == 0
-    assert "no entry" in (copy / "index.html").read_text("utf-8")  # the index names what it cannot read
+    assert "no entry" in (copy / "index.html").read_text(
+        "utf-8"
+    )  # the index names what it cannot read
 
 
 def test_a_folder_without_results_or_a_slide_that_is_not_there_is_wrong_usage(run_of_two, tmp_path):
@@ -381,7 +461,9 @@ def test_a_folder_without_results_or_a_slide_that_is_not_there_is_wrong_usage(ru
         rebuild(run_of_two, ("c",), print)
 
 
-def test_a_slide_of_too_many_cells_says_so_in_its_page_and_is_made_on_request(tmp_path, monkeypatch):
+def test_a_slide_of_too_many_cells_says_so_in_its_page_and_is_made_on_request(
+    tmp_path, monkeypatch
+):
     folder = make_results(tmp_path / "out", "S1", 12)
     monkeypatch.setattr("hemax_batch.review.report.MOST_CELLS", 10)
     text = write_report_or_say_why(folder).read_text("utf-8")
@@ -396,4 +478,7 @@ def test_a_per_cent_is_the_same_in_the_table_and_in_the_flags():
     [entry] = [c for c in record["classes"] if c["class"] == "metamyelocyte"]
     words = " ".join(flag["words"] for flag in record["flags"])
     assert f"{entry['percent']:.1f}" == "7.4" and "metamyelocytes 7.4 %" in words
-    assert f"{record['nucleated_red_cells']['per_100_white']:.1f}" == "7.4" and "7.4 nucleated red cells per 100" in words
+    assert (
+        f"{record['nucleated_red_cells']['per_100_white']:.1f}" == "7.4"
+        and "7.4 nucleated red cells per 100" in words
+    )

@@ -31,7 +31,9 @@ COMMAND = [sys.executable, str(Path(__file__).with_name("painted_network.py")), 
 @pytest.fixture(scope="session")
 def slide(tmp_path_factory):
     """250 x 175 µm with about 15 violet cells: 12 regions of 64 µm."""
-    return write_pyramid(tmp_path_factory.mktemp("slides") / "smear.tif", smear(1000, 700, 3), mpp=0.25)
+    return write_pyramid(
+        tmp_path_factory.mktemp("slides") / "smear.tif", smear(1000, 700, 3), mpp=0.25
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +58,9 @@ def arguments(slide, out, weights, *more):
 
 def content(folder: Path) -> dict[str, bytes]:
     """Every file of a slide's results."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -68,7 +72,11 @@ def states(out: Path) -> dict[str, str]:
 
 
 def reason(out: Path, slide_id: str) -> str:
-    return next(s["reason"] for s in json.loads((out / "run.json").read_text())["slides"] if s["slide"] == slide_id)
+    return next(
+        s["reason"]
+        for s in json.loads((out / "run.json").read_text())["slides"]
+        if s["slide"] == slide_id
+    )
 
 
 def left_behind(out: Path) -> list[str]:
@@ -86,7 +94,9 @@ def test_a_run_gives_tables_masks_and_a_record(go, slide, tmp_path):
     assert [c["cell_id"] for c in cells] == [str(i + 1) for i in range(len(cells))]
     assert (out / "cells.csv").read_bytes() == (out / "smear" / "cells.csv").read_bytes()
     for name in ("cell", "nucleus"):
-        values = np.unique(zarr.open_array(out / "smear" / "masks.zarr" / "labels" / name / "0", mode="r")[:])
+        values = np.unique(
+            zarr.open_array(out / "smear" / "masks.zarr" / "labels" / name / "0", mode="r")[:]
+        )
         assert set(values) - {0} == set(range(1, len(cells) + 1))
     assert len(rows(out / "differential.csv")) == 1
     record = json.loads((out / "run.json").read_text())
@@ -105,7 +115,9 @@ def test_two_workers_give_the_same_bytes_as_none(go, slide, tmp_path):
 def test_regions_and_batches_do_not_change_the_cells(go, slide, tmp_path, more):
     go(slide, out=tmp_path / "a")
     assert go(slide, *more, out=tmp_path / "b").exit_code == 0
-    assert (tmp_path / "a" / "cells.csv").read_bytes() == (tmp_path / "b" / "cells.csv").read_bytes()
+    assert (tmp_path / "a" / "cells.csv").read_bytes() == (
+        tmp_path / "b" / "cells.csv"
+    ).read_bytes()
 
 
 @pytest.mark.parametrize("more", [(), ("--exhaustive",)])
@@ -116,7 +128,10 @@ def test_cells_wider_than_the_lattice_shows_whole_are_found(go, tmp_path, more):
     for x, y in middles:
         pixels[np.hypot(xx - x, yy - y) < 50] = (120, 60, 150)
     assert go(write_pyramid(tmp_path / "large.tif", pixels, mpp=0.25), *more).exit_code == 0
-    found = [(float(r["x0"]) / 2 + float(r["x1"]) / 2, float(r["y0"]) / 2 + float(r["y1"]) / 2) for r in rows(tmp_path / "out" / "large" / "cells.csv")]
+    found = [
+        (float(r["x0"]) / 2 + float(r["x1"]) / 2, float(r["y0"]) / 2 + float(r["y1"]) / 2)
+        for r in rows(tmp_path / "out" / "large" / "cells.csv")
+    ]
     assert len(found) == len(middles)
     assert all(min(np.hypot(x - u, y - v) for u, v in found) < 6 for x, y in middles)
 
@@ -130,7 +145,9 @@ def test_exhaustive_finds_what_the_screen_found(go, slide, tmp_path):
         return np.array([[float(c[k]) for k in ("x0", "y0", "x1", "y1")] for c in cells])
 
     found, all_cells = boxes("a"), boxes("b")
-    near = np.abs(all_cells[:, None] - found[None]).max(2).min(1) <= 8  # 2 µm: pieces of discs at the slide's border
+    near = (
+        np.abs(all_cells[:, None] - found[None]).max(2).min(1) <= 8
+    )  # 2 µm: pieces of discs at the slide's border
     assert near.mean() > 0.9
 
 
@@ -140,7 +157,11 @@ def test_current_slides_are_skipped_and_changed_ones_done_again(go, slide, tmp_p
     assert go(own).exit_code == 0
     first = content(tmp_path / "out" / "copy")
     again = go(own)
-    assert again.exit_code == 0 and "1 skipped" in again.output and states(tmp_path / "out") == {"copy": "skipped"}
+    assert (
+        again.exit_code == 0
+        and "1 skipped" in again.output
+        and states(tmp_path / "out") == {"copy": "skipped"}
+    )
     assert "1 done" in go(own, "--target-cells", 100).output
     assert content(tmp_path / "out" / "copy") != first
     assert "1 done" in go(own, "--overwrite").output
@@ -156,7 +177,9 @@ def test_slides_of_one_name_do_not_share_results(go, slide, tmp_path):
     (tmp_path / "a" / "smear.tif").write_bytes(slide.read_bytes())
     write_pyramid(tmp_path / "b" / "smear.tif", smear(600, 500, 9), mpp=0.25)
     assert go(tmp_path / "a", tmp_path / "b").exit_code == 0
-    by_slide = {r["slide"]: int(r["white_cells"]) for r in rows(tmp_path / "out" / "differential.csv")}
+    by_slide = {
+        r["slide"]: int(r["white_cells"]) for r in rows(tmp_path / "out" / "differential.csv")
+    }
     assert len(by_slide) == 2 and len(set(by_slide.values())) == 2
 
 
@@ -169,11 +192,20 @@ def broken(folder: Path, slide: Path) -> None:
     write_pyramid(folder / "no_mpp.tif", rgb, mpp=None)
     write_pyramid(folder / "too_coarse.tif", rgb, mpp=2.0)
     (folder / "vanished.tif").symlink_to(folder / "nowhere.tif")
-    write_field(folder / "ok_blank.png", np.full((200, 300, 3), 240, np.uint8), dpi=(101600, 101600))
-    write_field(folder / "ok_one_pixel.png", np.full((1, 1, 3), 200, np.uint8), dpi=(101600, 101600))
+    write_field(
+        folder / "ok_blank.png", np.full((200, 300, 3), 240, np.uint8), dpi=(101600, 101600)
+    )
+    write_field(
+        folder / "ok_one_pixel.png", np.full((1, 1, 3), 200, np.uint8), dpi=(101600, 101600)
+    )
     write_field(folder / "ok_grey.png", rgb[..., 1], dpi=(101600, 101600))
     write_pyramid(
-        folder / "ok_deep.tif", rgb.astype(np.uint16) << 4, mpp=0.25, compression="deflate", photometric="rgb", levels=1
+        folder / "ok_deep.tif",
+        rgb.astype(np.uint16) << 4,
+        mpp=0.25,
+        compression="deflate",
+        photometric="rgb",
+        levels=1,
     )
     (folder / "ok_smear.tif").write_bytes(raw)
 
@@ -187,7 +219,10 @@ def test_bad_slides_fail_by_name_and_the_others_are_done(go, slide, tmp_path):
     got = states(out)
     assert len(got) == 11
     for slide_id, state in got.items():
-        assert state == ("done" if slide_id.startswith("ok") else "failed"), (slide_id, reason(out, slide_id))
+        assert state == ("done" if slide_id.startswith("ok") else "failed"), (
+            slide_id,
+            reason(out, slide_id),
+        )
         if state == "failed":
             assert slide_id in reason(out, slide_id) and not (out / slide_id).exists()
     assert "--mpp" in reason(out, "no_mpp") and "0 bytes" in reason(out, "zero_bytes")
@@ -220,10 +255,18 @@ def test_overwrite_leaves_alone_what_is_not_ours(go, slide, tmp_path):
     result = go(slide, "--overwrite")
     assert result.exit_code == 4 and "left alone" in reason(tmp_path / "out", "smear")
     assert content(theirs) == {"thesis.docx": b"precious"}
-    for record in ('{"tool": "other"}', '{"slide_id": "smear"}', "[]", "half"):  # many tools write a result.json
+    for record in (
+        '{"tool": "other"}',
+        '{"slide_id": "smear"}',
+        "[]",
+        "half",
+    ):  # many tools write a result.json
         (theirs / "result.json").write_text(record)
         result = go(slide, "--overwrite")
-        assert result.exit_code == 4 and content(theirs) == {"thesis.docx": b"precious", "result.json": record.encode()}
+        assert result.exit_code == 4 and content(theirs) == {
+            "thesis.docx": b"precious",
+            "result.json": record.encode(),
+        }
 
 
 def test_corrupt_weights_are_refused(go, slide, tmp_path, weights):
@@ -268,7 +311,9 @@ def damage_tiles(path: Path, count: int) -> None:
 
 
 @pytest.mark.parametrize(("tiles", "limit", "state"), [(2, "0.9", "done"), (2, "0.01", "failed")])
-def test_unreadable_regions_are_counted_and_too_many_fail_the_slide(go, slide, tmp_path, tiles, limit, state):
+def test_unreadable_regions_are_counted_and_too_many_fail_the_slide(
+    go, slide, tmp_path, tiles, limit, state
+):
     own, out = tmp_path / "torn.tif", tmp_path / "out"
     own.write_bytes(slide.read_bytes())
     damage_tiles(own, tiles)
@@ -300,8 +345,13 @@ def test_a_slide_that_vanishes_in_the_middle_fails_alone(go, slide, tmp_path, mo
 
     monkeypatch.setattr(workqueue, "process_region", vanish)
     result = go(doomed, slide)
-    assert result.exit_code == 3 and states(tmp_path / "out") == {"doomed": "failed", "smear": "done"}
-    assert "doomed.tif" in reason(tmp_path / "out", "doomed") and "mounted" in reason(tmp_path / "out", "doomed")
+    assert result.exit_code == 3 and states(tmp_path / "out") == {
+        "doomed": "failed",
+        "smear": "done",
+    }
+    assert "doomed.tif" in reason(tmp_path / "out", "doomed") and "mounted" in reason(
+        tmp_path / "out", "doomed"
+    )
     monkeypatch.setattr(workqueue, "process_region", painted_network.process_region)
     doomed.write_bytes(slide.read_bytes())  # the share is back: no need to ask for another try
     assert go(doomed, slide).exit_code == 0
@@ -318,7 +368,13 @@ def test_fail_fast_and_max_minutes_stop_in_good_order(go, slide, tmp_path):
 
 @pytest.mark.parametrize(
     ("states_then", "code"),
-    [(["done", "not reached"], 7), (["failed", "not reached"], 3), (["failed"], 4), (["done", "skipped"], 0), ([], 7)],
+    [
+        (["done", "not reached"], 7),
+        (["failed", "not reached"], 3),
+        (["failed"], 4),
+        (["done", "skipped"], 0),
+        ([], 7),
+    ],
 )
 def test_that_time_ran_out_hides_no_failure_and_is_nothing_where_all_was_done(states_then, code):
     works = [SimpleNamespace(state=state, cells=0) for state in states_then]
@@ -331,9 +387,14 @@ def spawn(*args, env=None, limit_bytes=None):
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
 
     return subprocess.Popen(
-        COMMAND + list(args), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=limit,
-        env={**os.environ, **(env or {})}, start_new_session=True,
-    )  # fmt: skip
+        COMMAND + list(args),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=limit,
+        env={**os.environ, **(env or {})},
+        start_new_session=True,
+    )
 
 
 def wait_for_regions(out: Path, count: int) -> None:
@@ -344,15 +405,22 @@ def wait_for_regions(out: Path, count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "workers"), [(signal.SIGKILL, -9, 0), (signal.SIGTERM, 143, 0), (signal.SIGINT, 130, 2)]
+    ("number", "code", "workers"),
+    [(signal.SIGKILL, -9, 0), (signal.SIGTERM, 143, 0), (signal.SIGINT, 130, 2)],
 )
-def test_a_run_that_is_killed_goes_on_from_its_finished_regions(go, slide, weights, tmp_path, number, code, workers):
+def test_a_run_that_is_killed_goes_on_from_its_finished_regions(
+    go, slide, weights, tmp_path, number, code, workers
+):
     go(slide, out=tmp_path / "whole")
     out = tmp_path / "out"
-    process = spawn(*arguments(slide, out, weights, "--workers", workers), env={"HEMAX_TEST_FAULT": "slow:1"})
+    process = spawn(
+        *arguments(slide, out, weights, "--workers", workers), env={"HEMAX_TEST_FAULT": "slow:1"}
+    )
     wait_for_regions(out, 2)
     begun = time.monotonic()
-    os.killpg(process.pid, number)  # as Ctrl-C and a service manager do: every process of the run gets it
+    os.killpg(
+        process.pid, number
+    )  # as Ctrl-C and a service manager do: every process of the run gets it
     output, _ = process.communicate(timeout=30)
     assert process.returncode == code, output
     assert time.monotonic() - begun < 30 and not (out / "smear").exists()
@@ -367,7 +435,9 @@ def test_a_run_that_is_killed_goes_on_from_its_finished_regions(go, slide, weigh
 
 def test_one_of_two_runs_at_once_exits_5(go, slide, weights, tmp_path):
     out, gate = tmp_path / "out", tmp_path / "gate"
-    process = spawn(*arguments(slide, out, weights, "--workers", 0), env={"HEMAX_TEST_FAULT": f"gate:{gate}:1"})
+    process = spawn(
+        *arguments(slide, out, weights, "--workers", 0), env={"HEMAX_TEST_FAULT": f"gate:{gate}:1"}
+    )
     wait_for_regions(out, 1)
     second = go(slide)
     assert second.exit_code == 5 and "--wait-lock" in second.output
@@ -416,7 +486,9 @@ def test_what_a_kill_left_between_two_renames_is_settled(tmp_path):
     assert not list((results.state / "old").iterdir()) and not (results.state / "making").exists()
 
 
-def test_a_journal_left_by_a_kill_after_publishing_is_cleared_by_the_next_run(go, slide, tmp_path, monkeypatch):
+def test_a_journal_left_by_a_kill_after_publishing_is_cleared_by_the_next_run(
+    go, slide, tmp_path, monkeypatch
+):
     from hemax_batch.results.journal import RegionJournal
 
     with monkeypatch.context() as killed_before_clearing:

@@ -31,13 +31,17 @@ def one_cell(tmp_path):
     Image.fromarray(rgb).save(tmp_path / "a.png")
     Image.fromarray(mask).save(tmp_path / "a_mask.png")
     cell = CellLabel((20, 30, 70, 50), ("blast",), (("granularity", "fine"),), nc_class="high")
-    return Example(str(tmp_path / "a.png"), 0.12, "s", "train", (cell,), mask_path=str(tmp_path / "a_mask.png"))
+    return Example(
+        str(tmp_path / "a.png"), 0.12, "s", "train", (cell,), mask_path=str(tmp_path / "a_mask.png")
+    )
 
 
 @pytest.fixture
 def plain_light(monkeypatch):
     """Stain, light and focus as they are."""
-    monkeypatch.setattr(sampler, "photometric", lambda pixels, drawn: pixels.round().to(torch.uint8))
+    monkeypatch.setattr(
+        sampler, "photometric", lambda pixels, drawn: pixels.round().to(torch.uint8)
+    )
 
 
 @pytest.mark.parametrize("size", (96, 224, 320))
@@ -59,13 +63,19 @@ def test_boxes_and_labels_lie_on_their_pixels(one_cell, plain_light, size):
                 assert abs(2 * xs.min() - x0) <= 3 and abs(2 * (ys.max() + 1) - y1) <= 3
                 if min(x0, y0) > 1 and max(x1, y1) < size - 1:
                     assert targets.nc_class[b, n] == 1
-                if min(x0, y0) > 1 and max(x1, y1) < size - 1 and not 0 < targets.present[b].sum() - 1:
+                if (
+                    min(x0, y0) > 1
+                    and max(x1, y1) < size - 1
+                    and not 0 < targets.present[b].sum() - 1
+                ):
                     assert 0.4 < (labelled == 2).sum() / (labelled > 0).sum() < 0.6
                 covered[inside] = True
                 seen += 1
             ignored = targets.ignore[b].numpy().repeat(8, 0).repeat(8, 1)
             # what is blue, not taught and not ignored would be taught as background
-            assert (blue[b] & ~ndimage.binary_dilation(covered, iterations=2) & ~ignored).sum() < 12 * 8
+            assert (
+                blue[b] & ~ndimage.binary_dilation(covered, iterations=2) & ~ignored
+            ).sum() < 12 * 8
         assert seen >= 3
 
 
@@ -78,7 +88,19 @@ def test_masks_are_read_where_training_puts_them(tmp_path, plain_light):
     Image.fromarray(rgb).save(tmp_path / "a.png")
     Image.fromarray(mask).save(tmp_path / "m.png")
     cell = CellLabel((23.0, 24.0, 72.0, 73.0), ("blast",))
-    patches = PatchSampler([Example(str(tmp_path / "a.png"), 0.12, "s", "train", (cell,), mask_path=str(tmp_path / "m.png"))], 0.12)
+    patches = PatchSampler(
+        [
+            Example(
+                str(tmp_path / "a.png"),
+                0.12,
+                "s",
+                "train",
+                (cell,),
+                mask_path=str(tmp_path / "m.png"),
+            )
+        ],
+        0.12,
+    )
     off = []
     for seed in range(24):
         pixels, targets = patches.batch(np.random.default_rng(seed), 1, size)
@@ -91,7 +113,9 @@ def test_masks_are_read_where_training_puts_them(tmp_path, plain_light):
             optimiser.zero_grad()
             _dense_loss(logits, targets.masks(), targets).backward()
             optimiser.step()
-        drawn, x0, y0 = _draw_mask(logits.detach()[0].numpy(), (0.0, 0.0, size, size), np.zeros(2), 1.0, (size, size), None)
+        drawn, x0, y0 = _draw_mask(
+            logits.detach()[0].numpy(), (0.0, 0.0, size, size), np.zeros(2), 1.0, (size, size), None
+        )
         off += [middle_of(part) + (x0, y0) - middle_of(blue) for part in (drawn > 0, drawn == 2)]
     assert len(off) >= 8 and np.abs(np.mean(off, 0)).max() < 0.15
 
@@ -104,16 +128,29 @@ def middle_of(mask: np.ndarray) -> np.ndarray:
 def test_a_batch_is_a_function_of_its_generator(tmp_path):
     patches = PatchSampler(dataset.read_folder(write_layout(tmp_path)), 0.12)
     (a, ta), (b, tb) = (patches.batch(np.random.default_rng(3), 4, 96) for _ in range(2))
-    assert torch.equal(a, b) and all(torch.equal(x, y) for x, y in zip(vars(ta).values(), vars(tb).values(), strict=True))
+    assert torch.equal(a, b) and all(
+        torch.equal(x, y) for x, y in zip(vars(ta).values(), vars(tb).values(), strict=True)
+    )
     c, _ = patches.batch(np.random.default_rng(4), 4, 96)
     assert not torch.equal(a, c) and a.dtype == torch.uint8 and a.shape == (4, 3, 96, 96)
 
 
 def test_unknown_stays_unknown_and_padding_is_empty(one_cell, tmp_path):
-    Image.fromarray(np.full((200, 200, 3), 240, np.uint8)).save(tmp_path / "b.png")  # larger than any cell
+    Image.fromarray(np.full((200, 200, 3), 240, np.uint8)).save(
+        tmp_path / "b.png"
+    )  # larger than any cell
     nothing = Example(str(tmp_path / "b.png"), 0.12, "t", "train", ())
-    centre_only = Example(str(tmp_path / "b.png"), 0.12, "u", "train", (CellLabel(None, ("blast", "lymphocyte")),), "anywhere")
-    _, t = PatchSampler([one_cell, nothing, centre_only], 0.12).batch(np.random.default_rng(0), 24, 192)
+    centre_only = Example(
+        str(tmp_path / "b.png"),
+        0.12,
+        "u",
+        "train",
+        (CellLabel(None, ("blast", "lymphocyte")),),
+        "anywhere",
+    )
+    _, t = PatchSampler([one_cell, nothing, centre_only], 0.12).batch(
+        np.random.default_rng(0), 24, 192
+    )
     assert not t.present.all() and t.present.any()
     for rows in (t.box_weight, t.mask_weight, t.allowed):
         assert not rows[~t.present].any()
@@ -137,8 +174,17 @@ def test_an_unmoved_picture_is_itself_and_a_shrunk_one_as_pillow_shrinks(tmp_pat
     def drawn(scale):
         half = 48 - 48 * scale
         move = np.array([[scale, 0, half], [0, scale, half]])
-        plan = sampler.Plan(96, np.full((1, 2), 48), np.zeros((1, 2), bool), np.zeros((1, 4), int),
-                            np.tile(move, (1, 4, 1, 1)), np.zeros((1, 4), bool), np.zeros((1, 0, 4)), {}, None)  # fmt: skip
+        plan = sampler.Plan(
+            96,
+            np.full((1, 2), 48),
+            np.zeros((1, 2), bool),
+            np.zeros((1, 4), int),
+            np.tile(move, (1, 4, 1, 1)),
+            np.zeros((1, 4), bool),
+            np.zeros((1, 0, 4)),
+            {},
+            None,
+        )
         pixels, last = sampler._gathered(gallery, plan, torch.from_numpy)
         assert not last.any()
         return pixels[0].permute(1, 2, 0).round().numpy()
@@ -158,30 +204,52 @@ def test_mirrored_indices_are_numpys_symmetric_padding(n, index):
 
 def test_jpeg_here_is_pillows():
     y, x = np.mgrid[:64, :64]
-    rgb = np.stack([128 + 90 * np.sin(x / 5), 128 + 80 * np.cos(y / 7), 60 + x + y], -1).clip(0, 255).astype(np.uint8)
+    rgb = (
+        np.stack([128 + 90 * np.sin(x / 5), 128 + 80 * np.cos(y / 7), 60 + x + y], -1)
+        .clip(0, 255)
+        .astype(np.uint8)
+    )
     for quality in (40, 80):
         buffer = io.BytesIO()
         Image.fromarray(rgb).save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
         theirs = np.asarray(Image.open(buffer), float)
         tensor = torch.from_numpy(rgb).permute(2, 0, 1)[None].float()
-        ours = augment._through_jpeg(tensor, torch.tensor([float(quality)]))[0].permute(1, 2, 0).clamp(0, 255).numpy()
+        ours = (
+            augment._through_jpeg(tensor, torch.tensor([float(quality)]))[0]
+            .permute(1, 2, 0)
+            .clamp(0, 255)
+            .numpy()
+        )
         lost = np.abs(theirs - rgb).mean()
         assert np.abs(ours - theirs).mean() < 0.35 * lost + 0.6
 
 
 def test_blur_here_is_scipys_and_each_patch_has_its_own():
-    x = torch.from_numpy(np.random.default_rng(0).uniform(0, 255, (2, 3, 48, 48)).astype(np.float32))
+    x = torch.from_numpy(
+        np.random.default_rng(0).uniform(0, 255, (2, 3, 48, 48)).astype(np.float32)
+    )
     found = augment._blurred(x, torch.tensor([0.6, 1.5])).numpy()
     for patch, sigma, out in zip(x.numpy(), (0.6, 1.5), found, strict=True):
-        slow = ndimage.gaussian_filter(patch, (0, sigma, sigma), mode="mirror", radius=augment._BLUR_REACH_PX)
+        slow = ndimage.gaussian_filter(
+            patch, (0, sigma, sigma), mode="mirror", radius=augment._BLUR_REACH_PX
+        )
         assert np.abs(out - slow).max() < 0.1
 
 
 def test_without_change_the_stain_stays_and_white_stays_bright():
     x = torch.randint(0, 256, (2, 3, 64, 64)).float()
-    same = augment.photometric(x, augment.Photometry(
-        np.tile(np.eye(3, dtype=np.float32), (2, 1, 1)), np.ones((2, 1), np.float32), np.zeros((2, 3), np.float32),
-        np.zeros((2, 2), np.float32), {}, np.zeros(2, np.float32), 0))  # fmt: skip
+    same = augment.photometric(
+        x,
+        augment.Photometry(
+            np.tile(np.eye(3, dtype=np.float32), (2, 1, 1)),
+            np.ones((2, 1), np.float32),
+            np.zeros((2, 3), np.float32),
+            np.zeros((2, 2), np.float32),
+            {},
+            np.zeros(2, np.float32),
+            0,
+        ),
+    )
     dark = augment.optical_density(x).flatten(2).quantile(0.08, 2) < 0.35
     assert torch.equal(same[dark].float(), x[dark])
 
@@ -203,7 +271,9 @@ def test_every_degradation_is_drawn_and_leaves_the_others_alone():
         out = augment.photometric(x, drawn)
         assert out.shape == x.shape and out.dtype == torch.uint8
         clean = augment.photometric(x, augment.Photometry(**{**vars(drawn), "degrading": {}}))
-        spoilt = set(np.concatenate([*drawn.degrading.values()]).tolist()) if drawn.degrading else set()
+        spoilt = (
+            set(np.concatenate([*drawn.degrading.values()]).tolist()) if drawn.degrading else set()
+        )
         assert all(torch.equal(out[b], clean[b]) for b in range(32) if b not in spoilt)
     assert kinds == {augment.BLUR, augment.COARSE, augment.JPEG, augment.NOISE}
 

@@ -96,7 +96,9 @@ def test_a_task_that_kills_its_workers_is_reported_lost_and_the_others_are_done(
     finally:
         executor.close()
     assert isinstance(ended["die"].error, WorkerDied)
-    assert isinstance(ended["live"].error, WorkerDied) or ended["live"].value == 8  # a neighbour may be blamed too: it is tried again alone
+    assert (
+        isinstance(ended["live"].error, WorkerDied) or ended["live"].value == 8
+    )  # a neighbour may be blamed too: it is tried again alone
 
 
 def test_a_cluster_that_does_not_close_in_time_spoils_nothing():
@@ -118,8 +120,12 @@ def test_an_existing_cluster_is_used_and_left_running(tmp_path):
     serve = [sys.executable, "-c", "from distributed.cli.dask_scheduler import main; main()"]
     work = [sys.executable, "-c", "from distributed.cli.dask_worker import main; main()"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    server = subprocess.Popen([*serve, *options, "--host", "127.0.0.1", "--port", "0", "--no-dashboard"], **quiet)
-    worker = subprocess.Popen([*work, *options, "--host", "127.0.0.1", "--nthreads", "1", "--no-dashboard"], **quiet)
+    server = subprocess.Popen(
+        [*serve, *options, "--host", "127.0.0.1", "--port", "0", "--no-dashboard"], **quiet
+    )
+    worker = subprocess.Popen(
+        [*work, *options, "--host", "127.0.0.1", "--nthreads", "1", "--no-dashboard"], **quiet
+    )
     try:
         deadline = time.monotonic() + 60
         while not file.exists():
@@ -130,7 +136,9 @@ def test_an_existing_cluster_is_used_and_left_running(tmp_path):
             executor.submit("task", len, "abc")
             assert results_of(executor, 1)["task"].value == 3
             executor.close()
-        assert json.loads(file.read_text())["address"].startswith("tcp://") and server.poll() is None
+        assert (
+            json.loads(file.read_text())["address"].startswith("tcp://") and server.poll() is None
+        )
     finally:
         for process in (worker, server):
             process.terminate()
@@ -160,8 +168,11 @@ def test_cores_follow_cgroup_and_slurm(tmp_path, monkeypatch):
 
 def test_cores_and_memory_follow_cgroup_v1(tmp_path, monkeypatch):
     monkeypatch.setattr(resources, "_affinity", lambda: 64)
-    for name, text in (("cpu/cpu.cfs_quota_us", "400000"), ("cpu/cpu.cfs_period_us", "100000"),
-                       ("memory/memory.limit_in_bytes", str(2**30))):  # fmt: skip
+    for name, text in (
+        ("cpu/cpu.cfs_quota_us", "400000"),
+        ("cpu/cpu.cfs_period_us", "100000"),
+        ("memory/memory.limit_in_bytes", str(2**30)),
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     assert cpu_limit({}, tmp_path) == 4
@@ -175,7 +186,9 @@ def test_the_limits_of_the_groups_round_ones_own_hold_too(tmp_path, monkeypatch,
     monkeypatch.setattr(resources, "_affinity", lambda: 64)
     monkeypatch.setattr(resources, "_OWN_GROUPS", tmp_path / "self")
     (tmp_path / "self").write_text(
-        "0::/job_1/step_0/task_0\n" if version == 2 else "3:cpu,cpuacct:/job_1/step_0/task_0\n2:memory:/job_1/step_0/task_0\n0::/\n"
+        "0::/job_1/step_0/task_0\n"
+        if version == 2
+        else "3:cpu,cpuacct:/job_1/step_0/task_0\n2:memory:/job_1/step_0/task_0\n0::/\n"
     )
     cpu, memory = (tmp_path, tmp_path) if version == 2 else (tmp_path / "cpu", tmp_path / "memory")
 

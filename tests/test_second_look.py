@@ -37,7 +37,14 @@ class Told:
         attributes = np.zeros((n, q, vocabulary.N_ATTRIBUTE_STATES), np.float32)
         attributes[:, 0, 0] = pixels[:, 2, 0, 0] / 10
         sure = np.tile([True, False], (n, 1))
-        return Answer(logits, attributes, boxes, sure, np.zeros((n, 2, 16, 16), np.float32), np.zeros((n, 1, 2, 2), np.float32))
+        return Answer(
+            logits,
+            attributes,
+            boxes,
+            sure,
+            np.zeros((n, 2, 16, 16), np.float32),
+            np.zeros((n, 1, 2, 2), np.float32),
+        )
 
 
 def patch(corners, middle=(32, 32)):
@@ -62,10 +69,15 @@ def test_an_unsure_cell_is_what_three_views_say_together():
     logits = np.zeros(vocabulary.N_CLASSES)
     logits[1], logits[2] = 3.0 / 3, (4.0 + 3.0) / 3
     expected = np.exp(logits) / np.exp(logits).sum()
-    assert np.allclose(then.class_probs[0, 0], expected, atol=1e-5) and then.class_probs[0, 0].argmax() == 2
+    assert (
+        np.allclose(then.class_probs[0, 0], expected, atol=1e-5)
+        and then.class_probs[0, 0].argmax() == 2
+    )
     for part in vocabulary.attribute_slices().values():
         assert np.allclose(then.attribute_probs[0, 0, part].sum(), 1, atol=1e-5)
-    assert then.attribute_probs[0, 0, 0] > first.attribute_probs[0, 0, 0]  # 3, 4 and 3 tenths of a logit against 3
+    assert (
+        then.attribute_probs[0, 0, 0] > first.attribute_probs[0, 0, 0]
+    )  # 3, 4 and 3 tenths of a logit against 3
     assert np.array_equal(then.boxes, first.boxes) and np.array_equal(then.scores, first.scores)
 
 
@@ -78,7 +90,10 @@ def test_what_is_sure_or_off_the_middle_is_not_looked_at_again(strength, middle,
 
 
 def test_temperature_does_not_decide_what_is_looked_at_again():
-    pixels, network = patch([(1, 48), (2, 60), (2, 60)])[None], Told()  # 0.90 as it is, far less at a temperature of 2
+    pixels, network = (
+        patch([(1, 48), (2, 60), (2, 60)])[None],
+        Told(),
+    )  # 0.90 as it is, far less at a temperature of 2
     for temperature in (1.0, 2.0):
         first = Probabilities.of(network(pixels), temperature)
         assert looked_again(first, pixels, MPP, temperature, network, 8) is first
@@ -86,7 +101,10 @@ def test_temperature_does_not_decide_what_is_looked_at_again():
 
 
 def test_patches_are_asked_a_few_at_a_time_and_keep_apart():
-    sure, unsure = patch([(1, 90), (2, 90), (2, 90)]), [patch([(k, 30), (k + 1, 40), (k + 1, 30)]) for k in (1, 3, 5)]
+    sure, unsure = (
+        patch([(1, 90), (2, 90), (2, 90)]),
+        [patch([(k, 30), (k + 1, 40), (k + 1, 30)]) for k in (1, 3, 5)],
+    )
     together = np.stack([unsure[0], sure, *unsure[1:]])
     network = Told()
     _, then = seen(together, network, at_once=2)
@@ -112,15 +130,25 @@ def test_a_box_turns_with_the_pixels(x, y):
 
 def between(seed, one, other, side):
     """Two drawn cells laid over each other: neither type, and the shipped network is unsure of some."""
-    drawn = [draw_cell_patch(np.random.default_rng(seed), name, side, MPP, off_centre_um=0.0)[0] for name in (one, other)]
+    drawn = [
+        draw_cell_patch(np.random.default_rng(seed), name, side, MPP, off_centre_um=0.0)[0]
+        for name in (one, other)
+    ]
     return (sum(rgb.astype(float) for rgb in drawn) / 2).astype(np.uint8).transpose(2, 0, 1)
 
 
 def test_the_shipped_network_looks_twice_at_unsure_cells_alone():
     predictor = Predictor.load()
     size, real, calls = predictor.card.patch_px, predictor.network, []
-    pairs = [("metamyelocyte", "blast"), ("myelocyte", "lymphocyte"), ("lymphocyte", "segmented_neutrophil"), ("blast", "eosinophil")]
-    pixels = np.stack([between(seed, *pair, size) for seed, pair in zip((1, 3, 6, 4), pairs, strict=True)])
+    pairs = [
+        ("metamyelocyte", "blast"),
+        ("myelocyte", "lymphocyte"),
+        ("lymphocyte", "segmented_neutrophil"),
+        ("blast", "eosinophil"),
+    ]
+    pixels = np.stack(
+        [between(seed, *pair, size) for seed, pair in zip((1, 3, 6, 4), pairs, strict=True)]
+    )
 
     class Counted:
         device = "cpu"

@@ -20,7 +20,9 @@ NUCLEATED = tuple(n for n in CLASS_NAMES if n != "platelet")
 def written(tmp_path_factory):
     """A small crowded smear of 1500 x 1200 px at 0.2 µm/px, with masks."""
     path = tmp_path_factory.mktemp("smear") / "small.tif"
-    return write_smear(path, 3, 1500, 1200, 0.2, white_per_mm2=900, truth_masks=True, smallest_px=700)
+    return write_smear(
+        path, 3, 1500, 1200, 0.2, white_per_mm2=900, truth_masks=True, smallest_px=700
+    )
 
 
 def truth_rows(path):
@@ -34,14 +36,18 @@ def boxes_of(rows):
 
 @pytest.mark.parametrize("name", CLASS_NAMES)
 def test_patch_truth_is_exact(name):
-    rgb, cells = draw_cell_patch(np.random.default_rng([1, CLASS_NAMES.index(name)]), name, 320, 0.12)
+    rgb, cells = draw_cell_patch(
+        np.random.default_rng([1, CLASS_NAMES.index(name)]), name, 320, 0.12
+    )
     assert rgb.shape == (320, 320, 3) and rgb.dtype == np.uint8
     assert cells[0].class_name == name
     for c in cells:
         h, w = c.label.shape
         assert c.box_xyxy == (c.x0, c.y0, c.x0 + w, c.y0 + h)
         inside = c.label > 0
-        assert inside[0].any() and inside[-1].any() and inside[:, 0].any() and inside[:, -1].any()  # tight
+        assert (
+            inside[0].any() and inside[-1].any() and inside[:, 0].any() and inside[:, -1].any()
+        )  # tight
         nucleus, cytoplasm = (c.label == 2).sum(), (c.label == 1).sum()
         assert c.nc_ratio == pytest.approx(nucleus / max(cytoplasm, 1))
         assert c.nucleus_fraction == pytest.approx(nucleus / inside.sum())
@@ -54,7 +60,9 @@ def test_patch_truth_is_exact(name):
 def test_nucleus_is_where_the_label_says():
     """The labelled nucleus is darker in red light than the cytoplasm, which is darker than the glass round the cell."""
     for i, name in enumerate(("lymphocyte", "band_neutrophil", "monocyte", "erythroblast")):
-        rgb, cells = draw_cell_patch(np.random.default_rng(i), name, 320, 0.12, STAINS["wright-giemsa"], neighbours=0)
+        rgb, cells = draw_cell_patch(
+            np.random.default_rng(i), name, 320, 0.12, STAINS["wright-giemsa"], neighbours=0
+        )
         c = cells[0]
         h, w = c.label.shape
         red = rgb[c.y0 : c.y0 + h, c.x0 : c.x0 + w, 0].astype(float)
@@ -78,7 +86,9 @@ def test_file_opens_in_openslide_with_its_scale(written):
         coarse = np.asarray(slide.read_region((0, 0), 1, (750, 600)).convert("RGB")).astype(float)
     assert np.abs(fine.reshape(600, 2, 750, 2, 3).mean((1, 3)) - coarse).mean() < 3
     drawn = draw_smear(3, 1500, 1200, 0.2, 900).window(0, 0, 1500, 1200)
-    assert np.abs(fine - drawn).mean() < 3  # JPEG: in particular, the colours are not another colour space's
+    assert (
+        np.abs(fine - drawn).mean() < 3
+    )  # JPEG: in particular, the colours are not another colour space's
 
 
 def test_truth_table_agrees_with_the_masks(written):
@@ -88,7 +98,9 @@ def test_truth_table_agrees_with_the_masks(written):
         label = masks[f"label_{i}"]
         assert (int(r["x0"]), int(r["y0"])) == (masks["x0"][i], masks["y0"][i])
         assert (int(r["x1"]) - int(r["x0"]), int(r["y1"]) - int(r["y0"])) == label.shape[::-1]
-        assert float(r["nc_ratio"]) == pytest.approx((label == 2).sum() / (label == 1).sum(), abs=1e-4)
+        assert float(r["nc_ratio"]) == pytest.approx(
+            (label == 2).sum() / (label == 1).sum(), abs=1e-4
+        )
         assert r["class"] in NUCLEATED and r["source"] == "synthetic" and r["edge"] == "0"
         for a in ATTRIBUTES:
             assert r[a.name] in a.states
@@ -139,7 +151,9 @@ def test_density_and_mixture_are_as_asked():
     assert len(kinds) == pytest.approx(150 * 16, rel=0.08)
     assert set(kinds) == set(DEFAULT_MIXTURE) >= set(WHITE_NAMES)
     share = kinds.count("segmented_neutrophil") / len(kinds)
-    assert share == pytest.approx(DEFAULT_MIXTURE["segmented_neutrophil"] / sum(DEFAULT_MIXTURE.values()), abs=0.05)
+    assert share == pytest.approx(
+        DEFAULT_MIXTURE["segmented_neutrophil"] / sum(DEFAULT_MIXTURE.values()), abs=0.05
+    )
 
 
 def test_no_white_cells_is_a_smear_too(tmp_path):
@@ -148,7 +162,11 @@ def test_no_white_cells_is_a_smear_too(tmp_path):
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
-    [({"mixture": {"platelet": 1}}, "platelet"), ({"stain": "gram"}, "gram"), ({"stripe_rows": 100}, "of 256")],
+    [
+        ({"mixture": {"platelet": 1}}, "platelet"),
+        ({"stain": "gram"}, "gram"),
+        ({"stripe_rows": 100}, "of 256"),
+    ],
 )
 def test_wrong_arguments_are_named(tmp_path, wrong, message):
     with pytest.raises(UsageError, match=message):

@@ -27,7 +27,9 @@ def test_values_come_in_order_and_jobs_are_taken_as_they_are_needed():
 
 def test_what_a_dead_process_had_in_hand_is_done_here():
     with Spread(2) as spread:
-        assert list(spread.map(dies_elsewhere, [(x, os.getpid()) for x in range(12)])) == list(range(12))
+        assert list(spread.map(dies_elsewhere, [(x, os.getpid()) for x in range(12)])) == list(
+            range(12)
+        )
 
 
 def test_processes_end_when_their_run_is_killed():
@@ -56,7 +58,10 @@ def test_a_slide_written_by_processes_is_the_same_to_the_byte(tmp_path, monkeypa
         merging.publish(root, (9000, 6000), processes)
         folder = root / "made-up"
         made[processes] = {
-            str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*"))
-            if p.is_file() and p.name not in ("result.json", "report.html", "differential.csv", "differential.json")
-        }  # fmt: skip
+            str(p.relative_to(folder)): p.read_bytes()
+            for p in sorted(folder.rglob("*"))
+            if p.is_file()
+            and p.name
+            not in ("result.json", "report.html", "differential.csv", "differential.json")
+        }
     assert made[0] == made[2] and len(made[0]) > 20

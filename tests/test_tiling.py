@@ -21,17 +21,29 @@ def stained(width: int, height: int, mpp: float) -> ArrayReader:
 @given(
     st.integers(1, 900), st.integers(1, 900), st.floats(0.05, 0.5), st.floats(5, 300), st.floats(0, 60), st.data()
 )  # fmt: skip
-def test_cores_partition_the_plane_and_windows_hold_core_and_halo(width, height, mpp, core_um, halo_um, data):
+def test_cores_partition_the_plane_and_windows_hold_core_and_halo(
+    width, height, mpp, core_um, halo_um, data
+):
     plan = tiling.plan_regions(stained(width, height, mpp), STAIN, core_um, halo_um)
     x, y = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
     owners = [r for r in plan.regions if r.core[0] <= x < r.core[2] and r.core[1] <= y < r.core[3]]
     assert len(owners) == 1
     (x0, y0, x1, y1), window = owners[0].core, owners[0].window
     halo = math.ceil(halo_um / mpp)
-    assert window == (max(x0 - halo, 0), max(y0 - halo, 0), min(x1 + halo, width), min(y1 + halo, height))
+    assert window == (
+        max(x0 - halo, 0),
+        max(y0 - halo, 0),
+        min(x1 + halo, width),
+        min(y1 + halo, height),
+    )
     assert [r.index for r in plan.regions] == list(range(len(plan.regions)))
-    assert [r.core[1::-1] for r in plan.regions] == sorted(r.core[1::-1] for r in plan.regions)  # by (y0, x0)
-    assert sum((r.core[2] - r.core[0]) * (r.core[3] - r.core[1]) for r in plan.regions) == width * height
+    assert [r.core[1::-1] for r in plan.regions] == sorted(
+        r.core[1::-1] for r in plan.regions
+    )  # by (y0, x0)
+    assert (
+        sum((r.core[2] - r.core[0]) * (r.core[3] - r.core[1]) for r in plan.regions)
+        == width * height
+    )
     assert plan.scanned_mm2 + plan.blank_mm2 == pytest.approx(width * height * (mpp / 1000) ** 2)
 
 
@@ -70,7 +82,11 @@ def test_blank_glass_is_left_out_and_its_area_reported():
 def test_a_blank_slide_has_no_regions(value):
     reader = ArrayReader(np.full((700, 900, 3), value, np.uint8), 0.25, (1.0, 4.0))
     plan = tiling.plan_regions(reader, quality.measure_stain(reader))
-    assert plan.regions == () and plan.scanned_mm2 == 0 and plan.blank_mm2 == pytest.approx(0.7 * 0.9 / 16)
+    assert (
+        plan.regions == ()
+        and plan.scanned_mm2 == 0
+        and plan.blank_mm2 == pytest.approx(0.7 * 0.9 / 16)
+    )
 
 
 def test_a_single_pixel_is_one_region_or_none():
@@ -86,7 +102,9 @@ class EndlessGlass:
 
     def __init__(self, levels: tuple[float, ...]):
         sizes = tuple((int(200_000 / d), int(100_000 / d)) for d in levels)
-        self.slide = Slide("/endless", "endless", "0", *sizes[0], 0.1, sizes, levels, "test", "image")
+        self.slide = Slide(
+            "/endless", "endless", "0", *sizes[0], 0.1, sizes, levels, "test", "image"
+        )
         self.largest = 0
 
     def read(self, level, x, y, w, h):
@@ -106,5 +124,7 @@ def test_a_huge_slide_is_looked_at_in_stripes():
 
 def test_a_huge_slide_without_a_pyramid_is_worked_on_whole_rather_than_read_twice():
     reader = EndlessGlass((1.0,))
-    assert len(tiling.plan_regions(reader, STAIN).regions) == math.ceil(200_000 / 4096) * math.ceil(100_000 / 4096)
+    assert len(tiling.plan_regions(reader, STAIN).regions) == math.ceil(200_000 / 4096) * math.ceil(
+        100_000 / 4096
+    )
     assert reader.largest == 0

@@ -29,10 +29,16 @@ class Found(torch.nn.Module):
     def forward(self, pixels):
         b, size = len(pixels), pixels.shape[-1]
         away = distance(size)[1::4, 1::4]
-        masks = torch.stack([away < 14, away < 30]).float()[None, None].repeat(b, 1, 1, 1, 1) * 16 - 8
+        masks = (
+            torch.stack([away < 14, away < 30]).float()[None, None].repeat(b, 1, 1, 1, 1) * 16 - 8
+        )
         logits = torch.zeros(1, b, 1, N_CLASSES + 1)
         logits[..., -1] = torch.where(pixels[:, 0, size // 2, size // 2] == 0, 20.0, -20.0)[:, None]
-        return SimpleNamespace(class_logits=logits, mask_logits=masks, boxes_cxcywh=torch.tensor([size / 2, size / 2, 60, 60]).expand(1, b, 1, 4))
+        return SimpleNamespace(
+            class_logits=logits,
+            mask_logits=masks,
+            boxes_cxcywh=torch.tensor([size / 2, size / 2, 60, 60]).expand(1, b, 1, 4),
+        )
 
 
 def distance(size):
@@ -42,7 +48,9 @@ def distance(size):
 
 def picture(path, cytoplasm, rng, nucleus=NUCLEUS):
     away = distance(96).numpy()[..., None]
-    rgb = np.where(away < 14, nucleus, np.where(away < 30, cytoplasm, GLASS)) + rng.normal(0, 6, (96, 96, 3))
+    rgb = np.where(away < 14, nucleus, np.where(away < 30, cytoplasm, GLASS)) + rng.normal(
+        0, 6, (96, 96, 3)
+    )
     Image.fromarray(rgb.clip(0, 255).astype(np.uint8)).save(path)
     return str(path)
 
@@ -56,8 +64,9 @@ def examples(tmp_path_factory):
     folder, rng = tmp_path_factory.mktemp("cells"), np.random.default_rng(0)
     return [
         labelled(picture(folder / f"{name}{i}.png", colour, rng), ("cytoplasm_colour", name))
-        for i in range(12) for name, colour in COLOURS.items()
-    ]  # fmt: skip
+        for i in range(12)
+        for name, colour in COLOURS.items()
+    ]
 
 
 @pytest.fixture(autouse=True)
@@ -74,9 +83,14 @@ def fitted(examples, recipe=RECIPE):
 
 def test_the_colours_of_cells_are_learnt_and_told_again_to_the_bit(examples, tmp_path):
     network, told = fitted(examples)
-    assert told[0].startswith(f"cytoplasm colour: fitted to {len(examples) * tint.MEASURED} measurements")
+    assert told[0].startswith(
+        f"cytoplasm colour: fitted to {len(examples) * tint.MEASURED} measurements"
+    )
     rng = np.random.default_rng(9)
-    new = [labelled(picture(tmp_path / f"{name}.png", colour, rng), ("cytoplasm_colour", name)) for name, colour in COLOURS.items()]
+    new = [
+        labelled(picture(tmp_path / f"{name}.png", colour, rng), ("cytoplasm_colour", name))
+        for name, colour in COLOURS.items()
+    ]
     colours, states = tint._measured(network, tint._coloured(new), RECIPE)
     assert len(states) == 3 * tint.MEASURED
     assert (network.tint.read(colours).argmax(1) == states).float().mean() > 0.9
@@ -96,7 +110,9 @@ def paled(network, colours):
     """Share of cells whose cytoplasm is called light blue at an optical density of 0.06, paler than any learnt."""
     pale = colours.clone()
     pale[:, tint.CYTOPLASM_MEAN] = 0.06
-    return float((network.tint.read(pale).argmax(1) == tint.COLOUR.states.index("light_blue")).float().mean())
+    return float(
+        (network.tint.read(pale).argmax(1) == tint.COLOUR.states.index("light_blue")).float().mean()
+    )
 
 
 def test_what_is_pale_is_called_so_only_because_that_is_taught(examples, monkeypatch):
@@ -108,14 +124,22 @@ def test_what_is_pale_is_called_so_only_because_that_is_taught(examples, monkeyp
 def test_cells_that_say_nothing_of_it_teach_nothing(examples, tmp_path):
     rng = np.random.default_rng(1)
     silent = [
-        labelled(examples[0].path), labelled(examples[0].path, ("granularity", "granular")),
-        labelled(examples[0].path, ("cytoplasm_colour", "blue"), cells=2, box=None),  # which of them is in the middle nobody says
-        labelled(picture(tmp_path / "lost.png", COLOURS["blue"], rng, nucleus=(-99, -99, -99)), ("cytoplasm_colour", "blue")),
-    ]  # fmt: skip
+        labelled(examples[0].path),
+        labelled(examples[0].path, ("granularity", "granular")),
+        labelled(
+            examples[0].path, ("cytoplasm_colour", "blue"), cells=2, box=None
+        ),  # which of them is in the middle nobody says
+        labelled(
+            picture(tmp_path / "lost.png", COLOURS["blue"], rng, nucleus=(-99, -99, -99)),
+            ("cytoplasm_colour", "blue"),
+        ),
+    ]
     torch.manual_seed(1)
     before = Found().tint.state_dict()
     network, told = fitted(silent)
-    assert not told and all(torch.equal(before[name], value) for name, value in network.tint.state_dict().items())
+    assert not told and all(
+        torch.equal(before[name], value) for name, value in network.tint.state_dict().items()
+    )
 
 
 def test_each_cell_of_a_picture_is_measured_where_its_box_is(tmp_path):
@@ -130,5 +154,11 @@ def test_each_cell_of_a_picture_is_measured_where_its_box_is(tmp_path):
     both = tint._coloured([Example(str(tmp_path / "both.png"), 0.12, "s", "train", cells)])
     colours, states = tint._measured(Found(), both, Recipe(canvas_px=96, mpp=0.12, stain=0.0))
     for name in ("blue", "light_blue"):
-        own = colours[states == tint.COLOUR.states.index(name)][:, tint.CYTOPLASM_MEAN].median(0).values
-        assert torch.allclose(own, -torch.log10((torch.tensor(COLOURS[name]) + 1.0) / 256), atol=0.05), name
+        own = (
+            colours[states == tint.COLOUR.states.index(name)][:, tint.CYTOPLASM_MEAN]
+            .median(0)
+            .values
+        )
+        assert torch.allclose(
+            own, -torch.log10((torch.tensor(COLOURS[name]) + 1.0) / 256), atol=0.05
+        ), name

@@ -36,9 +36,13 @@ class Described:
 
     def __call__(self, batch: PatchBatch, mpp: float, size=None):
         pixels = batch.pixels[0].astype(float)
-        looks = np.concatenate([pixels.mean((1, 2)), pixels.std((1, 2)), [np.abs(np.diff(pixels)).mean()]])
+        looks = np.concatenate(
+            [pixels.mean((1, 2)), pixels.std((1, 2)), [np.abs(np.diff(pixels)).mean()]]
+        )
         told = np.zeros(1, np.float32) if self.known is None else self.known.distance(looks[None])
-        return SimpleNamespace(cells=replace(cells_at([(SIDE // 2 - 10, SIDE // 2 - 10)], 20), unfamiliar=told))
+        return SimpleNamespace(
+            cells=replace(cells_at([(SIDE // 2 - 10, SIDE // 2 - 10)], 20), unfamiliar=told)
+        )
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +53,14 @@ def pictures(tmp_path_factory):
     for source, colour, count in (("pink", (200, 130, 170), 420), ("green", (120, 200, 130), 30)):
         for i in range(count):
             tone = np.array(colour) + rng.normal(0, 6, 3)
-            image = np.clip(tone + rng.normal(0, 12, (SIDE, SIDE, 3)) * rng.uniform(0.8, 1.2), 0, 255)
+            image = np.clip(
+                tone + rng.normal(0, 12, (SIDE, SIDE, 3)) * rng.uniform(0.8, 1.2), 0, 255
+            )
             path = folder / f"{source}{i}.png"
             Image.fromarray(image.astype(np.uint8)).save(path)
-            made[source].append(Example(str(path), MPP, source, "val", (CellLabel(None, ("monocyte",)),)))
+            made[source].append(
+                Example(str(path), MPP, source, "val", (CellLabel(None, ("monocyte",)),))
+            )
     return made
 
 
@@ -62,10 +70,17 @@ def test_the_limit_keeps_known_cells_and_what_is_strange_exceeds_it(pictures):
     unlabelled = [replace(e, cells=()) for e in pictures["green"]]
     told = measure_unfamiliar(predictor, pictures["pink"], unlabelled)
     known = told["known cells flagged"]["all"]
-    assert known["value"] < 0.05 and known["n"] == min(sum(not fits(e.path) for e in pictures["pink"]), unfamiliar.KNOWN_CELLS)
+    assert known["value"] < 0.05 and known["n"] == min(
+        sum(not fits(e.path) for e in pictures["pink"]), unfamiliar.KNOWN_CELLS
+    )
     strange = told["strange cells flagged"]
-    assert strange["green (given as strange)"] == pytest.approx({"value": 1, "low": 1, "high": 1, "n": 30})
-    assert set(SPOILT) < set(strange) and strange["colours inverted"]["value"] > 0.95 < strange["noise (σ 40)"]["value"]
+    assert strange["green (given as strange)"] == pytest.approx(
+        {"value": 1, "low": 1, "high": 1, "n": 30}
+    )
+    assert (
+        set(SPOILT) < set(strange)
+        and strange["colours inverted"]["value"] > 0.95 < strange["noise (σ 40)"]["value"]
+    )
     either = told["strange cells flagged or unidentified"]
     assert all(either[name]["value"] >= strange[name]["value"] for name in strange)
 
@@ -78,7 +93,11 @@ def test_too_few_cells_are_nothing_known_and_nothing_is_measured(pictures):
 
 def test_distances_are_mahalanobis_distances():
     rng = np.random.default_rng(1)
-    features = rng.normal(0, 1, (4000, 3)) @ np.array([[2.0, 0, 0], [1, 0.5, 0], [0, 0.3, 4]]) + [5, -1, 2]
+    features = rng.normal(0, 1, (4000, 3)) @ np.array([[2.0, 0, 0], [1, 0.5, 0], [0, 0.3, 4]]) + [
+        5,
+        -1,
+        2,
+    ]
     of = unfamiliar._gaussian(features)
     away = features[:20] - features.mean(0)
     slow = [np.sqrt(d @ np.linalg.inv(np.cov(features.T, bias=True)) @ d) for d in away]
@@ -92,8 +111,12 @@ def test_box_means_are_those_of_the_places_that_a_box_reaches_into(corners, seed
     boxes = np.array([(min(a, c), min(b, d), max(a, c), max(b, d)) for a, b, c, d in corners])
     found = box_means(of_map, boxes, (128, 80))
     for (x0, y0, x1, y1), mean in zip(boxes, found, strict=True):
-        inside = [of_map[:, y, x] for y in range(5) for x in range(8)
-                  if x * 16 < x1 and (x + 1) * 16 > x0 and y * 16 < y1 and (y + 1) * 16 > y0]  # fmt: skip
+        inside = [
+            of_map[:, y, x]
+            for y in range(5)
+            for x in range(8)
+            if x * 16 < x1 and (x + 1) * 16 > x0 and y * 16 < y1 and (y + 1) * 16 > y0
+        ]
         if inside:
             assert mean == pytest.approx(np.mean(inside, 0), abs=1e-5)
         else:
@@ -110,15 +133,31 @@ def test_a_checkpoint_keeps_what_is_known_and_one_without_says_nothing(tmp_path)
     assert checkpoint.load_known(plain) is None
     kept = tmp_path / "kept.safetensors"
     known = known_of(112, 0.3)
-    checkpoint.save(model, kept, mpp=card.mpp, patch_px=card.patch_px, temperature=1.0, min_confidence=0.1,
-                    trained=card.trained, metrics={}, known=known)  # fmt: skip
+    checkpoint.save(
+        model,
+        kept,
+        mpp=card.mpp,
+        patch_px=card.patch_px,
+        temperature=1.0,
+        min_confidence=0.1,
+        trained=card.trained,
+        metrics={},
+        known=known,
+    )
     again = checkpoint.load_known(kept)
-    assert np.array_equal(again.whitening, known.whitening) and np.array_equal(again.centre, known.centre)
+    assert np.array_equal(again.whitening, known.whitening) and np.array_equal(
+        again.centre, known.centre
+    )
     assert kept.stat().st_size - plain.stat().st_size < 60_000
     for name, tensor in checkpoint.load(kept)[0].state_dict().items():
-        assert torch.equal(tensor, model.state_dict()[name].half().float() if tensor.is_floating_point() else tensor)
+        assert torch.equal(
+            tensor,
+            model.state_dict()[name].half().float() if tensor.is_floating_point() else tensor,
+        )
     checkpoint.average([kept, kept], tmp_path / "mean.safetensors")
-    assert checkpoint.load_known(tmp_path / "mean.safetensors") is None  # it was fitted to other weights
+    assert (
+        checkpoint.load_known(tmp_path / "mean.safetensors") is None
+    )  # it was fitted to other weights
 
 
 def test_each_cell_is_told_alone_and_nothing_else_changes(tmp_path):
@@ -130,11 +169,21 @@ def test_each_cell_is_told_alone_and_nothing_else_changes(tmp_path):
     before, after = plain(batch, 0.3).cells, knowing(batch, 0.3).cells
     assert len(before) > 0 and (before.unfamiliar == 0).all() and (after.unfamiliar > 0).all()
     assert np.array_equal(before.class_probs, after.class_probs) and before.masks == after.masks
-    alone = [knowing(PatchBatch(pixels[i : i + 1], np.zeros((1, 2)), 1.0), 0.3).cells.unfamiliar for i in (2, 0, 1)]
+    alone = [
+        knowing(PatchBatch(pixels[i : i + 1], np.zeros((1, 2)), 1.0), 0.3).cells.unfamiliar
+        for i in (2, 0, 1)
+    ]
     assert np.array_equal(np.concatenate([alone[1], alone[2], alone[0]]), after.unfamiliar)
     with ThreadPoolExecutor(3) as threads:  # of one worker, with one network
-        asked = [threads.submit(knowing, PatchBatch(np.ascontiguousarray(p[None]), np.zeros((1, 2)), 1.0), 0.3) for p in pixels]
-        assert np.array_equal(np.concatenate([a.result().cells.unfamiliar for a in asked]), after.unfamiliar)
+        asked = [
+            threads.submit(
+                knowing, PatchBatch(np.ascontiguousarray(p[None]), np.zeros((1, 2)), 1.0), 0.3
+            )
+            for p in pixels
+        ]
+        assert np.array_equal(
+            np.concatenate([a.result().cells.unfamiliar for a in asked]), after.unfamiliar
+        )
     assert not knowing.model.backbone._forward_hooks
 
 
@@ -152,8 +201,15 @@ def test_a_slide_of_many_unfamiliar_cells_says_so_and_one_of_a_few_does_not():
     cells = cells_at([(100 * i, 0) for i in range(20)], 50)
     few = replace(cells, unfamiliar=np.array([1.4] * 2 + [0.6] * 18, np.float32))
     many = replace(cells, unfamiliar=np.array([1.4] * 3 + [1.0] * 17, np.float32))
-    assert words_on_unfamiliar(few) == words_on_unfamiliar(cells) == words_on_unfamiliar(Cells.empty()) == ""
-    assert words_on_unfamiliar(many).startswith("3 of 20 cells look unlike those that the network knows")
+    assert (
+        words_on_unfamiliar(few)
+        == words_on_unfamiliar(cells)
+        == words_on_unfamiliar(Cells.empty())
+        == ""
+    )
+    assert words_on_unfamiliar(many).startswith(
+        "3 of 20 cells look unlike those that the network knows"
+    )
 
 
 def test_it_is_kept_with_its_cell_through_the_journal():

@@ -37,7 +37,15 @@ def test_damaged_weights_are_not_kept(tmp_path):
 @pytest.mark.parametrize("other", [{"mpp": 0.24, "patch_px": 128}, {"mpp": 0.3, "patch_px": 160}])
 def test_weights_of_another_scale_or_patch_are_not_averaged(tmp_path, other):
     plain, coarse = tiny_weights(tmp_path), tmp_path / "coarse.safetensors"
-    checkpoint.save(checkpoint.load(plain)[0], coarse, temperature=1.0, min_confidence=0.1, trained={}, metrics={}, **other)
+    checkpoint.save(
+        checkpoint.load(plain)[0],
+        coarse,
+        temperature=1.0,
+        min_confidence=0.1,
+        trained={},
+        metrics={},
+        **other,
+    )
     told = f"{plain}: 0.3 µm/px, patches of 128 px; {coarse}: {other['mpp']} µm/px, patches of {other['patch_px']} px"
     with pytest.raises(WeightsError, match=f"different scale .{told}.:"):
         checkpoint.average([plain, coarse], tmp_path / "mean.safetensors")
@@ -46,10 +54,14 @@ def test_weights_of_another_scale_or_patch_are_not_averaged(tmp_path, other):
 
 def test_curves_take_the_later_of_two_rows_of_a_step(tmp_path):
     log = tmp_path / "log.csv"
-    log.write_text("step,seconds,lr,loss,class,box\n20,1,0.1,9,4,5\n40,2,0.1,8,4,4\n40,1,0.1,6,3,3\n60,2,0.1,4,2,2\n")
+    log.write_text(
+        "step,seconds,lr,loss,class,box\n20,1,0.1,9,4,5\n40,2,0.1,8,4,4\n40,1,0.1,6,3,3\n60,2,0.1,4,2,2\n"
+    )
     assert read_log(log)["loss"] == [9, 6, 4]
     assert draw_curves(log, tmp_path / "curves.svg")
-    assert "<svg" in (tmp_path / "curves.svg").read_text() and not draw_curves(tmp_path / "no.csv", tmp_path / "x.svg")
+    assert "<svg" in (tmp_path / "curves.svg").read_text() and not draw_curves(
+        tmp_path / "no.csv", tmp_path / "x.svg"
+    )
 
 
 def test_smoothing_is_a_running_mean():

@@ -23,6 +23,13 @@ def tiny_weights(folder: Path, no_cell_bias: float = 2.5, seed: int = 0) -> Path
         model.class_head.bias[-1] = no_cell_bias
     path = folder / f"tiny-{no_cell_bias}-{seed}.safetensors"
     checkpoint.save(
-        model, path, mpp=0.3, patch_px=128, temperature=1.0, min_confidence=0.1, trained={"note": "random"}, metrics={}
+        model,
+        path,
+        mpp=0.3,
+        patch_px=128,
+        temperature=1.0,
+        min_confidence=0.1,
+        trained={"note": "random"},
+        metrics={},
     )
     return path

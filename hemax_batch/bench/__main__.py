@@ -25,14 +25,42 @@ _QUICK_CELLS, _FULL_CELLS = (2_000, (16_000, 8_000)), (1_000_000, (200_000, 100_
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.argument("slides", nargs=-1, type=_SLIDE)
-@click.option("--quick", is_flag=True, help="Small synthetic slides and few made-up cells: minutes on two cores.")
-@click.option("--sizes", help="Sides of the synthetic slides in pixels, such as 10000,20000; 0: none.  [default: by --quick]")
-@click.option("--cores", type=int, default=cpu_limit, help="Processes for every part.  [default: what we may use]")
-@click.option("--repeat", type=click.IntRange(1), default=1, help="Take each figure so often; medians are shown.")
-@click.option("--recall", "wants_recall", is_flag=True, help="Only the screen's recall against --exhaustive.")
-@click.option("--peer-python", type=_PYTHON, help="Of an environment that holds TIAToolbox: its engine is measured too.")
+@click.option(
+    "--quick",
+    is_flag=True,
+    help="Small synthetic slides and few made-up cells: minutes on two cores.",
+)
+@click.option(
+    "--sizes",
+    help="Sides of the synthetic slides in pixels, such as 10000,20000; 0: none.  [default: by --quick]",
+)
+@click.option(
+    "--cores",
+    type=int,
+    default=cpu_limit,
+    help="Processes for every part.  [default: what we may use]",
+)
+@click.option(
+    "--repeat",
+    type=click.IntRange(1),
+    default=1,
+    help="Take each figure so often; medians are shown.",
+)
+@click.option(
+    "--recall", "wants_recall", is_flag=True, help="Only the screen's recall against --exhaustive."
+)
+@click.option(
+    "--peer-python",
+    type=_PYTHON,
+    help="Of an environment that holds TIAToolbox: its engine is measured too.",
+)
 @click.option("--cells", type=int, help="Made-up cells to merge and write; 0: leave that out.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default="bench", help="For bench.json, bench.md and profile.txt.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default="bench",
+    help="For bench.json, bench.md and profile.txt.",
+)
 def main(slides, quick, sizes, cores, repeat, wants_recall, peer_python, cells, out):
     """Measure side by side, in one go: a run; reading alone; the network alone; OpenSlide's reading; the plain loop of
     DeepZoom tiles; a peer's engine (hemax_batch/bench/peer.py says how to set it up); one worker against several;
@@ -63,7 +91,9 @@ def main(slides, quick, sizes, cores, repeat, wants_recall, peer_python, cells, 
             if cells != 0:
                 figures["merging and writing"] = bench.merging(cells or made_up, size_px)
     figures = {"machine": _machine(cores, repeat)} | figures
-    text = "\n".join(as_text(name, rows if isinstance(rows, list) else [rows]) for name, rows in figures.items())
+    text = "\n".join(
+        as_text(name, rows if isinstance(rows, list) else [rows]) for name, rows in figures.items()
+    )
     (out / "bench.json").write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
     (out / "bench.md").write_text(text, "utf-8")
     click.echo(text)
@@ -82,12 +112,19 @@ def _everything(bench: Bench, folder: Path, sides: list[int], slides: tuple[Path
     for path in [*made, *slides]:
         rows.append(bench.side_by_side(path))
         click.echo(f"{path.name}: {rows[-1]['run_s']} s", err=True)
-    figures = {"side by side": rows, "workers": bench.scaling([*made, *slides][-1]), "start-up": bench.start_up()}
+    figures = {
+        "side by side": rows,
+        "workers": bench.scaling([*made, *slides][-1]),
+        "start-up": bench.start_up(),
+    }
     kinds = {"synthetic": rows[: len(made)], "given": rows[len(made) :]}
     figures["growth"] = [
-        {"of": name, "slides": kind} | growth([row["megapixels"] for row in some], [row[name] for row in some])
-        for kind, some in kinds.items() if len({row["megapixels"] for row in some}) > 1 for name in ("run_s", "peak_mb")
-    ]  # fmt: skip
+        {"of": name, "slides": kind}
+        | growth([row["megapixels"] for row in some], [row[name] for row in some])
+        for kind, some in kinds.items()
+        if len({row["megapixels"] for row in some}) > 1
+        for name in ("run_s", "peak_mb")
+    ]
     return figures
 
 
@@ -102,11 +139,19 @@ def _synthetic(folder: Path, side_px: int) -> Path:
 
 def _machine(cores: int, repeat: int) -> dict[str, object]:
     """What the figures were taken on, and how busy it was with other work."""
-    names = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    names = [
+        line.split(":")[1].strip()
+        for line in _lines("/proc/cpuinfo")
+        if line.startswith("model name")
+    ]
     return {
-        "hemax-batch": __version__, "python": platform.python_version(), "processor": names[0] if names else "",
-        "cores": cores, "load at the end": round(os.getloadavg()[0], 1), "repeat": repeat,
-    }  # fmt: skip
+        "hemax-batch": __version__,
+        "python": platform.python_version(),
+        "processor": names[0] if names else "",
+        "cores": cores,
+        "load at the end": round(os.getloadavg()[0], 1),
+        "repeat": repeat,
+    }
 
 
 def _lines(path: str) -> list[str]:

@@ -52,7 +52,9 @@ class Bench:
 
     def environment(self) -> dict[str, str]:
         """One thread for each numeric library: processes are what cores are given to."""
-        return os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+        return os.environ | dict.fromkeys(
+            ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"
+        )
 
     def run(self, slide: Path, *options: str) -> Run:
         """`hemax-batch run` on one slide into a fresh folder; the run of median wall time."""
@@ -63,7 +65,16 @@ class Bench:
         out, log = self.folder / "out", self.folder / "log.jsonl"
         shutil.rmtree(out, ignore_errors=True)
         log.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "hemax_batch", "run", str(slide), "--out", str(out), "--quiet"]
+        command = [
+            sys.executable,
+            "-m",
+            "hemax_batch",
+            "run",
+            str(slide),
+            "--out",
+            str(out),
+            "--quiet",
+        ]
         launched = time.time()
         watched = watch([*command, "--log-json", str(log), *options], self.environment())
         events = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
@@ -72,19 +83,35 @@ class Bench:
             raise HemaxError(f"{slide}: not a region was looked at: {watched.said[-300:]}")
         ended = next(_when(e) for e in events if e["event"] == "slide_ended")
         opened = min(_when(e) - e["seconds_read"] - e["seconds_network"] for e in done)
-        audited_mm2 = json.loads(next(out.glob("*/result.json")).read_text("utf-8"))["figures"]["audited_mm2"]
+        audited_mm2 = json.loads(next(out.glob("*/result.json")).read_text("utf-8"))["figures"][
+            "audited_mm2"
+        ]
         return Run(
-            watched, round(opened - launched, 2), round(_when(done[0]) - launched, 2), round(ended - _when(done[-1]), 2),
-            sum(e["patches"] for e in done) + round(audited_mm2 / _PATCH_MM2), sum(e["cells"] for e in done),
-        )  # fmt: skip
+            watched,
+            round(opened - launched, 2),
+            round(_when(done[0]) - launched, 2),
+            round(ended - _when(done[-1]), 2),
+            sum(e["patches"] for e in done) + round(audited_mm2 / _PATCH_MM2),
+            sum(e["cells"] for e in done),
+        )
 
     def work(self, kind: str, slide: Path, count: int = 0) -> dict[str, float]:
         """A piece by itself (see `work`), in so many cores; the middle of its repetitions."""
-        command = [sys.executable, "-m", "hemax_batch.bench.work", kind, str(slide), str(self.cores), str(count)]
+        command = [
+            sys.executable,
+            "-m",
+            "hemax_batch.bench.work",
+            kind,
+            str(slide),
+            str(self.cores),
+            str(count),
+        ]
         told = []
         for _ in range(self.repeat):
             watched = watch(command, self.environment())
-            told.append(json.loads(watched.said.strip().splitlines()[-1]) | {"peak_mb": watched.peak_mb})
+            told.append(
+                json.loads(watched.said.strip().splitlines()[-1]) | {"peak_mb": watched.peak_mb}
+            )
         return sorted(told, key=lambda one: one["seconds"])[len(told) // 2]
 
     def side_by_side(self, slide: Path) -> dict[str, object]:
@@ -99,16 +126,27 @@ class Bench:
         plain_s = plain["seconds"] / plain["items"] * plain["of_items"]
         wall_s, both_s = run.watched.wall_s, reading["seconds"] + network["seconds"]
         return {
-            "slide": slide.name, "megapixels": round(megapixels), "cells": run.cells, "patches": run.patches,
-            "run_s": wall_s, "reading_s": reading["seconds"], "network_s": network["seconds"],
+            "slide": slide.name,
+            "megapixels": round(megapixels),
+            "cells": run.cells,
+            "patches": run.patches,
+            "run_s": wall_s,
+            "reading_s": reading["seconds"],
+            "network_s": network["seconds"],
             "run/(reading+network)": round(wall_s / both_s, 3),
-            "to_first_look_s": run.to_first_look_s, "to_first_region_s": run.to_first_region_s,
+            "to_first_look_s": run.to_first_look_s,
+            "to_first_region_s": run.to_first_region_s,
             "after_last_region_s": run.after_last_region_s,
-            "openslide_s": slow["seconds"], "openslide/reading": round(slow["seconds"] / reading["seconds"], 2),
-            "plain_s_extrapolated": round(plain_s, 1), "plain_tiles_timed": f"{plain['items']} of {plain['of_items']}",
-            "plain/run": round(plain_s / wall_s, 2), "peak_mb": run.watched.peak_mb, "read_mb": run.watched.read_mb,
-            "cpu_s": run.watched.cpu_s, "gpu_percent": run.watched.gpu_percent,
-        } | self.peer(slide, mpp, run.watched)  # fmt: skip
+            "openslide_s": slow["seconds"],
+            "openslide/reading": round(slow["seconds"] / reading["seconds"], 2),
+            "plain_s_extrapolated": round(plain_s, 1),
+            "plain_tiles_timed": f"{plain['items']} of {plain['of_items']}",
+            "plain/run": round(plain_s / wall_s, 2),
+            "peak_mb": run.watched.peak_mb,
+            "read_mb": run.watched.read_mb,
+            "cpu_s": run.watched.cpu_s,
+            "gpu_percent": run.watched.gpu_percent,
+        } | self.peer(slide, mpp, run.watched)
 
     def peer(self, slide: Path, mpp: float, run: Watched) -> dict[str, object]:
         """A peer's engine on the same slide with the same network; nothing where no peer is given."""
@@ -120,16 +158,22 @@ class Bench:
                 what = (slide.resolve(), mpp, self.cores, _PEER_SAMPLE, Path(room).resolve())
                 command = [str(self.peer_python), "-m", "hemax_batch.bench.peer", *map(str, what)]
                 watched = watch(command, self.environment() | {"PYTHONPATH": str(_PACKAGE_AT)})
-            told.append(json.loads(watched.said.strip().splitlines()[-1]) | {"peak_mb": watched.peak_mb})
+            told.append(
+                json.loads(watched.said.strip().splitlines()[-1]) | {"peak_mb": watched.peak_mb}
+            )
         middle = sorted(told, key=extrapolated)[len(told) // 2]
         whole_s, whole_cpu_s = extrapolated(middle), extrapolated(middle, "cpu_s")
         apart_s = extrapolated(middle, "s", PATCH_PX)
         return {
-            "peer": middle["peer"], "peer_s_extrapolated": whole_s, "peer_cpu_s_extrapolated": whole_cpu_s,
+            "peer": middle["peer"],
+            "peer_s_extrapolated": whole_s,
+            "peer_cpu_s_extrapolated": whole_cpu_s,
             "peer_patches_timed": f"{middle['items']} of {middle['of_items']}",
-            "peer/run": round(whole_s / run.wall_s, 2), "peer/run, cpu_s": round(whole_cpu_s / run.cpu_s, 2),
-            "peer_without_overlap/run": round(apart_s / run.wall_s, 2), "peer_peak_mb": middle["peak_mb"],
-        }  # fmt: skip
+            "peer/run": round(whole_s / run.wall_s, 2),
+            "peer/run, cpu_s": round(whole_cpu_s / run.cpu_s, 2),
+            "peer_without_overlap/run": round(apart_s / run.wall_s, 2),
+            "peer_peak_mb": middle["peak_mb"],
+        }
 
     def scaling(self, slide: Path) -> dict[str, object]:
         """One worker against as many as there are cores, taken in turn."""
@@ -138,10 +182,11 @@ class Bench:
             for _ in range(self.repeat)
         ]
         return {
-            "slide": slide.name, "one_worker_s": round(median(p[0] for p in pairs), 2),
+            "slide": slide.name,
+            "one_worker_s": round(median(p[0] for p in pairs), 2),
             f"{self.cores}_workers_s": round(median(p[1] for p in pairs), 2),
             "speed-up": round(median(one / many for one, many in pairs), 2),
-        }  # fmt: skip
+        }
 
     def recall(self, slide: Path) -> dict[str, object]:
         """The screen's recall against a look everywhere; of labelled cells too where SLIDE.truth.csv lies beside it."""
@@ -154,7 +199,15 @@ class Bench:
 
     def profile(self, slide: Path) -> str:
         """Where the network's time goes, which is the slowest part on a CPU."""
-        command = [sys.executable, "-m", "hemax_batch.bench.work", "profile", str(slide), "1", str(_PROFILED)]
+        command = [
+            sys.executable,
+            "-m",
+            "hemax_batch.bench.work",
+            "profile",
+            str(slide),
+            "1",
+            str(_PROFILED),
+        ]
         return watch(command, self.environment()).said
 
     def start_up(self) -> dict[str, float]:
@@ -170,7 +223,9 @@ class Bench:
         command += map(str, (with_room, cells, *size_px, self.cores))
         watched = watch(command, self.environment())
         shutil.rmtree(with_room)
-        return json.loads(watched.said.strip().splitlines()[-1]) | {"peak_mb_of_all_processes": watched.peak_mb}
+        return json.loads(watched.said.strip().splitlines()[-1]) | {
+            "peak_mb_of_all_processes": watched.peak_mb
+        }
 
 
 def _when(event: dict) -> float:

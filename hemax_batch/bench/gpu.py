@@ -48,7 +48,9 @@ class Effort:
     cut_after_s: float = 33.0
 
 
-WITHOUT_GPU = Effort(painted=2, compared=4, batch_sizes=(1, 2), figure_s=0.2, cut_after_s=float("inf"))
+WITHOUT_GPU = Effort(
+    painted=2, compared=4, batch_sizes=(1, 2), figure_s=0.2, cut_after_s=float("inf")
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,9 @@ class Figure:
     peak_mb: float | None
 
 
-def measure(out: Path, weights: str | None = None, effort: Effort | None = None) -> dict[str, object]:
+def measure(
+    out: Path, weights: str | None = None, effort: Effort | None = None
+) -> dict[str, object]:
     """All of it, written to `out` after every step, so that what stops half-way leaves what it had.
 
     Steps: paint, load, figures, agreement with the CPU, kernels.
@@ -75,7 +79,11 @@ def measure(out: Path, weights: str | None = None, effort: Effort | None = None)
     effort = effort or (Effort() if device == "cuda" else WITHOUT_GPU)
     pixels = painted(effort.painted)
     predictor = load(device, weights)
-    told = {"machine": machine(device), "patches painted": len(pixels), "painted and loaded after_s": _since(begun)}
+    told = {
+        "machine": machine(device),
+        "patches painted": len(pixels),
+        "painted and loaded after_s": _since(begun),
+    }
     told["figures"] = []
     for figure in figures(predictor, pixels, effort, begun + effort.cut_after_s):
         told["figures"].append(asdict(figure))
@@ -96,7 +104,9 @@ def painted(n: int) -> np.ndarray:
 
 def _painted(seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    return draw_cell_patch(rng, CLASS_NAMES[seed % len(CLASS_NAMES)], 320, _MPP)[0].transpose(2, 0, 1)
+    return draw_cell_patch(rng, CLASS_NAMES[seed % len(CLASS_NAMES)], 320, _MPP)[0].transpose(
+        2, 0, 1
+    )
 
 
 def of_patches(pixels: np.ndarray, n: int) -> PatchBatch:
@@ -137,11 +147,16 @@ def _calls(predictor, batch: PatchBatch) -> dict:
     network = predictor.network
     there = network.there(batch.pixels)
     calls = {
-        "network": lambda: network.said(there), "answers": lambda: network(batch.pixels),
+        "network": lambda: network.said(there),
+        "answers": lambda: network(batch.pixels),
         "cells": lambda: predictor(batch, _MPP),
-    }  # fmt: skip
+    }
     if predictor.device == "cuda":
-        calls = {"network": calls.pop("network"), "recorded": lambda: network.recorded(batch.pixels), **calls}
+        calls = {
+            "network": calls.pop("network"),
+            "recorded": lambda: network.recorded(batch.pixels),
+            **calls,
+        }
     return calls
 
 
@@ -164,7 +179,10 @@ def _figure(figure: Figure, call, warm_up: int, least_s: float) -> Figure:
     took_s = time.perf_counter() - begun
     peak_mb = round(torch.cuda.max_memory_allocated() / 2**20) if cuda else None
     return replace(
-        figure, patches_s=round(calls * figure.batch / took_s, 1), busy_percent=busy.percent, peak_mb=peak_mb
+        figure,
+        patches_s=round(calls * figure.batch / took_s, 1),
+        busy_percent=busy.percent,
+        peak_mb=peak_mb,
     )
 
 
@@ -184,18 +202,27 @@ def kernels(predictor, batch: PatchBatch, calls: int = 3) -> dict[str, object]:
 
     cuda = torch.cuda.is_available()
     predictor.batch_size = len(batch)
-    with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU], acc_events=True) as profiler:
+    with profile(
+        activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU], acc_events=True
+    ) as profiler:
         begun = time.perf_counter()
         for _ in range(calls):
             predictor.network(batch.pixels)
         _wait()
         wall_us = (time.perf_counter() - begun) * 1e6
     field = "self_device_time_total" if cuda else "self_cpu_time_total"
-    events = [e for e in profiler.key_averages() if e.device_type.name == ("CUDA" if cuda else "CPU")]
+    events = [
+        e for e in profiler.key_averages() if e.device_type.name == ("CUDA" if cuda else "CPU")
+    ]
     timed = sorted(((getattr(e, field), e.count, e.key) for e in events), reverse=True)
     total_us = sum(us for us, *_ in timed)
     rows = [
-        {"kernel": key[:90], "calls": count, "ms": round(us / 1000, 3), "percent": round(100 * us / (total_us or 1), 1)}
+        {
+            "kernel": key[:90],
+            "calls": count,
+            "ms": round(us / 1000, 3),
+            "percent": round(100 * us / (total_us or 1), 1),
+        }
         for us, count, key in timed[:_TOP_KERNELS]
     ]
     at_work = round(100 * total_us / wall_us, 1)
@@ -206,16 +233,27 @@ def machine(device: str) -> dict[str, object]:
     """What the figures were taken on."""
     import torch
 
-    name = torch.cuda.get_device_name() if device == "cuda" else "none: a few patches on the CPU instead"
+    name = (
+        torch.cuda.get_device_name()
+        if device == "cuda"
+        else "none: a few patches on the CPU instead"
+    )
     return {
-        "gpu": name, "torch": torch.__version__, "python": platform.python_version(), "cores": cpu_limit(),
+        "gpu": name,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "cores": cpu_limit(),
         "fp32 convolutions may use TF32": torch.backends.cudnn.allow_tf32,
-    }  # fmt: skip
+    }
 
 
 def as_tables(told: dict[str, object]) -> str:
     """The same for people."""
-    titles = {"machine": [told["machine"]], "figures": told["figures"], "agreement": [told["agreement"]]}
+    titles = {
+        "machine": [told["machine"]],
+        "figures": told["figures"],
+        "agreement": [told["agreement"]],
+    }
     shares = {k: v for k, v in told["kernels"].items() if k != "top"}
     titles |= {"profile": [shares], "kernels": told["kernels"]["top"]}
     return "\n".join(as_text(title, rows) for title, rows in titles.items())

@@ -19,7 +19,9 @@ def agreement(predictor, batch: PatchBatch, mpp: float, weights: str | None) -> 
 
     reference = Predictor.load(weights, "cpu")
     with ThreadPoolExecutor(max(1, cpu_limit() // 2)) as threads:
-        parts = [PatchBatch(batch.pixels[i : i + 1], batch.origins[:1], 1.0) for i in range(len(batch))]
+        parts = [
+            PatchBatch(batch.pixels[i : i + 1], batch.origins[:1], 1.0) for i in range(len(batch))
+        ]
         wanted = [said.cells for said in threads.map(lambda part: reference(part, mpp), parts)]
     said = predictor(batch, mpp)
     found = [said.cells.take(said.patch_index == i) for i in range(len(batch))]
@@ -39,8 +41,11 @@ def compared(wanted: list, found: list) -> dict[str, object]:
         off_px += list(np.abs(a.boxes_xyxy[rows] - b.boxes_xyxy[columns]).max(1))
         off_probability += list(np.abs(a.class_probs[rows] - b.class_probs[columns]).max(1))
     return {
-        "cells_of_cpu": sum(map(len, wanted)), "cells": sum(map(len, found)), "same_place": len(same_class),
-        "same_class": int(sum(same_class)), "median_box_off_px": round(float(np.median(off_px[1:] or [0])), 3),
+        "cells_of_cpu": sum(map(len, wanted)),
+        "cells": sum(map(len, found)),
+        "same_place": len(same_class),
+        "same_class": int(sum(same_class)),
+        "median_box_off_px": round(float(np.median(off_px[1:] or [0])), 3),
         "largest_box_off_px": round(float(max(off_px)), 2),
         "largest_probability_off": round(float(max(off_probability)), 4),
-    }  # fmt: skip
+    }

@@ -43,7 +43,9 @@ def _by_torch() -> float | None:
 
     try:
         return float(torch.cuda.utilization()) if torch.cuda.is_available() else None
-    except Exception:  # whatever NVML's binding raises, or its absence: there is another way, or none
+    except (
+        Exception
+    ):  # whatever NVML's binding raises, or its absence: there is another way, or none
         return None
 
 

@@ -39,15 +39,35 @@ _PICTURE_PX = round(PICTURE_UM / 0.12)
 def made_up_work(root: Path, size_px: tuple[int, int] = SLIDE_PX) -> SlideWork:
     """A slide of `size_px` (width, height) whose regions are all looked at; its journal lies in results folder `root`."""
     width, height = size_px
-    slide = Slide(str(root / "made-up.tif"), "made-up", "0" * 64, width, height, MPP, (size_px,), (1.0,), "none", "tiff")
+    slide = Slide(
+        str(root / "made-up.tif"),
+        "made-up",
+        "0" * 64,
+        width,
+        height,
+        MPP,
+        (size_px,),
+        (1.0,),
+        "none",
+        "tiff",
+    )
     cores = [
         (x, y, min(x + CORE_PX, width), min(y + CORE_PX, height))
-        for y in range(0, height, CORE_PX) for x in range(0, width, CORE_PX)
-    ]  # fmt: skip
+        for y in range(0, height, CORE_PX)
+        for x in range(0, width, CORE_PX)
+    ]
     regions = tuple(Region(i, core, core) for i, core in enumerate(cores))
-    plan = TilePlan(slide, StainProfile((240, 240, 240), (0.1, 0.3, 0.2), 0.3), regions, width * height * 6.25e-8, 0.0)
+    plan = TilePlan(
+        slide,
+        StainProfile((240, 240, 240), (0.1, 0.3, 0.2), 0.3),
+        regions,
+        width * height * 6.25e-8,
+        0.0,
+    )
     journal = RegionJournal.of(ResultsFolder(root).state, slide.slide_id, "f" * 64)
-    return SlideWork(SlideFile(Path(slide.path), slide.slide_id), slide, "f" * 64, journal, plan, state="working")
+    return SlideWork(
+        SlideFile(Path(slide.path), slide.slide_id), slide, "f" * 64, journal, plan, state="working"
+    )
 
 
 def fill_journal(root: Path, n_cells: int, size_px: tuple[int, int] = SLIDE_PX) -> None:
@@ -60,17 +80,22 @@ def fill_journal(root: Path, n_cells: int, size_px: tuple[int, int] = SLIDE_PX) 
         work.journal.save(_region(region, int(stop - start), drawings, random))
 
 
-def publish(root: Path, size_px: tuple[int, int] = SLIDE_PX, processes: int = 0) -> dict[str, float]:
+def publish(
+    root: Path, size_px: tuple[int, int] = SLIDE_PX, processes: int = 0
+) -> dict[str, float]:
     """Publish what `fill_journal` left. Seconds, those of all cores too, and peak memory before and after (MB)."""
     work = made_up_work(root, size_px)
     before_mb, begun, cpu_begun = _peak_mb(), time.perf_counter(), _cpu_s()
     record = publish_slide(ResultsFolder(root), work, RunSettings(), 0.5, "0" * 64, processes)
     wall_s, cpu_s = time.perf_counter() - begun, _cpu_s() - cpu_begun
     return {
-        "cells": record.cells, "seconds": round(wall_s, 2), "cpu_seconds": round(cpu_s, 2),
-        "cpu_ms_a_cell": round(1000 * cpu_s / max(record.cells, 1), 3), "base_mb": round(before_mb),
+        "cells": record.cells,
+        "seconds": round(wall_s, 2),
+        "cpu_seconds": round(cpu_s, 2),
+        "cpu_ms_a_cell": round(1000 * cpu_s / max(record.cells, 1), 3),
+        "base_mb": round(before_mb),
         "over_base_mb": round(_peak_mb() - before_mb),
-    }  # fmt: skip
+    }
 
 
 @dataclass(frozen=True)
@@ -85,7 +110,12 @@ class _Drawing:
     @classmethod
     def of(cls, mask: np.ndarray, picture: bytes) -> _Drawing:
         traced = outlines_of([mask > 0, mask == 2], np.zeros((2, 2), int))
-        return cls(mask.shape, pack_mask(mask), picture, tuple([np.array(ring) for ring in rings] for rings in traced))
+        return cls(
+            mask.shape,
+            pack_mask(mask),
+            picture,
+            tuple([np.array(ring) for ring in rings] for rings in traced),
+        )
 
     def outline_at(self, x: int, y: int) -> bytes:
         """What `outputs.outlined` would trace of it there."""
@@ -96,20 +126,31 @@ def _region(region: Region, n: int, drawings: list[_Drawing], random) -> RegionR
     """A region with `n` cells on a jittered lattice, so that none is another's duplicate where there is room."""
     x0, y0, x1, y1 = region.core
     across = max(1, math.ceil(math.sqrt(n)))
-    places = np.stack([np.arange(n) % across, np.arange(n) // across], 1) + random.uniform(0.2, 0.4, (n, 2))
+    places = np.stack([np.arange(n) % across, np.arange(n) // across], 1) + random.uniform(
+        0.2, 0.4, (n, 2)
+    )
     xy = (np.array([x0, y0]) + places / across * (x1 - x0 - 64, y1 - y0 - 64)).astype(np.int32)
     which = random.integers(0, len(drawings), n)
     drawn = [drawings[k] for k in which.tolist()]
     hw = np.array([d.hw for d in drawn], np.int32).reshape(n, 2)
     cells = Cells(
-        np.concatenate([xy, xy + hw[:, ::-1]], 1).astype(np.float32), random.uniform(0.6, 1, n).astype(np.float32),
+        np.concatenate([xy, xy + hw[:, ::-1]], 1).astype(np.float32),
+        random.uniform(0.6, 1, n).astype(np.float32),
         random.dirichlet(np.full(N_CLASSES, 0.05), n).astype(np.float32).reshape(n, N_CLASSES),
-        np.concatenate([random.dirichlet(np.full(len(a.states), 0.2), n) for a in ATTRIBUTES], 1).astype(np.float32),
-        xy, hw, tuple(d.mask for d in drawn), random.uniform(0, 4, n).astype(np.float32),
-        np.full(n, region.index, np.int32), tuple(d.picture for d in drawn),
+        np.concatenate(
+            [random.dirichlet(np.full(len(a.states), 0.2), n) for a in ATTRIBUTES], 1
+        ).astype(np.float32),
+        xy,
+        hw,
+        tuple(d.mask for d in drawn),
+        random.uniform(0, 4, n).astype(np.float32),
+        np.full(n, region.index, np.int32),
+        tuple(d.picture for d in drawn),
         outlines=tuple(d.outline_at(x, y) for d, (x, y) in zip(drawn, xy.tolist(), strict=True)),
-    )  # fmt: skip
-    return RegionResult(region.index, cells, random.normal(7.3, 0.4, 3).astype(np.float32), n, n, 0, 0)
+    )
+    return RegionResult(
+        region.index, cells, random.normal(7.3, 0.4, 3).astype(np.float32), n, n, 0, 0
+    )
 
 
 def _mask(random) -> np.ndarray:
@@ -126,7 +167,9 @@ def _picture(random) -> bytes:
     """A JPEG about as large as a real picture of a cell (4 to 8 kB)."""
     coarse = random.uniform(90, 240, (_PICTURE_PX // 8, _PICTURE_PX // 8, 3)).astype(np.uint8)
     image = Image.fromarray(coarse).resize((_PICTURE_PX, _PICTURE_PX), Image.Resampling.BICUBIC)
-    noisy = np.clip(np.asarray(image) + random.normal(0, 4, (_PICTURE_PX, _PICTURE_PX, 1)), 0, 255).astype(np.uint8)
+    noisy = np.clip(
+        np.asarray(image) + random.normal(0, 4, (_PICTURE_PX, _PICTURE_PX, 1)), 0, 255
+    ).astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noisy).save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
@@ -146,10 +189,16 @@ def _cpu_s() -> float:
 def main(folder: str, cells: str, width: str, height: str, processes: str = "0") -> None:
     """Make and publish; see the module."""
     root, size_px = Path(folder), (int(width), int(height))
-    filling = multiprocessing.get_context("spawn").Process(target=fill_journal, args=(root, int(cells), size_px))
+    filling = multiprocessing.get_context("spawn").Process(
+        target=fill_journal, args=(root, int(cells), size_px)
+    )
     filling.start()
     filling.join()
-    print(json.dumps({"width": size_px[0], "height": size_px[1]} | publish(root, size_px, int(processes))))
+    print(
+        json.dumps(
+            {"width": size_px[0], "height": size_px[1]} | publish(root, size_px, int(processes))
+        )
+    )
 
 
 if __name__ == "__main__":

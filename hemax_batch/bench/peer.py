@@ -38,7 +38,10 @@ def extrapolated(told: dict[str, float], of: str = "s", stride_px: float = STRID
     (203.0, 53.0)
     """
     patches = told["of_items"] * (STRIDE_PX / stride_px) ** 2
-    return round(told[f"before_{of}"] + told[f"timed_{of}"] / told["items"] * patches + told[f"after_{of}"], 1)
+    return round(
+        told[f"before_{of}"] + told[f"timed_{of}"] / told["items"] * patches + told[f"after_{of}"],
+        1,
+    )
 
 
 def wrapped():
@@ -58,12 +61,17 @@ def wrapped():
 
         def forward(self, patches):
             said = self.network(patches)
-            return torch.cat([said.class_logits[-1].float().softmax(-1), said.boxes_cxcywh[-1].float()], -1)
+            return torch.cat(
+                [said.class_logits[-1].float().softmax(-1), said.boxes_cxcywh[-1].float()], -1
+            )
 
         @staticmethod
         def infer_batch(model, batch_data, *, device):
             patches = batch_data.to(device).permute(0, 3, 1, 2).contiguous()
-            with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=device != "cpu"):
+            with (
+                torch.inference_mode(),
+                torch.autocast("cuda", torch.bfloat16, enabled=device != "cpu"),
+            ):
                 return model(patches).cpu().numpy()
 
         @staticmethod
@@ -83,7 +91,9 @@ def thinned(engine_class, count: int):
             loader = super().get_dataloader(*arguments, **options)
             places = loader.dataset.inputs
             self.of_items = len(places)
-            loader.dataset.inputs = places[np.linspace(0, len(places) - 1, min(count, len(places))).astype(int)]
+            loader.dataset.inputs = places[
+                np.linspace(0, len(places) - 1, min(count, len(places))).astype(int)
+            ]
             return loader
 
         def infer_wsi(self, *arguments, **options):
@@ -109,17 +119,28 @@ def measure(slide: Path, mpp: float, cores: int, count: int, folder: Path) -> di
     model, card = wrapped()
     working = [{"units": "mpp", "resolution": card.mpp}]
     ioconfig = IOPatchPredictorConfig(
-        input_resolutions=working, output_resolutions=working, patch_input_shape=(PATCH_PX, PATCH_PX),
+        input_resolutions=working,
+        output_resolutions=working,
+        patch_input_shape=(PATCH_PX, PATCH_PX),
         stride_shape=(STRIDE_PX, STRIDE_PX),
-    )  # fmt: skip
+    )
     engine = thinned(PatchPredictor, count)(
-        model, batch_size=BATCH, num_workers=LOADERS, device="cuda" if torch.cuda.is_available() else "cpu", verbose=False
+        model,
+        batch_size=BATCH,
+        num_workers=LOADERS,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        verbose=False,
     )
     begun = clocks()
     engine.run(
-        images=[slide], patch_mode=False, ioconfig=ioconfig, save_dir=folder / "peer", output_type="zarr",
-        return_probabilities=True, wsireader_kwargs={"mpp": (mpp, mpp)},
-    )  # fmt: skip
+        images=[slide],
+        patch_mode=False,
+        ioconfig=ioconfig,
+        save_dir=folder / "peer",
+        output_type="zarr",
+        return_probabilities=True,
+        wsireader_kwargs={"mpp": (mpp, mpp)},
+    )
     marks = np.array([begun, *engine.clocks, clocks()])
     lasted = {
         f"{part}_{of}": round(seconds, 3)
@@ -127,7 +148,12 @@ def measure(slide: Path, mpp: float, cores: int, count: int, folder: Path) -> di
         for part, seconds in zip(("before", "timed", "after"), column, strict=True)
     }
     name = f"TIAToolbox {version('tiatoolbox')}, torch {torch.__version__}"
-    return {"peer": name, **lasted, "items": len(engine.dataloader.dataset), "of_items": engine.of_items}
+    return {
+        "peer": name,
+        **lasted,
+        "items": len(engine.dataloader.dataset),
+        "of_items": engine.of_items,
+    }
 
 
 def clocks() -> tuple[float, float]:

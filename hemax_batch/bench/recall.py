@@ -25,24 +25,32 @@ def recall(everywhere: Path, screened: Path, truth: Path | None = None) -> dict[
     (wanted, named), (found, _) = _cells(everywhere), _cells(screened)
     hit = _among(wanted, found)
     told = {
-        "everywhere": len(wanted), "screened": len(found), "of_them_found": int(hit.sum()), "recall": _share(hit),
-        "named_everywhere": int(named.sum()), "of_the_named_found": int(hit[named].sum()),
+        "everywhere": len(wanted),
+        "screened": len(found),
+        "of_them_found": int(hit.sum()),
+        "recall": _share(hit),
+        "named_everywhere": int(named.sum()),
+        "of_the_named_found": int(hit[named].sum()),
         "recall_of_named": _share(hit[named]),
-    }  # fmt: skip
+    }
     labelled = _cells(truth)[0] if truth else np.zeros((0, 4))
     seen = labelled[_among(labelled, wanted)]
     again = _among(seen, found)
     return told | {
-        "labelled": len(labelled), "labelled_everywhere": len(seen), "of_these_found": int(again.sum()),
+        "labelled": len(labelled),
+        "labelled_everywhere": len(seen),
+        "of_these_found": int(again.sum()),
         "recall_of_labelled": _share(again) if len(seen) else None,
-    }  # fmt: skip
+    }
 
 
 def _among(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Whether each box [N, 4] is in `others` [M, 4] too: bool [N]."""
     hit = np.zeros(len(boxes), bool)
     for k in range(0, len(boxes) if len(others) else 0, _AT_A_TIME):
-        hit[k : k + _AT_A_TIME] = (pairwise_iou(boxes[k : k + _AT_A_TIME], others) >= _SAME_IOU).any(1)
+        hit[k : k + _AT_A_TIME] = (
+            pairwise_iou(boxes[k : k + _AT_A_TIME], others) >= _SAME_IOU
+        ).any(1)
     return hit
 
 
@@ -55,4 +63,6 @@ def _cells(table: Path) -> tuple[np.ndarray, np.ndarray]:
     with open(table, newline="", encoding="utf-8") as f:
         rows = list(csv.DictReader(f))
     boxes = [[float(row[name]) for name in ("x0", "y0", "x1", "y1")] for row in rows]
-    return np.array(boxes, float).reshape(-1, 4), np.array([row["class"] != UNIDENTIFIED for row in rows], bool)
+    return np.array(boxes, float).reshape(-1, 4), np.array(
+        [row["class"] != UNIDENTIFIED for row in rows], bool
+    )

@@ -15,9 +15,10 @@ def growth(megapixels: list[float], values: list[float]) -> dict[str, float]:
     slope, start = np.polyfit(x, y, 1)
     off = np.abs(y - (start + slope * x)) / np.maximum(y, 1e-9)
     return {
-        "at_0": round(float(start), 3), "per_100_megapixels": round(float(slope), 3),
+        "at_0": round(float(start), 3),
+        "per_100_megapixels": round(float(slope), 3),
         "largest_deviation_percent": round(float(100 * off.max()), 1),
-    }  # fmt: skip
+    }
 
 
 def as_text(title: str, rows: list[dict[str, object]]) -> str:

@@ -36,9 +36,12 @@ def watch(command: list[str], env: dict[str, str]) -> Watched:
     read: dict[int, int] = {}
     cpu: dict[int, float] = {}
     begun = time.perf_counter()
-    with tempfile.TemporaryFile("w+") as said, subprocess.Popen(
-        command, env=env, stdout=said, stderr=subprocess.STDOUT, text=True
-    ) as process:
+    with (
+        tempfile.TemporaryFile("w+") as said,
+        subprocess.Popen(
+            command, env=env, stdout=said, stderr=subprocess.STDOUT, text=True
+        ) as process,
+    ):
         while process.poll() is None:
             peak = max(peak, _look(process.pid, read, cpu))
             if time.perf_counter() >= next_gpu and (busy := by_nvidia_smi()) is not None:
@@ -51,9 +54,13 @@ def watch(command: list[str], env: dict[str, str]) -> Watched:
     if process.returncode:
         raise HemaxError(f"{' '.join(command)}: exit code {process.returncode}: {words[-600:]}")
     return Watched(
-        round(wall_s, 2), round(sum(cpu.values()), 2), round(peak / 2**20), round(sum(read.values()) / 1e6, 1),
-        round(fmean(gpu), 1) if gpu else None, words,
-    )  # fmt: skip
+        round(wall_s, 2),
+        round(sum(cpu.values()), 2),
+        round(peak / 2**20),
+        round(sum(read.values()) / 1e6, 1),
+        round(fmean(gpu), 1) if gpu else None,
+        words,
+    )
 
 
 def _look(pid: int, read: dict[int, int], cpu: dict[int, float]) -> int:
@@ -65,7 +72,11 @@ def _look(pid: int, read: dict[int, int], cpu: dict[int, float]) -> int:
         return 0
     for process in tree:
         try:
-            held += process.memory_full_info().pss if sys.platform == "linux" else process.memory_info().rss
+            held += (
+                process.memory_full_info().pss
+                if sys.platform == "linux"
+                else process.memory_info().rss
+            )
             times = process.cpu_times()
             cpu[process.pid] = times.user + times.system
             read[process.pid] = process.io_counters().read_chars if sys.platform == "linux" else 0

@@ -71,9 +71,14 @@ def network(slide: str, share: int, shares: int, count: int):
         window = (0, 0, min(reader.slide.width, 16_384), min(reader.slide.height, 16_384))
         places_xy = propose(reader, window, measure_stain(reader))[:_MOST_PATCHES]
         if not len(places_xy):
-            raise ValueError(f"{slide}: the screen proposes nothing, so that there are no patches to measure with")
+            raise ValueError(
+                f"{slide}: the screen proposes nothing, so that there are no patches to measure with"
+            )
         size, mpp = (reader.slide.width, reader.slide.height), reader.slide.mpp
-        batches = [cut_patches(reader, xy[None], predictor.card.mpp, predictor.card.patch_px) for xy in places_xy]
+        batches = [
+            cut_patches(reader, xy[None], predictor.card.mpp, predictor.card.patch_px)
+            for xy in places_xy
+        ]
     mine = len(range(share, count, shares))
     predictor(batches[0], mpp, size)  # what is loaded at the first call is loaded
 
@@ -107,7 +112,11 @@ def plain(slide: str, share: int, shares: int, count: int):
     def work() -> tuple[int, float]:
         for place in sample.tolist():
             column, row = place % columns, place // columns
-            tile = zoom.get_tile(zoom.level_count - 1, (column, row)).convert("RGB").resize((patch_px, patch_px))
+            tile = (
+                zoom.get_tile(zoom.level_count - 1, (column, row))
+                .convert("RGB")
+                .resize((patch_px, patch_px))
+            )
             pixels = np.asarray(tile).transpose(2, 0, 1)[None]
             origin = np.array([[column, row]], float) * round(patch_px * scale)
             predictor(PatchBatch(np.ascontiguousarray(pixels), origin, scale), mpp, size)
@@ -124,14 +133,17 @@ def profile_network(slide: str, count: int) -> str:
     work = network(slide, 0, 1, count)
     with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiler:
         work()
-    return profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=48)
+    return profiler.key_averages().table(
+        sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=48
+    )
 
 
 def _windows(width: int, height: int) -> list[tuple[int, int, int, int]]:
     return [
         (x, y, min(_WINDOW_PX, width - x), min(_WINDOW_PX, height - y))
-        for y in range(0, height, _WINDOW_PX) for x in range(0, width, _WINDOW_PX)
-    ]  # fmt: skip
+        for y in range(0, height, _WINDOW_PX)
+        for x in range(0, width, _WINDOW_PX)
+    ]
 
 
 KINDS = {made.__name__: made for made in (reading, openslide, network, plain)}
@@ -153,7 +165,8 @@ def measure_work(kind: str, slide: str, cores: int, count: int) -> dict[str, flo
     ready, answers = spawn.Barrier(processes), spawn.Queue()
     shares = cores if kind == "plain" else processes
     started = [
-        spawn.Process(target=_share, args=(kind, slide, k, shares, count, ready, answers)) for k in range(processes)
+        spawn.Process(target=_share, args=(kind, slide, k, shares, count, ready, answers))
+        for k in range(processes)
     ]
     for process in started:
         process.start()
@@ -162,9 +175,11 @@ def measure_work(kind: str, slide: str, cores: int, count: int) -> dict[str, flo
         process.join()
     begun, ended, items, megapixels, of_items = zip(*told, strict=True)
     return {
-        "seconds": round(max(ended) - min(begun), 3), "items": sum(items), "of_items": sum(of_items),
+        "seconds": round(max(ended) - min(begun), 3),
+        "items": sum(items),
+        "of_items": sum(of_items),
         "megapixels": round(sum(megapixels), 1),
-    }  # fmt: skip
+    }
 
 
 def _answer(answers, started):

@@ -25,7 +25,9 @@ class ScreenAudit:
         """The sentence on what was missed, against the `cells` that the slide's results hold; "" where nothing was."""
         if not self.found:
             return ""
-        share = f", {100 * self.missed_estimate / cells:.1f} % of the {cells} found" if cells else ""
+        share = (
+            f", {100 * self.missed_estimate / cells:.1f} % of the {cells} found" if cells else ""
+        )
         return (
             f"the screen missed {self.found} cell{'s' * (self.found > 1)} in a sample of {self.audited_mm2:.3f} mm²: at "
             f"this rate {self.missed_estimate:.0f} on the slide (95 % limits {self.low95:.0f} to {self.high95:.0f})"
@@ -39,7 +41,9 @@ def poisson_limits(k: int, level: float = 0.95) -> tuple[float, float]:
     >>> [round(v, 2) for v in (*poisson_limits(0), *poisson_limits(3))]
     [0.0, 3.69, 0.62, 8.77]
     """
-    from scipy.special import gammaincinv  # half the time that a run takes to begin, and only needed at its end
+    from scipy.special import (
+        gammaincinv,
+    )  # half the time that a run takes to begin, and only needed at its end
 
     if k < 0:
         raise ValueError(f"{k}: a count cannot be negative")

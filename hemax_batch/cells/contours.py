@@ -51,12 +51,16 @@ def _outlined(masks: Sequence[np.ndarray], masks_xy: np.ndarray) -> list[list[Ri
         return [[] for _ in masks]
     lengths = np.diff(ends, prepend=0)
     owner = np.searchsorted(tops, points[ends - 1, 1], side="right") - 1
-    shift = masks_xy - np.stack([np.ones(len(tops)), tops + 1], 1) + 0.5  # canvas pixel centres to slide
+    shift = (
+        masks_xy - np.stack([np.ones(len(tops)), tops + 1], 1) + 0.5
+    )  # canvas pixel centres to slide
     points = points + np.repeat(shift[owner], lengths, axis=0)
     outer = _is_outer(points, ends)
     if not outer.all():
         holed = set(owner[~outer].tolist())
-        return _outlined([_filled(mask) if k in holed else mask for k, mask in enumerate(masks)], masks_xy)
+        return _outlined(
+            [_filled(mask) if k in holed else mask for k, mask in enumerate(masks)], masks_xy
+        )
     found: list[list[Ring]] = [[] for _ in masks]
     for whose, ring in zip(owner.tolist(), _simplified(points, lengths), strict=True):
         found[whose].append(ring)
@@ -161,7 +165,9 @@ def _simplified(points: np.ndarray, lengths: np.ndarray) -> list[Ring]:
     listed, ends = simple.tolist(), np.cumsum(counts).tolist()
     return [
         listed[end - count : end] if fine else _simplified_with_care(polygon)
-        for fine, count, end, polygon in zip(good.tolist(), counts.tolist(), ends, polygons, strict=True)
+        for fine, count, end, polygon in zip(
+            good.tolist(), counts.tolist(), ends, polygons, strict=True
+        )
     ]
 
 
@@ -169,7 +175,9 @@ def _simplified_with_care(polygon) -> Ring:
     """As above without crossing itself, for ten times the time; as it was where even that is invalid."""
     import shapely
 
-    simple = shapely.get_coordinates(shapely.simplify(polygon, _TOLERANCE_PX, preserve_topology=True)).round(1)
+    simple = shapely.get_coordinates(
+        shapely.simplify(polygon, _TOLERANCE_PX, preserve_topology=True)
+    ).round(1)
     rounded = shapely.polygons(simple) if len(simple) > 3 else None
     if rounded is not None and shapely.is_valid(rounded) and shapely.area(rounded) > 0:
         return simple.tolist()

@@ -39,7 +39,11 @@ class Counting:
 
 
 def choose_cells(
-    class_names: Sequence[str], zones: Sequence[str], count_in: str, target_cells: int, is_smear: bool
+    class_names: Sequence[str],
+    zones: Sequence[str],
+    count_in: str,
+    target_cells: int,
+    is_smear: bool,
 ) -> Counting:
     """Decide for cells of these final classes in these zones ("monolayer", "thick" or "feathered").
 
@@ -51,7 +55,10 @@ def choose_cells(
     if count_in == "all":
         counted_in, because = "all", "--count-in all"
     elif not is_smear:
-        counted_in, because = "all", "hardly any single red cell is seen, so that no monolayer can be told"
+        counted_in, because = (
+            "all",
+            "hardly any single red cell is seen, so that no monolayer can be told",
+        )
     elif inside < target_cells:
         counted_in, because = "all", held
     else:
@@ -63,15 +70,20 @@ def choose_cells(
 def words_on(counting: Counting, class_names: Sequence[str]) -> str:
     """The sentence on white cells outside the monolayer, counted or not; "" where there are none."""
     outside = Counter(
-        zone for name, zone in zip(class_names, counting.zones, strict=True)
+        zone
+        for name, zone in zip(class_names, counting.zones, strict=True)
         if name in WHITE_NAMES and zone != "monolayer"
-    )  # fmt: skip
+    )
     if not outside:
         return ""
     number = outside.total()
     told = f"{number} white cell{'' if number == 1 else 's'} outside the monolayer "
     told += "(" + ", ".join(f"{zone} {outside[zone]}" for zone in sorted(outside)) + ") "
-    return told + (f"counted: {counting.because}" if counting.counted_in == "all" else "left out of the differential")
+    return told + (
+        f"counted: {counting.because}"
+        if counting.counted_in == "all"
+        else "left out of the differential"
+    )
 
 
 @dataclass(frozen=True)
@@ -100,7 +112,7 @@ class SmearAccount:
     background_red: float | None = None  # clear glass, 0..255, as are the next two
     background_green: float | None = None
     background_blue: float | None = None
-    red_cell_od_red: float | None = None  # optical density of a typical red cell, as are the next two
+    red_cell_od_red: float | None = None  # a typical red cell's optical density, and the next two
     red_cell_od_green: float | None = None
     red_cell_od_blue: float | None = None
     unfamiliar_cells: int | None = None  # unlike the cells that the network knows

@@ -118,7 +118,10 @@ def share_of(k: int, n: int) -> Share:
 
 
 def count(
-    class_names: Iterable[str], target_cells: int = 200, wbc: float | None = None, rules: Rules | None = None
+    class_names: Iterable[str],
+    target_cells: int = 200,
+    wbc: float | None = None,
+    rules: Rules | None = None,
 ) -> Differential:
     """The differential of cells with these final classes. UsageError where a name is no class.
 
@@ -136,9 +139,15 @@ def count(
     n = sum(found[name] for name in white)
     nrbc, unidentified = found["erythroblast"], found[UNIDENTIFIED]
     per_100 = 100 * nrbc / n if n else math.nan
-    corrected = wbc * 100 / (100 + per_100) if wbc is not None and per_100 >= rules.nrbc_correction_per_100 else None
+    corrected = (
+        wbc * 100 / (100 + per_100)
+        if wbc is not None and per_100 >= rules.nrbc_correction_per_100
+        else None
+    )
     shares = {name: share_of(found[name], n) for name in white}
-    others = [c.name for c in (*CLASSES, *REVIEW_CLASSES) if not c.white and c.name != "erythroblast"]
+    others = [
+        c.name for c in (*CLASSES, *REVIEW_CLASSES) if not c.white and c.name != "erythroblast"
+    ]
     outside = {name: found[name] for name in others if found[name]}
     neutrophils = share_of(sum(found[name] for name in NEUTROPHIL_NAMES), n)
     flags = (
@@ -148,16 +157,37 @@ def count(
         *_flags_on_ranges(shares, neutrophils, rules),
     )
     return Differential(
-        shares, neutrophils, n, target_cells, nrbc, per_100, wbc, corrected, unidentified, outside, flags, rules
+        shares,
+        neutrophils,
+        n,
+        target_cells,
+        nrbc,
+        per_100,
+        wbc,
+        corrected,
+        unidentified,
+        outside,
+        flags,
+        rules,
     )
 
 
 def _flags_on_numbers(n: int, target: int, unidentified: int, rules: Rules) -> list[Flag]:
     flags = []
     if n < target:
-        flags.append(Flag("sufficiency", f"insufficient: {_cells(n, 'white cell')} counted, {target} asked for"))
+        flags.append(
+            Flag(
+                "sufficiency",
+                f"insufficient: {_cells(n, 'white cell')} counted, {target} asked for",
+            )
+        )
     if unidentified and 100 * unidentified > rules.unidentified_percent * (n + unidentified):
-        flags.append(Flag("unidentified_percent", f"{unidentified} of {_cells(n + unidentified, 'cell')} unidentified"))
+        flags.append(
+            Flag(
+                "unidentified_percent",
+                f"{unidentified} of {_cells(n + unidentified, 'cell')} unidentified",
+            )
+        )
     return flags
 
 
@@ -167,7 +197,11 @@ def _flags_on_cells(shares: dict[str, Share], nrbc: int, rules: Rules) -> list[F
     words = {c.name: c.words for c in CLASSES}
     wanted = [(f"{name}_count", k, words[name]) for name, k in seen.items()]
     wanted.append(("nrbc_count", nrbc, words["erythroblast"]))
-    flags = [Flag(rule, f"{_cells(k, name)} seen") for rule, k, name in wanted if 0 < getattr(rules, rule) <= k]
+    flags = [
+        Flag(rule, f"{_cells(k, name)} seen")
+        for rule, k, name in wanted
+        if 0 < getattr(rules, rule) <= k
+    ]
     for rule, name, what in (
         ("metamyelocyte_percent", "metamyelocyte", "metamyelocytes"),
         ("left_shift_band_percent", "band_neutrophil", "left shift: band neutrophils"),
@@ -178,13 +212,25 @@ def _flags_on_cells(shares: dict[str, Share], nrbc: int, rules: Rules) -> list[F
     return flags
 
 
-def _flags_on_correction(per_100: float, wbc: float | None, corrected: float | None, rules: Rules) -> list[Flag]:
+def _flags_on_correction(
+    per_100: float, wbc: float | None, corrected: float | None, rules: Rules
+) -> list[Flag]:
     if not per_100 >= rules.nrbc_correction_per_100:
         return []
     told = f"{per_100:.1f} nucleated red cells per 100 white cells"
     if corrected is None:
-        return [Flag("nrbc_correction_per_100", f"{told}: correct the analyser's white count (--wbc gives it)")]
-    return [Flag("nrbc_correction_per_100", f"{told}: white count corrected from {wbc:.2f} to {corrected:.2f}")]
+        return [
+            Flag(
+                "nrbc_correction_per_100",
+                f"{told}: correct the analyser's white count (--wbc gives it)",
+            )
+        ]
+    return [
+        Flag(
+            "nrbc_correction_per_100",
+            f"{told}: white count corrected from {wbc:.2f} to {corrected:.2f}",
+        )
+    ]
 
 
 def _flags_on_ranges(shares: dict[str, Share], neutrophils: Share, rules: Rules) -> list[Flag]:

@@ -14,9 +14,22 @@ from functools import cached_property
 import numpy as np
 
 from ..records import Cells
-from ..vocabulary import ATTRIBUTES, CLASS_NAMES, CLASSES, NEUTROPHIL_NAMES, UNIDENTIFIED, attribute_slices
+from ..vocabulary import (
+    ATTRIBUTES,
+    CLASS_NAMES,
+    CLASSES,
+    NEUTROPHIL_NAMES,
+    UNIDENTIFIED,
+    attribute_slices,
+)
 from .measure import Measures
-from .plausible import ANY_NUCLEUS_FRACTION, CONTRADICTIONS, NUCLEUS_FRACTION, SIZE_UM, SURE_ATTRIBUTE
+from .plausible import (
+    ANY_NUCLEUS_FRACTION,
+    CONTRADICTIONS,
+    NUCLEUS_FRACTION,
+    SIZE_UM,
+    SURE_ATTRIBUTE,
+)
 from .sentences import named, sentences, with_article
 
 MANY_UNFAMILIAR = 0.1  # this tool's own: one known cell in a hundred is expected to be
@@ -27,10 +40,14 @@ _BASOPHIL = CLASS_NAMES.index("basophil")
 _SPLIT = np.isin(CLASS_NAMES, NEUTROPHIL_NAMES)
 #: Per attribute, bool [classes, states]: whether a state speaks against a class.
 _AGAINST = {
-    a.name: np.array([[s in CONTRADICTIONS.get(c, {}).get(a.name, ()) for s in a.states] for c in CLASS_NAMES])
+    a.name: np.array(
+        [[s in CONTRADICTIONS.get(c, {}).get(a.name, ()) for s in a.states] for c in CLASS_NAMES]
+    )
     for a in ATTRIBUTES
 }
-_FRACTIONS = np.array([NUCLEUS_FRACTION.get(name, ANY_NUCLEUS_FRACTION) for name in NAMES])  # float64 [classes + 1, 2]
+_FRACTIONS = np.array(
+    [NUCLEUS_FRACTION.get(name, ANY_NUCLEUS_FRACTION) for name in NAMES]
+)  # float64 [classes + 1, 2]
 
 
 @dataclass(frozen=True)
@@ -90,7 +107,9 @@ class Readings:
     @property
     def odd_size(self) -> np.ndarray:
         """bool [N], smaller or larger than nucleated cells are, or without an outline."""
-        return ~((self.measures.diameter_um >= SIZE_UM[0]) & (self.measures.diameter_um <= SIZE_UM[1]))
+        return ~(
+            (self.measures.diameter_um >= SIZE_UM[0]) & (self.measures.diameter_um <= SIZE_UM[1])
+        )
 
     @property
     def odd_fraction(self) -> np.ndarray:
@@ -114,19 +133,27 @@ class Readings:
     def words(self, rows: slice) -> tuple[list[str], list[tuple[str, ...]]]:
         """The explanations of some cells, and why a person should look at each ((): no particular reason)."""
         heads = [
-            self._head(*one) for one in zip(
-                self.ranked[rows].tolist(), self.confidences[rows].tolist(), self.class_index[rows].tolist(),
-                self.bare[rows].tolist(), strict=True,
+            self._head(*one)
+            for one in zip(
+                self.ranked[rows].tolist(),
+                self.confidences[rows].tolist(),
+                self.class_index[rows].tolist(),
+                self.bare[rows].tolist(),
+                strict=True,
             )
-        ]  # fmt: skip
+        ]
         at = np.arange(len(self))[rows]
         reasons: list[tuple[str, ...]] = [()] * len(at)
         for k in np.flatnonzero(self.review[at]).tolist():
             reasons[k] = tuple(self._reasons(int(at[k])))
         hidden = self.class_index[rows] == _BASOPHIL
-        return sentences(heads, self.cells.attribute_probs[rows], self.measures, rows, hidden), reasons
+        return sentences(
+            heads, self.cells.attribute_probs[rows], self.measures, rows, hidden
+        ), reasons
 
-    def _head(self, ranked: list[int], confidences: list[float], class_index: int, bare: bool) -> str:
+    def _head(
+        self, ranked: list[int], confidences: list[float], class_index: int, bare: bool
+    ) -> str:
         (first, second), (confidence, next_best) = ranked, confidences
         if class_index != _UNIDENTIFIED:
             return named(first, second, confidence, next_best)
@@ -157,7 +184,9 @@ class Readings:
         found, k = [], int(self.class_index[i])
         diameter, fraction = self.measures.diameter_um[i], self.measures.nucleus_fraction[i]
         if not SIZE_UM[0] <= diameter <= SIZE_UM[1]:
-            found.append(f"unusual size ({diameter:.1f} µm across; usual is {SIZE_UM[0]:g} to {SIZE_UM[1]:g})")
+            found.append(
+                f"unusual size ({diameter:.1f} µm across; usual is {SIZE_UM[0]:g} to {SIZE_UM[1]:g})"
+            )
         low, high = _FRACTIONS[k].tolist()
         if np.isnan(fraction):
             found.append("no nucleus found")
@@ -168,7 +197,9 @@ class Readings:
         return found
 
 
-def read_cells(cells: Cells, measures: Measures, slide_size: tuple[int, int], min_confidence: float) -> Readings:
+def read_cells(
+    cells: Cells, measures: Measures, slide_size: tuple[int, int], min_confidence: float
+) -> Readings:
     """How each cell is read. `slide_size` is (width, height) in level-0 pixels.
 
     Steps: the two likeliest classes; is the network sure, and is there a nucleus; the final class; reasons to doubt it.
@@ -184,10 +215,18 @@ def read_cells(cells: Cells, measures: Measures, slide_size: tuple[int, int], mi
     is_named = split | ~(unsure | bare)
     x0, y0, x1, y1 = cells.boxes_xyxy.T
     return Readings(
-        cells, measures, min_confidence, ranked, confidences, np.where(is_named, ranked[:, 0], _UNIDENTIFIED), split, bare,
-        _speaks_against(cells.attribute_probs, ranked[:, 0]) & is_named[:, None], cells.unfamiliar > 1,
+        cells,
+        measures,
+        min_confidence,
+        ranked,
+        confidences,
+        np.where(is_named, ranked[:, 0], _UNIDENTIFIED),
+        split,
+        bare,
+        _speaks_against(cells.attribute_probs, ranked[:, 0]) & is_named[:, None],
+        cells.unfamiliar > 1,
         (x0 <= 0) | (y0 <= 0) | (x1 >= slide_size[0]) | (y1 >= slide_size[1]),
-    )  # fmt: skip
+    )
 
 
 def _speaks_against(attribute_probs: np.ndarray, class_index: np.ndarray) -> np.ndarray:
@@ -195,22 +234,32 @@ def _speaks_against(attribute_probs: np.ndarray, class_index: np.ndarray) -> np.
     found = np.zeros((len(class_index), len(ATTRIBUTES)), bool)
     for k, (name, part) in enumerate(attribute_slices().items()):
         probs = attribute_probs[:, part]
-        found[:, k] = (probs.max(1) >= SURE_ATTRIBUTE) & _AGAINST[name][class_index, probs.argmax(1)]
+        found[:, k] = (probs.max(1) >= SURE_ATTRIBUTE) & _AGAINST[name][
+            class_index, probs.argmax(1)
+        ]
     return found
 
 
-def _contradictions(attribute_probs: np.ndarray, class_words: str, against: np.ndarray) -> list[str]:
+def _contradictions(
+    attribute_probs: np.ndarray, class_words: str, against: np.ndarray
+) -> list[str]:
     """Reasons, one for each attribute of one cell, float [states], that speaks `against` its class, bool [A]."""
-    states = [a.words[int(attribute_probs[part].argmax())] for a, part in zip(ATTRIBUTES, attribute_slices().values(), strict=True)]
+    states = [
+        a.words[int(attribute_probs[part].argmax())]
+        for a, part in zip(ATTRIBUTES, attribute_slices().values(), strict=True)
+    ]
     return [
         f"explanation contradicts class: {state} in {with_article(class_words)}"
-        for state, speaks in zip(states, against, strict=True) if speaks
-    ]  # fmt: skip
+        for state, speaks in zip(states, against, strict=True)
+        if speaks
+    ]
 
 
 def contradicts(attribute_probs: np.ndarray, class_name: str) -> bool:
     """Whether the explanation of one cell, float [A], speaks against its class."""
-    return bool(_speaks_against(attribute_probs[None], np.array([CLASS_NAMES.index(class_name)])).any())
+    return bool(
+        _speaks_against(attribute_probs[None], np.array([CLASS_NAMES.index(class_name)])).any()
+    )
 
 
 def words_on_unfamiliar(cells: Cells) -> str:

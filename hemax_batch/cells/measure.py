@@ -52,7 +52,11 @@ def measure(cells: Cells, mpp: float, rbc_diameters_um: np.ndarray) -> Measures:
     rbc_diameters_um  [R], the single red cells measured on this slide
     """
     counts = np.array(
-        [count_pixels(packed, hw) for packed, hw in zip(cells.masks, cells.mask_hw.tolist(), strict=True)], np.float64
+        [
+            count_pixels(packed, hw)
+            for packed, hw in zip(cells.masks, cells.mask_hw.tolist(), strict=True)
+        ],
+        np.float64,
     ).reshape(-1, 2)
     nucleus, cell = counts.T * mpp**2
     cytoplasm = np.where(counts[:, 1] > counts[:, 0], cell - nucleus, np.nan)
@@ -62,5 +66,12 @@ def measure(cells: Cells, mpp: float, rbc_diameters_um: np.ndarray) -> Measures:
     measured = rbc_diameters_um[np.isfinite(rbc_diameters_um)]
     rbc = float(np.median(measured)) if len(measured) >= ENOUGH_RBC else NORMAL_RBC_UM
     return Measures(
-        nucleus, cell, seen_nucleus / cytoplasm, seen_nucleus / seen_cell, diameter, diameter / rbc, rbc, len(measured)
+        nucleus,
+        cell,
+        seen_nucleus / cytoplasm,
+        seen_nucleus / seen_cell,
+        diameter,
+        diameter / rbc,
+        rbc,
+        len(measured),
     )

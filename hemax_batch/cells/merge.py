@@ -40,7 +40,9 @@ def merge(parts: Iterable[Cells]) -> MergedCells:
     kept = np.flatnonzero(_kept(cells))
     kept = kept[_by_place(cells.boxes_xyxy[kept])]
     return MergedCells(
-        cells.take(kept), np.arange(1, len(kept) + 1, dtype=np.int64), {"duplicate": len(cells) - len(kept)}
+        cells.take(kept),
+        np.arange(1, len(kept) + 1, dtype=np.int64),
+        {"duplicate": len(cells) - len(kept)},
     )
 
 
@@ -101,7 +103,9 @@ def same_cell_pairs(cells: Cells) -> np.ndarray:
 def mask_overlap(cells: Cells, i: int, j: int) -> float:
     """Pixels that the masks of cells `i` and `j` share, over the smaller mask's pixels."""
     low = np.maximum(cells.mask_xy[i], cells.mask_xy[j])
-    high = np.minimum(cells.mask_xy[i] + cells.mask_hw[i, ::-1], cells.mask_xy[j] + cells.mask_hw[j, ::-1])
+    high = np.minimum(
+        cells.mask_xy[i] + cells.mask_hw[i, ::-1], cells.mask_xy[j] + cells.mask_hw[j, ::-1]
+    )
     windows, sizes = [], []
     for row in (i, j):
         mask = unpack_mask(cells.masks[row], cells.mask_hw[row]) > 0
@@ -130,11 +134,15 @@ def _near_pairs(boxes: np.ndarray) -> np.ndarray:
         reach, tree = half_diagonal[rows].max(), cKDTree(centre[rows])
         found.append(rows[tree.query_pairs(reach, output_type="ndarray").reshape(-1, 2)])
         if len(smaller):
-            near = tree.sparse_distance_matrix(cKDTree(centre[smaller]), reach, output_type="ndarray")
+            near = tree.sparse_distance_matrix(
+                cKDTree(centre[smaller]), reach, output_type="ndarray"
+            )
             found.append(np.column_stack([rows[near["i"]], smaller[near["j"]]]))
     return np.concatenate(found)
 
 
 def _by_place(boxes: np.ndarray) -> np.ndarray:
     centre = centres(boxes)
-    return np.lexsort((boxes[:, 3], boxes[:, 2], boxes[:, 1], boxes[:, 0], centre[:, 0], centre[:, 1]))
+    return np.lexsort(
+        (boxes[:, 3], boxes[:, 2], boxes[:, 1], boxes[:, 0], centre[:, 0], centre[:, 1])
+    )

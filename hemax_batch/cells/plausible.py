@@ -5,7 +5,10 @@ by these.
 from __future__ import annotations
 
 SURE_ATTRIBUTE = 0.7  # an attribute contradicts a class only when it is at least this sure
-SIZE_UM = (5.0, 30.0)  # a nucleated cell outside this is an artefact or two cells (haematology texts: 7-21 µm)
+SIZE_UM = (
+    5.0,
+    30.0,
+)  # a nucleated cell outside this is an artefact or two cells (haematology texts: 7-21 µm)
 
 _LOBED = ("bilobed", "multilobed")
 
@@ -18,8 +21,14 @@ CONTRADICTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "promyelocyte": {"granularity": ("agranular",), "nucleus_shape": ("band", *_LOBED)},
     "myelocyte": {"nucleus_shape": ("band", *_LOBED)},
     "metamyelocyte": {"nucleus_shape": ("round", "multilobed")},
-    "band_neutrophil": {"granularity": ("agranular", "coarse"), "nucleus_shape": ("round", "multilobed")},
-    "segmented_neutrophil": {"granularity": ("agranular", "coarse"), "nucleus_shape": ("round", "indented")},
+    "band_neutrophil": {
+        "granularity": ("agranular", "coarse"),
+        "nucleus_shape": ("round", "multilobed"),
+    },
+    "segmented_neutrophil": {
+        "granularity": ("agranular", "coarse"),
+        "nucleus_shape": ("round", "indented"),
+    },
     "eosinophil": {"granularity": ("agranular", "fine"), "nucleus_shape": ("round",)},
     "basophil": {"granularity": ("agranular", "fine")},
     "monocyte": {"granularity": ("coarse",), "nucleus_shape": ("multilobed",)},

@@ -41,9 +41,13 @@ SOURCES = {
 
 def _arup_adults() -> dict[str, tuple[float, float]]:
     return {
-        NEUTROPHILS: (45.0, 79.0), "band_neutrophil": (0.0, 5.0), "lymphocyte": (16.0, 47.0), "monocyte": (0.0, 9.0),
-        "eosinophil": (0.0, 6.0), "basophil": (0.0, 2.0),
-    }  # fmt: skip
+        NEUTROPHILS: (45.0, 79.0),
+        "band_neutrophil": (0.0, 5.0),
+        "lymphocyte": (16.0, 47.0),
+        "monocyte": (0.0, 9.0),
+        "eosinophil": (0.0, 6.0),
+        "basophil": (0.0, 2.0),
+    }
 
 
 @dataclass(frozen=True)
@@ -81,8 +85,13 @@ class Rules:
             raise UsageError(f"{path}: cannot be read as TOML ({error})") from error
         known = {*(f.name for f in fields(cls)), "age_groups"}
         if unknown := set(given) - known:
-            raise UsageError(f"{path}: unknown {', '.join(sorted(unknown))}; known: {', '.join(sorted(known))}")
-        ranges, ranges_of = _checked_ranges(path, given.pop("ranges", {})), given.pop("ranges_of", None)
+            raise UsageError(
+                f"{path}: unknown {', '.join(sorted(unknown))}; known: {', '.join(sorted(known))}"
+            )
+        ranges, ranges_of = (
+            _checked_ranges(path, given.pop("ranges", {})),
+            given.pop("ranges_of", None),
+        )
         groups = _checked_groups(path, given.pop("age_groups", {}))
         if ranges_of is not None and not isinstance(ranges_of, str):
             raise UsageError(f"{path}: ranges_of = {ranges_of!r}: expected text")
@@ -101,21 +110,29 @@ class Rules:
 
 def _checked_ranges(path: Path, ranges: object) -> dict[str, tuple[float, float]]:
     if not isinstance(ranges, dict):
-        raise UsageError(f"{path}: ranges = {ranges!r}: expected a table [ranges] of name = [low, high]")
+        raise UsageError(
+            f"{path}: ranges = {ranges!r}: expected a table [ranges] of name = [low, high]"
+        )
     for name, value in ranges.items():
         if name != NEUTROPHILS and name not in WHITE_NAMES:
             known = ", ".join((NEUTROPHILS, *WHITE_NAMES))
             raise UsageError(f"{path}: [ranges] {name}: not a white cell; known: {known}")
         if not (isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))):
-            raise UsageError(f"{path}: [ranges] {name} = {value!r}: expected [low, high] in per cent")
+            raise UsageError(
+                f"{path}: [ranges] {name} = {value!r}: expected [low, high] in per cent"
+            )
         if not 0 <= value[0] <= value[1] <= 100:
-            raise UsageError(f"{path}: [ranges] {name} = {value}: expected 0 <= low <= high <= 100 per cent")
+            raise UsageError(
+                f"{path}: [ranges] {name} = {value}: expected 0 <= low <= high <= 100 per cent"
+            )
     return {name: (float(low), float(high)) for name, (low, high) in ranges.items()}
 
 
 def _checked_groups(path: Path, groups: object) -> dict[str, dict[str, tuple[float, float]]]:
     if not isinstance(groups, dict):
-        raise UsageError(f'{path}: age_groups = {groups!r}: expected tables [age_groups."NAME"] of name = [low, high]')
+        raise UsageError(
+            f'{path}: age_groups = {groups!r}: expected tables [age_groups."NAME"] of name = [low, high]'
+        )
     return {group: _checked_ranges(path, ranges) for group, ranges in groups.items()}
 
 

@@ -43,11 +43,19 @@ def with_article(words: str) -> str:
 def named(first: int, second: int, confidence: float, next_best: float) -> str:
     """ "Monocyte (confidence 0.62; otherwise lymphocyte, 0.30)"."""
     words = CLASSES[first].words
-    otherwise = f"; otherwise {CLASSES[second].words}, {next_best:.2f}" if confidence < SURE_CLASS else ""
+    otherwise = (
+        f"; otherwise {CLASSES[second].words}, {next_best:.2f}" if confidence < SURE_CLASS else ""
+    )
     return f"{words[0].upper()}{words[1:]} (confidence {confidence:.2f}{otherwise})"
 
 
-def sentences(heads: list[str], attribute_probs: np.ndarray, measures: Measures, rows: slice, hidden: np.ndarray) -> list[str]:
+def sentences(
+    heads: list[str],
+    attribute_probs: np.ndarray,
+    measures: Measures,
+    rows: slice,
+    hidden: np.ndarray,
+) -> list[str]:
     """The sentences on the n cells of `rows`, which begin with `heads`.
 
     attribute_probs  float [n, states], of those cells; `measures` are of all
@@ -55,11 +63,20 @@ def sentences(heads: list[str], attribute_probs: np.ndarray, measures: Measures,
     """
     parts = attribute_slices()
     said = {a.name: _phrases(attribute_probs[:, parts[a.name]], a) for a in ATTRIBUTES}
-    sizes, ratios = _size_words(measures, rows, said["size_vs_rbc"]), _nc_words(measures, rows, hidden)
+    sizes, ratios = (
+        _size_words(measures, rows, said["size_vs_rbc"]),
+        _nc_words(measures, rows, hidden),
+    )
     return [
         f"{head}: {shape}, {granules}, {colour}; {size}; {ratio}."
         for head, shape, granules, colour, size, ratio in zip(
-            heads, said["nucleus_shape"], said["granularity"], said["cytoplasm_colour"], sizes, ratios, strict=True
+            heads,
+            said["nucleus_shape"],
+            said["granularity"],
+            said["cytoplasm_colour"],
+            sizes,
+            ratios,
+            strict=True,
         )
     ]
 
@@ -69,7 +86,9 @@ def _phrases(probs: np.ndarray, attribute: Attribute) -> list[str]:
     ranked = np.argsort(-probs, axis=1, kind="stable")[:, :2]
     best, rival = np.take_along_axis(probs, ranked, 1).T
     # 0 plain; with a rival 1 or, where the best is very unsure, 2; without one 3, or 4
-    step = np.where(best >= PLAIN_ATTRIBUTE, 0, 3 - 2 * (rival >= RIVAL_ATTRIBUTE) + (best < UNCLEAR_ATTRIBUTE))
+    step = np.where(
+        best >= PLAIN_ATTRIBUTE, 0, 3 - 2 * (rival >= RIVAL_ATTRIBUTE) + (best < UNCLEAR_ATTRIBUTE)
+    )
     table, states = _table(attribute), len(attribute.states)
     return [table[k] for k in ((ranked[:, 0] * states + ranked[:, 1]) * _STEPS + step).tolist()]
 
@@ -78,7 +97,12 @@ def _phrases(probs: np.ndarray, attribute: Attribute) -> list[str]:
 def _table(attribute: Attribute) -> list[str]:
     """All that can be said of an attribute: by likeliest state, then the next, then how sure."""
     words = attribute.words
-    return [_phrase(attribute, best, rival, step) for best in words for rival in words for step in range(_STEPS)]
+    return [
+        _phrase(attribute, best, rival, step)
+        for best in words
+        for rival in words
+        for step in range(_STEPS)
+    ]
 
 
 def _phrase(attribute: Attribute, best: str, rival: str, step: int) -> str:
@@ -113,10 +137,17 @@ def _size_words(measures: Measures, rows: slice, categories: list[str]) -> list[
         against = f" of normal size ({measures.rbc_diameter_um:.1f} µm: too few were measured)"
     found = []
     for category, diameter, times in zip(
-        categories, measures.diameter_um[rows].tolist(), measures.diameter_vs_rbc[rows].tolist(), strict=True
+        categories,
+        measures.diameter_um[rows].tolist(),
+        measures.diameter_vs_rbc[rows].tolist(),
+        strict=True,
     ):
         # where the network sees it otherwise than the ruler, the figures say it better
-        seen = f"{category}, " if category and (category == "large") == (times >= SIZE_BORDER_RBC) else ""
+        seen = (
+            f"{category}, "
+            if category and (category == "large") == (times >= SIZE_BORDER_RBC)
+            else ""
+        )
         words = f"{seen}{diameter:.1f} µm across, {times:.1f} times a red cell{against}"
         found.append(words if diameter == diameter else "no outline was found")  # NaN is not itself
     return found
@@ -126,9 +157,18 @@ def _nc_words(measures: Measures, rows: slice, hidden: np.ndarray) -> list[str]:
     """Of some cells the N:C by both of its definitions."""
     found = []
     for ratio, fraction, doubtful in zip(
-        measures.nc_ratio[rows].tolist(), measures.nucleus_fraction[rows].tolist(), hidden.tolist(), strict=True
+        measures.nc_ratio[rows].tolist(),
+        measures.nucleus_fraction[rows].tolist(),
+        hidden.tolist(),
+        strict=True,
     ):
-        rim = ", scant rim of cytoplasm" if fraction > SCANT else ", abundant cytoplasm" if fraction < ABUNDANT else ""
+        rim = (
+            ", scant rim of cytoplasm"
+            if fraction > SCANT
+            else ", abundant cytoplasm"
+            if fraction < ABUNDANT
+            else ""
+        )
         rim = "; granules may hide the nucleus's border" if doubtful else rim
         words = f"nucleus/cytoplasm area ratio {ratio:.2f} (nucleus {100 * fraction:.0f} % of the cell){rim}"
         if ratio != ratio:  # NaN

@@ -18,15 +18,28 @@ from ..outputs.tables import read_table
 from ..review.loaded import load_record
 from ..vocabulary import ATTRIBUTE_NAMES, ATTRIBUTES, CLAIM, CLASS_NAMES, UNIDENTIFIED
 
-FIGURES = ("diameter_um", "diameter_vs_rbc", "nucleus_area_um2", "cell_area_um2", "nc_ratio", "nucleus_fraction")
+FIGURES = (
+    "diameter_um",
+    "diameter_vs_rbc",
+    "nucleus_area_um2",
+    "cell_area_um2",
+    "nc_ratio",
+    "nucleus_fraction",
+)
 _CATEGORIES = ("class", *ATTRIBUTE_NAMES, "zone", "left_out")
 
 
 def write(path: Path, folder: Path) -> None:
     """Write the table of the slide's results in `folder`. ResultsError where they cannot be read back."""
     record, rows = load_record(folder), list(read_table(folder / "cells.csv"))
-    obs = {name: pd.Categorical(_texts(rows, name), categories=_plain(_states(rows, name))) for name in _CATEGORIES}
-    obs |= {name: _figures(rows, name) for name in ("confidence", *(f"{a}_confidence" for a in ATTRIBUTE_NAMES))}
+    obs = {
+        name: pd.Categorical(_texts(rows, name), categories=_plain(_states(rows, name)))
+        for name in _CATEGORIES
+    }
+    obs |= {
+        name: _figures(rows, name)
+        for name in ("confidence", *(f"{a}_confidence" for a in ATTRIBUTE_NAMES))
+    }
     obs |= {name: _texts(rows, name) == "true" for name in ("in_differential", "review")}
     obs |= {
         name: pd.Series(_texts(rows, name), _plain(_texts(rows, "cell_id")), object)
@@ -41,7 +54,12 @@ def write(path: Path, folder: Path) -> None:
             "spatial": np.stack([(x0 + x1) / 2, (y0 + y1) / 2], 1),
             "class_probabilities": _matrix(rows, [f"p_{name}" for name in CLASS_NAMES]),
         },
-        uns={"slide": record.slide_id, "mpp": record.mpp, "classes": np.array(CLASS_NAMES, object), "claim": CLAIM},
+        uns={
+            "slide": record.slide_id,
+            "mpp": record.mpp,
+            "classes": np.array(CLASS_NAMES, object),
+            "claim": CLAIM,
+        },
     ).write_h5ad(path, compression="gzip")
 
 

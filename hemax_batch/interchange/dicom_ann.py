@@ -27,7 +27,13 @@ _NAMESPACE = uuid.UUID("0f0b5a4e-52a1-5b6c-8a3e-1f7c9b1d2e3f")  # ours
 _MICROMETRE = hd.sr.CodedConcept("um", "UCUM", "micrometer")
 #: What an annotation must name of its slide (type 1), and what it carries on even where it is empty (type 2): slides
 #: whose patient was removed often lack the latter altogether.
-_NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID", "FrameOfReferenceUID")
+_NEEDED = (
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "FrameOfReferenceUID",
+)
 _MAY_BE_EMPTY = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
     "StudyTime", "ReferringPhysicianName",
@@ -80,12 +86,19 @@ def _finest_level(path: Path, width: int, height: int) -> pydicom.Dataset:
     """The header of the series' instance whose total pixel matrix is the slide's level 0."""
     series = series_uid(path)
     if series is None:
-        raise NotApplicable(f"{path} is no DICOM slide" if path.exists() else f"{path} is not there any more")
+        raise NotApplicable(
+            f"{path} is no DICOM slide" if path.exists() else f"{path} is not there any more"
+        )
     for file in sorted(p for p in path.parent.iterdir() if series_uid(p) == series):
         header = pydicom.dcmread(file, stop_before_pixels=True)
-        if (header.get("TotalPixelMatrixColumns"), header.get("TotalPixelMatrixRows")) == (width, height):
+        if (header.get("TotalPixelMatrixColumns"), header.get("TotalPixelMatrixRows")) == (
+            width,
+            height,
+        ):
             return _completed(header, file)
-    raise NotApplicable(f"no file of the series beside {path} has a total pixel matrix of {width} x {height}")
+    raise NotApplicable(
+        f"no file of the series beside {path} has a total pixel matrix of {width} x {height}"
+    )
 
 
 def _completed(header: pydicom.Dataset, file: Path) -> pydicom.Dataset:
@@ -98,7 +111,9 @@ def _completed(header: pydicom.Dataset, file: Path) -> pydicom.Dataset:
     return header
 
 
-def _groups(cells: tuple[LoadedCell, ...], outlines: dict[int, Outlines], sha256: str) -> list[hd.ann.AnnotationGroup]:
+def _groups(
+    cells: tuple[LoadedCell, ...], outlines: dict[int, Outlines], sha256: str
+) -> list[hd.ann.AnnotationGroup]:
     """Per class the cells, then their nuclei; a cell of several pieces is its largest piece."""
     by_class: dict[str, list[LoadedCell]] = defaultdict(list)
     for cell in cells:
@@ -108,18 +123,28 @@ def _groups(cells: tuple[LoadedCell, ...], outlines: dict[int, Outlines], sha256
     for name in sorted(by_class):
         members = by_class[name]
         figures = [
-            hd.ann.Measurements(codes.SCT.Diameter, _column([c.diameter_um for c in members]), _MICROMETRE),
-            hd.ann.Measurements(codes.DCM.Probability, _column([c.confidence for c in members]), _ONE),
+            hd.ann.Measurements(
+                codes.SCT.Diameter, _column([c.diameter_um for c in members]), _MICROMETRE
+            ),
+            hd.ann.Measurements(
+                codes.DCM.Probability, _column([c.confidence for c in members]), _ONE
+            ),
         ]
         rings = [_largest(outlines[c.cell_id].cell) for c in members]
         groups.append(_group(len(groups) + 1, name, codes.SCT.Cell, rings, figures, sha256))
-        nuclei = [_largest(outlines[c.cell_id].nucleus) for c in members if outlines[c.cell_id].nucleus]
+        nuclei = [
+            _largest(outlines[c.cell_id].nucleus) for c in members if outlines[c.cell_id].nucleus
+        ]
         if nuclei:
-            groups.append(_group(len(groups) + 1, f"{name} nucleus", codes.SCT.Nucleus, nuclei, None, sha256))
+            groups.append(
+                _group(len(groups) + 1, f"{name} nucleus", codes.SCT.Nucleus, nuclei, None, sha256)
+            )
     return groups
 
 
-def _group(number: int, label: str, what, rings: list[np.ndarray], figures, sha256: str) -> hd.ann.AnnotationGroup:
+def _group(
+    number: int, label: str, what, rings: list[np.ndarray], figures, sha256: str
+) -> hd.ann.AnnotationGroup:
     return hd.ann.AnnotationGroup(
         number=number,
         uid=_uid(sha256, label),

@@ -70,7 +70,9 @@ def export_all(
     results.check_there()
     published = [record.slide_id for record in results.records()]
     if unknown := sorted(wanted - set(published)):
-        raise UsageError(f"{root}: no results of {', '.join(map(repr, unknown))}; there are {', '.join(published[:8])}")
+        raise UsageError(
+            f"{root}: no results of {', '.join(map(repr, unknown))}; there are {', '.join(published[:8])}"
+        )
     chosen, failed = [s for s in published if s in wanted or not wanted], 0
     with OutputLock(results.state, wait_lock_s):
         for slide_id in chosen:
@@ -85,12 +87,16 @@ def export_all(
     return exit_code_of(failed, len(chosen))
 
 
-def _export(results: ResultsFolder, slide_id: str, f: Format, say: Callable[[str], None], renew: bool) -> None:
+def _export(
+    results: ResultsFolder, slide_id: str, f: Format, say: Callable[[str], None], renew: bool
+) -> None:
     """One file, written aside and renamed. What a slide is not fit for is said, and is no failure."""
     target = results.slide(slide_id) / f.file
     if target.exists() and not renew:
         return
-    aside = results.state / f".{slide_id}.{os.getpid()}.partial.{f.file}"  # some writers go by the ending
+    aside = (
+        results.state / f".{slide_id}.{os.getpid()}.partial.{f.file}"
+    )  # some writers go by the ending
     try:
         importlib.import_module(f".{f.module}", __package__).write(aside, results.slide(slide_id))
         flush(aside)

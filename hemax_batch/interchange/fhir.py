@@ -40,18 +40,31 @@ def report(folder: Path) -> DiagnosticReport:
         {
             "resourceType": "DiagnosticReport",
             "contained": [
-                {"resourceType": "Specimen", "id": "smear",
-                 "identifier": [{"system": "urn:hemax-batch:slide", "value": record.slide_id}]},
+                {
+                    "resourceType": "Specimen",
+                    "id": "smear",
+                    "identifier": [{"system": "urn:hemax-batch:slide", "value": record.slide_id}],
+                },
                 *observations,
             ],
             "status": "preliminary",
-            "category": [{"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v2-0074", "code": "HM"}]}],
-            "code": _text("Differential count of white blood cells, from an image of a blood smear"),
+            "category": [
+                {
+                    "coding": [
+                        {"system": "http://terminology.hl7.org/CodeSystem/v2-0074", "code": "HM"}
+                    ]
+                }
+            ],
+            "code": _text(
+                "Differential count of white blood cells, from an image of a blood smear"
+            ),
             "specimen": [{"reference": "#smear"}],
             "result": [{"reference": f"#{o['id']}"} for o in observations],
-            "conclusion": ". ".join([CLAIM[0].upper() + CLAIM[1:], *(flag["words"] for flag in d["flags"])]),
+            "conclusion": ". ".join(
+                [CLAIM[0].upper() + CLAIM[1:], *(flag["words"] for flag in d["flags"])]
+            ),
         }
-    )  # fmt: skip
+    )
 
 
 def _observation(i: int, entry: dict) -> dict:
@@ -61,10 +74,13 @@ def _observation(i: int, entry: dict) -> dict:
         code["coding"] = [{"system": _LOINC, "code": entry["loinc"]}]
     resource = _resource(i, code, _quantity(entry["percent"], "%"))
     figures = (
-        ("95 % limit, lower (exact)", entry["low95"], "%"), ("95 % limit, upper (exact)", entry["high95"], "%"),
+        ("95 % limit, lower (exact)", entry["low95"], "%"),
+        ("95 % limit, upper (exact)", entry["high95"], "%"),
         ("Cells counted", entry["count"], "{cells}"),
-    )  # fmt: skip
-    resource["component"] = [{"code": _text(words), **_quantity(value, unit)} for words, value, unit in figures]
+    )
+    resource["component"] = [
+        {"code": _text(words), **_quantity(value, unit)} for words, value, unit in figures
+    ]
     if "reference_percent" in entry:
         low, high = entry["reference_percent"]
         resource["referenceRange"] = [{"low": _amount(low, "%"), "high": _amount(high, "%")}]
@@ -72,8 +88,14 @@ def _observation(i: int, entry: dict) -> dict:
 
 
 def _resource(i: int, code: dict, value: dict) -> dict:
-    return {"resourceType": "Observation", "id": f"o{i}", "status": "preliminary", "code": code,
-            "specimen": {"reference": "#smear"}, **value}  # fmt: skip
+    return {
+        "resourceType": "Observation",
+        "id": f"o{i}",
+        "status": "preliminary",
+        "code": code,
+        "specimen": {"reference": "#smear"},
+        **value,
+    }
 
 
 def _text(words: str) -> dict:

@@ -30,7 +30,10 @@ def write(path: Path, folder: Path) -> None:
     rows = read_table(folder / "cells.csv")
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         while part := list(islice(rows, _ROWS)):
-            columns = [pa.array([_value(name, row[name]) for row in part], _type_of(name)) for name in CELL_COLUMNS]
+            columns = [
+                pa.array([_value(name, row[name]) for row in part], _type_of(name))
+                for name in CELL_COLUMNS
+            ]
             writer.write_batch(pa.record_batch(columns, schema=schema))
 
 

@@ -20,15 +20,87 @@ BLUR, COARSE, JPEG, NOISE = range(4)
 _BLUR_REACH_PX = 5
 
 # Annex K of ITU-T T.81 (the JPEG standard): quantisation of luminance and chrominance at quality 50
-_LUMA = np.array([16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56,
-                  14, 17, 22, 29, 51, 87, 80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92,
-                  49, 64, 78, 87, 103, 121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99], np.float32).reshape(8, 8)  # fmt: skip
+_LUMA = np.array(
+    [
+        16,
+        11,
+        10,
+        16,
+        24,
+        40,
+        51,
+        61,
+        12,
+        12,
+        14,
+        19,
+        26,
+        58,
+        60,
+        55,
+        14,
+        13,
+        16,
+        24,
+        40,
+        57,
+        69,
+        56,
+        14,
+        17,
+        22,
+        29,
+        51,
+        87,
+        80,
+        62,
+        18,
+        22,
+        37,
+        56,
+        68,
+        109,
+        103,
+        77,
+        24,
+        35,
+        55,
+        64,
+        81,
+        104,
+        113,
+        92,
+        49,
+        64,
+        78,
+        87,
+        103,
+        121,
+        120,
+        101,
+        72,
+        92,
+        95,
+        98,
+        112,
+        100,
+        103,
+        99,
+    ],
+    np.float32,
+).reshape(8, 8)
 _CHROMA = np.full((8, 8), 99, np.float32)
 _CHROMA[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
-_YCC = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]], np.float32)  # JFIF
+_YCC = np.array(
+    [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]], np.float32
+)  # JFIF
 
 _K = np.arange(8)  # the cosine transform of 8 values
-_COSINES = (np.cos((2 * _K[None] + 1) * _K[:, None] * np.pi / 16) / 2 * np.where(_K == 0, 0.5**0.5, 1)[:, None]).astype(np.float32)
+_COSINES = (
+    np.cos((2 * _K[None] + 1) * _K[:, None] * np.pi / 16)
+    / 2
+    * np.where(_K == 0, 0.5**0.5, 1)[:, None]
+).astype(np.float32)
 
 _sent: dict[tuple, Tensor] = {}
 
@@ -62,7 +134,9 @@ class Photometry:
     seed: int
 
 
-def draw_photometry(rng: np.random.Generator, count: int, stain: float = 1.0, as_stained: float = 0.0) -> Photometry:
+def draw_photometry(
+    rng: np.random.Generator, count: int, stain: float = 1.0, as_stained: float = 0.0
+) -> Photometry:
     """Stain always (strongly one time in four), light half the time, one degradation four times in ten.
 
     Another laboratory's stain: a random near-identity mixing of optical densities and another ground colour, `stain` times
@@ -83,9 +157,14 @@ def draw_photometry(rng: np.random.Generator, count: int, stain: float = 1.0, as
     wide = np.where(own, 0.0, stain * strong)
     mix = (np.eye(3) + mix * wide[..., None]) * np.exp((gains + gain) * wide)[:, None]
     return Photometry(
-        mix.astype(f), np.where(own, 1.0, ground_gain).astype(f), (ground_shift * wide).astype(f), np.where(own, 0.0, slope).astype(f),
-        {k: np.flatnonzero(kind == k) for k in range(4) if (kind == k).any()}, strength.astype(f), seed,
-    )  # fmt: skip
+        mix.astype(f),
+        np.where(own, 1.0, ground_gain).astype(f),
+        (ground_shift * wide).astype(f),
+        np.where(own, 0.0, slope).astype(f),
+        {k: np.flatnonzero(kind == k) for k in range(4) if (kind == k).any()},
+        strength.astype(f),
+        seed,
+    )
 
 
 def photometric(pixels: Tensor, drawn: Photometry) -> Tensor:
@@ -108,7 +187,11 @@ def photometric(pixels: Tensor, drawn: Photometry) -> Tensor:
             part = _through_jpeg(part, to(strength))
         else:
             noise = torch.Generator(device).manual_seed(drawn.seed)
-            part = part + torch.randn(part.shape, generator=noise, device=device) * to(strength)[:, None, None, None]
+            part = (
+                part
+                + torch.randn(part.shape, generator=noise, device=device)
+                * to(strength)[:, None, None, None]
+            )
         x = x.index_copy(0, at, part)
     return x.round().clamp(0, 255).to(torch.uint8)
 
@@ -118,7 +201,10 @@ def _stain(pixels: Tensor, mix: Tensor, ground_gain: Tensor, ground_shift: Tenso
     od = optical_density(pixels)
     ground = torch.quantile(od[:, :, ::4, ::4].flatten(2), 0.08, dim=2)  # [B, 3]
     new_ground = (ground * ground_gain + ground_shift).clamp(0, 0.35)
-    od = torch.einsum("bcyx,bcd->bdyx", od - ground[..., None, None], mix) + new_ground[..., None, None]
+    od = (
+        torch.einsum("bcyx,bcd->bdyx", od - ground[..., None, None], mix)
+        + new_ground[..., None, None]
+    )
     return (256.0 * torch.exp(-math.log(10) * od) - 1.0).clamp(0, 255)
 
 
@@ -140,7 +226,9 @@ def _blurred(x: Tensor, sigma_px: Tensor) -> Tensor:
 
 
 def _coarse(x: Tensor, factor: float) -> Tensor:
-    small = F.interpolate(x, size=int(x.shape[-1] / factor), mode="bicubic", antialias=True, align_corners=False)
+    small = F.interpolate(
+        x, size=int(x.shape[-1] / factor), mode="bicubic", antialias=True, align_corners=False
+    )
     return F.interpolate(small, size=x.shape[-1], mode="bicubic", align_corners=False)
 
 
@@ -151,12 +239,17 @@ def _through_jpeg(x: Tensor, quality: Tensor) -> Tensor:
     luma = _quantised(ycc[:, :1] - 128, _constant(_LUMA, x.device), scale) + 128
     chroma = _quantised(F.avg_pool2d(ycc[:, 1:], 2), _constant(_CHROMA, x.device), scale)
     chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False)
-    return torch.einsum("dc,ncyx->ndyx", _constant(np.linalg.inv(_YCC), x.device), torch.cat([luma, chroma], 1))
+    return torch.einsum(
+        "dc,ncyx->ndyx", _constant(np.linalg.inv(_YCC), x.device), torch.cat([luma, chroma], 1)
+    )
 
 
 def _quantised(x: Tensor, table: Tensor, scale: Tensor) -> Tensor:
     """Blocks of 8 px: cosine transform, quantised by `table` times `scale` [n, 1, 1], and back. x [n, c, S, S]."""
-    d, step = _constant(_COSINES, x.device), (table * scale).round().clamp(1, 255)[:, None, None, :, None, :]
+    d, step = (
+        _constant(_COSINES, x.device),
+        (table * scale).round().clamp(1, 255)[:, None, None, :, None, :],
+    )
     n, c, s, _ = x.shape
     blocks = x.reshape(n, c, s // 8, 8, s // 8, 8)
     frequencies = torch.einsum("ui,ncaibj,vj->ncaubv", d, blocks, d)

@@ -34,9 +34,10 @@ def average_precision(fields: list[Field]) -> dict[str, float]:
         "categories": [{"id": 1, "name": "white cell"}],
         "annotations": [
             {"image_id": i, "category_id": 1, "iscrowd": int(cut), **_box(box)}
-            for i, f in enumerate(fields) for box, cut in zip(f.truth, f.cut, strict=True)
+            for i, f in enumerate(fields)
+            for box, cut in zip(f.truth, f.cut, strict=True)
         ],
-    }  # fmt: skip
+    }
     for number, annotation in enumerate(truth.dataset["annotations"], 1):
         annotation["id"] = number
     found = [

@@ -29,7 +29,9 @@ def fit_temperature(seen: list[Seen]) -> float:
 
     def loss(log_t: float) -> float:
         scaled = log_p / np.exp(log_t)
-        likelihood = np.logaddexp.reduce(np.where(allowed, scaled, -1e9), axis=1) - np.logaddexp.reduce(scaled, axis=1)
+        likelihood = np.logaddexp.reduce(
+            np.where(allowed, scaled, -1e9), axis=1
+        ) - np.logaddexp.reduce(scaled, axis=1)
         return float(-likelihood.mean())
 
     found = minimize_scalar(loss, bounds=np.log(_RANGE), method="bounded")
@@ -51,7 +53,9 @@ def at_temperature(seen: list[Seen], temperature: float) -> list[Seen]:
 def choose_threshold(seen: list[Seen]) -> float:
     """The least confidence, in steps of 0.01, above which WANTED_ACCURACY is reached while LEAST_KEPT stays."""
     pairs = [
-        (s.confidence, s.predicted in s.allowed) for s in seen if s.found and tells_type(s.allowed) and fits(s.path)
+        (s.confidence, s.predicted in s.allowed)
+        for s in seen
+        if s.found and tells_type(s.allowed) and fits(s.path)
     ]
     if not pairs:
         return 0.5

@@ -91,9 +91,13 @@ def write_card(card: WeightsCard, path: Path) -> None:
         averaged=_averaged(trained),
         stain=_stain(trained),
         tint=_TINT if ARCHITECTURES[card.arch].tint else "",
-        sources="\n".join(f"- {n} images: {SOURCES.get(source, source)}" for source, n in trained["images"].items()),
+        sources="\n".join(
+            f"- {n} images: {SOURCES.get(source, source)}"
+            for source, n in trained["images"].items()
+        ),
         apart=_apart(trained),
-        pseudo=", ".join(f"{source} {share}" for source, share in trained["pseudo_masks"].items()) or "none",
+        pseudo=", ".join(f"{source} {share}" for source, share in trained["pseudo_masks"].items())
+        or "none",
         teacher=_teacher(trained),
         figures="\n".join(_figure_row(*row) for row in flat_rows(card.metrics)),
     )
@@ -112,12 +116,18 @@ def _commands(trained: dict) -> list[str]:
     """The commands that made the weights, in their order."""
     before = _commands(trained["before"]) if trained.get("before") else []
     files = " ".join(entry["file"] for entry in trained.get("averaged", []))
-    return [*before, trained["command"], *([f"hemax-batch models average {files} --out hemax-s.safetensors"] if files else [])]
+    return [
+        *before,
+        trained["command"],
+        *([f"hemax-batch models average {files} --out hemax-s.safetensors"] if files else []),
+    ]
 
 
 def _stain(trained: dict) -> str:
     """How widely trainings that do not say so varied stains: `--stain` came later; "" where all say it."""
-    silent = any(" train " in command and "--stain" not in command for command in _commands(trained))
+    silent = any(
+        " train " in command and "--stain" not in command for command in _commands(trained)
+    )
     return "Commands without `--stain` varied stains as `--stain 1` does." if silent else ""
 
 
@@ -132,7 +142,10 @@ def _apart(trained: dict) -> str:
     """What was kept out of the lessons, a paragraph each; "" where nothing was."""
     said = []
     if left_out := trained.get("left_out"):
-        each = [f"{source} ({n['images']} images, {n['copies']} copies of them elsewhere)" for source, n in left_out.items()]
+        each = [
+            f"{source} ({n['images']} images, {n['copies']} copies of them elsewhere)"
+            for source, n in left_out.items()
+        ]
         said.append(f"Left out of training entirely: {', '.join(each)}.")
     if early := trained.get("early_stopping"):
         said.append(

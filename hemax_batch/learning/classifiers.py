@@ -17,7 +17,9 @@ from .dataset import Example
 from .sampler import PatchSampler
 from .view import centred
 
-CROP_UM = 19.0  # around a cell's middle: the largest white cells with a little of their surroundings
+CROP_UM = (
+    19.0  # around a cell's middle: the largest white cells with a little of their surroundings
+)
 _PIXEL_MIDDLE = 127.5
 _AT_ONCE = 64  # crops
 
@@ -49,7 +51,11 @@ class ConvNeXtTiny(nn.Module):
         for width, blocks in zip(self.channels, self._blocks, strict=True):
             patch = 4 if c_in == 3 else 2
             before = [] if c_in == 3 else [nn.GroupNorm(1, c_in)]
-            layers += [*before, nn.Conv2d(c_in, width, patch, patch), *(ConvNeXtBlock(width) for _ in range(blocks))]
+            layers += [
+                *before,
+                nn.Conv2d(c_in, width, patch, patch),
+                *(ConvNeXtBlock(width) for _ in range(blocks)),
+            ]
             c_in = width
         self.layers = nn.Sequential(*layers)
 
@@ -57,8 +63,12 @@ class ConvNeXtTiny(nn.Module):
         return [self.layers(x)]
 
 
-CLASSIFIERS = {"efficientnet-lite0": EfficientNetLite0, "efficientnet-lite2": EfficientNetLite2, "resnet50": ResNet50,
-               "convnext-tiny": ConvNeXtTiny}  # fmt: skip
+CLASSIFIERS = {
+    "efficientnet-lite0": EfficientNetLite0,
+    "efficientnet-lite2": EfficientNetLite2,
+    "resnet50": ResNet50,
+    "convnext-tiny": ConvNeXtTiny,
+}
 
 
 class Classifier(nn.Module):
@@ -82,18 +92,30 @@ def crops(patches: Tensor, middles: Tensor, side: int) -> Tensor:
     s = patches.shape[-1]
     inside = torch.arange(side, device=patches.device) - side // 2
     columns, rows = (middles.round().long()[:, k, None] + inside for k in (0, 1))
-    columns, rows = (torch.minimum(at % (2 * s), 2 * s - 1 - at % (2 * s)) for at in (columns, rows))
+    columns, rows = (
+        torch.minimum(at % (2 * s), 2 * s - 1 - at % (2 * s)) for at in (columns, rows)
+    )
     which = torch.arange(len(patches), device=patches.device)[:, None, None]
-    return patches.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
+    return patches.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None]].permute(
+        0, 3, 1, 2
+    )
 
 
 def train_classifier(name: str, examples: list[Example], recipe, device: str) -> Classifier:
     """Train on as many steps of as many cells as the `recipe` has of patches, from the same augmented patches."""
     torch.manual_seed(recipe.seed)
-    model = Classifier(name, recipe.pretrained).to(device, memory_format=torch.channels_last).train()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.lr, total_steps=recipe.steps + 1)
-    sampler = PatchSampler(examples, recipe.mpp, device=device, stain=recipe.stain, as_stained=recipe.as_stained)
+    model = (
+        Classifier(name, recipe.pretrained).to(device, memory_format=torch.channels_last).train()
+    )
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, recipe.lr, total_steps=recipe.steps + 1
+    )
+    sampler = PatchSampler(
+        examples, recipe.mpp, device=device, stain=recipe.stain, as_stained=recipe.as_stained
+    )
     for step in range(recipe.steps):
         cells, allowed = _draw(sampler, np.random.default_rng([recipe.seed, step]), recipe)
         with torch.autocast("cuda", torch.bfloat16, enabled=device == "cuda"):
@@ -111,16 +133,26 @@ def _draw(sampler: PatchSampler, rng: np.random.Generator, recipe) -> tuple[Tens
     """Crops about the first cell of each patch; of a patch without one any class is right."""
     patches, targets = sampler.batch(rng, recipe.batch, recipe.canvas_px)
     middles = targets.boxes_cxcywh[:, 0, :2].clamp(0, recipe.canvas_px - 1)
-    return crops(patches, middles, round(CROP_UM / recipe.mpp)), targets.allowed[:, 0] | ~targets.present[:, :1]
+    return crops(patches, middles, round(CROP_UM / recipe.mpp)), targets.allowed[
+        :, 0
+    ] | ~targets.present[:, :1]
 
 
 @torch.inference_mode()
-def classify(model: Classifier, examples: list[Example], mpp: float, canvas_px: int, device: str) -> np.ndarray:
+def classify(
+    model: Classifier, examples: list[Example], mpp: float, canvas_px: int, device: str
+) -> np.ndarray:
     """The class index of each labelled cell, in the order of `evaluate.look`, int [N]."""
     asked = [(example, k) for example in examples for k in range(len(example.cells))]
     found, middle = [], torch.full((1, 2), canvas_px / 2)
     for start in range(0, len(asked), _AT_ONCE):
-        patches = [centred(example, mpp, canvas_px, k)[0] for example, k in asked[start : start + _AT_ONCE]]
-        cells = crops(torch.from_numpy(np.stack(patches)), middle.expand(len(patches), 2), round(CROP_UM / mpp))
+        patches = [
+            centred(example, mpp, canvas_px, k)[0] for example, k in asked[start : start + _AT_ONCE]
+        ]
+        cells = crops(
+            torch.from_numpy(np.stack(patches)),
+            middle.expand(len(patches), 2),
+            round(CROP_UM / mpp),
+        )
         found.append(model(cells.to(device)).argmax(1).cpu().numpy())
     return np.concatenate(found)

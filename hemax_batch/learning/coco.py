@@ -53,7 +53,9 @@ def _read(path: Path, folder: Path) -> list[Example]:
     names = {c["id"]: c["name"] for c in data["categories"]}
     images, sizes, cells, ignored = {}, {}, {}, {}
     for n, image in enumerate(data["images"]):
-        found, sizes[image["id"]] = _image(image, data.get("info") or {}, path, folder, f"{path} images[{n}]")
+        found, sizes[image["id"]] = _image(
+            image, data.get("info") or {}, path, folder, f"{path} images[{n}]"
+        )
         images[image["id"]], cells[image["id"]], ignored[image["id"]] = found, [], []
     for n, row in enumerate(data["annotations"]):
         where = f"{path} annotations[{n}]"
@@ -63,14 +65,24 @@ def _read(path: Path, folder: Path) -> list[Example]:
         allowed = classes.get(row.get("category_id"))
         if not allowed:
             name = names.get(row.get("category_id"), row.get("category_id"))
-            raise DataError(f"{where}: unknown class {name!r}; known: {', '.join((*CLASS_NAMES, *_OTHER_NAMES))}")
+            raise DataError(
+                f"{where}: unknown class {name!r}; known: {', '.join((*CLASS_NAMES, *_OTHER_NAMES))}"
+            )
         box = _box(row, sizes[key], where)
         if allowed == ("ignore",) or row.get("iscrowd"):
             ignored[key].append(box)
         else:
             cells[key].append(CellLabel(box, allowed))
     return [
-        Example(e["path"], e["mpp"], e["source"], e["split"], tuple(cells[k]), e["bystanders"], ignored=tuple(ignored[k]))
+        Example(
+            e["path"],
+            e["mpp"],
+            e["source"],
+            e["split"],
+            tuple(cells[k]),
+            e["bystanders"],
+            ignored=tuple(ignored[k]),
+        )
         for k, e in images.items()
     ]
 
@@ -81,26 +93,43 @@ def _allowed(name: str) -> tuple[str, ...]:
     return (plain,) if plain in CLASS_NAMES else _OTHER_NAMES.get(plain, ())
 
 
-def _image(image: dict, info: dict, path: Path, folder: Path, where: str) -> tuple[dict, tuple[int, int]]:
+def _image(
+    image: dict, info: dict, path: Path, folder: Path, where: str
+) -> tuple[dict, tuple[int, int]]:
     """An image's own facts, and its size (width, height)."""
     told = {k: image.get(k, info.get(k)) for k in ("mpp", "source", "split", "bystanders")}
-    split = told["split"] or ("val" if any(word in path.stem.lower() for word in ("val", "test")) else "train")
+    split = told["split"] or (
+        "val" if any(word in path.stem.lower() for word in ("val", "test")) else "train"
+    )
     name = image.get("file_name", "")
     places = [p / name for p in (folder / "images", folder / split, folder)]
     file = next((p for p in places if name and p.is_file()), None)
     if file is None:
-        raise DataError(f"{where}: image {name!r} does not exist in {places[0].parent}, {places[1].parent} or {folder}")
+        raise DataError(
+            f"{where}: image {name!r} does not exist in {places[0].parent}, {places[1].parent} or {folder}"
+        )
     if not isinstance(told["mpp"], int | float) or not told["mpp"] > 0:
-        raise DataError(f"{where}: mpp is {told['mpp']!r}; COCO knows no scale: write µm/px as `mpp` of the image or of `info`")
+        raise DataError(
+            f"{where}: mpp is {told['mpp']!r}; COCO knows no scale: write µm/px as `mpp` of the image or of `info`"
+        )
     bystanders = told["bystanders"] or "none"
     if bystanders not in BYSTANDERS:
-        raise DataError(f"{where}: bystanders {bystanders!r}; expected one of {', '.join(BYSTANDERS)}")
+        raise DataError(
+            f"{where}: bystanders {bystanders!r}; expected one of {', '.join(BYSTANDERS)}"
+        )
     with Image.open(file) as im:
         size = im.size
     said = (image.get("width", size[0]), image.get("height", size[1]))
     if said != size:
-        raise DataError(f"{where}: says {said[0]} x {said[1]} px, {file.name} has {size[0]} x {size[1]}")
-    facts = {"path": str(file), "mpp": float(told["mpp"]), "source": told["source"] or folder.name, "split": split}
+        raise DataError(
+            f"{where}: says {said[0]} x {said[1]} px, {file.name} has {size[0]} x {size[1]}"
+        )
+    facts = {
+        "path": str(file),
+        "mpp": float(told["mpp"]),
+        "source": told["source"] or folder.name,
+        "split": split,
+    }
     return facts | {"bystanders": bystanders}, size
 
 
@@ -123,7 +152,9 @@ def _box(row: dict, size: tuple[int, int], where: str) -> tuple[float, float, fl
     return box
 
 
-def _outline_box(outline, size: tuple[int, int], where: str) -> tuple[float, float, float, float] | None:
+def _outline_box(
+    outline, size: tuple[int, int], where: str
+) -> tuple[float, float, float, float] | None:
     """The extent of polygons [[x, y, …], …] or of an RLE {size: [h, w], counts}."""
     if not outline:
         return None
@@ -135,7 +166,9 @@ def _outline_box(outline, size: tuple[int, int], where: str) -> tuple[float, flo
         raise DataError(f"{where}: segmentation is not a list of polygons x, y, x, y …") from None
     low, high = points.min(0), points.max(0)
     if (low < -1).any() or (high > np.array(size) + 1).any():
-        raise DataError(f"{where}: segmentation does not lie in the image of {size[0]} x {size[1]} px")
+        raise DataError(
+            f"{where}: segmentation does not lie in the image of {size[0]} x {size[1]} px"
+        )
     return float(low[0]), float(low[1]), float(high[0]), float(high[1])
 
 

@@ -59,8 +59,15 @@ class Lessons:
 
 
 def train_command(
-    data, out: Path, work: Path, recipe: Recipe, device: str, say=print, start: Path | None = None,
-    lessons: Lessons = Lessons(), teacher: Path | None = None,  # noqa: B008  frozen
+    data,
+    out: Path,
+    work: Path,
+    recipe: Recipe,
+    device: str,
+    say=print,
+    start: Path | None = None,
+    lessons: Lessons = Lessons(),
+    teacher: Path | None = None,  # noqa: B008  frozen
 ) -> None:
     """Train, then measure on the split `val` and save again with the figures and the model card; as `learn`."""
     held_out = learn(data, out, work, recipe, device, say, start, lessons, teacher)
@@ -69,8 +76,15 @@ def train_command(
 
 
 def learn(
-    data, out: Path, work: Path, recipe: Recipe, device: str, say=print, start: Path | None = None,
-    lessons: Lessons = Lessons(), teacher: Path | None = None,  # noqa: B008  frozen
+    data,
+    out: Path,
+    work: Path,
+    recipe: Recipe,
+    device: str,
+    say=print,
+    start: Path | None = None,
+    lessons: Lessons = Lessons(),
+    teacher: Path | None = None,  # noqa: B008  frozen
 ) -> list[Example] | None:
     """Read, train and save, nothing measured yet. Returns the examples of split `val`; None where another process saves.
 
@@ -89,7 +103,9 @@ def learn(
         recipe = replace(recipe, teacher=checkpoint.read_card(teacher).sha256)
     held_out = [e for e in examples if e.split == "val"]
     first = int(os.environ.get("RANK", 0)) == 0
-    taught = without_copies([e for e in examples if e.split == "train"], held_out, say if first else lambda _: None)
+    taught = without_copies(
+        [e for e in examples if e.split == "train"], held_out, say if first else lambda _: None
+    )
     learnt, early = lessons.of(taught, recipe.seed)
     if lessons.shuffle_labels:
         recipe = replace(recipe, synthetic=0)  # those tell the truth
@@ -98,21 +114,37 @@ def learn(
     if not first:
         return None
     trained = {
-        "command": _command(data, out, recipe, start, lessons, device) + (f" --teacher {teacher.name}" if teacher else ""),
+        "command": _command(data, out, recipe, start, lessons, device)
+        + (f" --teacher {teacher.name}" if teacher else ""),
         "before": checkpoint.read_card(start).trained if start else None,
-        "seed": recipe.seed, "steps": recipe.steps, "batch": recipe.batch,
-        "minutes": _minutes(work, time.monotonic() - started), "pseudo_masks": _pseudo_shares(learnt, work / "pseudo"),
+        "seed": recipe.seed,
+        "steps": recipe.steps,
+        "batch": recipe.batch,
+        "minutes": _minutes(work, time.monotonic() - started),
+        "pseudo_masks": _pseudo_shares(learnt, work / "pseudo"),
         "hardware": f"{torch.cuda.get_device_name() if device == 'cuda' else str(os.cpu_count()) + ' CPU cores'}",
-        "images": dict(Counter(e.source for e in learnt), synthetic=recipe.synthetic), "recipe": asdict(recipe),
-        "left_out": left_out, "labels_shuffled": lessons.shuffle_labels,
+        "images": dict(Counter(e.source for e in learnt), synthetic=recipe.synthetic),
+        "recipe": asdict(recipe),
+        "left_out": left_out,
+        "labels_shuffled": lessons.shuffle_labels,
         "early_stopping": early.told() if early else None,
-    }  # fmt: skip
+    }
     if recipe.steps == 0 and start:  # all but a colour's layer was learnt from these
-        trained |= {name: trained["before"][name] for name in ("images", "pseudo_masks") if name in trained["before"]}
+        trained |= {
+            name: trained["before"][name]
+            for name in ("images", "pseudo_masks")
+            if name in trained["before"]
+        }
     checkpoint.save(
-        model, out, mpp=recipe.mpp, patch_px=recipe.large_canvas_px, temperature=1.0, min_confidence=0.5,
-        trained=trained, metrics={},
-    )  # fmt: skip
+        model,
+        out,
+        mpp=recipe.mpp,
+        patch_px=recipe.large_canvas_px,
+        temperature=1.0,
+        min_confidence=0.5,
+        trained=trained,
+        metrics={},
+    )
     if draw_curves(work / "log.csv", work / "curves.svg"):
         say(f"curves: {work / 'curves.svg'}")
     return held_out
@@ -125,7 +157,11 @@ def calibrate(weights: Path, out: Path, held_out: list[Example], device: str, sa
     Without held-out images the weights keep what they have.
     """
     model, card = checkpoint.load(weights)
-    kept = {"temperature": card.temperature, "min_confidence": card.min_confidence, "metrics": card.metrics}
+    kept = {
+        "temperature": card.temperature,
+        "min_confidence": card.min_confidence,
+        "metrics": card.metrics,
+    }
     kept["known"] = checkpoint.load_known(weights)
     if held_out:
         predictor = Predictor.load(weights, device, platelets=True)
@@ -135,29 +171,44 @@ def calibrate(weights: Path, out: Path, held_out: list[Example], device: str, sa
         seen = at_temperature(seen, kept["temperature"])
         kept["min_confidence"] = choose_threshold(seen)
         kept["metrics"] = report_of(seen, fields, kept["min_confidence"])
-        predictor.card = replace(card, temperature=kept["temperature"], min_confidence=kept["min_confidence"])
+        predictor.card = replace(
+            card, temperature=kept["temperature"], min_confidence=kept["min_confidence"]
+        )
         predictor.known = kept["known"] = fit_known(predictor, held_out)
-        kept["metrics"]["unfamiliar (other half than fitted on)"] = measure_unfamiliar(predictor, held_out)
+        kept["metrics"]["unfamiliar (other half than fitted on)"] = measure_unfamiliar(
+            predictor, held_out
+        )
         say(f"temperature {kept['temperature']}, unidentified below {kept['min_confidence']}")
-    made = checkpoint.save(model, out, mpp=card.mpp, patch_px=card.patch_px, trained=card.trained, **kept)
+    made = checkpoint.save(
+        model, out, mpp=card.mpp, patch_px=card.patch_px, trained=card.trained, **kept
+    )
     write_card(made, out.with_suffix(".md"))
     say(f"weights: {out}, card: {out.with_suffix('.md')}")
 
 
-def _command(data, out: Path, recipe: Recipe, start: Path | None, lessons: Lessons, device: str) -> str:
+def _command(
+    data, out: Path, recipe: Recipe, start: Path | None, lessons: Lessons, device: str
+) -> str:
     """The training as it would be typed."""
     processes = int(os.environ.get("WORLD_SIZE", 1))
-    launcher = "hemax-batch" if processes == 1 else f"torchrun --nproc-per-node {processes} -m hemax_batch"
+    launcher = (
+        "hemax-batch" if processes == 1 else f"torchrun --nproc-per-node {processes} -m hemax_batch"
+    )
     said = (
         f"{launcher} train {' '.join(str(d) for d in data)} --out {out.name} --arch {recipe.arch} "
         f"--steps {recipe.steps} --lr {recipe.lr:g} --seed {recipe.seed}"
     )
-    said += (f" --from-weights {start.name}" if start else "") + (" --close" if recipe.hard > 1 else "")
+    said += (f" --from-weights {start.name}" if start else "") + (
+        " --close" if recipe.hard > 1 else ""
+    )
     for option, value, usual in (
-        ("--batch-size", recipe.batch, Recipe.batch), ("--synthetic", recipe.synthetic, Recipe.synthetic),
+        ("--batch-size", recipe.batch, Recipe.batch),
+        ("--synthetic", recipe.synthetic, Recipe.synthetic),
         ("--drop-path", recipe.drop_path, Recipe.drop_path),
-        ("--stain", recipe.stain, None), ("--as-stained", recipe.as_stained, Recipe.as_stained), ("--device", device, "cpu"),
-    ):  # fmt: skip
+        ("--stain", recipe.stain, None),
+        ("--as-stained", recipe.as_stained, Recipe.as_stained),
+        ("--device", device, "cpu"),
+    ):
         said += f" {option} {value}" if value != usual else ""
     return said + (" --compile" if recipe.compiled else "") + lessons.options()
 

@@ -27,8 +27,12 @@ from .recipe import Recipe, digest
 from .train import train
 
 HEMAX, UNEXPLAINED = "hemax-s", "hemax-s without explanations"
-DETECTORS = {HEMAX: {}, UNEXPLAINED: {"attributes": False}, "hemax-m": {"arch": "hemax-m"},
-             "hemax-r50": {"arch": "hemax-r50"}}
+DETECTORS = {
+    HEMAX: {},
+    UNEXPLAINED: {"attributes": False},
+    "hemax-m": {"arch": "hemax-m"},
+    "hemax-r50": {"arch": "hemax-r50"},
+}
 MODELS = (*DETECTORS, *CLASSIFIERS)
 #: The interval of the difference must lie above this for "explaining costs nothing" (half a percentage point).
 COSTS_NOTHING = -0.005
@@ -48,7 +52,9 @@ class Row:
 
     def balanced(self) -> float:
         """Mean recall of the classes, over all seeds."""
-        return float(np.mean([self.right[:, self.truth == name].mean() for name in np.unique(self.truth)]))
+        return float(
+            np.mean([self.right[:, self.truth == name].mean() for name in np.unique(self.truth)])
+        )
 
     def spread(self) -> float:
         """Largest less smallest accuracy of a seed."""
@@ -56,8 +62,14 @@ class Row:
 
 
 def compare(
-    examples: list[Example], recipe: Recipe, seeds: int, work: Path, device: str, say: Callable = print,
-    only: Collection[str] = (), masks: Path | None = None,
+    examples: list[Example],
+    recipe: Recipe,
+    seeds: int,
+    work: Path,
+    device: str,
+    say: Callable = print,
+    only: Collection[str] = (),
+    masks: Path | None = None,
 ) -> dict:
     """Train and measure everything, or the models `only`; what is done is kept in `work` and not trained again.
 
@@ -65,11 +77,20 @@ def compare(
     steps on a first stage.
     """
     learnt = [e for e in examples if e.split == "train"]
-    held_out = [e for e in examples if e.split == "val" and e.cells and all(len(c.allowed) == 1 for c in e.cells)]
+    held_out = [
+        e
+        for e in examples
+        if e.split == "val" and e.cells and all(len(c.allowed) == 1 for c in e.cells)
+    ]
     if not learnt or not held_out:
-        raise DataError(f"{len(learnt)} images to learn from and {len(held_out)} of known class to measure on: both are needed")
+        raise DataError(
+            f"{len(learnt)} images to learn from and {len(held_out)} of known class to measure on: both are needed"
+        )
     if masks:
-        learnt, recipe = _with_masks(masks, learnt, recipe, work, device), replace(recipe, first_stage=0.0)
+        learnt, recipe = (
+            _with_masks(masks, learnt, recipe, work, device),
+            replace(recipe, first_stage=0.0),
+        )
     truth = np.array([c.allowed[0] for e in held_out for c in e.cells])
     rows = []
     for name in only or MODELS:
@@ -84,11 +105,15 @@ def compare(
     return table(rows, recipe, seeds)
 
 
-def _with_masks(weights: Path, learnt: list[Example], recipe: Recipe, work: Path, device: str) -> list[Example]:
+def _with_masks(
+    weights: Path, learnt: list[Example], recipe: Recipe, work: Path, device: str
+) -> list[Example]:
     folder = work / f"masks-{digest(recipe, (learnt,))}"
     if not (folder / "done").exists():
         network = checkpoint.load(weights)[0].to(device)
-        write_pseudo_masks(network, learnt, pseudo_candidates(learnt), folder, recipe.mpp, recipe.large_canvas_px)
+        write_pseudo_masks(
+            network, learnt, pseudo_candidates(learnt), folder, recipe.mpp, recipe.large_canvas_px
+        )
         (folder / "done").touch()
     return with_pseudo_masks(learnt, folder)
 
@@ -101,13 +126,25 @@ def _said(name: str, learnt, held_out, recipe: Recipe, work: Path, device: str) 
         return np.array(kept.read_text("utf-8").split("\n")[:-1])
     if name in CLASSIFIERS:
         model = train_classifier(name, learnt, recipe, device)
-        said = [CLASS_NAMES[k] for k in classify(model, held_out, recipe.mpp, recipe.canvas_px, device)]
+        said = [
+            CLASS_NAMES[k] for k in classify(model, held_out, recipe.mpp, recipe.canvas_px, device)
+        ]
     else:
         model = train(learnt, recipe, work, device, say=lambda *_: None)
         weights = work / "weights.safetensors"
-        checkpoint.save(model, weights, mpp=recipe.mpp, patch_px=recipe.large_canvas_px, temperature=1.0,
-                        min_confidence=0.0, trained={}, metrics={})  # fmt: skip
-        predictor = Predictor.load(weights, device, platelets=True, second_look=False)  # as the classifiers have none
+        checkpoint.save(
+            model,
+            weights,
+            mpp=recipe.mpp,
+            patch_px=recipe.large_canvas_px,
+            temperature=1.0,
+            min_confidence=0.0,
+            trained={},
+            metrics={},
+        )
+        predictor = Predictor.load(
+            weights, device, platelets=True, second_look=False
+        )  # as the classifiers have none
         said = [s.predicted for s in look(predictor, held_out)[0]]
     aside = kept.with_suffix(".partial")
     aside.write_text("".join(f"{s}\n" for s in said), "utf-8")
@@ -118,14 +155,29 @@ def _said(name: str, learnt, held_out, recipe: Recipe, work: Path, device: str) 
 def table(rows: list[Row], recipe: Recipe, seeds: int) -> dict:
     """The figures of each row, and HemaX, where it is among them, less each other, with intervals."""
     ours = next((row for row in rows if row.name == HEMAX), None)
-    out = {"budget": {"steps": recipe.steps, "patches a step": recipe.batch, "seeds": seeds,
-                      "imagenet": recipe.pretrained, "um_per_px": recipe.mpp}, "models": {}}  # fmt: skip
-    out["always the commonest"] = float(np.unique(rows[0].truth, return_counts=True)[1].max() / len(rows[0].truth))
+    out = {
+        "budget": {
+            "steps": recipe.steps,
+            "patches a step": recipe.batch,
+            "seeds": seeds,
+            "imagenet": recipe.pretrained,
+            "um_per_px": recipe.mpp,
+        },
+        "models": {},
+    }
+    out["always the commonest"] = float(
+        np.unique(rows[0].truth, return_counts=True)[1].max() / len(rows[0].truth)
+    )
     for row in rows:
-        out["models"][row.name] = {"accuracy": row.accuracy(), "balanced accuracy": row.balanced(),
-                                   "spread over seeds": row.spread()}  # fmt: skip
+        out["models"][row.name] = {
+            "accuracy": row.accuracy(),
+            "balanced accuracy": row.balanced(),
+            "spread over seeds": row.spread(),
+        }
         if ours and row is not ours:
-            less = out["models"][row.name]["hemax-s less this"] = interval(ours.right.mean(0) - row.right.mean(0))
+            less = out["models"][row.name]["hemax-s less this"] = interval(
+                ours.right.mean(0) - row.right.mean(0)
+            )
             if row.name == UNEXPLAINED:
                 out["explaining costs nothing"] = bool(less["low"] > COSTS_NOTHING)
     return out

@@ -63,7 +63,9 @@ def _fitted(concepts: np.ndarray, classes: np.ndarray):
     from sklearn.preprocessing import StandardScaler
 
     scaler = StandardScaler().fit(concepts)
-    return scaler.transform, LogisticRegression(max_iter=2000).fit(scaler.transform(concepts), classes).predict
+    return scaler.transform, LogisticRegression(max_iter=2000).fit(
+        scaler.transform(concepts), classes
+    ).predict
 
 
 def _right(said, cells: list[Subject]) -> np.ndarray:
@@ -75,13 +77,16 @@ def _by_class(drops: dict[str, np.ndarray], cells: list[Subject]) -> dict[str, d
     rows = {name: [i for i, c in enumerate(cells) if c.allowed == (name,)] for name in CLINICIANS}
     return {
         name: {attribute: float(drops[attribute][mine].mean()) for attribute in CLINICIANS[name]}
-        for name, mine in rows.items() if len(mine) >= LEAST_CELLS
-    }  # fmt: skip
+        for name, mine in rows.items()
+        if len(mine) >= LEAST_CELLS
+    }
 
 
 def _against_clinicians(lost: dict[str, dict[str, float]]) -> dict:
     """Spearman's rank correlation, over class and attribute, of the loss with what clinicians say they rely on."""
-    pairs = np.array([(CLINICIANS[name][a], value) for name, row in lost.items() for a, value in row.items()])
+    pairs = np.array(
+        [(CLINICIANS[name][a], value) for name, row in lost.items() for a, value in row.items()]
+    )
     if len(pairs) < LEAST_PAIRS or np.ptp(pairs[:, 1]) == 0:
         return {}
     found = stats.spearmanr(*pairs.T)
@@ -90,7 +95,9 @@ def _against_clinicians(lost: dict[str, dict[str, float]]) -> dict:
 
 def _concepts(cells: list[Subject]) -> np.ndarray:
     """[N, A + 2]: attribute probabilities, nucleus/cell, diameter in µm."""
-    return np.array([[*c.said.attribute_probs, c.said.nucleus_fraction, c.said.diameter_um] for c in cells])
+    return np.array(
+        [[*c.said.attribute_probs, c.said.nucleus_fraction, c.said.diameter_um] for c in cells]
+    )
 
 
 def _columns() -> dict[str, list[int]]:

@@ -106,7 +106,11 @@ def read_folder(folder: Path) -> list[Example]:
         return read_leukox(folder)
     if coco_files(folder):
         return read_coco(folder)
-    found = [e for name, read in READERS.items() if (folder / name).is_dir() for e in read(folder / name)]
+    found = [
+        e for name, read in READERS.items() if (folder / name).is_dir() for e in read(folder / name)
+    ]
     if not found:
-        raise DataError(f"{folder}: neither images.csv with cells.csv, COCO instance JSON, LeukoX's folders nor any of {', '.join(READERS)} in it")
+        raise DataError(
+            f"{folder}: neither images.csv with cells.csv, COCO instance JSON, LeukoX's folders nor any of {', '.join(READERS)} in it"
+        )
     return found

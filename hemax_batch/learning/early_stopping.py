@@ -33,9 +33,13 @@ def hold_back(examples: list[Example]) -> tuple[list[Example], list[Example]]:
     parts: tuple[list[Example], list[Example]] = ([], [])
     for e in examples:
         # another byte than the halves of the held-out images go by
-        parts[hashlib.sha256(Path(e.path).name.encode()).digest()[1] % _ONE_IN == 0 and bool(e.cells)].append(e)
+        parts[
+            hashlib.sha256(Path(e.path).name.encode()).digest()[1] % _ONE_IN == 0 and bool(e.cells)
+        ].append(e)
     if not all(parts):
-        raise DataError(f"{len(examples)} images to learn from: too few to keep one in {_ONE_IN} for --patience")
+        raise DataError(
+            f"{len(examples)} images to learn from: too few to keep one in {_ONE_IN} for --patience"
+        )
     return parts
 
 
@@ -52,7 +56,9 @@ class EarlyStopping:
         self.weights: dict[str, torch.Tensor] = {}
 
     def __str__(self) -> str:
-        return f"patience={self.patience}, check_every={self.every}, checked_on={len(self.examples)}"
+        return (
+            f"patience={self.patience}, check_every={self.every}, checked_on={len(self.examples)}"
+        )
 
     @property
     def over(self) -> bool:
@@ -70,8 +76,14 @@ class EarlyStopping:
 
     def told(self) -> dict:
         """For the card: how it was checked, and which weights were kept."""
-        return {"patience": self.patience, "check_every": self.every, "checked_on": len(self.examples),
-                "best_step": self.best_step, "best": self.best, "stopped": self.over}  # fmt: skip
+        return {
+            "patience": self.patience,
+            "check_every": self.every,
+            "checked_on": len(self.examples),
+            "best_step": self.best_step,
+            "best": self.best,
+            "stopped": self.over,
+        }
 
     def state(self) -> dict:
         """What a resumed training needs."""
@@ -84,15 +96,32 @@ class EarlyStopping:
             setattr(self, name, value)
 
 
-def score_of(network: HemaX, average: dict[str, torch.Tensor], examples: list[Example], mpp: float, patch_px: int) -> float:
+def score_of(
+    network: HemaX,
+    average: dict[str, torch.Tensor],
+    examples: list[Example],
+    mpp: float,
+    patch_px: int,
+) -> float:
     """Of the network with these weights: `score` of the examples, each cell in the middle of a patch."""
-    measured = copy.deepcopy(network)  # not built anew: that would draw from the training's random numbers
+    measured = copy.deepcopy(
+        network
+    )  # not built anew: that would draw from the training's random numbers
     measured.load_state_dict(average)
     device = str(next(measured.parameters()).device)
-    card = WeightsCard("", "", network.cfg.arch, mpp, patch_px, network.cfg.n_queries, 1.0, 0.0, {}, {})
-    return score(look(Predictor(fold_norms(measured.eval()), card, device, platelets=True, second_look=False), examples)[0])
+    card = WeightsCard(
+        "", "", network.cfg.arch, mpp, patch_px, network.cfg.n_queries, 1.0, 0.0, {}, {}
+    )
+    return score(
+        look(
+            Predictor(fold_norms(measured.eval()), card, device, platelets=True, second_look=False),
+            examples,
+        )[0]
+    )
 
 
 def score(seen: list[Seen]) -> float:
     """Share of cells whose class is right, each weighed by the overlap (IoU) of its box where there is one."""
-    return float(np.mean([(s.predicted in s.allowed) * (s.iou if s.iou == s.iou else 1.0) for s in seen]))
+    return float(
+        np.mean([(s.predicted in s.allowed) * (s.iou if s.iou == s.iou else 1.0) for s in seen])
+    )

@@ -34,18 +34,24 @@ def report_of(seen: list[Seen], fields: dict[str, list[Field]], min_confidence: 
     if ap := average_precision([f for of_source in fields.values() for f in of_source]):
         report["all"]["localisation, COCO"] = ap
     for source in dict.fromkeys(x.source for x in seen):
-        report["by source"][source] = figures([x for x in seen if x.source == source], min_confidence)
+        report["by source"][source] = figures(
+            [x for x in seen if x.source == source], min_confidence
+        )
     return report
 
 
-def look(predictor, examples: list[Example], say=lambda *_: None) -> tuple[list[Seen], dict[str, list[Field]]]:
+def look(
+    predictor, examples: list[Example], say=lambda *_: None
+) -> tuple[list[Seen], dict[str, list[Field]]]:
     """Run the network on a patch round every labelled cell; and, by source, the patches in which every cell has a label."""
     size, seen, fields = predictor.card.patch_px, [], {}
     asked = [(example, k) for example in examples for k in range(len(example.cells))]
     for some in _alike(asked):
         drawn = [centred(example, predictor.card.mpp, size, k) for example, k in some]
         scale = drawn[0][2]
-        batch = PatchBatch(np.stack([d[0] for d in drawn]), -np.array([d[1] for d in drawn]) / scale, 1 / scale)
+        batch = PatchBatch(
+            np.stack([d[0] for d in drawn]), -np.array([d[1] for d in drawn]) / scale, 1 / scale
+        )
         said = predictor(batch, some[0][0].mpp)
         for b, (example, k) in enumerate(some):
             cells = said.cells.take(np.flatnonzero(said.patch_index == b))
@@ -76,11 +82,16 @@ def _field(example: Example, cells, batch: PatchBatch, size: int) -> Field:
     cut = ((truth[:, :2] < window[:2]) | (truth[:, 2:] > window[2:])).any(1)
     middles = centres(cells.boxes_xyxy)
     other = np.zeros(len(cells), bool)
-    for box in (*example.ignored, *(box for box, names in kinds if names & WHITE_SET and not names <= WHITE_SET)):
+    for box in (
+        *example.ignored,
+        *(box for box, names in kinds if names & WHITE_SET and not names <= WHITE_SET),
+    ):
         other |= ((middles >= box[:2]) & (middles < box[2:])).all(1)
     white = np.array([WHITE[k] for k in cells.class_probs.argmax(1)], bool)
     um = example.mpp / 0.1
-    return Field(truth * um, cut, cells.boxes_xyxy[white & ~other] * um, cells.scores[white & ~other])
+    return Field(
+        truth * um, cut, cells.boxes_xyxy[white & ~other] * um, cells.scores[white & ~other]
+    )
 
 
 def _compare(example: Example, k: int, cells, pixels, batch: PatchBatch) -> Seen:
@@ -89,8 +100,21 @@ def _compare(example: Example, k: int, cells, pixels, batch: PatchBatch) -> Seen
     label, nan = example.cells[k], float("nan")
     dice = 0.0 if _has_mask(example, k) else nan
     unsaid = tuple((name, state, "") for name, state in label.attributes)
-    nothing = Seen(example.source, label.allowed, False, "", 0.0, nan if label.box_xyxy is None else 0.0,
-                   dice, dice, nan, nan, unsaid, example.path, nc_class=label.nc_class)  # fmt: skip
+    nothing = Seen(
+        example.source,
+        label.allowed,
+        False,
+        "",
+        0.0,
+        nan if label.box_xyxy is None else 0.0,
+        dice,
+        dice,
+        nan,
+        nan,
+        unsaid,
+        example.path,
+        nc_class=label.nc_class,
+    )
     if len(cells) == 0:
         return nothing
     if label.box_xyxy is not None:
@@ -107,8 +131,10 @@ def _compare(example: Example, k: int, cells, pixels, batch: PatchBatch) -> Seen
     parts = attribute_slices()
     attributes = tuple(
         (a.name, state, a.states[int(cells.attribute_probs[j, parts[a.name]].argmax())])
-        for a in ATTRIBUTES for name, state in label.attributes if name == a.name
-    )  # fmt: skip
+        for a in ATTRIBUTES
+        for name, state in label.attributes
+        if name == a.name
+    )
     dice = _mask_scores(example, k, cells, j)
     best = int(cells.class_probs[j].argmax())
     return Seen(
@@ -129,7 +155,9 @@ def _compare(example: Example, k: int, cells, pixels, batch: PatchBatch) -> Seen
 
 def _has_mask(example: Example, k: int) -> bool:
     """Whether a person's mask can be told to be that cell's."""
-    return bool(example.mask_path) and (len(example.cells) == 1 or example.cells[k].box_xyxy is not None)
+    return bool(example.mask_path) and (
+        len(example.cells) == 1 or example.cells[k].box_xyxy is not None
+    )
 
 
 def _mask_scores(example: Example, k: int, cells, j: int) -> tuple[float, float, float, float]:
@@ -138,7 +166,9 @@ def _mask_scores(example: Example, k: int, cells, j: int) -> tuple[float, float,
     if not _has_mask(example, k):
         return *(float("nan"),) * 3, _fraction(own)
     truth = load_mask(example.mask_path)
-    if len(example.cells) > 1:  # one map for all cells of the picture: this one's part is what lies in its box
+    if (
+        len(example.cells) > 1
+    ):  # one map for all cells of the picture: this one's part is what lies in its box
         x0, y0, x1, y1 = np.round(example.cells[k].box_xyxy).astype(int).clip(0)
         own_part = np.zeros_like(truth)
         own_part[y0:y1, x0:x1] = truth[y0:y1, x0:x1]

@@ -42,12 +42,22 @@ def intervene(predictor, cells: list[Subject], control=None, seed: int = 0) -> d
         for k, cell in enumerate(cells):
             if control:
                 draw_head(control, k)
-            told = tell(control or predictor, predictor, cell, intervention, np.random.default_rng([seed, k]))
+            told = tell(
+                control or predictor,
+                predictor,
+                cell,
+                intervention,
+                np.random.default_rng([seed, k]),
+            )
             if told is not None:
                 before, after, _ = told
                 rises.append(rise(before, after, intervention))
                 kept, now = before.states(), after.states()
-                stayed.append(np.mean([kept[name] == now[name] for name in kept if name != intervention.attribute]))
+                stayed.append(
+                    np.mean(
+                        [kept[name] == now[name] for name in kept if name != intervention.attribute]
+                    )
+                )
         if rises:
             out[intervention.name] = {
                 "attribute": intervention.attribute,
@@ -58,7 +68,9 @@ def intervene(predictor, cells: list[Subject], control=None, seed: int = 0) -> d
     return out
 
 
-def tell(asked, predictor, cell: Subject, intervention: Intervention, rng) -> tuple[Said, Said, np.ndarray] | None:
+def tell(
+    asked, predictor, cell: Subject, intervention: Intervention, rng
+) -> tuple[Said, Said, np.ndarray] | None:
     """What `asked` says before and after, and the changed picture uint8 [S, S, 3].
 
     None where the cell is not fit for it, or is no longer seen.
@@ -76,7 +88,9 @@ def tell(asked, predictor, cell: Subject, intervention: Intervention, rng) -> tu
 
 def rise(before: Said, after: Said, intervention: Intervention) -> float:
     """By how much what is asked about moved in the right direction."""
-    rise = after.of(intervention.attribute, intervention.states) - before.of(intervention.attribute, intervention.states)
+    rise = after.of(intervention.attribute, intervention.states) - before.of(
+        intervention.attribute, intervention.states
+    )
     return rise if intervention.up else -rise
 
 
@@ -84,8 +98,15 @@ def control_of(predictor):
     """A copy of the network whose head that explains is for `draw_head`; its class, place and masks are the real
     ones."""
     own = copy.deepcopy(predictor.model)
-    return Predictor(own, predictor.card, predictor.device, predictor.batch_size, predictor.platelets, predictor.known,
-                     predictor.second_look)  # fmt: skip
+    return Predictor(
+        own,
+        predictor.card,
+        predictor.device,
+        predictor.batch_size,
+        predictor.platelets,
+        predictor.known,
+        predictor.second_look,
+    )
 
 
 def draw_head(control, seed: int) -> None:
@@ -97,7 +118,10 @@ def draw_head(control, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         model = control.model
-        for p in (*model.attribute_head.parameters(), *(model.tint.out.parameters() if model.tint is not None else ())):
+        for p in (
+            *model.attribute_head.parameters(),
+            *(model.tint.out.parameters() if model.tint is not None else ()),
+        ):
             p.copy_(torch.randn(p.shape, generator=generator) / p.shape[-1] ** 0.5)
 
 
@@ -110,7 +134,12 @@ def faithfulness(
     DataError where there are no cells to test, or none of different classes to fit on.
     """
     cells = subjects(predictor, held_out, limit)
-    exact = subjects(predictor, [e for e in learnt if all(len(c.allowed) == 1 for c in e.cells)], 3 * limit, seed=1)
+    exact = subjects(
+        predictor,
+        [e for e in learnt if all(len(c.allowed) == 1 for c in e.cells)],
+        3 * limit,
+        seed=1,
+    )
     if not cells or len({c.allowed for c in exact}) < 2:
         raise DataError(
             f"{len(cells)} held-out white cells of known type to test, {len(exact)} of {len({c.allowed for c in exact})} classes to "

@@ -26,7 +26,9 @@ from .subjects import Said, Subject
 
 EXAMPLES = 3  # a row of pictures for each intervention: the first cells fit for it, not chosen ones
 BY_CHANCE = 0.5  # how often an explanation that ignores the picture moves the right way
-LEAST_STAY = 0.8  # this tool's own: of five other words at most one may change with the one that should
+LEAST_STAY = (
+    0.8  # this tool's own: of five other words at most one may change with the one that should
+)
 LEAST_N = 20  # cells: below it nothing is said
 LEAST_AGREE = 0.9  # with the direct class, for the explanation to hold what the decision needs
 PLOT_HEIGHT, LINE_HEIGHT = 220, 15  # of the drawn curves
@@ -74,18 +76,37 @@ class Shown:
 def write_page(path: Path, predictor, report: dict, cells: list[Subject]) -> None:
     """Write the page of a report on the predictor's weights. `cells`: those that it was made on, for the pictures."""
     environment = Environment(
-        loader=ChoiceLoader([PackageLoader("hemax_batch.learning"), PackageLoader("hemax_batch.review")]),
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    shown = [_shown(predictor, report, cells, i) for i in INTERVENTIONS if i.name in report["interventions"]]
+        loader=ChoiceLoader(
+            [PackageLoader("hemax_batch.learning"), PackageLoader("hemax_batch.review")]
+        ),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    shown = [
+        _shown(predictor, report, cells, i)
+        for i in INTERVENTIONS
+        if i.name in report["interventions"]
+    ]
     card: WeightsCard = predictor.card
     page = environment.get_template("faithfulness.html.j2").render(
-        claim=CLAIM, card=card, weights=Path(card.path).name, cells=report["cells"], shown=shown,
-        verdicts=verdicts(report), occlusion=[t for t in ("deletion", "insertion") if report.get(t)], report=report,
+        claim=CLAIM,
+        card=card,
+        weights=Path(card.path).name,
+        cells=report["cells"],
+        shown=shown,
+        verdicts=verdicts(report),
+        occlusion=[t for t in ("deletion", "insertion") if report.get(t)],
+        report=report,
         ends={test: _ends(report[test]) for test in ("deletion", "insertion") if report.get(test)},
-        concepts=report["concept path"], clinicians=CLINICIANS, words_of=_words_of, rows=flat_rows(report),
-        by_chance=BY_CHANCE, least_stay=LEAST_STAY,
-    )  # fmt: skip
+        concepts=report["concept path"],
+        clinicians=CLINICIANS,
+        words_of=_words_of,
+        rows=flat_rows(report),
+        by_chance=BY_CHANCE,
+        least_stay=LEAST_STAY,
+    )
     path.write_text(page, encoding="utf-8")
 
 
@@ -93,12 +114,23 @@ def verdicts(report: dict) -> list[Verdict]:
     """What passes and what fails, a sentence each."""
     controls = report[CONTROL]
     out = [_of_intervention(name, report["interventions"]) for name in report["interventions"]]
-    lucky = [name for name, c in controls.items() if _moves(c) and _stays(c) and not _moves_anyway(name, controls)]
+    lucky = [
+        name
+        for name, c in controls.items()
+        if _moves(c) and _stays(c) and not _moves_anyway(name, controls)
+    ]
     out.append(
-        Verdict(not lucky, f"Control: heads of random weights pass {len(lucky)} of {len(controls)} interventions"
-                f"{': ' + ', '.join(lucky) if lucky else ', as they must'}.")
-    )  # fmt: skip
-    out += [v for test in ("deletion", "insertion") if (v := _of_occlusion(test, report.get(test) or {}))]
+        Verdict(
+            not lucky,
+            f"Control: heads of random weights pass {len(lucky)} of {len(controls)} interventions"
+            f"{': ' + ', '.join(lucky) if lucky else ', as they must'}.",
+        )
+    )
+    out += [
+        v
+        for test in ("deletion", "insertion")
+        if (v := _of_occlusion(test, report.get(test) or {}))
+    ]
     return out + _of_concepts(report["concept path"])
 
 
@@ -113,7 +145,11 @@ def _moves(found: dict) -> bool:
 def _moves_anyway(name: str, interventions: dict) -> bool:
     """Whether the opposite change, of enough cells, does not move the attribute back: one that goes the same way whatever
     is done to the picture, as a network taught shuffled labels has some, is right about one of two changes."""
-    opposite = [f for n, f in interventions.items() if n != name and f["attribute"] == interventions[name]["attribute"]]
+    opposite = [
+        f
+        for n, f in interventions.items()
+        if n != name and f["attribute"] == interventions[name]["attribute"]
+    ]
     return any(f["moves the right way"]["n"] >= LEAST_N and not _moves(f) for f in opposite)
 
 
@@ -154,23 +190,33 @@ def _of_occlusion(test: str, found: dict) -> Verdict | None:
 
 def _of_concepts(found: dict) -> list[Verdict]:
     agree, ours, shuffled = (
-        found[k] for k in ("agrees with the direct class", "accuracy", "accuracy, labels shuffled (control)")
+        found[k]
+        for k in ("agrees with the direct class", "accuracy", "accuracy, labels shuffled (control)")
     )
     out = [
         Verdict(
             agree["value"] >= LEAST_AGREE,
             f"The class predicted from the explanation alone is the network's own in {agree['value']:.0%} of cells, and "
             f"right in {ours['value']:.0%} ({found['direct accuracy']['value']:.0%} directly): "
-            + ("the explanation holds what the decision needs." if agree["value"] >= LEAST_AGREE
-               else "the decision rests on more than the explanation says."),
+            + (
+                "the explanation holds what the decision needs."
+                if agree["value"] >= LEAST_AGREE
+                else "the decision rests on more than the explanation says."
+            ),
         ),
-        Verdict(shuffled["high"] < ours["low"], f"Control: fitted to shuffled labels it is right in {shuffled['value']:.0%}."),
-    ]  # fmt: skip
+        Verdict(
+            shuffled["high"] < ours["low"],
+            f"Control: fitted to shuffled labels it is right in {shuffled['value']:.0%}.",
+        ),
+    ]
     if rank := found["rank correlation with clinicians"]:
         out.append(
-            Verdict(rank["rho"] > 0 and rank["p"] < 0.05, f"What each attribute is worth for a class ranks with what "
-                    f"clinicians rely on: Spearman's rho {rank['rho']:+.2f} (p {rank['p']:.2g}, {rank['pairs']} pairs).")
-        )  # fmt: skip
+            Verdict(
+                rank["rho"] > 0 and rank["p"] < 0.05,
+                f"What each attribute is worth for a class ranks with what "
+                f"clinicians rely on: Spearman's rho {rank['rho']:+.2f} (p {rank['p']:.2g}, {rank['pairs']} pairs).",
+            )
+        )
     return out
 
 
@@ -181,15 +227,26 @@ def _shown(predictor, report: dict, cells: list[Subject], intervention: Interven
         if told is not None:
             before, after, changed = told
             pairs.append(
-                Pair(_picture(cell.pixels, predictor.card.mpp), _picture(changed, predictor.card.mpp),
-                     _said(before, intervention), _said(after, intervention), rise(before, after, intervention) > 0)
-            )  # fmt: skip
+                Pair(
+                    _picture(cell.pixels, predictor.card.mpp),
+                    _picture(changed, predictor.card.mpp),
+                    _said(before, intervention),
+                    _said(after, intervention),
+                    rise(before, after, intervention) > 0,
+                )
+            )
         if len(pairs) == EXAMPLES:
             break
     found = report["interventions"][intervention.name]
     asked = " or ".join(_state_words(intervention)) or ("higher" if intervention.up else "lower")
-    return Shown(intervention, f"{_words_of(intervention.attribute)}: {asked}", found,
-                 report[CONTROL].get(intervention.name), _of_intervention(intervention.name, report["interventions"]), tuple(pairs))  # fmt: skip
+    return Shown(
+        intervention,
+        f"{_words_of(intervention.attribute)}: {asked}",
+        found,
+        report[CONTROL].get(intervention.name),
+        _of_intervention(intervention.name, report["interventions"]),
+        tuple(pairs),
+    )
 
 
 def _ends(curves: dict) -> list[End]:
@@ -202,7 +259,9 @@ def _ends(curves: dict) -> list[End]:
 
 
 def _words_of(attribute: str) -> str:
-    return {"size_vs_rbc": "size", "nucleus_fraction": "nucleus/cell"}.get(attribute, attribute.replace("_", " "))
+    return {"size_vs_rbc": "size", "nucleus_fraction": "nucleus/cell"}.get(
+        attribute, attribute.replace("_", " ")
+    )
 
 
 def _state_words(intervention: Intervention) -> list[str]:

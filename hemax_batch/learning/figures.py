@@ -29,11 +29,18 @@ from ..vocabulary import ATTRIBUTES, CLASS_NAMES, NEUTROPHIL_NAMES, tells_type
 FIVE_TYPES = dict.fromkeys(NEUTROPHIL_NAMES, "neutrophil") | {
     name: name for name in ("eosinophil", "basophil", "monocyte", "lymphocyte")
 }
-THICK_RIM = 0.10  # nucleus/cytoplasm is also given where the cytoplasm is at least this share of the cell
+THICK_RIM = (
+    0.10  # nucleus/cytoplasm is also given where the cytoplasm is at least this share of the cell
+)
 BOOTSTRAP = 1000
 #: Agreement of two experts of WBCAtt (Tsutsui et al. 2023).
-PEOPLE_AGREE = {"granularity": 0.999, "cytoplasm_colour": 0.954, "nucleus_shape": 0.903, "size_vs_rbc": 0.898,
-                "nuclear_cytoplasmic_ratio": 0.976}  # fmt: skip
+PEOPLE_AGREE = {
+    "granularity": 0.999,
+    "cytoplasm_colour": 0.954,
+    "nucleus_shape": 0.903,
+    "size_vs_rbc": 0.898,
+    "nuclear_cytoplasmic_ratio": 0.976,
+}
 NC = "nuclear_cytoplasmic_ratio"  # told by the masks, so no attribute of the vocabulary
 
 
@@ -52,7 +59,9 @@ class Seen:
     cell_dice: float
     true_fraction: float  # nucleus/cell by expert mask
     fraction: float  # nucleus/cell by the predicted mask; NaN if not found
-    attributes: tuple[tuple[str, str, str], ...]  # attribute, true state, predicted state ("" if not found)
+    attributes: tuple[
+        tuple[str, str, str], ...
+    ]  # attribute, true state, predicted state ("" if not found)
     path: str
     contradicted: bool = False  # whether the explanation speaks against the class
     class_probs: tuple[float, ...] = ()
@@ -62,9 +71,16 @@ class Seen:
 def interval(values: np.ndarray, statistic=np.mean, seed: int = 0) -> dict[str, float]:
     """A statistic of rows [N, ...] with its percentile-bootstrap 95 % interval over rows."""
     rng = np.random.default_rng(seed)
-    draws = [statistic(values[rng.integers(len(values), size=len(values))]) for _ in range(BOOTSTRAP)]
+    draws = [
+        statistic(values[rng.integers(len(values), size=len(values))]) for _ in range(BOOTSTRAP)
+    ]
     low, high = np.nanpercentile(draws, [2.5, 97.5])
-    return {"value": float(statistic(values)), "low": float(low), "high": float(high), "n": len(values)}
+    return {
+        "value": float(statistic(values)),
+        "low": float(low),
+        "high": float(high),
+        "n": len(values),
+    }
 
 
 def figures(seen: list[Seen], min_confidence: float = 0.0) -> dict:
@@ -78,10 +94,14 @@ def figures(seen: list[Seen], min_confidence: float = 0.0) -> dict:
     if typed:
         out["classes"] = _class_figures(typed)
         if measured := [s for s in typed if not fits(s.path)]:
-            out["confidence (other half than fitted on)"] = _confidence_figures(measured, min_confidence)
+            out["confidence (other half than fitted on)"] = _confidence_figures(
+                measured, min_confidence
+            )
     mature = [(t, FIVE_TYPES.get(s.predicted, "")) for s in typed if (t := _one_of_five(s.allowed))]
     if mature:
-        out["five mature types"] = {"accuracy": interval(np.array([float(t == p) for t, p in mature]))}
+        out["five mature types"] = {
+            "accuracy": interval(np.array([float(t == p) for t, p in mature]))
+        }
     masked = [s for s in seen if s.cell_dice == s.cell_dice]
     if masked:
         out["masks"] = _mask_figures(masked)
@@ -110,7 +130,9 @@ def _class_figures(typed: list[Seen]) -> dict:
     if not exact:
         return out
     names = [*CLASS_NAMES, "not found"]
-    pairs = np.array([(names.index(s.allowed[0]), names.index(s.predicted or "not found")) for s in exact])
+    pairs = np.array(
+        [(names.index(s.allowed[0]), names.index(s.predicted or "not found")) for s in exact]
+    )
     present = sorted(set(pairs[:, 0]))
     out["balanced accuracy"] = interval(pairs, balanced_accuracy)
     out["macro F1"] = interval(pairs, lambda p: macro_f1(p, present))
@@ -120,10 +142,14 @@ def _class_figures(typed: list[Seen]) -> dict:
         is_blast, said = pairs[:, 0] == blast, pairs[:, 1] == blast
         out["blast sensitivity"] = interval(said[is_blast].astype(float))
         out["blast specificity"] = interval((~said[~is_blast]).astype(float))
-    out["recall by class"] = {names[c]: interval((pairs[pairs[:, 0] == c, 1] == c).astype(float)) for c in present}
+    out["recall by class"] = {
+        names[c]: interval((pairs[pairs[:, 0] == c, 1] == c).astype(float)) for c in present
+    }
     matrix = np.zeros((len(names), len(names)), int)
     np.add.at(matrix, (pairs[:, 0], pairs[:, 1]), 1)
-    out["confusion"] = {names[c]: {names[p]: int(matrix[c, p]) for p in np.flatnonzero(matrix[c])} for c in present}
+    out["confusion"] = {
+        names[c]: {names[p]: int(matrix[c, p]) for p in np.flatnonzero(matrix[c])} for c in present
+    }
     return out
 
 
@@ -136,7 +162,9 @@ def _confidence_figures(typed: list[Seen], min_confidence: float) -> dict:
     wrong = pairs[:, 1] == 0
     out = {"ece": interval(pairs[found], ece)} if found.any() else {}
     out |= {
-        f"share at or above {min_confidence:g}": interval((pairs[:, 0] >= min_confidence).astype(float)),
+        f"share at or above {min_confidence:g}": interval(
+            (pairs[:, 0] >= min_confidence).astype(float)
+        ),
         "asked to review": interval(asked.astype(float)),
     }
     if len(kept):
@@ -194,14 +222,25 @@ def _mask_figures(masked: list[Seen]) -> dict:
     fraction = np.array([(s.true_fraction, s.fraction) for s in masked if s.found])
     ratio = fraction / np.maximum(1 - fraction, 1e-3)
     thick, rim = fraction[:, 0] <= 1 - THICK_RIM, f"nucleus/cytoplasm nmse, rim >= {THICK_RIM:.0%}"
-    of_rim = {rim: interval(ratio[thick], _nmse), f"{rim}, variance-normalised": interval(ratio[thick], _nmse_variance)} if thick.any() else {}
+    of_rim = (
+        {
+            rim: interval(ratio[thick], _nmse),
+            f"{rim}, variance-normalised": interval(ratio[thick], _nmse_variance),
+        }
+        if thick.any()
+        else {}
+    )
     return out | {
         "nucleus/cell nmse": interval(fraction, _nmse),
         "nucleus/cell nmse, variance-normalised": interval(fraction, _nmse_variance),
         **of_rim,
         "nucleus/cell mean absolute error": interval(np.abs(fraction[:, 0] - fraction[:, 1])),
-        "nucleus/cell mean difference": interval(fraction, lambda p: float((p[:, 1] - p[:, 0]).mean())),
-        "nucleus/cell Bland-Altman half-width": interval(fraction, lambda p: float(1.96 * (p[:, 1] - p[:, 0]).std())),
+        "nucleus/cell mean difference": interval(
+            fraction, lambda p: float((p[:, 1] - p[:, 0]).mean())
+        ),
+        "nucleus/cell Bland-Altman half-width": interval(
+            fraction, lambda p: float(1.96 * (p[:, 1] - p[:, 0]).std())
+        ),
     }
 
 
@@ -216,7 +255,14 @@ def _nmse_variance(pairs: np.ndarray) -> float:
 
 def _attribute_figures(seen: list[Seen], name: str) -> dict:
     states = next(a.states for a in ATTRIBUTES if a.name == name)
-    pairs = np.array([(states.index(t), states.index(p) if p else -1) for s in seen for a, t, p in s.attributes if a == name])
+    pairs = np.array(
+        [
+            (states.index(t), states.index(p) if p else -1)
+            for s in seen
+            for a, t, p in s.attributes
+            if a == name
+        ]
+    )
     return _state_figures(pairs, name) if len(pairs) else {}
 
 
@@ -249,7 +295,9 @@ def _nc_figures(judged: list[Seen]) -> dict:
     if not fitted or not measured:
         return {}
     threshold = best_threshold([s.fraction for s in fitted], [s.nc_class == "high" for s in fitted])
-    pairs = [(s.nc_class == "high", int(s.fraction > threshold) if s.found else -1) for s in measured]
+    pairs = [
+        (s.nc_class == "high", int(s.fraction > threshold) if s.found else -1) for s in measured
+    ]
     return {"high above nucleus/cell of": threshold, **_state_figures(np.array(pairs, int), NC)}
 
 
@@ -263,7 +311,11 @@ def best_threshold(values: list[float], high: list[bool]) -> float:
     order = np.argsort(values, kind="stable")
     ordered, truth = np.asarray(values, float)[order], np.asarray(high)[order]
     # rights[k]: right answers where the k least are called low
-    rights = np.concatenate([[0], np.cumsum(~truth)]) + truth.sum() - np.concatenate([[0], np.cumsum(truth)])
+    rights = (
+        np.concatenate([[0], np.cumsum(~truth)])
+        + truth.sum()
+        - np.concatenate([[0], np.cumsum(truth)])
+    )
     edges = np.concatenate([[ordered[0] - 1e-6], (ordered[:-1] + ordered[1:]) / 2, [ordered[-1]]])
     possible = np.concatenate([[True], ordered[:-1] < ordered[1:], [True]])
     return float(edges[np.where(possible, rights, -1).argmax()])

@@ -70,7 +70,11 @@ def _hang(examples: tuple[Example, ...], mpp: float, device: str) -> Gallery:
         pictures = list(pool.map(lambda e: _decode(e, mpp), examples))
     sizes = np.array([p.shape[1::-1] for p in pictures], np.int64).reshape(-1, 2)
     lengths = sizes.prod(1)
-    start = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64) if len(lengths) else np.zeros(0, np.int64)
+    start = (
+        np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
+        if len(lengths)
+        else np.zeros(0, np.int64)
+    )
     packed = torch.empty((int(lengths.sum()), 4), dtype=torch.uint8)
     for at, picture in zip(start, pictures, strict=True):
         flat = picture.reshape(-1, 4)
@@ -85,7 +89,11 @@ def _decode(example: Example, mpp: float) -> np.ndarray:
     ignore = _unlabelled(example, rgb)
     scaled = resized(rgb, example.mpp / mpp)
     size = scaled.shape[1::-1]
-    last = np.asarray(Image.fromarray(ignore.view(np.uint8) * np.uint8(IGNORE_BIT)).resize(size, Image.Resampling.NEAREST))
+    last = np.asarray(
+        Image.fromarray(ignore.view(np.uint8) * np.uint8(IGNORE_BIT)).resize(
+            size, Image.Resampling.NEAREST
+        )
+    )
     if example.mask_path:
         label = Image.fromarray(load_mask(example.mask_path)).resize(size, Image.Resampling.NEAREST)
         last = last | np.asarray(label)
@@ -98,10 +106,14 @@ def _unlabelled(e: Example, rgb: np.ndarray) -> np.ndarray:
     boxes = boxes_of(e, (w, h), 1.0)
     ignore = np.zeros((h, w), bool)
     if e.bystanders != "none":
-        ignore = np.ones((h, w), bool) if e.bystanders == "anywhere" else possible_nuclei(rgb, boxes)
+        ignore = (
+            np.ones((h, w), bool) if e.bystanders == "anywhere" else possible_nuclei(rgb, boxes)
+        )
         for x0, y0, x1, y1 in boxes:
             pad = 0.04 * (x1 - x0)
-            ignore[max(int(y0 - pad), 0) : int(y1 + pad) + 1, max(int(x0 - pad), 0) : int(x1 + pad) + 1] = False
+            ignore[
+                max(int(y0 - pad), 0) : int(y1 + pad) + 1, max(int(x0 - pad), 0) : int(x1 + pad) + 1
+            ] = False
     for x0, y0, x1, y1 in e.ignored:
         ignore[max(int(y0), 0) : int(y1) + 1, max(int(x0), 0) : int(x1) + 1] = True
     return ignore
@@ -112,11 +124,20 @@ def possible_nuclei(rgb: np.ndarray, boxes_xyxy: list, factor: float = 0.55) -> 
 
     Red light is what nuclei absorb and red cells hardly do. A little blurred, so that granular dirt does not count.
     """
-    red = Image.fromarray(rgb[..., 0]).filter(ImageFilter.BoxBlur(2))  # 5 px a side; leaves other threads their turn
+    red = Image.fromarray(rgb[..., 0]).filter(
+        ImageFilter.BoxBlur(2)
+    )  # 5 px a side; leaves other threads their turn
     od = _OD_TABLE[np.asarray(red)]
     ground = np.percentile(od[::4, ::4], 8)
-    inside = [od[int(max(y0, 0)) : int(y1) + 1 : 2, int(max(x0, 0)) : int(x1) + 1 : 2].ravel() for x0, y0, x1, y1 in boxes_xyxy]
-    dark = np.percentile(np.concatenate(inside), 85) if inside and sum(map(len, inside)) else ground + 0.5
+    inside = [
+        od[int(max(y0, 0)) : int(y1) + 1 : 2, int(max(x0, 0)) : int(x1) + 1 : 2].ravel()
+        for x0, y0, x1, y1 in boxes_xyxy
+    ]
+    dark = (
+        np.percentile(np.concatenate(inside), 85)
+        if inside and sum(map(len, inside))
+        else ground + 0.5
+    )
     return od > ground + factor * (dark - ground)
 
 
@@ -136,10 +157,15 @@ def _labels(examples: tuple[Example, ...], sizes: np.ndarray, mpp: float) -> tup
     e, c = len(examples), max([len(x.cells) for x in examples], default=0) or 1
     boxes = np.tile(np.array([0.0, 0.0, 1.0, 1.0]), (e, c, 1))
     box_weight, mask_weight = np.zeros((e, c), np.float32), np.zeros((e, c), np.float32)
-    allowed, attributes = np.zeros((e, c, N_CLASSES), bool), np.full((e, c, len(ATTRIBUTES)), -1, np.int64)
+    allowed, attributes = (
+        np.zeros((e, c, N_CLASSES), bool),
+        np.full((e, c, len(ATTRIBUTES)), -1, np.int64),
+    )
     nc_class = np.full((e, c), -1, np.int64)
     for i, example in enumerate(examples):
-        for k, (cell, box) in enumerate(zip(example.cells, boxes_of(example, sizes[i], example.mpp / mpp), strict=True)):
+        for k, (cell, box) in enumerate(
+            zip(example.cells, boxes_of(example, sizes[i], example.mpp / mpp), strict=True)
+        ):
             boxes[i, k] = box
             box_weight[i, k] = 0.0 if cell.box_xyxy is None else (1.0 if cell.box_trusted else 0.5)
             mask_weight[i, k] = example.mask_weight if example.mask_path else 0.0

@@ -55,7 +55,9 @@ def remove_granules(pixels, label, mpp, rng):
     if where.sum() < _LEAST_CYTOPLASM * (label > 0).sum():
         return None
     weight = ndimage.gaussian_filter(where.astype(float), 1.2 / mpp)
-    smooth = ndimage.gaussian_filter(pixels * where[..., None].astype(float), (1.2 / mpp, 1.2 / mpp, 0))
+    smooth = ndimage.gaussian_filter(
+        pixels * where[..., None].astype(float), (1.2 / mpp, 1.2 / mpp, 0)
+    )
     return _blend(pixels, smooth / np.maximum(weight, 1e-3)[..., None], where, mpp)
 
 
@@ -109,9 +111,13 @@ def rescale_cell(factor: float) -> Change:
             return None
         middle = np.argwhere(cell).mean(0)
         ground = np.percentile(pixels.reshape(-1, 3), 90, axis=0)
-        out = np.where(ndimage.binary_dilation(cell, iterations=2)[..., None], ground, pixels.astype(float))
+        out = np.where(
+            ndimage.binary_dilation(cell, iterations=2)[..., None], ground, pixels.astype(float)
+        )
         alpha = _scaled(ndimage.gaussian_filter(cell.astype(float), 1.0), middle, factor)[..., None]
-        drawn = np.stack([_scaled(pixels[..., c].astype(float), middle, factor) for c in range(3)], -1)
+        drawn = np.stack(
+            [_scaled(pixels[..., c].astype(float), middle, factor) for c in range(3)], -1
+        )
         return _bytes(out * (1 - alpha) + drawn * alpha)
 
     return change
@@ -146,7 +152,9 @@ INTERVENTIONS = (
 def _with_nucleus(pixels, label, nucleus: np.ndarray, mpp: float, rng) -> np.ndarray:
     """The cell with another nucleus: cytoplasm where it was, its texture where it now is."""
     old, cytoplasm = label == 2, label == 1
-    ink = pixels[cytoplasm] if cytoplasm.any() else np.percentile(pixels[label > 0], 90, axis=0)[None]
+    ink = (
+        pixels[cytoplasm] if cytoplasm.any() else np.percentile(pixels[label > 0], 90, axis=0)[None]
+    )
     out = pixels.astype(float)
     out[old] = ink.mean(0) + rng.normal(0, 3, (int(old.sum()), 3))
     # texture: each new place takes the pixel of the nearest old one
@@ -157,7 +165,9 @@ def _with_nucleus(pixels, label, nucleus: np.ndarray, mpp: float, rng) -> np.nda
 
 def _scaled(plane: np.ndarray, middle: np.ndarray, factor: float) -> np.ndarray:
     """A plane scaled about `middle` (y, x), bilinear."""
-    return ndimage.affine_transform(plane, np.eye(2) / factor, middle - middle / factor, order=1, mode="nearest")
+    return ndimage.affine_transform(
+        plane, np.eye(2) / factor, middle - middle / factor, order=1, mode="nearest"
+    )
 
 
 def _blend(pixels: np.ndarray, changed: np.ndarray, where: np.ndarray, mpp: float) -> np.ndarray:

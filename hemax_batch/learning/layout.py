@@ -41,19 +41,33 @@ def read_layout(folder: Path) -> list[Example]:
             raise DataError(f"{where}: image {row['file']!r} does not exist")
         bystanders = row.get("bystanders") or "none"
         if bystanders not in BYSTANDERS:
-            raise DataError(f"{where}: bystanders {bystanders!r}; expected one of {', '.join(BYSTANDERS)}")
+            raise DataError(
+                f"{where}: bystanders {bystanders!r}; expected one of {', '.join(BYSTANDERS)}"
+            )
         split, source = row.get("split") or "train", row.get("source") or folder.name
-        images[row["file"]] = Example(str(path), mpp_of(row.get("mpp"), where), source, split, (), bystanders,
-                                      original=row.get("original") or "")  # fmt: skip
+        images[row["file"]] = Example(
+            str(path),
+            mpp_of(row.get("mpp"), where),
+            source,
+            split,
+            (),
+            bystanders,
+            original=row.get("original") or "",
+        )
     for n, row in enumerate(rows_of(folder / "cells.csv"), 2):
         where = f"{folder / 'cells.csv'} row {n}"
         if row["file"] not in images:
             raise DataError(f"{where}: image {row['file']!r} is not in images.csv")
         example = images[row["file"]]
         if row.get("class") == "ignore":
-            images[row["file"]] = replace(example, ignored=(*example.ignored, _box_of_row(row, example, where)))
+            images[row["file"]] = replace(
+                example, ignored=(*example.ignored, _box_of_row(row, example, where))
+            )
             continue
-        cell, mask_path = _cell_of_row(row, example, where), _mask_of_row(row, folder, example, where)
+        cell, mask_path = (
+            _cell_of_row(row, example, where),
+            _mask_of_row(row, folder, example, where),
+        )
         images[row["file"]] = replace(example, cells=(*example.cells, cell), mask_path=mask_path)
     return list(images.values())
 
@@ -73,11 +87,15 @@ def _cell_of_row(row: dict[str, str], example: Example, where: str) -> CellLabel
             attributes.append((a.name, state))
     nc_class = row.get("nuclear_cytoplasmic_ratio") or ""
     if nc_class and nc_class not in NC_CLASSES:
-        raise DataError(f"{where}: nuclear_cytoplasmic_ratio {nc_class!r}; known: {', '.join(NC_CLASSES)}")
+        raise DataError(
+            f"{where}: nuclear_cytoplasmic_ratio {nc_class!r}; known: {', '.join(NC_CLASSES)}"
+        )
     return CellLabel(box, allowed, tuple(attributes), nc_class=nc_class)
 
 
-def _box_of_row(row: dict[str, str], example: Example, where: str) -> tuple[float, float, float, float]:
+def _box_of_row(
+    row: dict[str, str], example: Example, where: str
+) -> tuple[float, float, float, float]:
     try:
         x0, y0, x1, y1 = (float(row.get(k) or "") for k in ("x0", "y0", "x1", "y1"))
     except ValueError:
@@ -85,7 +103,9 @@ def _box_of_row(row: dict[str, str], example: Example, where: str) -> tuple[floa
     with Image.open(example.path) as im:
         w, h = im.size
     if not (-1 <= x0 < x1 <= w + 1 and -1 <= y0 < y1 <= h + 1):
-        raise DataError(f"{where}: box {(x0, y0, x1, y1)} does not lie in the image of {w} x {h} px")
+        raise DataError(
+            f"{where}: box {(x0, y0, x1, y1)} does not lie in the image of {w} x {h} px"
+        )
     return x0, y0, x1, y1
 
 
@@ -106,8 +126,12 @@ def _mask_of_row(row: dict[str, str], folder: Path, example: Example, where: str
             raise DataError(f"{where}: mask is {mask.size} px, its image {image.size} px")
         drawn = np.asarray(mask)
     if drawn.ndim != 2:
-        raise DataError(f"{where}: mask has {drawn.shape[2]} channels; expected one, of values 0, 1 and 2")
+        raise DataError(
+            f"{where}: mask has {drawn.shape[2]} channels; expected one, of values 0, 1 and 2"
+        )
     if drawn.min() < 0 or drawn.max() > 2:
         found = ", ".join(map(str, np.unique(drawn)[:6]))
-        raise DataError(f"{where}: mask has values {found}; expected 0 (outside), 1 (cytoplasm) and 2 (nucleus)")
+        raise DataError(
+            f"{where}: mask has values {found}; expected 0 (outside), 1 (cytoplasm) and 2 (nucleus)"
+        )
     return str(path)

@@ -43,11 +43,17 @@ def read_leukox(folder: Path) -> list[Example]:
         cells, masked = _cells(folder, path, told, codes.get(path.stem, ()))
         split = "val" if path.stem in told.get("val", ()) else "train"
         mask = str(folder / "instances" / path.name) if masked else ""
-        out.append(Example(str(path), told["mpp"], told.get("source", "LeukoX"), split, cells, "none", mask))
+        out.append(
+            Example(
+                str(path), told["mpp"], told.get("source", "LeukoX"), split, cells, "none", mask
+            )
+        )
     known = {Path(e.path).stem for e in out}
     for name in (*codes, *told.get("val", ())):
         if name not in known:
-            raise DataError(f"{folder}: {name!r} has attributes or a split, but no inputs/{name}.pt")
+            raise DataError(
+                f"{folder}: {name!r} has attributes or a split, but no inputs/{name}.pt"
+            )
     return out
 
 
@@ -55,7 +61,9 @@ def _told(folder: Path) -> dict:
     """`leukox.json`, checked."""
     path = folder / "leukox.json"
     if not path.exists():
-        raise DataError(f"{path}: missing; the layout does not say µm/px nor what its class and attribute numbers mean")
+        raise DataError(
+            f"{path}: missing; the layout does not say µm/px nor what its class and attribute numbers mean"
+        )
     try:
         told = json.loads(path.read_text("utf-8"))
         told["mpp"], told["classes"] = mpp_of(told["mpp"], str(path)), list(told["classes"])
@@ -89,7 +97,9 @@ def _codes(path: Path, meaning: dict[str, list]) -> dict[str, tuple[tuple[str, s
         for a, code in zip(ATTRIBUTES, numbers.split(), strict=True):
             states, k = meaning.get(a.name, ()), int(code) - _CODES_FROM
             if states and not 0 <= k < len(states):
-                raise DataError(f"{where}: {a.name} code {code}; leukox.json knows 2 to {len(states) + 1}")
+                raise DataError(
+                    f"{where}: {a.name} code {code}; leukox.json knows 2 to {len(states) + 1}"
+                )
             if states and states[k]:
                 found.append((a.name, states[k]))
         out[Path(name.strip()).stem] = tuple(found)
@@ -102,19 +112,35 @@ def _cells(folder: Path, image: Path, told: dict, attributes) -> tuple[tuple[Cel
     boxes_at, masks_at, classes_at = (folder / name / image.name for name in FOLDERS[1:])
     boxes, classes = load_tensor(boxes_at).reshape(-1, 4), load_tensor(classes_at).reshape(-1)
     if len(boxes) != len(classes):
-        raise DataError(f"{boxes_at}: {len(boxes)} boxes, but {classes_at} has {len(classes)} classes")
+        raise DataError(
+            f"{boxes_at}: {len(boxes)} boxes, but {classes_at} has {len(classes)} classes"
+        )
     cells = []
     for n, ((x, y, w, h), k) in enumerate(zip(boxes.tolist(), classes.tolist(), strict=True)):
-        if not (-1 <= x and -1 <= y and w > 0 and h > 0 and x + w <= width + 1 and y + h <= height + 1):
-            raise DataError(f"{boxes_at} row {n}: box {(x, y, w, h)} does not lie in the image of {width} x {height} px")
+        if not (
+            -1 <= x and -1 <= y and w > 0 and h > 0 and x + w <= width + 1 and y + h <= height + 1
+        ):
+            raise DataError(
+                f"{boxes_at} row {n}: box {(x, y, w, h)} does not lie in the image of {width} x {height} px"
+            )
         if k != int(k) or not 0 <= k < len(told["classes"]):
-            raise DataError(f"{classes_at} row {n}: unknown class {k:g}; leukox.json knows 0 to {len(told['classes']) - 1}")
-        cells.append(CellLabel((x, y, x + w, y + h), (told["classes"][int(k)],), attributes if len(boxes) == 1 else ()))
+            raise DataError(
+                f"{classes_at} row {n}: unknown class {k:g}; leukox.json knows 0 to {len(told['classes']) - 1}"
+            )
+        cells.append(
+            CellLabel(
+                (x, y, x + w, y + h),
+                (told["classes"][int(k)],),
+                attributes if len(boxes) == 1 else (),
+            )
+        )
     if not masks_at.exists():
         return tuple(cells), False
     shape = load_tensor(masks_at).shape
     if shape[-2:] != (height, width) or len(shape) < 3 or shape[-3] != 2:
-        raise DataError(f"{masks_at}: mask is {shape}, its image {width} x {height} px; expected [n, 2, H, W]")
+        raise DataError(
+            f"{masks_at}: mask is {shape}, its image {width} x {height} px; expected [n, 2, H, W]"
+        )
     return tuple(cells), True
 
 

@@ -39,7 +39,10 @@ def occlude(predictor, cells: list[Subject], seed: int = 0) -> dict:
         if count < LEAST_PX:
             continue
         regions[BASELINE] = np.ones_like(regions["nucleus"])
-        glass = np.broadcast_to(np.percentile(cell.pixels.reshape(-1, 3), 90, axis=0).astype(np.uint8), cell.pixels.shape)
+        glass = np.broadcast_to(
+            np.percentile(cell.pixels.reshape(-1, 3), 90, axis=0).astype(np.uint8),
+            cell.pixels.shape,
+        )
         sigma = BLUR_UM / predictor.card.mpp
         blurred = ndimage.gaussian_filter(cell.pixels, (sigma, sigma, 0))
         seen_blurred = say_of(predictor, blurred)
@@ -57,11 +60,18 @@ def _in_blocks(region: np.ndarray, rng: np.random.Generator, block_px: int) -> n
     y, x = np.nonzero(region)
     columns = region.shape[1] // block_px + 1
     turns = rng.permutation((region.shape[0] // block_px + 1) * columns)
-    return np.flatnonzero(region)[np.argsort(turns[y // block_px * columns + x // block_px], kind="stable")]
+    return np.flatnonzero(region)[
+        np.argsort(turns[y // block_px * columns + x // block_px], kind="stable")
+    ]
 
 
 def _curve(
-    predictor, cell: Subject, first: Said | None, start: np.ndarray, end: np.ndarray, order: np.ndarray
+    predictor,
+    cell: Subject,
+    first: Said | None,
+    start: np.ndarray,
+    end: np.ndarray,
+    order: np.ndarray,
 ) -> list[float]:
     """[STEPS + 1] probabilities of the cell's own class, while the pixels at flat places `order` go from those of
     `start`, of which `first` is said, to those of `end`."""
@@ -84,5 +94,7 @@ def _summary(curves: dict[str, list], sign: int) -> dict:
         means = np.array(rows)[:, 1:].mean(1)
         out[name] = {**interval(means), "curve": np.mean(rows, 0).round(4).tolist()}
         if name != BASELINE:
-            out[f"{name}, more than {BASELINE}"] = interval(sign * (means - np.array(curves[BASELINE])[:, 1:].mean(1)))
+            out[f"{name}, more than {BASELINE}"] = interval(
+                sign * (means - np.array(curves[BASELINE])[:, 1:].mean(1))
+            )
     return out

@@ -36,26 +36,46 @@ class Mistake:
 def write_page(path: Path, card: WeightsCard, report: dict, seen: list[Seen]) -> None:
     """Write the page of an evaluation of `card`'s weights."""
     environment = Environment(
-        loader=PackageLoader("hemax_batch.learning"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("hemax_batch.learning"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
     )
     confusion = report["all"].get("classes", {}).get("confusion", {})
     said = [n for n in (*CLASS_NAMES, "not found") if any(n in row for row in confusion.values())]
-    sure = np.array([(s.confidence, s.predicted in s.allowed) for s in seen if s.found and not fits(s.path)], float)
+    sure = np.array(
+        [(s.confidence, s.predicted in s.allowed) for s in seen if s.found and not fits(s.path)],
+        float,
+    )
     page = environment.get_template("evaluation.html.j2").render(
-        claim=CLAIM, card=card, rows=flat_rows(report), confusion=confusion, said=said,
-        bins=bins_of(sure.reshape(-1, 2)), mistakes=_mistakes(seen, card.min_confidence),
-    )  # fmt: skip
+        claim=CLAIM,
+        card=card,
+        rows=flat_rows(report),
+        confusion=confusion,
+        said=said,
+        bins=bins_of(sure.reshape(-1, 2)),
+        mistakes=_mistakes(seen, card.min_confidence),
+    )
     path.write_text(page, encoding="utf-8")
 
 
 def _mistakes(seen: list[Seen], min_confidence: float) -> list[Mistake]:
     """The wrong classes, those that were surest first."""
-    wrong = sorted((s for s in seen if s.found and s.predicted not in s.allowed), key=lambda s: (-s.confidence, s.path))
+    wrong = sorted(
+        (s for s in seen if s.found and s.predicted not in s.allowed),
+        key=lambda s: (-s.confidence, s.path),
+    )
     return [
-        Mistake(_picture(s.path), " or ".join(s.allowed), s.predicted, s.confidence, Path(s.path).name,
-                s.confidence < min_confidence or s.contradicted)
+        Mistake(
+            _picture(s.path),
+            " or ".join(s.allowed),
+            s.predicted,
+            s.confidence,
+            Path(s.path).name,
+            s.confidence < min_confidence or s.contradicted,
+        )
         for s in wrong[:WORST]
-    ]  # fmt: skip
+    ]
 
 
 def _picture(path: str) -> str:

@@ -38,7 +38,13 @@ def pseudo_candidates(examples: list[Example]) -> list[int]:
 
 @torch.inference_mode()
 def write_pseudo_masks(
-    model, examples: list[Example], indices: list[int], folder: Path, mpp: float, size_px: int, batch: int = 8
+    model,
+    examples: list[Example],
+    indices: list[int],
+    folder: Path,
+    mpp: float,
+    size_px: int,
+    batch: int = 8,
 ) -> None:
     """Write `folder/<index>.png` (0, 1, 2; the picture's own size) for each example whose mask passes the check."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -94,7 +100,11 @@ def _nc_class(mask: np.ndarray) -> str:
 
 def _extent(mask: np.ndarray) -> np.ndarray | None:
     ys, xs = np.nonzero(mask)
-    return None if len(xs) == 0 else np.array([[xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]], float)
+    return (
+        None
+        if len(xs) == 0
+        else np.array([[xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]], float)
+    )
 
 
 def _acceptable(mask: np.ndarray, example: Example) -> bool:
@@ -112,7 +122,9 @@ def _acceptable(mask: np.ndarray, example: Example) -> bool:
     return bool(off <= CENTRE_TOLERANCE_UM and low <= diameter <= high)
 
 
-def write_types(network, examples: list[Example], indices: list[int], folder: Path, mpp: float, size_px: int) -> None:
+def write_types(
+    network, examples: list[Example], indices: list[int], folder: Path, mpp: float, size_px: int
+) -> None:
     """Write `folder/types.csv` (index, classes): of cells whose label leaves the type open, those that trained weights
     are sure of. The two neutrophils stay together: their border is a matter of convention.
 
@@ -122,7 +134,9 @@ def write_types(network, examples: list[Example], indices: list[int], folder: Pa
     for i in indices:
         allowed = examples[i].cells[0].allowed
         if not tells_type(allowed):
-            sure = _sure_type(network(centred(examples[i], mpp, size_px)[0][None]), size_px, allowed)
+            sure = _sure_type(
+                network(centred(examples[i], mpp, size_px)[0][None]), size_px, allowed
+            )
             rows += [f"{i},{'|'.join(sure)}\n"] if sure else []
     folder.mkdir(parents=True, exist_ok=True)
     (folder / TYPES).write_text("".join(rows), "utf-8")
@@ -133,10 +147,16 @@ def _sure_type(answer, size_px: int, allowed: tuple[str, ...]) -> tuple[str, ...
     near = np.abs(answer.boxes_cxcywh[0, :, :2] - size_px / 2).max(1) <= size_px / 12
     if not (answer.sure[0] & near).any():
         return ()
-    q = int(np.flatnonzero(answer.sure[0] & near)[answer.class_logits[0, answer.sure[0] & near, -1].argmin()])
+    q = int(
+        np.flatnonzero(answer.sure[0] & near)[
+            answer.class_logits[0, answer.sure[0] & near, -1].argmin()
+        ]
+    )
     kinds = {NEUTROPHIL_NAMES if name in NEUTROPHIL_NAMES else (name,) for name in allowed}
     probabilities = softmax(answer.class_logits[0, q, :-1])
-    of = {kind: float(sum(probabilities[CLASS_NAMES.index(name)] for name in kind)) for kind in kinds}
+    of = {
+        kind: float(sum(probabilities[CLASS_NAMES.index(name)] for name in kind)) for kind in kinds
+    }
     best = max(sorted(of), key=of.get)
     return best if of[best] >= SURE_TYPE * sum(of.values()) else ()
 

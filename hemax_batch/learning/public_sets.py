@@ -12,11 +12,25 @@ from .dataset import CellLabel, Example, rows_of
 
 #: µm/px, from the median red cell (7.3 µm) of each source; Zheng's first set from its neutrophils against the
 #: second's.
-MPP = {"PBC": 0.10, "marrow": 0.10, "Raabin-WBC": 0.06, "BCCD": 0.08, "BCDD": 0.124, "zheng1": 0.18, "zheng2": 0.10,
-       "chula": 0.20}  # fmt: skip
+MPP = {
+    "PBC": 0.10,
+    "marrow": 0.10,
+    "Raabin-WBC": 0.06,
+    "BCCD": 0.08,
+    "BCDD": 0.124,
+    "zheng1": 0.18,
+    "zheng2": 0.10,
+    "chula": 0.20,
+}
 
-_NUCLEUS = {"unsegmented-round": "round", "unsegmented-indented": "indented", "unsegmented-band": "band",
-            "segmented-bilobed": "bilobed", "segmented-multilobed": "multilobed", "irregular": "irregular"}  # fmt: skip
+_NUCLEUS = {
+    "unsegmented-round": "round",
+    "unsegmented-indented": "indented",
+    "unsegmented-band": "band",
+    "segmented-bilobed": "bilobed",
+    "segmented-multilobed": "multilobed",
+    "irregular": "irregular",
+}
 _GRANULES = {"nil": "agranular", "small": "fine", "round": "coarse", "coarse": "coarse"}
 
 
@@ -42,7 +56,9 @@ def read_pbc(folder: Path) -> list[Example]:
                 w, h = im.size
             cx, cy, bw, bh = (float(row[k]) for k in ("box_cx", "box_cy", "box_w", "box_h"))
             box = ((cx - bw / 2) * w, (cy - bh / 2) * h, (cx + bw / 2) * w, (cy + bh / 2) * h)
-        cell = CellLabel(box, (row["class"],), _wbcatt(row), nc_class=row["nuclear_cytoplasmic_ratio"])
+        cell = CellLabel(
+            box, (row["class"],), _wbcatt(row), nc_class=row["nuclear_cytoplasmic_ratio"]
+        )
         out.append(Example(str(path), MPP["PBC"], "PBC", row["split"], (cell,), "stained"))
     return out
 
@@ -51,10 +67,17 @@ def read_marrow(folder: Path) -> list[Example]:
     """Matek's marrow crops: one labelled cell in the middle, unlabelled neighbours anywhere; unidentified ones left
     out."""
     return [
-        Example(str(folder / "images" / r["file"]), MPP["marrow"], "marrow", r["split"],
-                (CellLabel(None, (r["class"],)),), "anywhere")
-        for r in rows_of(folder / "labels.csv") if r["class"] in CLASS_NAMES
-    ]  # fmt: skip
+        Example(
+            str(folder / "images" / r["file"]),
+            MPP["marrow"],
+            "marrow",
+            r["split"],
+            (CellLabel(None, (r["class"],)),),
+            "anywhere",
+        )
+        for r in rows_of(folder / "labels.csv")
+        if r["class"] in CLASS_NAMES
+    ]
 
 
 def read_zheng(folder: Path) -> list[Example]:
@@ -67,18 +90,36 @@ def read_zheng(folder: Path) -> list[Example]:
         allowed = NEUTROPHIL_NAMES if row["class"] == "neutrophil" else (row["class"],)
         split = "val" if int(Path(row["file"]).stem.split("_")[1]) % 5 == 0 else "train"
         source = f"zheng{row['dataset']}"
-        out.append(Example(str(folder / "images" / row["file"]), MPP[source], source, split,
-                           (CellLabel(box, allowed),), "stained", str(mask_path)))  # fmt: skip
+        out.append(
+            Example(
+                str(folder / "images" / row["file"]),
+                MPP[source],
+                source,
+                split,
+                (CellLabel(box, allowed),),
+                "stained",
+                str(mask_path),
+            )
+        )
     return out
 
 
 def _bccd_types(folder: Path) -> dict[str, tuple[str, ...]]:
     """Allowed classes of BCCD fields that hold one white cell: file name -> classes."""
-    names = {"NEUTROPHIL": NEUTROPHIL_NAMES, "EOSINOPHIL": ("eosinophil",), "BASOPHIL": ("basophil",),
-             "MONOCYTE": ("monocyte",), "LYMPHOCYTE": ("lymphocyte",)}  # fmt: skip
+    names = {
+        "NEUTROPHIL": NEUTROPHIL_NAMES,
+        "EOSINOPHIL": ("eosinophil",),
+        "BASOPHIL": ("basophil",),
+        "MONOCYTE": ("monocyte",),
+        "LYMPHOCYTE": ("lymphocyte",),
+    }
     if not folder.exists():
         return {}
-    return {r["file"]: names[r["wbc_types"]] for r in rows_of(folder / "wbc_types.csv") if r["wbc_types"] in names}
+    return {
+        r["file"]: names[r["wbc_types"]]
+        for r in rows_of(folder / "wbc_types.csv")
+        if r["wbc_types"] in names
+    }
 
 
 def read_txl(folder: Path) -> list[Example]:
@@ -101,13 +142,23 @@ def read_txl(folder: Path) -> list[Example]:
             kind, cx, cy, bw, bh = line.split()
             cx, cy, bw, bh = float(cx) * w, float(cy) * h, float(bw) * w, float(bh) * h
             if kind != "1":
-                (white if kind == "0" else other).append((cx - bw / 2, cy - bh / 2, cx + bw / 2, cy + bh / 2))
+                (white if kind == "0" else other).append(
+                    (cx - bw / 2, cy - bh / 2, cx + bw / 2, cy + bh / 2)
+                )
         unknown = MATURE_NAMES if row["source"] == "Raabin-WBC" else WHITE_NAMES
         allowed = types.get(row["original"], unknown) if len(white) == 1 else unknown
         cells = tuple(CellLabel(b, allowed) for b in white)
         out.append(
-            Example(str(path), MPP[row["source"]], row["source"], row["split"], cells, "none", ignored=tuple(other),
-                    original=row["original"])
+            Example(
+                str(path),
+                MPP[row["source"]],
+                row["source"],
+                row["split"],
+                cells,
+                "none",
+                ignored=tuple(other),
+                original=row["original"],
+            )
         )
     return out
 
@@ -120,4 +171,10 @@ def read_chula(folder: Path) -> list[Example]:
     ]
 
 
-READERS = {"pbc": read_pbc, "marrow": read_marrow, "zheng": read_zheng, "txl": read_txl, "chula": read_chula}
+READERS = {
+    "pbc": read_pbc,
+    "marrow": read_marrow,
+    "zheng": read_zheng,
+    "txl": read_txl,
+    "chula": read_chula,
+}

@@ -31,20 +31,30 @@ class Recipe:
     ema: float = 0.997
     seed: int = 0
     mpp: float = 0.12
-    canvas_px: int = 224  # a cell with its surroundings; the tool's own patches are as large as the large canvas
+    canvas_px: int = (
+        224  # a cell with its surroundings; the tool's own patches are as large as the large canvas
+    )
     large_canvas_px: int = 320
     large_share: float = 0.2
     hard: float = 1.0  # how many times as often the stages of maturation are drawn
-    stain: float = 1.5  # how far from their own stains patches are stained (`augment.draw_photometry`) …
+    stain: float = (
+        1.5  # how far from their own stains patches are stained (`augment.draw_photometry`) …
+    )
     as_stained: float = 0.0  # … but for this share, which keep their own stain and light
     synthetic: int = 800  # synthetic fields (hemax_batch.smear) …
     synthetic_from: float = 0.5  # … that join after this share of the steps
     attributes: bool = True  # False: without explanation heads' losses, for the comparison
-    drop_path: float = 0.0  # share of the backbone's residual blocks left out at random, of each patch
+    drop_path: float = (
+        0.0  # share of the backbone's residual blocks left out at random, of each patch
+    )
     compiled: bool = False  # the backbone by torch.compile: a minute at the start, faster then
     pretrained: bool = True
-    start: str = ""  # weights to go on from (their SHA-256 in `fine_tuning`), instead of ImageNet's backbone
-    teacher: str = ""  # SHA-256 of the weights that missing masks and types are from, instead of its own
+    start: str = (
+        ""  # weights to go on from (their SHA-256 in `fine_tuning`), instead of ImageNet's backbone
+    )
+    teacher: str = (
+        ""  # SHA-256 of the weights that missing masks and types are from, instead of its own
+    )
 
     @classmethod
     def coarse(cls, **given) -> Recipe:
@@ -60,9 +70,19 @@ class Recipe:
         twice as often: what tells classes apart, once places and outlines are learnt.
         """
         card = read_card(start)
-        gentle = {"lr": 2e-4, "backbone_lr": 1e-4, "warmup": 20, "first_stage": 0.0, "freeze_norm": 0.0, "ema": 0.995,
-                  "synthetic_from": 0.0, "large_share": 0.1, "arch": card.arch, "mpp": card.mpp,
-                  "start": card.sha256}  # fmt: skip
+        gentle = {
+            "lr": 2e-4,
+            "backbone_lr": 1e-4,
+            "warmup": 20,
+            "first_stage": 0.0,
+            "freeze_norm": 0.0,
+            "ema": 0.995,
+            "synthetic_from": 0.0,
+            "large_share": 0.1,
+            "arch": card.arch,
+            "mpp": card.mpp,
+            "start": card.sha256,
+        }
         if given.get("arch", card.arch) != card.arch:
             gentle["freeze_norm"] = cls.freeze_norm  # the new backbone's are of photographs
         if close:

@@ -20,8 +20,17 @@ from .dataset import Example
 from .gallery import IGNORE_BIT, LABEL_BITS, Gallery, hang
 
 #: How often a patch is drawn from each source; within a source, classes are drawn alike.
-SOURCE_SHARE = {"PBC": 0.52, "marrow": 0.13, "Raabin-WBC": 0.11, "BCCD": 0.05, "BCDD": 0.03, "zheng1": 0.06,
-                "zheng2": 0.05, "synthetic": 0.05, "chula": 0.08}  # fmt: skip
+SOURCE_SHARE = {
+    "PBC": 0.52,
+    "marrow": 0.13,
+    "Raabin-WBC": 0.11,
+    "BCCD": 0.05,
+    "BCDD": 0.03,
+    "zheng1": 0.06,
+    "zheng2": 0.05,
+    "synthetic": 0.05,
+    "chula": 0.08,
+}
 
 #: Stages of one line of maturation, whose borders are matters of convention.
 HARD = {"blast", "promyelocyte", "myelocyte", "metamyelocyte", *NEUTROPHIL_NAMES}
@@ -69,8 +78,15 @@ class PatchSampler:
     maturation are drawn, which people too find hardest to tell apart; stain, as_stained  as `draw_photometry`
     """
 
-    def __init__(self, examples: list[Example], working_mpp: float, hard: float = 1.0, device="cpu",
-                 stain: float = 1.0, as_stained: float = 0.0):  # fmt: skip
+    def __init__(
+        self,
+        examples: list[Example],
+        working_mpp: float,
+        hard: float = 1.0,
+        device="cpu",
+        stain: float = 1.0,
+        as_stained: float = 0.0,
+    ):
         self.gallery: Gallery = hang(examples, working_mpp, device)
         self.device, self.stain, self.as_stained = torch.device(device), stain, as_stained
         self.chances = np.cumsum(weights(examples, hard))
@@ -86,16 +102,33 @@ class PatchSampler:
         g = self.gallery
         cut, split = _split(rng, count, size_px)
         rects, present = _rects(cut, split, size_px)
-        example = np.searchsorted(self.chances, rng.random((count, 4)) * self.chances[-1], side="right").clip(max=len(g.start) - 1)
-        linear = DIHEDRAL[rng.integers(8, size=(count, 4))] * np.exp(rng.normal(0, SCALE_JITTER, (count, 4)))[..., None, None]
+        example = np.searchsorted(
+            self.chances, rng.random((count, 4)) * self.chances[-1], side="right"
+        ).clip(max=len(g.start) - 1)
+        linear = (
+            DIHEDRAL[rng.integers(8, size=(count, 4))]
+            * np.exp(rng.normal(0, SCALE_JITTER, (count, 4)))[..., None, None]
+        )
         focus, middle = self._focus(rng, example), self._middle(rng, rects, size_px)
         back = np.linalg.inv(linear)
-        to_source = np.concatenate([back, (focus - np.einsum("bpij,bpj->bpi", back, middle))[..., None]], -1)
+        to_source = np.concatenate(
+            [back, (focus - np.einsum("bpij,bpj->bpi", back, middle))[..., None]], -1
+        )
         boxes = _moved(g.boxes_xyxy[example], linear, middle, focus)
         is_cell = present[..., None] & (np.arange(boxes.shape[2]) < g.n_cells[example][..., None])
         plain = (rng.random((count, 4)) < 0.25) | _would_mirror_a_cell(g, example, rects, to_source)
         targets, dropped = self._targets(example, boxes, is_cell, rects)
-        return Plan(size_px, cut, split, example, to_source, plain, dropped, targets, draw_photometry(rng, count, self.stain, self.as_stained))
+        return Plan(
+            size_px,
+            cut,
+            split,
+            example,
+            to_source,
+            plain,
+            dropped,
+            targets,
+            draw_photometry(rng, count, self.stain, self.as_stained),
+        )
 
     def _focus(self, rng: np.random.Generator, example: np.ndarray) -> np.ndarray:
         """A cell's middle, or any place of a picture without one: [B, 4, 2] in the picture's pixels."""
@@ -103,19 +136,29 @@ class PatchSampler:
         which = (rng.random(example.shape) * g.n_cells[example]).astype(int)
         box = g.boxes_xyxy[example, which]
         anywhere = rng.random((*example.shape, 2)) * g.size_wh[example]
-        return np.where(g.n_cells[example][..., None] > 0, (box[..., :2] + box[..., 2:]) / 2, anywhere)
+        return np.where(
+            g.n_cells[example][..., None] > 0, (box[..., :2] + box[..., 2:]) / 2, anywhere
+        )
 
     @staticmethod
     def _middle(rng: np.random.Generator, rects: np.ndarray, size_px: int) -> np.ndarray:
         """Where the focus comes to lie: near the part's middle, [B, 4, 2]."""
         near = (rng.random(rects.shape[:2]) < 0.6) | (size_px < CLOSE_CANVAS_PX)
-        off = (rng.normal(0, 1, (*rects.shape[:2], 2)) * np.where(near, 0.05, 0.22)[..., None]).clip(-0.45, 0.45)
+        off = (
+            rng.normal(0, 1, (*rects.shape[:2], 2)) * np.where(near, 0.05, 0.22)[..., None]
+        ).clip(-0.45, 0.45)
         return (rects[..., :2] + rects[..., 2:]) / 2 + off * (rects[..., 2:] - rects[..., :2])
 
     def _targets(self, example, boxes, is_cell, rects) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """What is taught of the visible cells [B, N, …], and the boxes [B, D, 4] of those that are not taught."""
         g, (b, _, c) = self.gallery, is_cell.shape
-        clipped = np.concatenate([np.maximum(boxes[..., :2], rects[:, :, None, :2]), np.minimum(boxes[..., 2:], rects[:, :, None, 2:])], -1)
+        clipped = np.concatenate(
+            [
+                np.maximum(boxes[..., :2], rects[:, :, None, :2]),
+                np.minimum(boxes[..., 2:], rects[:, :, None, 2:]),
+            ],
+            -1,
+        )
         area = (clipped[..., 2:] - clipped[..., :2]).clip(0).prod(-1)
         visible = is_cell * area / (boxes[..., 2:] - boxes[..., :2]).prod(-1).clip(1e-6)
         visible, clipped = visible.reshape(b, 4 * c), clipped.reshape(b, 4 * c, 4)
@@ -127,14 +170,20 @@ class PatchSampler:
         rows = np.arange(b)[:, None]
         picture, cell = np.repeat(example, c, 1)[rows, order], np.tile(np.arange(c), 4)[order]
         present = kept[rows, order]
-        x0, y0, x1, y1 = np.moveaxis(np.where(present[..., None], clipped[rows, order], [0.0, 0.0, 1.0, 1.0]), -1, 0)
+        x0, y0, x1, y1 = np.moveaxis(
+            np.where(present[..., None], clipped[rows, order], [0.0, 0.0, 1.0, 1.0]), -1, 0
+        )
         targets = {
             "present": present,
-            "boxes_cxcywh": np.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], -1).astype(np.float32),
+            "boxes_cxcywh": np.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], -1).astype(
+                np.float32
+            ),
             "box_weight": g.box_weight[picture, cell] * present,
             "allowed": g.allowed[picture, cell] & present[..., None],
             "attributes": np.where(present[..., None], g.attributes[picture, cell], -1),
-            "nc_class": np.where(present & (visible[rows, order] >= WHOLE), g.nc_class[picture, cell], -1),
+            "nc_class": np.where(
+                present & (visible[rows, order] >= WHOLE), g.nc_class[picture, cell], -1
+            ),
             "mask_weight": g.mask_weight[picture, cell] * present,
         }
         lost = (visible > 0) & ~kept
@@ -193,7 +242,9 @@ def _gathered(g: Gallery, plan: Plan, to) -> tuple[Tensor, Tensor]:
     glass = outside & of_part(plan.plain)
     ground = torch.stack([of_part(g.ground[plan.example][..., k]) for k in range(3)], -1)
     pixels = torch.where(glass[..., None], ground, pixels[..., :3]).clamp(0, 255)
-    last = torch.where(outside, nearest & IGNORE_BIT, nearest) * ~glass  # a mirrored cell is no label
+    last = (
+        torch.where(outside, nearest & IGNORE_BIT, nearest) * ~glass
+    )  # a mirrored cell is no label
     return pixels.permute(0, 3, 1, 2), last
 
 
@@ -217,7 +268,9 @@ def _mirrored(index: Tensor, n: Tensor) -> Tensor:
 def _inside(boxes_xyxy: Tensor, size_px: int) -> Tensor:
     """Which pixels lie in any of the boxes [B, D, 4]: bool [B, S, S]. A box of no area covers nothing."""
     at = torch.arange(size_px, device=boxes_xyxy.device)
-    covered = torch.zeros(len(boxes_xyxy), size_px, size_px, dtype=torch.bool, device=boxes_xyxy.device)
+    covered = torch.zeros(
+        len(boxes_xyxy), size_px, size_px, dtype=torch.bool, device=boxes_xyxy.device
+    )
     for box in boxes_xyxy.unbind(1):
         across, down = ((at + 1 > box[:, k, None]) & (at < box[:, k + 2, None]) for k in (0, 1))
         covered |= across[:, None, :] & down[..., None] & (box[:, 2] > box[:, 0])[:, None, None]
@@ -228,7 +281,9 @@ def _split(rng: np.random.Generator, count: int, s: int) -> tuple[np.ndarray, np
     """Canvases whole, or cut in two (large ones also in four) at a random place: cut_xy [B, 2], split [B, 2]."""
     large = s >= LARGE_CANVAS_PX
     cut = (s * rng.uniform(0.38, 0.62, (count, 2))).astype(np.int64)
-    mosaic = (rng.random(count) < MOSAIC_SHARE["large" if large else "small"]) & (s >= CLOSE_CANVAS_PX)
+    mosaic = (rng.random(count) < MOSAIC_SHARE["large" if large else "small"]) & (
+        s >= CLOSE_CANVAS_PX
+    )
     kind = rng.integers(3 if large else 2, size=count)
     return cut, np.stack([mosaic & (kind != 1), mosaic & (kind != 0)], 1)
 
@@ -237,11 +292,21 @@ def _rects(cut: np.ndarray, split: np.ndarray, s: int) -> tuple[np.ndarray, np.n
     """The four parts of each canvas as float [B, 4, 4] x0 y0 x1 y1, and which there are, bool [B, 4]."""
     x, y = (np.where(split[:, k], cut[:, k], s)[:, None] for k in (0, 1))
     right, below = np.array([0, 1, 0, 1]), np.array([0, 0, 1, 1])
-    rects = np.stack([np.where(right, x, 0), np.where(below, y, 0), np.where(right, s, x), np.where(below, s, y)], -1)
+    rects = np.stack(
+        [
+            np.where(right, x, 0),
+            np.where(below, y, 0),
+            np.where(right, s, x),
+            np.where(below, s, y),
+        ],
+        -1,
+    )
     return rects.astype(float), (split[:, :1] | (right == 0)) & (split[:, 1:] | (below == 0))
 
 
-def _moved(boxes: np.ndarray, linear: np.ndarray, middle: np.ndarray, focus: np.ndarray) -> np.ndarray:
+def _moved(
+    boxes: np.ndarray, linear: np.ndarray, middle: np.ndarray, focus: np.ndarray
+) -> np.ndarray:
     """Boxes [B, 4, C, 4] of pictures on the canvas; turns by quarters keep them tight."""
     centre, half = (boxes[..., :2] + boxes[..., 2:]) / 2, (boxes[..., 2:] - boxes[..., :2]) / 2
     centre = np.einsum("bpij,bpcj->bpci", linear, centre - focus[:, :, None]) + middle[:, :, None]
@@ -249,12 +314,16 @@ def _moved(boxes: np.ndarray, linear: np.ndarray, middle: np.ndarray, focus: np.
     return np.concatenate([centre - half, centre + half], -1)
 
 
-def _would_mirror_a_cell(g: Gallery, example: np.ndarray, rects: np.ndarray, to_source: np.ndarray) -> np.ndarray:
+def _would_mirror_a_cell(
+    g: Gallery, example: np.ndarray, rects: np.ndarray, to_source: np.ndarray
+) -> np.ndarray:
     """Whether reflecting the picture to fill its part would show a labelled cell a second time, unlabelled: [B, 4]."""
     corners = np.stack([rects[..., :2], rects[..., 2:]], -1)  # [B, 4, 2, 2 corners]
     seen = np.einsum("bpij,bpjk->bpik", to_source[..., :2], corners) + to_source[..., 2:]
     size = g.size_wh[example]
-    over = np.concatenate([-seen.min(-1), seen.max(-1) - size], -1)  # how far beyond left, top, right, bottom
+    over = np.concatenate(
+        [-seen.min(-1), seen.max(-1) - size], -1
+    )  # how far beyond left, top, right, bottom
     boxes = g.boxes_xyxy[example]
     room = np.concatenate([boxes[..., :2], size[:, :, None] - boxes[..., 2:]], -1)
     is_cell = np.arange(boxes.shape[2]) < g.n_cells[example][..., None]
@@ -265,7 +334,9 @@ def weights(examples: list[Example], hard: float) -> np.ndarray:
     """Probability of each example: its source's share, classes of a source alike (square root of their numbers)."""
     keys = [(e.source, e.cells[0].allowed if e.cells else ()) for e in examples]
     counts = Counter(keys)
-    raw = np.array([counts[k] ** -0.5 * (hard if k[1] and set(k[1]) <= HARD else 1.0) for k in keys])
+    raw = np.array(
+        [counts[k] ** -0.5 * (hard if k[1] and set(k[1]) <= HARD else 1.0) for k in keys]
+    )
     for source in {e.source for e in examples}:
         mine = np.array([e.source == source for e in examples])
         raw[mine] *= SOURCE_SHARE.get(source, 0.1) / raw[mine].sum()

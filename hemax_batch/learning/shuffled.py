@@ -23,14 +23,21 @@ def shuffle_labels(examples: list[Example], seed: int) -> list[Example]:
     out = list(examples)
     for number, source in enumerate(sorted({e.source for e in examples})):
         rng = np.random.default_rng([seed, number])
-        places = [(i, k) for i, e in enumerate(examples) if e.source == source for k in range(len(e.cells))]
+        places = [
+            (i, k)
+            for i, e in enumerate(examples)
+            if e.source == source
+            for k in range(len(e.cells))
+        ]
         described = [(i, k) for i, k in places if examples[i].cells[k].attributes]
         _deal(out, examples, places, "allowed", rng)
         _deal(out, examples, described, "attributes", rng)
     return out
 
 
-def _deal(out: list[Example], examples: list[Example], places, name: str, rng: np.random.Generator) -> None:
+def _deal(
+    out: list[Example], examples: list[Example], places, name: str, rng: np.random.Generator
+) -> None:
     """Give each cell of `places` the field `name` of another."""
     for (i, k), j in zip(places, rng.permutation(len(places)), strict=True):
         other, other_k = places[j]

@@ -23,10 +23,14 @@ def check_sources(examples: Iterable[Example], wanted: Collection[str]) -> None:
     there = Counter(e.source for e in examples)
     if unknown := [name for name in wanted if name not in there]:
         named = ", ".join(f"{source} ({n} images)" for source, n in there.items())
-        raise DataError(f"no image is of source {', '.join(map(repr, unknown))}; there are: {named or 'no images'}")
+        raise DataError(
+            f"no image is of source {', '.join(map(repr, unknown))}; there are: {named or 'no images'}"
+        )
 
 
-def leave_out(examples: list[Example], sources: Collection[str]) -> tuple[list[Example], dict[str, dict[str, int]]]:
+def leave_out(
+    examples: list[Example], sources: Collection[str]
+) -> tuple[list[Example], dict[str, dict[str, int]]]:
     """The examples without those of `sources` and without copies of them, and by source how many of either went.
 
     {"BCCD": {"images": 116, "copies": 0}}. DataError for an unknown source, and where nothing would remain.
@@ -34,13 +38,18 @@ def leave_out(examples: list[Example], sources: Collection[str]) -> tuple[list[E
     if not sources:
         return examples, {}
     check_sources(examples, sources)
-    copies = copies_of([e for e in examples if e.source in sources], [e for e in examples if e.source not in sources])
+    copies = copies_of(
+        [e for e in examples if e.source in sources],
+        [e for e in examples if e.source not in sources],
+    )
     kept = [e for e in examples if e.source not in sources and e.path not in copies]
     if not kept:
         raise DataError(f"nothing is left to learn from without {', '.join(sources)}")
     images = Counter(e.source for e in examples)
     copied = Counter(copies.values())
-    return kept, {source: {"images": images[source], "copies": copied[source]} for source in sources}
+    return kept, {
+        source: {"images": images[source], "copies": copied[source]} for source in sources
+    }
 
 
 def without_copies(examples: list[Example], held_out: list[Example], say=print) -> list[Example]:
@@ -48,9 +57,13 @@ def without_copies(examples: list[Example], held_out: list[Example], say=print) 
     copies = copies_of(held_out, examples)
     kept = [e for e in examples if e.path not in copies]
     if copies and not kept:
-        raise DataError("nothing is left to learn from: every image of split train is a copy of one of split val")
+        raise DataError(
+            "nothing is left to learn from: every image of split train is a copy of one of split val"
+        )
     if copies:
-        say(f"not learnt: {len(examples) - len(kept)} images of split train that are copies of images of split val")
+        say(
+            f"not learnt: {len(examples) - len(kept)} images of split train that are copies of images of split val"
+        )
     return kept
 
 
@@ -63,7 +76,9 @@ def copies_of(examples: list[Example], others: list[Example]) -> dict[str, str]:
     out = {}
     for e in others:
         # two files of one name are copies only where the data say so: every set has its 0001.png
-        source = named.get(Path(e.path).name) or (e.original and (named.get(e.original) or files.get(e.original)))
+        source = named.get(Path(e.path).name) or (
+            e.original and (named.get(e.original) or files.get(e.original))
+        )
         if not source and os.path.getsize(e.path) in sizes:
             source = same.get(_digest(e.path))
         if source:
@@ -79,7 +94,9 @@ def _digest(path: str) -> bytes:
 def taught(trained: dict) -> dict[str, int]:
     """Real images that weights were trained on, by source, over all their trainings; `trained` as in their card."""
     counts = Counter(taught(trained["before"])) if trained.get("before") else Counter()
-    counts |= Counter({source: n for source, n in trained.get("images", {}).items() if source != "synthetic"})
+    counts |= Counter(
+        {source: n for source, n in trained.get("images", {}).items() if source != "synthetic"}
+    )
     return dict(+counts)
 
 
@@ -88,15 +105,22 @@ def refuse_mixed(cards: Collection[WeightsCard]) -> None:
     then be silent of some."""
     each = {card.path: sorted(taught(card.trained)) for card in cards}
     if len({tuple(sources) for sources in each.values()}) > 1:
-        told = "; ".join(f"{path}: {', '.join(sources) or 'none'}" for path, sources in each.items())
-        raise WeightsError(f"trained on different sources ({told}): only weights of the same ones can be averaged")
+        told = "; ".join(
+            f"{path}: {', '.join(sources) or 'none'}" for path, sources in each.items()
+        )
+        raise WeightsError(
+            f"trained on different sources ({told}): only weights of the same ones can be averaged"
+        )
 
 
 def refuse_taught(card: WeightsCard, examples: Iterable[Example]) -> None:
     """DataError where some of `examples` are of split `train` of a source that the weights were trained on."""
     known = taught(card.trained)
     if seen := Counter(e.source for e in examples if e.split == "train" and e.source in known):
-        told = "; ".join(f"{n} images of {s}, and the card says `{s}: {known[s]} images`" for s, n in seen.items())
+        told = "; ".join(
+            f"{n} images of {s}, and the card says `{s}: {known[s]} images`"
+            for s, n in seen.items()
+        )
         raise DataError(
             f"{card.path}: trained on what it would be measured on ({told}); measure split val, or weights of "
             "`train --leave-out`"
@@ -112,9 +136,13 @@ def to_measure(
     were trained on.
     """
     check_sources(examples, sources)
-    chosen = [e for e in examples if split in ("all", e.split) and (not sources or e.source in sources)]
+    chosen = [
+        e for e in examples if split in ("all", e.split) and (not sources or e.source in sources)
+    ]
     if not chosen:
-        raise DataError(f"no image of split {split!r}{' of source ' + ', '.join(sources) if sources else ''}")
+        raise DataError(
+            f"no image of split {split!r}{' of source ' + ', '.join(sources) if sources else ''}"
+        )
     if split == "all":
         refuse_taught(card, chosen)
     return chosen
@@ -124,4 +152,6 @@ def refuse_start(card: WeightsCard, left_out: Collection[str]) -> None:
     """DataError where weights to go on from were trained on a source that is to be left out."""
     known = taught(card.trained)
     if told := ", ".join(f"`{s}: {known[s]} images`" for s in left_out if s in known):
-        raise DataError(f"{card.path}: cannot go on from weights that were trained on what is left out; the card says {told}")
+        raise DataError(
+            f"{card.path}: cannot go on from weights that were trained on what is left out; the card says {told}"
+        )

@@ -35,7 +35,10 @@ class Said:
 
     def states(self) -> dict[str, int]:
         """The likeliest state of each attribute."""
-        return {name: int(self.attribute_probs[part].argmax()) for name, part in attribute_slices().items()}
+        return {
+            name: int(self.attribute_probs[part].argmax())
+            for name, part in attribute_slices().items()
+        }
 
 
 @dataclass(frozen=True)
@@ -70,23 +73,35 @@ def say_of(predictor, pixels: np.ndarray) -> Said | None:
     label[y : y + h, x : x + w] = unpack_mask(cells.masks[k], cells.mask_hw[k])
     one = measure(cells.take([k]), mpp, np.zeros(0))
     return Said(
-        cells.class_probs[k], cells.attribute_probs[k], float(np.nan_to_num(one.nucleus_fraction[0])),
-        float(one.diameter_um[0]), label,
-    )  # fmt: skip
+        cells.class_probs[k],
+        cells.attribute_probs[k],
+        float(np.nan_to_num(one.nucleus_fraction[0])),
+        float(one.diameter_um[0]),
+        label,
+    )
 
 
 def subjects(predictor, examples: list[Example], limit: int, seed: int = 0) -> list[Subject]:
     """Up to `limit` white cells of known type, drawn evenly over their types, each as the tool would see it."""
     rng = np.random.default_rng(seed)
-    typed = [i for i, e in enumerate(examples) if len(e.cells) == 1 and e.cells[0].allowed[0] in WHITE_NAMES
-             and tells_type(e.cells[0].allowed)]  # fmt: skip
+    typed = [
+        i
+        for i, e in enumerate(examples)
+        if len(e.cells) == 1
+        and e.cells[0].allowed[0] in WHITE_NAMES
+        and tells_type(e.cells[0].allowed)
+    ]
     by_type: dict[tuple, list[int]] = {}
     for i in rng.permutation(typed).tolist():
         by_type.setdefault(examples[i].cells[0].allowed, []).append(i)
-    turns = [i for turn in range(limit) for members in by_type.values() for i in members[turn : turn + 1]]
+    turns = [
+        i for turn in range(limit) for members in by_type.values() for i in members[turn : turn + 1]
+    ]
     out = []
     for i in turns[:limit]:
-        pixels = centred(examples[i], predictor.card.mpp, predictor.card.patch_px)[0].transpose(1, 2, 0)
+        pixels = centred(examples[i], predictor.card.mpp, predictor.card.patch_px)[0].transpose(
+            1, 2, 0
+        )
         said = say_of(predictor, pixels)
         if said is not None and (said.label == 2).any():
             out.append(Subject(examples[i].source, examples[i].cells[0].allowed, pixels, said))

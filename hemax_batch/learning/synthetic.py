@@ -36,14 +36,27 @@ def write_synthetic(folder: Path, count: int, seed: int, size_px: int, mpp: floa
             if _visible(c, size_px) < LEAST_VISIBLE:
                 cells.append([*place, "ignore", "", *("" for _ in ATTRIBUTE_NAMES)])
             else:
-                cells.append([*place, c.class_name, f"{i:05d}_mask.png", *(getattr(c, a) for a in ATTRIBUTE_NAMES)])
+                cells.append(
+                    [
+                        *place,
+                        c.class_name,
+                        f"{i:05d}_mask.png",
+                        *(getattr(c, a) for a in ATTRIBUTE_NAMES),
+                    ]
+                )
     _write(folder / "images.csv", ["file", "mpp", "source", "split", "bystanders"], images)
-    _write(folder / "cells.csv", ["file", "x0", "y0", "x1", "y1", "class", "mask", *ATTRIBUTE_NAMES], cells)
+    _write(
+        folder / "cells.csv",
+        ["file", "x0", "y0", "x1", "y1", "class", "mask", *ATTRIBUTE_NAMES],
+        cells,
+    )
 
 
 def _visible(cell: SmearCell, size_px: int) -> float:
     """Share of the cell's area that lies inside the field."""
-    inside = cell.label[max(-cell.y0, 0) : max(size_px - cell.y0, 0), max(-cell.x0, 0) : max(size_px - cell.x0, 0)]
+    inside = cell.label[
+        max(-cell.y0, 0) : max(size_px - cell.y0, 0), max(-cell.x0, 0) : max(size_px - cell.x0, 0)
+    ]
     return float((inside > 0).sum() / (cell.label > 0).sum())
 
 

@@ -17,7 +17,9 @@ def load_tensor(path: Path) -> np.ndarray:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise DataError(f"{path}: cannot be read as a tensor ({str(error).splitlines()[0]})") from error
+        raise DataError(
+            f"{path}: cannot be read as a tensor ({str(error).splitlines()[0]})"
+        ) from error
     if not isinstance(found, torch.Tensor):
         raise DataError(f"{path}: holds a {type(found).__name__}, not a tensor")
     return found.float().numpy()

@@ -58,7 +58,9 @@ def fit_tint(model: HemaX, examples: list[Example], recipe: Recipe, say: Callabl
             schedule.step()
     model.tint.load_state_dict(tint.state_dict())
     right = (tint.read(colours).argmax(1) == states).float().mean()
-    say(f"cytoplasm colour: fitted to {len(states)} measurements, {float(right):.3f} of them read rightly")
+    say(
+        f"cytoplasm colour: fitted to {len(states)} measurements, {float(right):.3f} of them read rightly"
+    )
 
 
 def _some_paled(colours: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,35 +72,48 @@ def _some_paled(colours: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
     thin = colours.clone()
     thin[:, CYTOPLASM_MEAN] *= left
     thin[:, CYTOPLASM_SPREAD] *= texture
-    return torch.where(paled[:, None], thin, colours), torch.where(paled, COLOUR.states.index("light_blue"), states)
+    return torch.where(paled[:, None], thin, colours), torch.where(
+        paled, COLOUR.states.index("light_blue"), states
+    )
 
 
 def _coloured(examples: list[Example]) -> list[tuple[Example, int, int]]:
     """Cells of known colour: picture, which of its cells, and the state. One of several without a box could be any."""
     return [
         (e, k, COLOUR.states.index(known[COLOUR.name]))
-        for e in examples for k, cell in enumerate(e.cells)
-        if COLOUR.name in (known := dict(cell.attributes)) and (cell.box_xyxy is not None or len(e.cells) == 1)
-    ]  # fmt: skip
+        for e in examples
+        for k, cell in enumerate(e.cells)
+        if COLOUR.name in (known := dict(cell.attributes))
+        and (cell.box_xyxy is not None or len(e.cells) == 1)
+    ]
 
 
 @torch.no_grad()
-def _measured(model: HemaX, cells: list[tuple[Example, int, int]], recipe: Recipe, at_once: int = 16) -> tuple[Tensor, Tensor]:
+def _measured(
+    model: HemaX, cells: list[tuple[Example, int, int]], recipe: Recipe, at_once: int = 16
+) -> tuple[Tensor, Tensor]:
     """Colours [N, 18], as `Tint.colours`, and states [N]: each cell that is found, `MEASURED` times."""
     device = next(model.parameters()).device
     model.eval()
     colours, states = [torch.zeros(0, 18, device=device)], []
     for start in range(0, len(cells), at_once):
         chosen = cells[start : start + at_once]
-        pixels = torch.from_numpy(np.stack([centred(e, recipe.mpp, recipe.canvas_px, k)[0] for e, k, _ in chosen])).to(device)
+        pixels = torch.from_numpy(
+            np.stack([centred(e, recipe.mpp, recipe.canvas_px, k)[0] for e, k, _ in chosen])
+        ).to(device)
         output = model(pixels)
         queries = [query_of_centre(output, k, recipe.canvas_px) for k in range(len(chosen))]
         found = [k for k, q in enumerate(queries) if q is not None]
         its = [queries[k] for k in found]
-        masks, boxes = output.mask_logits[found, its][:, None], output.boxes_cxcywh[-1][found, its][:, None]
+        masks, boxes = (
+            output.mask_logits[found, its][:, None],
+            output.boxes_cxcywh[-1][found, its][:, None],
+        )
         for again in range(MEASURED if found else 0):
             rng = np.random.default_rng([recipe.seed, start, again])
-            stained = photometric(pixels[found].float(), draw_photometry(rng, len(found), recipe.stain, AS_STAINED))
+            stained = photometric(
+                pixels[found].float(), draw_photometry(rng, len(found), recipe.stain, AS_STAINED)
+            )
             colours.append(model.tint.colours(stained.float(), masks, boxes)[:, 0])
             states += [chosen[k][2] for k in found]
     return torch.cat(colours), torch.tensor(states, dtype=torch.long, device=device)

@@ -41,8 +41,14 @@ from .world import World
 
 
 def train(
-    examples: list[Example], recipe: Recipe, work: Path, device: str = "cpu", say=print, start: Path | None = None,
-    early: EarlyStopping | None = None, teacher: Path | None = None,
+    examples: list[Example],
+    recipe: Recipe,
+    work: Path,
+    device: str = "cpu",
+    say=print,
+    start: Path | None = None,
+    early: EarlyStopping | None = None,
+    teacher: Path | None = None,
 ) -> HemaX:
     """Train and return the network with averaged (EMA) weights, in eval mode.
 
@@ -55,7 +61,9 @@ def train(
     world = World.join(device)
     work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    model, known = checkpoint.load(start, to_train=recipe.arch) if start else (build(recipe.arch), None)
+    model, known = (
+        checkpoint.load(start, to_train=recipe.arch) if start else (build(recipe.arch), None)
+    )
     same_backbone = known and ARCHITECTURES[known.arch].backbone == model.cfg.backbone
     if recipe.pretrained and not same_backbone and hasattr(model.backbone, "load_imagenet"):
         model.backbone.load_imagenet()
@@ -63,7 +71,9 @@ def train(
     model.backbone.drop_path = recipe.drop_path
     if recipe.compiled:
         model.backbone.compile()
-    run = _Run(model, recipe, work, world, say, early, digest(examples, early.examples if early else []))
+    run = _Run(
+        model, recipe, work, world, say, early, digest(examples, early.examples if early else [])
+    )
     run.resume()
     if recipe.steps:
         run.teach(examples, start, early, teacher)
@@ -83,7 +93,14 @@ class _Run:
     digest."""
 
     def __init__(
-        self, model: HemaX, recipe: Recipe, work: Path, world: World, say, early: EarlyStopping | None, lessons: str
+        self,
+        model: HemaX,
+        recipe: Recipe,
+        work: Path,
+        world: World,
+        say,
+        early: EarlyStopping | None,
+        lessons: str,
     ):
         self.model, self.recipe, self.work, self.world, self.say = model, recipe, work, world, say
         self.early, self.lessons = early, lessons
@@ -91,19 +108,28 @@ class _Run:
         rest = [p for n, p in model.named_parameters() if not n.startswith("backbone.")]
         self.optimiser = torch.optim.AdamW(
             [{"params": backbone, "peak": recipe.backbone_lr}, {"params": rest, "peak": recipe.lr}],
-            lr=recipe.lr, weight_decay=recipe.weight_decay, fused=world.device.type == "cuda",
-        )  # fmt: skip
+            lr=recipe.lr,
+            weight_decay=recipe.weight_decay,
+            fused=world.device.type == "cuda",
+        )
         self.average = {k: v.detach().clone() for k, v in model.state_dict().items()}
         self.step = 0
         self.norm_is_frozen = False
 
     def teach(
-        self, examples: list[Example], start: Path | None, early: EarlyStopping | None, teacher: Path | None
+        self,
+        examples: list[Example],
+        start: Path | None,
+        early: EarlyStopping | None,
+        teacher: Path | None,
     ) -> None:
         """All steps, in their stages."""
         recipe = self.recipe
         if teacher:
-            recipe, examples = replace(recipe, first_stage=0.0), self.pseudo_label(examples, checkpoint.load(teacher)[0])
+            recipe, examples = (
+                replace(recipe, first_stage=0.0),
+                self.pseudo_label(examples, checkpoint.load(teacher)[0]),
+            )
         turn = int(recipe.steps * recipe.first_stage)
         if self.step < turn:
             self.go(self.sampler(examples), turn)
@@ -119,7 +145,14 @@ class _Run:
 
     def sampler(self, examples: list[Example], hard: float = 1.0) -> PatchSampler:
         """Of these examples, on this process's device."""
-        return PatchSampler(examples, self.recipe.mpp, hard, self.world.device, self.recipe.stain, self.recipe.as_stained)
+        return PatchSampler(
+            examples,
+            self.recipe.mpp,
+            hard,
+            self.world.device,
+            self.recipe.stain,
+            self.recipe.as_stained,
+        )
 
     def go(self, sampler: PatchSampler, until: int, early: EarlyStopping | None = None) -> None:
         """Steps up to `until`, or to where `early` ends them; the next batch is drawn in a thread while this one is
@@ -161,7 +194,9 @@ class _Run:
             self.norm_is_frozen = True
         for group in self.optimiser.param_groups:
             group["lr"] = group["peak"] * self._schedule()
-        torch.manual_seed(_seed(r.seed, self.step, self.world.rank))  # which blocks `drop_path` leaves out
+        torch.manual_seed(
+            _seed(r.seed, self.step, self.world.rank)
+        )  # which blocks `drop_path` leaves out
         with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
             output = self.model(pixels)
         losses = criterion(output, targets, r.attributes)
@@ -177,14 +212,20 @@ class _Run:
     def _take_average(self, decay: float) -> None:
         state = self.model.state_dict()
         moving = [k for k, v in state.items() if v.is_floating_point()]
-        torch._foreach_lerp_([self.average[k] for k in moving], [state[k] for k in moving], 1 - decay)
+        torch._foreach_lerp_(
+            [self.average[k] for k in moving], [state[k] for k in moving], 1 - decay
+        )
         counts = [k for k, v in state.items() if not v.is_floating_point()]
         torch._foreach_copy_([self.average[k] for k in counts], [state[k] for k in counts])
 
     def _agree(self) -> None:
         """The statistics of batch norm, and their running average, become the mean of all processes', each of which saw
         its own patches only. So what is saved, measured or drawn with is the same network everywhere."""
-        moving = {k: b for k, b in self.model.named_buffers() if k in self.average and b.is_floating_point()}
+        moving = {
+            k: b
+            for k, b in self.model.named_buffers()
+            if k in self.average and b.is_floating_point()
+        }
         self.world.average([*moving.values(), *(self.average[k] for k in moving)])
 
     def _schedule(self) -> float:
@@ -213,17 +254,23 @@ class _Run:
                 done.write_text(self._described(), "utf-8")
             self.world.barrier()
         elif done.read_text("utf-8") != self._described():
-            raise DataError(f"{folder} has the masks of another training; use another --work folder")
+            raise DataError(
+                f"{folder} has the masks of another training; use another --work folder"
+            )
         labelled = with_pseudo_masks(examples, folder)
         asked = Counter(examples[i].source for i in indices)
         got = Counter(labelled[i].source for i in indices if labelled[i].mask_path)
         if self.world.rank == 0:
-            self.say("pseudo-masks kept: " + ", ".join(f"{s} {got[s]}/{n}" for s, n in asked.items()))
+            self.say(
+                "pseudo-masks kept: " + ", ".join(f"{s} {got[s]}/{n}" for s, n in asked.items())
+            )
         return labelled
 
     def _own_average(self) -> HemaX:
         """Another network with the averaged weights."""
-        own = copy.deepcopy(self.model)  # not built anew: that would draw from the training's random numbers
+        own = copy.deepcopy(
+            self.model
+        )  # not built anew: that would draw from the training's random numbers
         own.load_state_dict(self.average)
         return own
 
@@ -234,7 +281,9 @@ class _Run:
 
         folder = self.work / "synthetic"
         if self.world.rank == 0 and not (folder / "cells.csv").exists():
-            write_synthetic(folder, count, self.recipe.seed, self.recipe.large_canvas_px, self.recipe.mpp)
+            write_synthetic(
+                folder, count, self.recipe.seed, self.recipe.large_canvas_px, self.recipe.mpp
+            )
         self.world.barrier()
         return read_layout(folder)
 
@@ -243,22 +292,33 @@ class _Run:
         r, score = self.recipe, 0.0
         self._agree()
         if self.world.rank == 0:
-            score = score_of(self.model, self.average, self.early.examples, r.mpp, r.large_canvas_px)
+            score = score_of(
+                self.model, self.average, self.early.examples, r.mpp, r.large_canvas_px
+            )
         return self.world.of_first(score)
 
     def averaged(self) -> HemaX:
         """The network with its averaged weights: the last ones, or those that did best."""
         if self.early and self.early.weights and self.world.rank == 0:
             ended = "stopped" if self.early.over else "ended"
-            self.say(f"{ended} at step {self.step}; kept: step {self.early.best_step} ({self.early.best:.4f})")
-        self.model.load_state_dict(self.early.weights if self.early and self.early.weights else self.average)
+            self.say(
+                f"{ended} at step {self.step}; kept: step {self.early.best_step} ({self.early.best:.4f})"
+            )
+        self.model.load_state_dict(
+            self.early.weights if self.early and self.early.weights else self.average
+        )
         return self.model.eval()
 
     def _log(self, losses: dict[str, float], seconds: float) -> None:
         if self.world.rank:
             return
-        row = {"step": self.step, "seconds": round(seconds, 1), "lr": self.optimiser.param_groups[1]["lr"],
-               "loss": round(sum(losses.values()), 4), **{k: round(v, 4) for k, v in losses.items()}}  # fmt: skip
+        row = {
+            "step": self.step,
+            "seconds": round(seconds, 1),
+            "lr": self.optimiser.param_groups[1]["lr"],
+            "loss": round(sum(losses.values()), 4),
+            **{k: round(v, 4) for k, v in losses.items()},
+        }
         if self.early:
             row |= {"check": round(self.early.last, 4), "best_step": self.early.best_step}
         path = self.work / "log.csv"
@@ -273,8 +333,13 @@ class _Run:
     def _save(self) -> None:
         if self.world.rank:
             return
-        state = {"step": self.step, "model": self.model.state_dict(), "average": self.average,
-                 "optimiser": self.optimiser.state_dict(), "recipe": self._described()}  # fmt: skip
+        state = {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "average": self.average,
+            "optimiser": self.optimiser.state_dict(),
+            "recipe": self._described(),
+        }
         if self.early:
             state["early"] = self.early.state()
         aside = self.work / "state.pt.partial"

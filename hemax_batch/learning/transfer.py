@@ -32,12 +32,25 @@ from .recipe import Recipe, digest
 from .sources import check_sources, leave_out
 
 FIGURES = ("recall", "found", "accuracy", "accuracy_taught")
-COLUMNS = ("source", "images", "cells", *(f"{f}{part}" for f in FIGURES for part in ("", "_low", "_high", "_n")),
-           "majority", "never_taught", "left_out")  # fmt: skip
+COLUMNS = (
+    "source",
+    "images",
+    "cells",
+    *(f"{f}{part}" for f in FIGURES for part in ("", "_low", "_high", "_n")),
+    "majority",
+    "never_taught",
+    "left_out",
+)
 
 
-def transfer(data: Collection[Path], recipe: Recipe, work: Path, device: str, only: Collection[tuple[str, ...]] = (),
-             say: Callable = print) -> dict[str, dict]:  # fmt: skip
+def transfer(
+    data: Collection[Path],
+    recipe: Recipe,
+    work: Path,
+    device: str,
+    only: Collection[tuple[str, ...]] = (),
+    say: Callable = print,
+) -> dict[str, dict]:
     """The row of each source, trained without it (or of each of the groups `only`, trained without the whole group), then
     measured on all of it.
 
@@ -47,7 +60,9 @@ def transfer(data: Collection[Path], recipe: Recipe, work: Path, device: str, on
     examples = [e for folder in data for e in read_folder(folder)]
     check_sources(examples, [source for group in only for source in group])
     rows = {}
-    for group in only or [(source,) for source in dict.fromkeys(e.source for e in examples if e.cells)]:
+    for group in only or [
+        (source,) for source in dict.fromkeys(e.source for e in examples if e.cells)
+    ]:
         folder = work / f"without-{digest(group, recipe, examples)}"
         kept = folder / "rows.json"
         if not kept.exists():
@@ -62,10 +77,21 @@ def transfer(data: Collection[Path], recipe: Recipe, work: Path, device: str, on
     return rows
 
 
-def _rows(data, examples: list[Example], group: tuple[str, ...], recipe: Recipe, folder: Path, device: str, say) -> dict:
+def _rows(
+    data,
+    examples: list[Example],
+    group: tuple[str, ...],
+    recipe: Recipe,
+    folder: Path,
+    device: str,
+    say,
+) -> dict:
     weights = folder / "weights.safetensors"
     learn(data, weights, folder / "work", recipe, device, say, lessons=Lessons(leave_out=group))
-    taught, predictor = _types(leave_out(examples, group)[0]), Predictor.load(weights, device, platelets=True)
+    taught, predictor = (
+        _types(leave_out(examples, group)[0]),
+        Predictor.load(weights, device, platelets=True),
+    )
     rows = {}
     for source in group:
         mine = [e for e in examples if e.source == source]
@@ -76,7 +102,9 @@ def _rows(data, examples: list[Example], group: tuple[str, ...], recipe: Recipe,
 
 def _types(examples: list[Example]) -> set[str]:
     """Types that images of split `train` teach."""
-    return {c.allowed[0] for e in examples if e.split == "train" for c in e.cells if len(c.allowed) == 1}
+    return {
+        c.allowed[0] for e in examples if e.split == "train" for c in e.cells if len(c.allowed) == 1
+    }
 
 
 def row_of(seen: list[Seen], taught: set[str]) -> dict:
@@ -92,7 +120,9 @@ def row_of(seen: list[Seen], taught: set[str]) -> dict:
     }
     row |= {name: interval(np.array(right, float)) for name, right in parts.items() if right}
     if typed:
-        row["majority"] = max(sum(name in s.allowed for s in typed) for name in CLASS_NAMES) / len(typed)
+        row["majority"] = max(sum(name in s.allowed for s in typed) for name in CLASS_NAMES) / len(
+            typed
+        )
     row["never_taught"] = sorted({s.allowed[0] for s in typed if not set(s.allowed) & taught})
     return row
 
@@ -104,12 +134,28 @@ def table_rows(rows: dict[str, dict]) -> list[list[str]]:
         cells = [safe_text(source), str(row["images"]), str(row["cells"])]
         for name in FIGURES:
             f = row.get(name)
-            cells += [f"{f['value']:.4f}", f"{f['low']:.4f}", f"{f['high']:.4f}", str(f["n"])] if f else [""] * 4
-        out.append([*cells, f"{row['majority']:.4f}" if "majority" in row else "", " ".join(row["never_taught"]),
-                    safe_text(" ".join(row["left_out"]))])  # fmt: skip
+            cells += (
+                [f"{f['value']:.4f}", f"{f['low']:.4f}", f"{f['high']:.4f}", str(f["n"])]
+                if f
+                else [""] * 4
+            )
+        out.append(
+            [
+                *cells,
+                f"{row['majority']:.4f}" if "majority" in row else "",
+                " ".join(row["never_taught"]),
+                safe_text(" ".join(row["left_out"])),
+            ]
+        )
     return out
 
 
 def _told(source: str, row: dict) -> str:
-    parts = [f"{name} {f['value']:.4f} ({f['low']:.4f} to {f['high']:.4f}, n {f['n']})" for name in FIGURES if (f := row.get(name))]
-    return f"without {source}: {'; '.join(parts) or 'no labelled cell'}" + (f"; majority {row['majority']:.4f}" if "majority" in row else "")
+    parts = [
+        f"{name} {f['value']:.4f} ({f['low']:.4f} to {f['high']:.4f}, n {f['n']})"
+        for name in FIGURES
+        if (f := row.get(name))
+    ]
+    return f"without {source}: {'; '.join(parts) or 'no labelled cell'}" + (
+        f"; majority {row['majority']:.4f}" if "majority" in row else ""
+    )

@@ -34,7 +34,9 @@ SPOILT: dict[str, Change] = {
     "colours inverted": lambda p, mpp: 255 - p,
     "red and blue exchanged": lambda p, mpp: p[::-1],
     "without colour": lambda p, mpp: np.repeat(p.mean(0, keepdims=True), 3, 0).astype(np.uint8),
-    "noise (σ 40)": lambda p, mpp: np.clip(p + np.random.default_rng(0).normal(0, 40, p.shape), 0, 255).astype(np.uint8),
+    "noise (σ 40)": lambda p, mpp: np.clip(
+        p + np.random.default_rng(0).normal(0, 40, p.shape), 0, 255
+    ).astype(np.uint8),
 }
 
 
@@ -58,14 +60,18 @@ def fit_known(predictor, examples: list[Example]) -> Known | None:
     before, keeper = predictor.known, _Keeper()
     predictor.known = keeper
     try:
-        rows = [int(c.unfamiliar[0]) for c in _cells(predictor, [e for e in examples if fits(e.path)])]
+        rows = [
+            int(c.unfamiliar[0]) for c in _cells(predictor, [e for e in examples if fits(e.path)])
+        ]
     finally:
         predictor.known = before
     if len(rows) < LEAST_CELLS:
         return None
     features = np.stack(keeper.rows)[rows].astype(float)
     fold = np.arange(len(features)) % FOLDS
-    apart = np.concatenate([_gaussian(features[fold != k]).distance(features[fold == k]) for k in range(FOLDS)])
+    apart = np.concatenate(
+        [_gaussian(features[fold != k]).distance(features[fold == k]) for k in range(FOLDS)]
+    )
     whole = _gaussian(features)
     return Known(whole.centre, whole.whitening / np.float32(np.quantile(apart, KEPT_WITHIN)))
 
@@ -90,13 +96,24 @@ def measure_unfamiliar(predictor, examples: list[Example], strange: list[Example
         return {}
     kept = [e for e in examples if not fits(e.path)]
     known, spoilt = (_spread(kept, n) for n in (KNOWN_CELLS, SPOILT_CELLS))
-    found = {source: list(_cells(predictor, [e for e in known if e.source == source])) for source in _sources(known)}
-    out = {"known cells flagged": _shares(predictor, [c for of in found.values() for c in of], found)}
+    found = {
+        source: list(_cells(predictor, [e for e in known if e.source == source]))
+        for source in _sources(known)
+    }
+    out = {
+        "known cells flagged": _shares(predictor, [c for of in found.values() for c in of], found)
+    }
     wrong = {name: list(_cells(predictor, spoilt, change)) for name, change in SPOILT.items()}
-    wrong |= {f"{source} (given as strange)": list(_cells(predictor, [e for e in strange if e.source == source], whole=True))
-              for source in _sources(strange)}  # fmt: skip
+    wrong |= {
+        f"{source} (given as strange)": list(
+            _cells(predictor, [e for e in strange if e.source == source], whole=True)
+        )
+        for source in _sources(strange)
+    }
     out["strange cells flagged"] = {name: _flagged(of) for name, of in wrong.items() if of}
-    out["strange cells flagged or unidentified"] = {name: _asked(predictor, of) for name, of in wrong.items() if of}
+    out["strange cells flagged or unidentified"] = {
+        name: _asked(predictor, of) for name, of in wrong.items() if of
+    }
     return out
 
 
@@ -113,7 +130,9 @@ def _flagged(cells: list[Cells]) -> dict[str, float]:
 
 def _asked(predictor, cells: list[Cells]) -> dict[str, float]:
     limit = predictor.card.min_confidence
-    return interval(np.array([float(c.unfamiliar[0] > 1 or c.class_probs.max() < limit) for c in cells]))
+    return interval(
+        np.array([float(c.unfamiliar[0] > 1 or c.class_probs.max() < limit) for c in cells])
+    )
 
 
 def _sources(examples: Iterable[Example]) -> list[str]:
@@ -122,10 +141,16 @@ def _sources(examples: Iterable[Example]) -> list[str]:
 
 def _spread(examples: list[Example], count: int) -> list[Example]:
     """At most `count` of them, evenly over their order."""
-    return [examples[i] for i in np.unique(np.linspace(0, len(examples) - 1, count).astype(int))] if examples else []
+    return (
+        [examples[i] for i in np.unique(np.linspace(0, len(examples) - 1, count).astype(int))]
+        if examples
+        else []
+    )
 
 
-def _cells(predictor, examples: list[Example], change: Change | None = None, whole: bool = False) -> Iterable[Cells]:
+def _cells(
+    predictor, examples: list[Example], change: Change | None = None, whole: bool = False
+) -> Iterable[Cells]:
     """Each labelled cell as the tool sees it, one at a time; platelets, which it leaves out, and what is not found are
     left out.
 
@@ -137,7 +162,9 @@ def _cells(predictor, examples: list[Example], change: Change | None = None, who
         for k in labels or ([0] if whole and not example.cells else []):
             pixels = centred(example, mpp, size, k)[0]
             pixels = pixels if change is None else np.ascontiguousarray(change(pixels, mpp))
-            cells = predictor(PatchBatch(pixels[None], np.zeros((1, 2)), 1.0), mpp, (size, size)).cells
+            cells = predictor(
+                PatchBatch(pixels[None], np.zeros((1, 2)), 1.0), mpp, (size, size)
+            ).cells
             middle = nearest_the_middle(cells, size, mpp) if labels else None
             for j in [middle] if middle is not None else range(len(cells) if not labels else 0):
                 if int(cells.class_probs[j].argmax()) != PLATELET:

@@ -28,7 +28,9 @@ def _at_scale(path: str, scale: float) -> np.ndarray:
     return resized(load_rgb(path), scale)
 
 
-def centred(example: Example, mpp: float, size_px: int, cell: int = 0) -> tuple[np.ndarray, tuple[float, float], float]:
+def centred(
+    example: Example, mpp: float, size_px: int, cell: int = 0
+) -> tuple[np.ndarray, tuple[float, float], float]:
     """A patch at `mpp` µm/px with the example's cell `cell` in the middle; the glass's colour where the picture ends.
 
     Returns pixels uint8 [3, S, S], the picture's origin in the patch (x, y), and the picture's scale in it. Where the
@@ -37,7 +39,11 @@ def centred(example: Example, mpp: float, size_px: int, cell: int = 0) -> tuple[
     scale = example.mpp / mpp
     rgb = _at_scale(example.path, scale)
     box = example.cells[cell].box_xyxy if example.cells else None
-    focus = np.array(rgb.shape[1::-1]) / 2 if box is None else (np.array(box[:2]) + np.array(box[2:])) / 2 * scale
+    focus = (
+        np.array(rgb.shape[1::-1]) / 2
+        if box is None
+        else (np.array(box[:2]) + np.array(box[2:])) / 2 * scale
+    )
     x, y = (int(v) for v in np.round(size_px / 2 - focus))
     canvas = Image.new("RGB", (size_px, size_px), tuple(int(v) for v in ground_colour(rgb)))
     canvas.paste(Image.fromarray(rgb), (x, y))

@@ -19,7 +19,11 @@ def keep_freed_memory() -> bool:
         tell = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False
-    asked = ((_MMAP_THRESHOLD, _KEPT_BYTES), (_TRIM_THRESHOLD, _KEPT_BYTES), (_TOP_PAD, _AT_ONCE_BYTES))
+    asked = (
+        (_MMAP_THRESHOLD, _KEPT_BYTES),
+        (_TRIM_THRESHOLD, _KEPT_BYTES),
+        (_TOP_PAD, _AT_ONCE_BYTES),
+    )
     return all(tell(what, size) == 1 for what, size in asked)
 
 

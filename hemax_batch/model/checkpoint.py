@@ -60,7 +60,9 @@ def _header(path: Path) -> tuple[dict, int]:
         with open(path, "rb") as f:
             length = int.from_bytes(f.read(8), "little")
             if not 2 <= length <= _MAX_HEADER:
-                raise WeightsError(f"{path}: not a safetensors file (its header claims {length} bytes)")
+                raise WeightsError(
+                    f"{path}: not a safetensors file (its header claims {length} bytes)"
+                )
             header = json.loads(f.read(length))
     except OSError as error:
         raise WeightsError(
@@ -80,7 +82,9 @@ def read_card(path: str | Path | None = None) -> WeightsCard:
     try:
         stat = os.stat(path)
     except OSError as error:
-        raise WeightsError(f"{path}: no such weights ({error.strerror}); give a file with --weights") from error
+        raise WeightsError(
+            f"{path}: no such weights ({error.strerror}); give a file with --weights"
+        ) from error
     return _read_card(path.resolve(), stat.st_mtime_ns, stat.st_size)
 
 
@@ -138,8 +142,18 @@ def _check_sums(path: Path, sha256: str) -> None:
             )
 
 
-def save(model, path: str | Path, *, mpp: float, patch_px: int, temperature: float, min_confidence: float,
-         trained: dict, metrics: dict, known=None) -> WeightsCard:  # fmt: skip
+def save(
+    model,
+    path: str | Path,
+    *,
+    mpp: float,
+    patch_px: int,
+    temperature: float,
+    min_confidence: float,
+    trained: dict,
+    metrics: dict,
+    known=None,
+) -> WeightsCard:
     """Write a network's weights (half precision, so 14 MB for `hemax-s`) and card; aside first, then renamed.
 
     known  the `familiarity.Known` cells, where they were fitted to these very weights
@@ -150,15 +164,29 @@ def save(model, path: str | Path, *, mpp: float, patch_px: int, temperature: flo
     path = Path(path)
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     state = {k: v.to(torch.float16) if v.is_floating_point() else v for k, v in state.items()}
-    state |= {name: torch.from_numpy(array) for name, array in known.arrays().items()} if known else {}
+    state |= (
+        {name: torch.from_numpy(array) for name, array in known.arrays().items()} if known else {}
+    )
     raw = to_bytes(state)
     start = 8 + int.from_bytes(raw[:8], "little")
-    card = {"arch": model.cfg.arch, "mpp": mpp, "patch_px": patch_px, "n_queries": model.cfg.n_queries,
-            "temperature": temperature,
-            "min_confidence": min_confidence, "trained": trained, "metrics": metrics}  # fmt: skip
-    meta = {"format": FORMAT, "vocabulary": vocabulary.fingerprint(), "classes": json.dumps(vocabulary.CLASS_NAMES),
-            "attributes": json.dumps({a.name: a.states for a in vocabulary.ATTRIBUTES}),
-            "data_sha256": hashlib.sha256(raw[start:]).hexdigest(), "card": json.dumps(card)}  # fmt: skip
+    card = {
+        "arch": model.cfg.arch,
+        "mpp": mpp,
+        "patch_px": patch_px,
+        "n_queries": model.cfg.n_queries,
+        "temperature": temperature,
+        "min_confidence": min_confidence,
+        "trained": trained,
+        "metrics": metrics,
+    }
+    meta = {
+        "format": FORMAT,
+        "vocabulary": vocabulary.fingerprint(),
+        "classes": json.dumps(vocabulary.CLASS_NAMES),
+        "attributes": json.dumps({a.name: a.states for a in vocabulary.ATTRIBUTES}),
+        "data_sha256": hashlib.sha256(raw[start:]).hexdigest(),
+        "card": json.dumps(card),
+    }
     aside = path.with_name(path.name + ".partial")
     aside.write_bytes(to_bytes(state, metadata=meta))
     os.replace(aside, path)
@@ -180,7 +208,9 @@ def load(path: str | Path | None = None, to_train: str = ""):
 
     card = read_card(path)
     if card.arch not in ARCHITECTURES:
-        raise WeightsError(f"{card.path}: architecture {card.arch!r}; this version has {', '.join(ARCHITECTURES)}")
+        raise WeightsError(
+            f"{card.path}: architecture {card.arch!r}; this version has {', '.join(ARCHITECTURES)}"
+        )
     model = build(to_train or card.arch)
     try:
         stored = {k: v for k, v in load_file(card.path).items() if not k.startswith(PREFIX)}
@@ -204,7 +234,9 @@ def load_known(path: str | Path | None = None):
     from .familiarity import PREFIX, Known
 
     with safe_open(read_card(path).path, "np") as arrays:
-        return Known.of({name: arrays.get_tensor(name) for name in arrays.keys() if name.startswith(PREFIX)})
+        return Known.of(
+            {name: arrays.get_tensor(name) for name in arrays.keys() if name.startswith(PREFIX)}
+        )
 
 
 def average(paths: list[Path], out: Path) -> WeightsCard:
@@ -215,14 +247,32 @@ def average(paths: list[Path], out: Path) -> WeightsCard:
     loaded = [load(path) for path in paths]
     cards = [card for _, card in loaded]
     if len({card.arch for card in cards}) != 1:
-        raise WeightsError(f"architectures {', '.join(sorted({c.arch for c in cards}))}: only alike ones can be averaged")
+        raise WeightsError(
+            f"architectures {', '.join(sorted({c.arch for c in cards}))}: only alike ones can be averaged"
+        )
     if len({(card.mpp, card.patch_px) for card in cards}) != 1:
         told = "; ".join(f"{c.path}: {c.mpp:g} µm/px, patches of {c.patch_px} px" for c in cards)
-        raise WeightsError(f"of different scale ({told}): only weights of the same one can be averaged")
+        raise WeightsError(
+            f"of different scale ({told}): only weights of the same one can be averaged"
+        )
     states = [model.state_dict() for model, _ in loaded]
-    mean = {k: sum(s[k] for s in states) / len(states) if v.is_floating_point() else v for k, v in states[-1].items()}
+    mean = {
+        k: sum(s[k] for s in states) / len(states) if v.is_floating_point() else v
+        for k, v in states[-1].items()
+    }
     model, card = loaded[-1]
     model.load_state_dict(mean)
-    trained = {**card.trained, "averaged": [{"file": Path(c.path).name, "sha256": c.sha256} for c in cards]}
-    return save(model, out, mpp=card.mpp, patch_px=card.patch_px, temperature=1.0, min_confidence=0.5, trained=trained,
-                metrics={})  # fmt: skip
+    trained = {
+        **card.trained,
+        "averaged": [{"file": Path(c.path).name, "sha256": c.sha256} for c in cards],
+    }
+    return save(
+        model,
+        out,
+        mpp=card.mpp,
+        patch_px=card.patch_px,
+        temperature=1.0,
+        min_confidence=0.5,
+        trained=trained,
+        metrics={},
+    )

@@ -62,7 +62,11 @@ def projection_loss(cell_logits: Tensor, boxes_cxcywh: Tensor) -> Tensor:
         at = torch.arange(p.shape[-1], device=box.device)
         low, high = box[..., i, None], box[..., i + 2, None]
         covered = (torch.minimum(at + 1, high) - torch.maximum(at, low)).clamp(0, 1)
-        total = total + 1 - (2 * (p * covered).sum(-1) + 1) / (p.square().sum(-1) + covered.square().sum(-1) + 1)
+        total = (
+            total
+            + 1
+            - (2 * (p * covered).sum(-1) + 1) / (p.square().sum(-1) + covered.square().sum(-1) + 1)
+        )
     return total
 
 
@@ -70,7 +74,9 @@ def heat_target(targets: Targets) -> Tensor:
     """Gaussians [B, H/8, W/8] at the cells' centres, exactly 1 in the centre's own position (CenterNet)."""
     h, w = targets.ignore.shape[1:]
     boxes = targets.boxes_cxcywh / 8
-    ix, iy = (boxes[..., i].long().clamp(0, size - 1)[..., None, None] for i, size in ((0, w), (1, h)))
+    ix, iy = (
+        boxes[..., i].long().clamp(0, size - 1)[..., None, None] for i, size in ((0, w), (1, h))
+    )
     sigma = (boxes[..., 2:].mean(-1) / 9).clamp(min=0.6)[..., None, None]
     ys, xs = torch.arange(h, device=boxes.device)[:, None], torch.arange(w, device=boxes.device)
     heat = torch.exp(-((xs - ix) ** 2 + (ys - iy) ** 2) / (2 * sigma**2))
@@ -82,7 +88,12 @@ def heat_loss(logits: Tensor, truth: Tensor, ignore: Tensor) -> Tensor:
     p = logits.sigmoid()
     centre = truth >= 0.999
     positive = -(1 - p).square() * F.logsigmoid(logits) * centre
-    negative = -p.square() * F.logsigmoid(-logits) * (1 - truth) ** 4 * (~centre & ~(ignore & (truth < 0.3)))
+    negative = (
+        -p.square()
+        * F.logsigmoid(-logits)
+        * (1 - truth) ** 4
+        * (~centre & ~(ignore & (truth < 0.3)))
+    )
     return (positive + negative).sum((1, 2)) / centre.sum((1, 2)).clamp(min=1)
 
 
@@ -91,7 +102,9 @@ def _class_loss(logits: Tensor, boxes: Tensor, targets: Targets, query: Tensor) 
 
     A query without a cell is one for "no cell", and for nothing where an unlabelled cell may lie.
     """
-    asked = query[:, :, None] == torch.arange(logits.shape[2], device=query.device)[:, None]  # [L, B, Q, N]
+    asked = (
+        query[:, :, None] == torch.arange(logits.shape[2], device=query.device)[:, None]
+    )  # [L, B, Q, N]
     allowed = (asked[..., None] & targets.allowed[:, None]).any(3)
     taken = asked.any(3)
     h, w = targets.ignore.shape[1:]
@@ -99,7 +112,9 @@ def _class_loss(logits: Tensor, boxes: Tensor, targets: Targets, query: Tensor) 
     place = at[..., 1].clamp(0, h - 1) * w + at[..., 0].clamp(0, w - 1)
     hidden = targets.ignore.flatten(1).expand(len(logits), -1, -1).gather(2, place)
     weight = torch.where(taken, 1.0, NO_CELL_WEIGHT * ~hidden)
-    return (partial_cross_entropy(logits, torch.cat([allowed, ~taken[..., None]], -1)) * weight).sum()
+    return (
+        partial_cross_entropy(logits, torch.cat([allowed, ~taken[..., None]], -1)) * weight
+    ).sum()
 
 
 def _box_losses(boxes: Tensor, targets: Targets, query: Tensor) -> dict[str, Tensor]:
@@ -127,19 +142,26 @@ def _of_cells(said: Tensor, query: Tensor) -> Tensor:
 
 def _masks_of_cells(masks: Tensor, query: Tensor) -> Tensor:
     """Each cell's query's logits in float32: [B, Q, 2, h, w] by [B, N] -> [B N, 2, h, w]; query 0's where a cell has none."""
-    rows = query.clamp(min=0) + torch.arange(len(masks), device=query.device)[:, None] * masks.shape[1]
+    rows = (
+        query.clamp(min=0) + torch.arange(len(masks), device=query.device)[:, None] * masks.shape[1]
+    )
     return masks.flatten(0, 1).index_select(0, rows.flatten()).float()
 
 
 def _mask_losses(masks: Tensor, own: Tensor, targets: Targets, query: Tensor) -> dict[str, Tensor]:
     """The final layer's masks, summed: [B, Q, 2, h, w] at stride 4 against `own` [B, N, 2 h, 2 w]; query [B, N]."""
     said = _masks_of_cells(masks, query)
-    logits = F.interpolate(said, scale_factor=2, mode="bilinear", align_corners=False).unflatten(0, query.shape)
+    logits = F.interpolate(said, scale_factor=2, mode="bilinear", align_corners=False).unflatten(
+        0, query.shape
+    )
     truth = torch.stack([own == 2, own > 0], 2).float()
     weight = targets.mask_weight * (query >= 0)
     # away from the cell the answer is easy and the pixels are many: weigh each cell by its own area
     area = truth[:, :, 1].sum((2, 3)).clamp(min=64)
-    bce = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").sum((3, 4)).mean(2) / area
+    bce = (
+        F.binary_cross_entropy_with_logits(logits, truth, reduction="none").sum((3, 4)).mean(2)
+        / area
+    )
     dice = soft_dice_loss(logits, truth).mean(2)
     boxed = (query >= 0) & (targets.mask_weight == 0) & (targets.box_weight > 0)
     projection = projection_loss(said[:, 1].unflatten(0, query.shape), targets.boxes_cxcywh)
@@ -160,7 +182,9 @@ def _nc_loss(masks: Tensor, targets: Targets, query: Tensor) -> Tensor:
     nucleus, cell = _masks_of_cells(masks, query).sigmoid().unflatten(0, query.shape).unbind(2)
     cell = cell.detach()
     fraction = (nucleus * cell).sum((2, 3)) / cell.sum((2, 3)).clamp(min=1)
-    off = torch.where(targets.nc_class == 1, NC_BORDER + NC_CLEAR - fraction, fraction - NC_BORDER + NC_CLEAR)
+    off = torch.where(
+        targets.nc_class == 1, NC_BORDER + NC_CLEAR - fraction, fraction - NC_BORDER + NC_CLEAR
+    )
     return (off.clamp(min=0) * 10 * ((targets.nc_class >= 0) & (query >= 0))).sum()
 
 
@@ -172,7 +196,9 @@ def _dense_loss(dense: Tensor, own: Tensor, targets: Targets) -> Tensor:
     logits = F.interpolate(dense, scale_factor=2, mode="bilinear", align_corners=False)
     union = own.amax(1)
     truth = torch.stack([union == 2, union > 0], 1).float()
-    hidden = F.interpolate(targets.ignore[:, None].float(), size=union.shape[1:], mode="nearest") > 0
+    hidden = (
+        F.interpolate(targets.ignore[:, None].float(), size=union.shape[1:], mode="nearest") > 0
+    )
     keep = ~hidden | truth[:, 1:].bool()
     smallest = torch.where(targets.present, targets.mask_weight, torch.inf).amin(1)
     weight = torch.where(targets.present.any(1), smallest, 1.0)
@@ -185,7 +211,9 @@ def _first_box_loss(boxes: Tensor, targets: Targets) -> Tensor:
     truth = targets.boxes_cxcywh
     nearest, at = torch.cdist(boxes.detach()[..., :2], truth[..., :2]).min(1)
     weight = (nearest < truth[..., 2:].amin(-1) / 2) * targets.box_weight * targets.present
-    giou = generalised_iou(to_xyxy(boxes.gather(1, at[..., None].expand(-1, -1, 4))), to_xyxy(truth))
+    giou = generalised_iou(
+        to_xyxy(boxes.gather(1, at[..., None].expand(-1, -1, 4))), to_xyxy(truth)
+    )
     return ((1 - giou) * weight).sum()
 
 
@@ -203,7 +231,8 @@ def criterion(output: HemaXOutput, targets: Targets, attributes: bool = True) ->
     each_layer = {
         "class": _class_loss(classes, boxes, targets, query),
         **_box_losses(boxes, targets, query),
-        "attribute": _attribute_loss(output.attribute_logits.float(), targets, query) * float(attributes),
+        "attribute": _attribute_loss(output.attribute_logits.float(), targets, query)
+        * float(attributes),
     }
     losses = {k: v / layers for k, v in each_layer.items()}
     losses |= _mask_losses(output.mask_logits, own, targets, query[-1])
@@ -211,7 +240,9 @@ def criterion(output: HemaXOutput, targets: Targets, attributes: bool = True) ->
     losses["dense"] = _dense_loss(output.dense_logits.float(), own, targets)
     losses["heat"] = losses["first_box"] = classes.new_zeros(())
     if output.heat_logits is not None:
-        losses["heat"] = heat_loss(output.heat_logits.float(), heat_target(targets), targets.ignore).sum()
+        losses["heat"] = heat_loss(
+            output.heat_logits.float(), heat_target(targets), targets.ignore
+        ).sum()
         losses["first_box"] = _first_box_loss(output.first_boxes.float(), targets)
     n_cells = targets.present.sum().clamp(min=1)
     return {k: w * losses[k] / n_cells for k, w in WEIGHTS.items()}
@@ -219,4 +250,6 @@ def criterion(output: HemaXOutput, targets: Targets, attributes: bool = True) ->
 
 def _readable(targets: Targets) -> Targets:
     """The same with boxes of 1 px in padding: weight 0 times what overflowed would not be 0."""
-    return replace(targets, boxes_cxcywh=torch.where(targets.present[..., None], targets.boxes_cxcywh, 1.0))
+    return replace(
+        targets, boxes_cxcywh=torch.where(targets.present[..., None], targets.boxes_cxcywh, 1.0)
+    )

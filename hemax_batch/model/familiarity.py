@@ -36,7 +36,9 @@ class Known:
         """From a checkpoint's arrays; None where it has none."""
         if f"{PREFIX}centre" not in state:
             return None
-        return cls(*(state[f"{PREFIX}{name}"].astype(np.float32) for name in ("centre", "whitening")))
+        return cls(
+            *(state[f"{PREFIX}{name}"].astype(np.float32) for name in ("centre", "whitening"))
+        )
 
 
 def box_means(of_map: np.ndarray, boxes_xyxy: np.ndarray, size_wh: tuple[int, int]) -> np.ndarray:
@@ -48,5 +50,7 @@ def box_means(of_map: np.ndarray, boxes_xyxy: np.ndarray, size_wh: tuple[int, in
     grid = np.asarray(boxes_xyxy, float).reshape(-1, 4) / np.tile(size_wh, 2) * [w, h, w, h]
     low = np.clip(np.floor(grid[:, :2]).astype(int), 0, [w - 1, h - 1])
     high = np.clip(np.ceil(grid[:, 2:]).astype(int), low + 1, [w, h])
-    means = [of_map[:, y0:y1, x0:x1].mean((1, 2)) for (x0, y0), (x1, y1) in zip(low, high, strict=True)]
+    means = [
+        of_map[:, y0:y1, x0:x1].mean((1, 2)) for (x0, y0), (x1, y1) in zip(low, high, strict=True)
+    ]
     return np.stack(means) if means else np.zeros((0, d), np.float32)

@@ -41,7 +41,9 @@ class HemaXConfig:
     memory_stride: int  # the map that the encoder sees: 16 or 32
     box_grid: int  # points a side that a decoder layer samples inside each box; 0 = none
     mask_channels: int = 64
-    tint: bool = False  # cytoplasm colour is read from the cell's own colours, and from nothing else
+    tint: bool = (
+        False  # cytoplasm colour is read from the cell's own colours, and from nothing else
+    )
 
 
 ARCHITECTURES = {
@@ -94,7 +96,9 @@ class Pyramid(nn.Module):
         self.stride = cfg.memory_stride
         self.lateral4, self.lateral8 = nn.Conv2d(channels[0], c, 1), nn.Conv2d(channels[1], d, 1)
         self.lateral16, self.lateral32 = nn.Conv2d(channels[2], d, 1), nn.Conv2d(channels[3], d, 1)
-        self.encoder = nn.ModuleList(EncoderLayer(d, cfg.heads, cfg.hidden) for _ in range(cfg.encoder_layers))
+        self.encoder = nn.ModuleList(
+            EncoderLayer(d, cfg.heads, cfg.hidden) for _ in range(cfg.encoder_layers)
+        )
         self.smooth8 = nn.Sequential(_conv(d, d, 3, groups=d), _conv(d, d))
         self.down = nn.Conv2d(d, c, 1)
         self.smooth4 = _conv(c, c, 3)
@@ -102,7 +106,9 @@ class Pyramid(nn.Module):
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A map [B, D, h, w] through the encoder: tokens [B, hw, D], their positions, and the map again."""
         h, w = x.shape[-2:]
-        pos = sine_positions(grid_centres(h, w, self.stride, x.device), x.shape[1]).to(x.dtype)[None]
+        pos = sine_positions(grid_centres(h, w, self.stride, x.device), x.shape[1]).to(x.dtype)[
+            None
+        ]
         tokens = x.flatten(2).transpose(1, 2)
         for layer in self.encoder:
             tokens = layer(tokens, pos)
@@ -115,8 +121,12 @@ class Pyramid(nn.Module):
             tokens, pos, m32 = self.encode(m32)
             m16 = m16 + F.interpolate(m32, size=m16.shape[-2:], mode="nearest")
         else:
-            tokens, pos, m16 = self.encode(m16 + F.interpolate(m32, size=m16.shape[-2:], mode="nearest"))
-        m8 = self.smooth8(self.lateral8(f8) + F.interpolate(m16, size=f8.shape[-2:], mode="nearest"))
+            tokens, pos, m16 = self.encode(
+                m16 + F.interpolate(m32, size=m16.shape[-2:], mode="nearest")
+            )
+        m8 = self.smooth8(
+            self.lateral8(f8) + F.interpolate(m16, size=f8.shape[-2:], mode="nearest")
+        )
         up = F.interpolate(self.down(m8), size=f4.shape[-2:], mode="bilinear", align_corners=False)
         return tokens, pos, m16, m8, self.smooth4(self.lateral4(f4) + up)
 
@@ -140,13 +150,21 @@ class HemaX(nn.Module):
             self.query_content = nn.Linear(d, d)
         else:
             self.query_embedding = nn.Parameter(torch.randn(cfg.n_queries, d) * 0.02)
-        self.query_position = nn.Sequential(nn.Linear(2 * d, d), nn.ReLU(inplace=True), nn.Linear(d, d))
+        self.query_position = nn.Sequential(
+            nn.Linear(2 * d, d), nn.ReLU(inplace=True), nn.Linear(d, d)
+        )
         self.class_head = nn.Linear(d, vocabulary.N_CLASSES + 1)
         self.attribute_head = nn.Linear(d, vocabulary.N_ATTRIBUTE_STATES)
         self.box_head = nn.Sequential(
-            nn.Linear(d, d), nn.ReLU(inplace=True), nn.Linear(d, d), nn.ReLU(inplace=True), nn.Linear(d, 4)
+            nn.Linear(d, d),
+            nn.ReLU(inplace=True),
+            nn.Linear(d, d),
+            nn.ReLU(inplace=True),
+            nn.Linear(d, 4),
         )
-        self.mask_head = nn.Sequential(nn.Linear(d, d), nn.ReLU(inplace=True), nn.Linear(d, 2 * (c + 2)))
+        self.mask_head = nn.Sequential(
+            nn.Linear(d, d), nn.ReLU(inplace=True), nn.Linear(d, 2 * (c + 2))
+        )
         self.dense_head = nn.Conv2d(c, 2, 1)
         self.fine_look = FineLook(c, d)
         self.gist = Gist(self.backbone.channels[2:], d) if cfg.box_grid else None
@@ -158,7 +176,9 @@ class HemaX(nn.Module):
         x = x.contiguous(memory_format=torch.channels_last)
         maps = self.backbone(x)
         tokens, pos, m16, m8, embedding = self.pyramid(maps)
-        canvas = torch.stack([x.new_full((), side) for side in (x.shape[-1], x.shape[-2])])  # no word to the host
+        canvas = torch.stack(
+            [x.new_full((), side) for side in (x.shape[-1], x.shape[-2])]
+        )  # no word to the host
         q, boxes, heat = self._queries(m8, len(x))
         first = boxes if heat is not None else None
         classes, attributes, all_boxes = [], [], []
@@ -178,11 +198,21 @@ class HemaX(nn.Module):
             q = q + self.gist(*maps[2:], boxes.detach())
         classes.append(self.class_head(q))
         attributes.append(self.attribute_head(q))
-        if self.tint is not None and not self.training:  # it is fitted apart, when all else is learnt
+        if (
+            self.tint is not None and not self.training
+        ):  # it is fitted apart, when all else is learnt
             said, tint = attributes[-1], self.tint(pixels.float(), masks.detach(), boxes.detach())
-            attributes[-1] = torch.cat([said[..., : COLOUR.start], tint.to(said.dtype), said[..., COLOUR.stop :]], -1)
+            attributes[-1] = torch.cat(
+                [said[..., : COLOUR.start], tint.to(said.dtype), said[..., COLOUR.stop :]], -1
+            )
         return HemaXOutput(
-            torch.stack(classes), torch.stack(all_boxes), torch.stack(attributes), masks, dense, heat, first
+            torch.stack(classes),
+            torch.stack(all_boxes),
+            torch.stack(attributes),
+            masks,
+            dense,
+            heat,
+            first,
         )
 
     def _queries(self, m8: Tensor, batch: int) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -230,7 +260,12 @@ class HemaX(nn.Module):
         dx = ((xs - boxes[..., 0:1]) / half[..., 0:1]) ** 2
         dy = ((ys - boxes[..., 1:2]) / half[..., 1:2]) ** 2
         distance = (dx[:, :, None, :] + dy[..., None]).clamp(max=16.0)  # 1 on the box's ellipse
-        return logits + dense[:, None] + bias[..., None, None] - reach[..., None, None] * distance[:, :, None]
+        return (
+            logits
+            + dense[:, None]
+            + bias[..., None, None]
+            - reach[..., None, None] * distance[:, :, None]
+        )
 
 
 def fold_norms(model: HemaX) -> HemaX:

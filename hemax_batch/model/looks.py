@@ -40,7 +40,9 @@ class FineLook(nn.Module):
         g = FINE_GRID
         wide = torch.cat([boxes[..., :2], boxes[..., 2:] * 1.15], -1)
         look = sample_in_boxes(embedding, wide, g, 4).flatten(0, 1).transpose(1, 2)  # [BQ, C, G²]
-        masks = sample_in_boxes(mask_logits.flatten(0, 1).clamp(-8.0, 8.0) / 4, wide.reshape(b * q, 1, 4), g, 4)
+        masks = sample_in_boxes(
+            mask_logits.flatten(0, 1).clamp(-8.0, 8.0) / 4, wide.reshape(b * q, 1, 4), g, 4
+        )
         look = torch.cat([look, masks[:, 0].transpose(1, 2)], 1).unflatten(2, (g, g))
         look = F.relu(self.conv2(F.relu(self.conv1(look))))
         return self.norm(self.out(look.flatten(1))).unflatten(0, (b, q))
@@ -64,7 +66,10 @@ class Gist(nn.Module):
     def forward(self, f16: Tensor, f32: Tensor, boxes: Tensor) -> Tensor:
         """Maps [B, C, h, w] at strides 16 and 32, boxes [B, Q, 4] (pixels) -> [B, Q, D]."""
         wide = torch.cat([boxes[..., :2], boxes[..., 2:] * 1.2], -1)
-        means = [sample_in_boxes(f, wide, GIST_GRID, stride).mean(2) for f, stride in ((f16, 16), (f32, 32))]
+        means = [
+            sample_in_boxes(f, wide, GIST_GRID, stride).mean(2)
+            for f, stride in ((f16, 16), (f32, 32))
+        ]
         return self.out(F.relu(self.hidden(self.norm(torch.cat(means, -1)))))
 
 
@@ -88,7 +93,9 @@ class Tint(nn.Module):
     def read(self, colours: Tensor) -> Tensor:
         """Colours [..., 18] -> logits [..., states]."""
         parts = colours.unflatten(-1, (3, 2, 3))
-        usual = torch.cat([8 * parts[..., :1, :] - 2, 24 * parts[..., 1:, :] - 2], -2)  # of the order of 1
+        usual = torch.cat(
+            [8 * parts[..., :1, :] - 2, 24 * parts[..., 1:, :] - 2], -2
+        )  # of the order of 1
         return self.out(self.hidden(usual.flatten(-3)))
 
     @staticmethod
@@ -97,11 +104,19 @@ class Tint(nn.Module):
         b, q = boxes.shape[:2]
         wide = torch.cat([boxes[..., :2], boxes[..., 2:] * 1.5], -1)
         density = F.avg_pool2d(optical_density(pixels), 4)
-        seen = sample_in_boxes(torch.cat([density, torch.ones_like(density[:, :1])], 1), wide, FINE_GRID, 4)  # [B, Q, G², 4]
+        seen = sample_in_boxes(
+            torch.cat([density, torch.ones_like(density[:, :1])], 1), wide, FINE_GRID, 4
+        )  # [B, Q, G², 4]
         own = mask_logits.flatten(0, 1).clamp(-8.0, 8.0)
-        own = sample_in_boxes(own, wide.reshape(b * q, 1, 4), FINE_GRID, 4).sigmoid().reshape(b, q, -1, 2)
+        own = (
+            sample_in_boxes(own, wide.reshape(b * q, 1, 4), FINE_GRID, 4)
+            .sigmoid()
+            .reshape(b, q, -1, 2)
+        )
         nucleus, cell = own[..., 0] * own[..., 1], own[..., 1]
-        parts = torch.stack([nucleus, cell - nucleus, 1 - cell], 2) * seen[..., 3][:, :, None]  # [B, Q, 3, G²]
+        parts = (
+            torch.stack([nucleus, cell - nucleus, 1 - cell], 2) * seen[..., 3][:, :, None]
+        )  # [B, Q, 3, G²]
         parts = (parts / parts.sum(-1, keepdim=True).clamp(min=0.5))[..., None]
         density = seen[:, :, None, :, :3]
         mean = (parts * density).sum(3)  # [B, Q, 3, 3]

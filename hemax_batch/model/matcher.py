@@ -60,7 +60,9 @@ class Targets:
             at = 2 * torch.arange(size, device=low.device) + 1
             inside.append((at >= low[..., axis, None]) & (at < high[..., axis, None]))
         has = self.present & (self.mask_weight > 0)
-        return self.labels[:, None] * (inside[1][..., None] & inside[0][..., None, :] & has[..., None, None])
+        return self.labels[:, None] * (
+            inside[1][..., None] & inside[0][..., None, :] & has[..., None, None]
+        )
 
 
 def to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
@@ -71,10 +73,13 @@ def to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
 
 def generalised_iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
     """GIoU (Rezatofighi 2019) of broadcastable boxes [..., 4] -> [...]; 1 for equal boxes, down to -1."""
-    inter = (torch.minimum(a_xyxy[..., 2:], b_xyxy[..., 2:]) - torch.maximum(a_xyxy[..., :2], b_xyxy[..., :2])).clamp(
-        min=0
+    inter = (
+        torch.minimum(a_xyxy[..., 2:], b_xyxy[..., 2:])
+        - torch.maximum(a_xyxy[..., :2], b_xyxy[..., :2])
+    ).clamp(min=0)
+    hull = torch.maximum(a_xyxy[..., 2:], b_xyxy[..., 2:]) - torch.minimum(
+        a_xyxy[..., :2], b_xyxy[..., :2]
     )
-    hull = torch.maximum(a_xyxy[..., 2:], b_xyxy[..., 2:]) - torch.minimum(a_xyxy[..., :2], b_xyxy[..., :2])
     area_a, area_b = ((b[..., 2:] - b[..., :2]).clamp(min=0).prod(-1) for b in (a_xyxy, b_xyxy))
     inter, hull = inter.prod(-1), hull.clamp(min=1e-6).prod(-1)
     union = (area_a + area_b - inter).clamp(min=1e-6)
@@ -91,8 +96,12 @@ def match(class_logits: Tensor, boxes_cxcywh: Tensor, targets: Targets) -> Tenso
 
     The costs of all layers and patches travel to the host at once, the one time in a step that it waits for the device.
     """
-    cost = _costs(class_logits.float(), boxes_cxcywh.float(), targets).nan_to_num(WORST_COST, WORST_COST, -WORST_COST)
-    cost = cost.masked_fill(~targets.present[:, None], torch.inf).cpu().numpy()  # infinite only in padding
+    cost = _costs(class_logits.float(), boxes_cxcywh.float(), targets).nan_to_num(
+        WORST_COST, WORST_COST, -WORST_COST
+    )
+    cost = (
+        cost.masked_fill(~targets.present[:, None], torch.inf).cpu().numpy()
+    )  # infinite only in padding
     query = np.full((*cost.shape[:2], cost.shape[3]), -1)
     for b, present in enumerate(np.isfinite(cost[0, :, 0])):
         cells = np.flatnonzero(present)
@@ -108,4 +117,8 @@ def _costs(class_logits: Tensor, boxes_cxcywh: Tensor, targets: Targets) -> Tens
     # a product and a sum, as a matrix product would be rounded under autocast
     allowed_prob = (class_logits.softmax(-1)[:, :, :, None, :-1] * targets.allowed[:, None]).sum(-1)
     l1 = (said - known).abs().sum(-1) / BOX_UNIT_PX
-    return -CLASS_COST * allowed_prob + L1_COST * l1 - GIOU_COST * generalised_iou(to_xyxy(said), to_xyxy(known))
+    return (
+        -CLASS_COST * allowed_prob
+        + L1_COST * l1
+        - GIOU_COST * generalised_iou(to_xyxy(said), to_xyxy(known))
+    )

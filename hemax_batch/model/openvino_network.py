@@ -51,7 +51,9 @@ class OpenVinoNetwork:
         """As the fields of Answer, of one patch [1, 3, H, W]."""
         request = self._request(patch.shape[2:])
         request.infer({0: patch})
-        logits, attributes, boxes, masks, looks = (output.data.copy() for output in request.output_tensors)
+        logits, attributes, boxes, masks, looks = (
+            output.data.copy() for output in request.output_tensors
+        )
         sure = softmax(logits)[..., -1] <= 1 - MIN_SCORE
         return logits, attributes, boxes, sure, masks[sure], looks
 
@@ -74,8 +76,13 @@ class OpenVinoNetwork:
             if not (folder / "network.xml").exists():
                 _keep(self._openvino, translate(self._card, size_hw), folder)
             return self._core.compile_model(str(folder / "network.xml"), "CPU", options)
-        except (OSError, RuntimeError):  # OpenVINO's own errors of files are RuntimeErrors, and so is Python's of a user without a home
-            return self._core.compile_model(translate(self._card, size_hw), "CPU", _ONE_THREAD_EXACT)
+        except (
+            OSError,
+            RuntimeError,
+        ):  # OpenVINO's own errors of files are RuntimeErrors, and so is Python's of a user without a home
+            return self._core.compile_model(
+                translate(self._card, size_hw), "CPU", _ONE_THREAD_EXACT
+            )
 
 
 def check_engine(engine: str) -> None:
@@ -98,7 +105,11 @@ def _openvino():
 
 def cache_folder() -> Path:
     """Where translated networks are kept: a folder of this user."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hemax-batch" / "openvino"
+    return (
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        / "hemax-batch"
+        / "openvino"
+    )
 
 
 def _key(sha256: str, size_hw: tuple[int, int], version: str) -> str:
@@ -135,7 +146,9 @@ def translate(card: checkpoint.WeightsCard, size_hw: tuple[int, int]):
     asked = _asked(fold_norms(checkpoint.load(card.path)[0]))
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the trace is of this size alone, as it should be
-        decoder = TorchScriptPythonDecoder(torch.jit.trace(asked, torch.zeros(shape, dtype=torch.uint8), check_trace=False))
+        decoder = TorchScriptPythonDecoder(
+            torch.jit.trace(asked, torch.zeros(shape, dtype=torch.uint8), check_trace=False)
+        )
     frontend = FrontEndManager().load_by_framework("pytorch")
     read = frontend.load(decoder)
     network = frontend.convert(read)
@@ -154,10 +167,17 @@ def _asked(model):
 
         def forward(self, pixels):
             passed = []
-            hook = self.model.backbone.register_forward_hook(lambda _module, _arguments, maps: passed.append(maps[STAGE]))
+            hook = self.model.backbone.register_forward_hook(
+                lambda _module, _arguments, maps: passed.append(maps[STAGE])
+            )
             output = self.model(pixels)
             hook.remove()
-            return (output.class_logits[-1], output.attribute_logits[-1], output.boxes_cxcywh[-1], output.mask_logits,
-                    passed[0])  # fmt: skip
+            return (
+                output.class_logits[-1],
+                output.attribute_logits[-1],
+                output.boxes_cxcywh[-1],
+                output.mask_logits,
+                passed[0],
+            )
 
     return Asked().eval()

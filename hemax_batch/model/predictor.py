@@ -51,15 +51,35 @@ class Predictor:
     evaluation; `known`: against which cells are told to be unfamiliar, if anything; `second_look`: whether cells of
     which it is unsure are looked at again (see `second_look`)."""
 
-    def __init__(self, model, card: checkpoint.WeightsCard, device: str = "cpu", batch_size: int | None = None,
-                 platelets: bool = False, known: Known | None = None, second_look: bool = True):  # fmt: skip
-        self.network, self.card, self.known, self.platelets = _engine(model, device), card, known, platelets
+    def __init__(
+        self,
+        model,
+        card: checkpoint.WeightsCard,
+        device: str = "cpu",
+        batch_size: int | None = None,
+        platelets: bool = False,
+        known: Known | None = None,
+        second_look: bool = True,
+    ):
+        self.network, self.card, self.known, self.platelets = (
+            _engine(model, device),
+            card,
+            known,
+            platelets,
+        )
         self.second_look = second_look
         self.batch_size = batch_size or (1 if self.device == "cpu" else 64)
 
     @classmethod
-    def load(cls, path=None, device: str = "cpu", batch_size: int | None = None, platelets: bool = False,
-             engine: str = "torch", second_look: bool = True) -> Predictor:  # fmt: skip
+    def load(
+        cls,
+        path=None,
+        device: str = "cpu",
+        batch_size: int | None = None,
+        platelets: bool = False,
+        engine: str = "torch",
+        second_look: bool = True,
+    ) -> Predictor:
         """From a checkpoint (None = the shipped one). WeightsError as `checkpoint.read_card`; EngineError where the
         package of that engine is not there."""
         if engine == "openvino":
@@ -71,7 +91,9 @@ class Predictor:
 
             model, card = checkpoint.load(path)
             network = TorchNetwork.ready_for_work(fold_norms(model), device)
-        return cls(network, card, device, batch_size, platelets, checkpoint.load_known(path), second_look)
+        return cls(
+            network, card, device, batch_size, platelets, checkpoint.load_known(path), second_look
+        )
 
     @property
     def device(self) -> str:
@@ -83,7 +105,9 @@ class Predictor:
         """The HemaX behind it (PyTorch only)."""
         return self.network.model
 
-    def __call__(self, batch: PatchBatch, level0_mpp: float, slide_size: tuple[int, int] | None = None) -> Prediction:
+    def __call__(
+        self, batch: PatchBatch, level0_mpp: float, slide_size: tuple[int, int] | None = None
+    ) -> Prediction:
         """Cells of every patch; masks and boxes are clipped to `slide_size` (width, height) where it is given."""
         found, patch_index, cut, platelets = [], [], [], 0
         saturated = np.zeros(len(batch), bool)
@@ -91,23 +115,31 @@ class Predictor:
             said = self._said(batch.pixels[start : start + self.batch_size])
             for i in range(len(said.scores)):
                 b = start + i
-                cells, touches, n_platelets, full = self._read_patch(said, i, batch, b, level0_mpp, slide_size)
+                cells, touches, n_platelets, full = self._read_patch(
+                    said, i, batch, b, level0_mpp, slide_size
+                )
                 found.append(cells)
                 patch_index += [b] * len(cells)
                 cut.append(touches)
                 platelets += n_platelets
                 saturated[b] = full
         flat = np.concatenate(cut) if cut else np.zeros(0, bool)
-        return Prediction(Cells.concat(found), np.array(patch_index, np.int32), flat, saturated, platelets)
+        return Prediction(
+            Cells.concat(found), np.array(patch_index, np.int32), flat, saturated, platelets
+        )
 
     def _said(self, pixels: np.ndarray) -> Probabilities:
         """What the network says of patches uint8 [B, 3, H, W], with a second look at what it is unsure of."""
         first = Probabilities.of(self.network(pixels), self.card.temperature)
         if not self.second_look:
             return first
-        return looked_again(first, pixels, self.card.mpp, self.card.temperature, self.network, self.batch_size)
+        return looked_again(
+            first, pixels, self.card.mpp, self.card.temperature, self.network, self.batch_size
+        )
 
-    def _read_patch(self, said: Probabilities, i: int, batch: PatchBatch, b: int, level0_mpp: float, slide_size):
+    def _read_patch(
+        self, said: Probabilities, i: int, batch: PatchBatch, b: int, level0_mpp: float, slide_size
+    ):
         """The cells of one patch, whether each is cut, the platelets, and whether the queries ran out."""
         size = np.array(batch.pixels.shape[:1:-1], float)  # W, H
         sure = np.flatnonzero(said.sure[i])
@@ -120,7 +152,9 @@ class Predictor:
         wanted = keep if self.platelets else keep[~is_platelet]
         unfamiliar = self._unfamiliar(said, i, boxes[wanted], batch.pixels.shape[:1:-1])
         cells = [
-            self._cell(said, i, q, boxes[q], unfamiliar[k : k + 1], batch, b, level0_mpp, slide_size)
+            self._cell(
+                said, i, q, boxes[q], unfamiliar[k : k + 1], batch, b, level0_mpp, slide_size
+            )
             for k, q in enumerate(wanted)
         ]
         seen = Cells.concat([c for c in cells if c is not None])
@@ -128,18 +162,35 @@ class Predictor:
         touches = (in_patch[:, :2] < 1.5).any(1) | (in_patch[:, 2:] > size - 1.5).any(1)
         return seen, touches, int(is_platelet.sum()), full
 
-    def _unfamiliar(self, said: Probabilities, i: int, boxes: np.ndarray, size_wh: tuple[int, int]) -> np.ndarray:
+    def _unfamiliar(
+        self, said: Probabilities, i: int, boxes: np.ndarray, size_wh: tuple[int, int]
+    ) -> np.ndarray:
         """float32 [N] of boxes [N, 4] px: 0 where the weights cannot say."""
         if self.known is None or not len(boxes):
             return np.zeros(len(boxes), np.float32)
         return self.known.distance(box_means(said.looks[i], boxes, size_wh))
 
     def _cell(
-        self, said: Probabilities, i: int, q: int, box: np.ndarray, unfamiliar: np.ndarray, batch: PatchBatch, b: int,
-        level0_mpp: float, slide_size,
-    ) -> Cells | None:  # fmt: skip
+        self,
+        said: Probabilities,
+        i: int,
+        q: int,
+        box: np.ndarray,
+        unfamiliar: np.ndarray,
+        batch: PatchBatch,
+        b: int,
+        level0_mpp: float,
+        slide_size,
+    ) -> Cells | None:
         """One query as a record: its mask drawn on the slide's pixel lattice, its box the mask's extent."""
-        drawn = _draw_mask(said.masks[said.mask_row[i, q]], box, batch.origins[b], batch.scale, batch.pixels.shape[:1:-1], slide_size)
+        drawn = _draw_mask(
+            said.masks[said.mask_row[i, q]],
+            box,
+            batch.origins[b],
+            batch.scale,
+            batch.pixels.shape[:1:-1],
+            slide_size,
+        )
         if drawn is None:
             return None
         mask, x0, y0 = drawn
@@ -148,13 +199,22 @@ class Predictor:
         middle = batch.origins[b] + np.array(batch.pixels.shape[:1:-1]) / 2 * batch.scale
         off = float(np.hypot(*(centres(extent[None])[0] - middle)) * level0_mpp)
         return Cells(
-            boxes_xyxy=extent[None], scores=said.scores[i, q : q + 1].astype(np.float32),
-            class_probs=said.class_probs[i, q : q + 1], attribute_probs=said.attribute_probs[i, q : q + 1],
-            mask_xy=np.array([[x0, y0]], np.int32), mask_hw=np.array([[h, w]], np.int32), masks=(pack_mask(mask),),
-            off_centre_um=np.array([off], np.float32), region_index=np.zeros(1, np.int32),
-            pictures=(self._picture(batch.pixels[b], (centres(extent[None])[0] - batch.origins[b]) / batch.scale),),
+            boxes_xyxy=extent[None],
+            scores=said.scores[i, q : q + 1].astype(np.float32),
+            class_probs=said.class_probs[i, q : q + 1],
+            attribute_probs=said.attribute_probs[i, q : q + 1],
+            mask_xy=np.array([[x0, y0]], np.int32),
+            mask_hw=np.array([[h, w]], np.int32),
+            masks=(pack_mask(mask),),
+            off_centre_um=np.array([off], np.float32),
+            region_index=np.zeros(1, np.int32),
+            pictures=(
+                self._picture(
+                    batch.pixels[b], (centres(extent[None])[0] - batch.origins[b]) / batch.scale
+                ),
+            ),
             unfamiliar=unfamiliar,
-        )  # fmt: skip
+        )
 
     def _picture(self, pixels: np.ndarray, centre_px: np.ndarray) -> bytes:
         """A JPEG of `PICTURE_UM` a side round the cell, as the network saw it; white where the patch ends."""

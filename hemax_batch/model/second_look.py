@@ -23,8 +23,14 @@ _SAME_IOU = 0.5  # a cell in another view
 _LEAST = 1e-6  # probability: one view alone cannot rule a class out
 
 
-def looked_again(said: Probabilities, pixels: np.ndarray, mpp: float, temperature: float,
-                 network: Callable[[np.ndarray], Answer], at_once: int) -> Probabilities:  # fmt: skip
+def looked_again(
+    said: Probabilities,
+    pixels: np.ndarray,
+    mpp: float,
+    temperature: float,
+    network: Callable[[np.ndarray], Answer],
+    at_once: int,
+) -> Probabilities:
     """`said` of patches uint8 [B, 3, H, W] with second looks at its unsure cells.
 
     mpp            µm/px of the patches
@@ -37,17 +43,27 @@ def looked_again(said: Probabilities, pixels: np.ndarray, mpp: float, temperatur
     classes, attributes = said.class_probs.copy(), said.attribute_probs.copy()
     for start in range(0, len(rows), at_once):
         some = rows[start : start + at_once]
-        views = [Probabilities.of(network(np.ascontiguousarray(turn(pixels[some]))), temperature) for turn, _ in _VIEWS]
+        views = [
+            Probabilities.of(network(np.ascontiguousarray(turn(pixels[some]))), temperature)
+            for turn, _ in _VIEWS
+        ]
         for k, row in enumerate(some):
             for q in np.flatnonzero(unsure[row]):
-                seen = [(said, row, q), *_seen_again(views, k, said.boxes[row, q], pixels.shape[:1:-1])]
+                seen = [
+                    (said, row, q),
+                    *_seen_again(views, k, said.boxes[row, q], pixels.shape[:1:-1]),
+                ]
                 classes[row, q] = _mean([view.class_probs[i, j] for view, i, j in seen])
                 for part in vocabulary.attribute_slices().values():
-                    attributes[row, q, part] = _mean([view.attribute_probs[i, j, part] for view, i, j in seen])
+                    attributes[row, q, part] = _mean(
+                        [view.attribute_probs[i, j, part] for view, i, j in seen]
+                    )
     return replace(said, class_probs=classes, attribute_probs=attributes)
 
 
-def _unsure(said: Probabilities, size_wh: tuple[int, int], mpp: float, temperature: float) -> np.ndarray:
+def _unsure(
+    said: Probabilities, size_wh: tuple[int, int], mpp: float, temperature: float
+) -> np.ndarray:
     """The queries on unsure cells near the middle, bool [B, Q]; by probabilities without temperature, which is fitted
     to what comes out of here."""
     plain = said.class_probs**temperature
@@ -64,15 +80,22 @@ def _mirrored(box_cxcywh: np.ndarray, size_wh: tuple[int, int]) -> np.ndarray:
 
 
 #: Views: of pixels, and where a box of the first view lies there.
-_VIEWS = ((lambda pixels: pixels[..., ::-1, ::-1], _half_turned), (lambda pixels: pixels[..., ::-1], _mirrored))
+_VIEWS = (
+    (lambda pixels: pixels[..., ::-1, ::-1], _half_turned),
+    (lambda pixels: pixels[..., ::-1], _mirrored),
+)
 
 
-def _seen_again(views: list[Probabilities], row: int, box_cxcywh: np.ndarray, size_wh: tuple[int, int]) -> list[tuple[Probabilities, int, int]]:
+def _seen_again(
+    views: list[Probabilities], row: int, box_cxcywh: np.ndarray, size_wh: tuple[int, int]
+) -> list[tuple[Probabilities, int, int]]:
     """In which of the views the cell of that box is found: (view, row, query)."""
     found = []
     for view, (_, back) in zip(views, _VIEWS, strict=True):
         sure = np.flatnonzero(view.sure[row])
-        ious = pairwise_iou(corners(back(box_cxcywh, size_wh)[None]), corners(view.boxes[row, sure]))[0]
+        ious = pairwise_iou(
+            corners(back(box_cxcywh, size_wh)[None]), corners(view.boxes[row, sure])
+        )[0]
         if len(sure) and ious.max() >= _SAME_IOU:
             found.append((view, row, int(sure[ious.argmax()])))
     return found

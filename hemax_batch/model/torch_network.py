@@ -32,7 +32,9 @@ class TorchNetwork:
     @torch.inference_mode()
     def __call__(self, pixels: np.ndarray) -> Answer:
         """Steps: pixels there, network, which queries are sure, only their masks gathered, all back at once."""
-        parts = self.recorded(pixels) if self.device.type == "cuda" else self.said(self.there(pixels))
+        parts = (
+            self.recorded(pixels) if self.device.type == "cuda" else self.said(self.there(pixels))
+        )
         logits, attributes, boxes, masks, looks = (part[: len(pixels)] for part in parts)
         sure = logits.softmax(-1)[..., -1] <= 1 - MIN_SCORE
         parts = (logits, attributes, boxes, masks[sure].float(), looks)
@@ -43,7 +45,13 @@ class TorchNetwork:
     def said(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Class logits, attribute logits, boxes, all masks' logits, looks."""
         output, looks = self._with_looks(pixels)
-        parts = (output.class_logits[-1], output.attribute_logits[-1], output.boxes_cxcywh[-1], output.mask_logits, looks)
+        parts = (
+            output.class_logits[-1],
+            output.attribute_logits[-1],
+            output.boxes_cxcywh[-1],
+            output.mask_logits,
+            looks,
+        )
         return tuple(part if part is output.mask_logits else part.float() for part in parts)
 
     @torch.inference_mode()
@@ -66,7 +74,9 @@ class TorchNetwork:
         aside = torch.cuda.Stream(self.device)
         aside.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(aside):
-            for _ in range(2):  # libraries choose their kernels and fetch their memory outside the recording
+            for _ in range(
+                2
+            ):  # libraries choose their kernels and fetch their memory outside the recording
                 self.said(there)
         torch.cuda.current_stream(self.device).wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
@@ -79,7 +89,9 @@ class TorchNetwork:
         passed, mine = [], threading.get_ident()
 
         def take(_module, _arguments, maps):
-            if threading.get_ident() == mine:  # a cluster's worker may run several, with one network
+            if (
+                threading.get_ident() == mine
+            ):  # a cluster's worker may run several, with one network
                 passed.append(maps[STAGE])
 
         hook = self.model.backbone.register_forward_hook(take)
@@ -92,12 +104,19 @@ class TorchNetwork:
     def there(self, pixels: np.ndarray) -> Tensor:
         """The pixels on the device; to a GPU from pinned memory, so that this process need not wait for the copy."""
         tensor = torch.from_numpy(np.ascontiguousarray(pixels))
-        return tensor if self.device.type == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
+        return (
+            tensor
+            if self.device.type == "cpu"
+            else tensor.pin_memory().to(self.device, non_blocking=True)
+        )
 
     def _back(self, *tensors: Tensor) -> list[np.ndarray]:
         """Arrays on the host; from a GPU all copies are under way before the one wait."""
         if self.device.type == "cpu":
             return [tensor.numpy() for tensor in tensors]
-        here = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True).copy_(t, non_blocking=True) for t in tensors]
+        here = [
+            torch.empty(t.shape, dtype=t.dtype, pin_memory=True).copy_(t, non_blocking=True)
+            for t in tensors
+        ]
         torch.cuda.current_stream(self.device).synchronize()
         return [tensor.numpy() for tensor in here]

@@ -18,14 +18,18 @@ def sine_positions(xy: Tensor, dim: int, unit: float = 32.0) -> Tensor:
     Positions are in pixels and not in fractions of the canvas, so that a larger canvas means the same to a cell.
     """
     n = dim // 4
-    freq = torch.exp(torch.arange(n, device=xy.device, dtype=torch.float32) * (-math.log(10_000.0) / n))
+    freq = torch.exp(
+        torch.arange(n, device=xy.device, dtype=torch.float32) * (-math.log(10_000.0) / n)
+    )
     angles = xy.float()[..., None] / unit * freq * 2 * math.pi  # [..., 2, n]
     return torch.cat([angles.sin(), angles.cos()], -1).flatten(-2).to(xy.dtype)
 
 
 def grid_centres(h: int, w: int, stride: int, device=None) -> Tensor:
     """Pixel coordinates [h * w, 2] (x, y) of the centres of a feature map's positions."""
-    ys, xs = torch.meshgrid(torch.arange(h, device=device), torch.arange(w, device=device), indexing="ij")
+    ys, xs = torch.meshgrid(
+        torch.arange(h, device=device), torch.arange(w, device=device), indexing="ij"
+    )
     return (torch.stack([xs, ys], -1).reshape(-1, 2).float() + 0.5) * stride
 
 
@@ -37,7 +41,9 @@ class Attention(nn.Module):
         self.heads = heads
         self.q, self.k, self.v, self.out = (nn.Linear(dim, dim) for _ in range(4))
 
-    def forward(self, x: Tensor, x_pos: Tensor, memory: Tensor, memory_pos: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, x_pos: Tensor, memory: Tensor, memory_pos: Tensor | None
+    ) -> Tensor:
         keys = memory if memory_pos is None else memory + memory_pos
         q, k, v = self.q(x + x_pos), self.k(keys), self.v(memory)
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
@@ -81,14 +87,20 @@ class DecoderLayer(nn.Module):
             self.grid_position = nn.Parameter(torch.randn(1, 2 * grid * grid, dim) * 0.02)
         self.ffn = FeedForward(dim, hidden)
 
-    def forward(self, x: Tensor, pos: Tensor, memory: Tensor, memory_pos: Tensor, boxes: Tensor, maps) -> Tensor:
+    def forward(
+        self, x: Tensor, pos: Tensor, memory: Tensor, memory_pos: Tensor, boxes: Tensor, maps
+    ) -> Tensor:
         x = self.norm1(x + self.self_attention(x, pos, x, pos))
         x = self.norm2(x + self.cross_attention(x, pos, memory, memory_pos))
         if self.grid:
             b, q, d = x.shape
-            looked = torch.cat([sample_in_boxes(m, boxes, self.grid, s) for m, s in maps], 2)  # [B, Q, 2G², D]
+            looked = torch.cat(
+                [sample_in_boxes(m, boxes, self.grid, s) for m, s in maps], 2
+            )  # [B, Q, 2G², D]
             zero = torch.zeros_like(x).reshape(b * q, 1, d)
-            seen = self.box_attention(x.reshape(b * q, 1, d), zero, looked.flatten(0, 1), self.grid_position)
+            seen = self.box_attention(
+                x.reshape(b * q, 1, d), zero, looked.flatten(0, 1), self.grid_position
+            )
             x = self.norm3(x + seen.reshape(b, q, d))
         return self.norm4(x + self.ffn(x))
 
@@ -104,6 +116,8 @@ def sample_in_boxes(feature: Tensor, boxes_cxcywh: Tensor, grid: int, stride: in
     ys = boxes_cxcywh[..., 1:2] + steps * boxes_cxcywh[..., 3:4]
     h, w = feature.shape[-2:]
     xs, ys = xs / (w * stride) * 2 - 1, ys / (h * stride) * 2 - 1
-    points = torch.stack([xs[:, :, None].expand(b, q, grid, grid), ys[..., None].expand(b, q, grid, grid)], -1)
+    points = torch.stack(
+        [xs[:, :, None].expand(b, q, grid, grid), ys[..., None].expand(b, q, grid, grid)], -1
+    )
     sampled = F.grid_sample(feature, points.reshape(b, q * grid, grid, 2), align_corners=False)
     return sampled.reshape(b, -1, q, grid * grid).permute(0, 2, 3, 1)

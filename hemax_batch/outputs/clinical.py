@@ -15,9 +15,17 @@ from ..cells.rules import NEUTROPHILS, SOURCES, Rules
 from ..vocabulary import CLASSES, REVIEW_CLASSES
 
 
-def write_differential(path: Path, slide_id: str, slide_path: str, d: Differential, measures: Measures, to_review: int,
-                       warnings: tuple[str, ...], smear: SmearAccount | None = None,
-                       audit: ScreenAudit | None = None) -> None:  # fmt: skip
+def write_differential(
+    path: Path,
+    slide_id: str,
+    slide_path: str,
+    d: Differential,
+    measures: Measures,
+    to_review: int,
+    warnings: tuple[str, ...],
+    smear: SmearAccount | None = None,
+    audit: ScreenAudit | None = None,
+) -> None:
     """Write the record of one slide; figures that do not exist are null. The caller renames the file into place.
 
     `smear` and `audit` say where was counted, and what the screen may have missed there.
@@ -29,7 +37,8 @@ def write_differential(path: Path, slide_id: str, slide_path: str, d: Differenti
         **count_record(d),
         "to_review": to_review,
         "red_cell_diameter_um": {
-            "median": _figure(measures.rbc_diameter_um, 2), "measured": measures.rbc_measured,
+            "median": _figure(measures.rbc_diameter_um, 2),
+            "measured": measures.rbc_measured,
             "assumed": measures.rbc_is_assumed,
         },
         "smear": smear and asdict(smear),
@@ -37,7 +46,7 @@ def write_differential(path: Path, slide_id: str, slide_path: str, d: Differenti
         "warnings": list(warnings),
         "not_assessed": list(NOT_ASSESSED),
         "rules": _rules_record(d),
-    }  # fmt: skip
+    }
     path.write_bytes(as_json(record))
 
 
@@ -56,19 +65,27 @@ def count_record(d: Differential) -> dict:
         "interval": "95 %, Clopper-Pearson (exact)",
         "classes": [_class_record(d, name) for name in (NEUTROPHILS, *d.shares)],
         "nucleated_red_cells": {
-            "count": d.nrbc, "per_100_white": _figure(d.nrbc_per_100, 4),
-            "wbc": d.wbc, "corrected_wbc": _figure(d.corrected_wbc, 2),
+            "count": d.nrbc,
+            "per_100_white": _figure(d.nrbc_per_100, 4),
+            "wbc": d.wbc,
+            "corrected_wbc": _figure(d.corrected_wbc, 2),
         },
         "unidentified": d.unidentified,
         "outside": d.outside,
         "flags": [{"rule": flag.rule, "words": flag.words} for flag in d.flags],
-    }  # fmt: skip
+    }
 
 
 def rules_of(record: dict) -> Rules:
     """The rules that a `differential.json` was made with. KeyError, TypeError where it does not hold them."""
-    kept = {name: entry["value"] for name, entry in record["rules"].items() if isinstance(entry, dict)}
-    ranges = {c["class"]: tuple(c["reference_percent"]) for c in record["classes"] if "reference_percent" in c}
+    kept = {
+        name: entry["value"] for name, entry in record["rules"].items() if isinstance(entry, dict)
+    }
+    ranges = {
+        c["class"]: tuple(c["reference_percent"])
+        for c in record["classes"]
+        if "reference_percent" in c
+    }
     return Rules(**kept, ranges=ranges, ranges_of=record["rules"]["reference_ranges_of"])
 
 
@@ -76,11 +93,17 @@ def rules_of(record: dict) -> Rules:
 def _class_record(d: Differential, name: str) -> dict:
     """A white class, or total neutrophils, which come first because the split into bands is unreliable."""
     share = d.share(name)
-    words = {c.name: c.words for c in (*CLASSES, *REVIEW_CLASSES)} | {NEUTROPHILS: "neutrophil, band and segmented"}
+    words = {c.name: c.words for c in (*CLASSES, *REVIEW_CLASSES)} | {
+        NEUTROPHILS: "neutrophil, band and segmented"
+    }
     record = {
-        "class": name, "words": words[name], "count": share.count, "percent": _figure(share.percent, 4),
-        "low95": _figure(share.low, 4), "high95": _figure(share.high, 4),
-    }  # fmt: skip
+        "class": name,
+        "words": words[name],
+        "count": share.count,
+        "percent": _figure(share.percent, 4),
+        "low95": _figure(share.low, 4),
+        "high95": _figure(share.high, 4),
+    }
     if name in LOINC:
         record["loinc"] = LOINC[name]
     if name in d.rules.ranges:

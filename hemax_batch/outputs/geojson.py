@@ -21,7 +21,9 @@ from .outlined import outline_texts
 from .rows import row_blocks
 
 _COLOURS = {c.name: c.colour for c in CLASSES} | {UNIDENTIFIED: UNIDENTIFIED_COLOUR}
-_NAMESPACE = uuid.UUID("6f1d1f6e-6f0c-5d0b-9a51-0f6f0f1f8a10")  # ours: a cell's object id is the same in every run
+_NAMESPACE = uuid.UUID(
+    "6f1d1f6e-6f0c-5d0b-9a51-0f6f0f1f8a10"
+)  # ours: a cell's object id is the same in every run
 
 
 def write_geojson(
@@ -42,20 +44,33 @@ def write_geojson(
 
 
 def _features(
-    slide_id: str, merged: MergedCells, measures: Measures, readings: Readings, rows: slice, read: Callable[..., bytes]
+    slide_id: str,
+    merged: MergedCells,
+    measures: Measures,
+    readings: Readings,
+    rows: slice,
+    read: Callable[..., bytes],
 ) -> Iterator[str]:
     """The features of some cells."""
     numbers, explanations, reasons = merged.ids[rows].tolist(), *readings.words(rows)
     figures = {
-        "confidence": readings.confidences[rows, 0], "nucleus area um^2": measures.nucleus_area_um2[rows],
-        "cell area um^2": measures.cell_area_um2[rows], "nucleus/cytoplasm area ratio": measures.nc_ratio[rows],
-        "nucleus/cell area fraction": measures.nucleus_fraction[rows], "diameter um": measures.diameter_um[rows],
+        "confidence": readings.confidences[rows, 0],
+        "nucleus area um^2": measures.nucleus_area_um2[rows],
+        "cell area um^2": measures.cell_area_um2[rows],
+        "nucleus/cytoplasm area ratio": measures.nc_ratio[rows],
+        "nucleus/cell area fraction": measures.nucleus_fraction[rows],
+        "diameter um": measures.diameter_um[rows],
         "diameter/red cell": measures.diameter_vs_rbc[rows],
-    }  # fmt: skip
+    }
     for number, kind, measurements, said, why, outline in zip(
-        numbers, readings.class_index[rows].tolist(), _measurements(figures), explanations, reasons,
-        _outlines(merged, rows, read), strict=True,
-    ):  # fmt: skip
+        numbers,
+        readings.class_index[rows].tolist(),
+        _measurements(figures),
+        explanations,
+        reasons,
+        _outlines(merged, rows, read),
+        strict=True,
+    ):
         geometry, nucleus = outline.decode().split("\n")
         nucleus = "" if nucleus == "null" else f', "nucleusGeometry": {nucleus}'
         yield (
@@ -68,7 +83,8 @@ def _features(
 
 #: Of each of `NAMES`.
 _CLASSIFICATIONS = [
-    json.dumps({"name": name, "color": [int(_COLOURS[name][k : k + 2], 16) for k in (1, 3, 5)]}) for name in NAMES
+    json.dumps({"name": name, "color": [int(_COLOURS[name][k : k + 2], 16) for k in (1, 3, 5)]})
+    for name in NAMES
 ]
 
 
@@ -76,7 +92,11 @@ def _measurements(figures: dict[str, np.ndarray]) -> Iterator[str]:
     """The object of each cell's measurements; those that do not exist (NaN) are left out."""
     names = [f"{json.dumps(name)}: " for name in figures]
     for values in zip(*(column.tolist() for column in figures.values()), strict=True):
-        told = [f"{name}{round(v, 4)}" for name, v in zip(names, values, strict=True) if math.isfinite(v)]
+        told = [
+            f"{name}{round(v, 4)}"
+            for name, v in zip(names, values, strict=True)
+            if math.isfinite(v)
+        ]
         yield f"{{{', '.join(told)}}}"
 
 

@@ -37,7 +37,11 @@ LABELS = ("cell", "nucleus")
 
 
 def write_masks(
-    path: Path, slide: Slide, merged: MergedCells, class_names: list[str], spread: Callable[..., Iterator] = map
+    path: Path,
+    slide: Slide,
+    merged: MergedCells,
+    class_names: list[str],
+    spread: Callable[..., Iterator] = map,
 ) -> None:
     """Write both labels of a slide to a new folder `path`; the caller renames it into place.
 
@@ -82,24 +86,37 @@ def level_shapes(height: int, width: int) -> list[tuple[int, int]]:
 
 
 def _create_label(
-    root: zarr.Group, name: str, slide: Slide, shapes: list[Place], merged: MergedCells, class_names: list[str]
+    root: zarr.Group,
+    name: str,
+    slide: Slide,
+    shapes: list[Place],
+    merged: MergedCells,
+    class_names: list[str],
 ) -> list[zarr.Array]:
     group = root.create_group(f"labels/{name}")
     arrays = [
         group.create_array(
-            str(k), shape=shape, dtype="uint32", fill_value=0, dimension_names=("y", "x"),
-            config={"write_empty_chunks": False}, **_storage(k),
+            str(k),
+            shape=shape,
+            dtype="uint32",
+            fill_value=0,
+            dimension_names=("y", "x"),
+            config={"write_empty_chunks": False},
+            **_storage(k),
         )
         for k, shape in enumerate(shapes)
-    ]  # fmt: skip
+    ]
     label = {"source": {"image": "../../"}}
     if 0 < len(merged.ids) <= NAMED_CELLS:
         colours = {c.name: c.colour for c in CLASSES} | {UNIDENTIFIED: UNIDENTIFIED_COLOUR}
         named = list(zip(merged.ids.tolist(), class_names, strict=True))
         label["colors"] = [{"label-value": i, "rgba": [*_rgb(colours[c]), 255]} for i, c in named]
-        confidences = merged.cells.class_probs.max(1).astype(float).round(4).tolist()  # as in cells.csv
+        confidences = (
+            merged.cells.class_probs.max(1).astype(float).round(4).tolist()
+        )  # as in cells.csv
         label["properties"] = [
-            {"label-value": i, "class": c, "confidence": p} for (i, c), p in zip(named, confidences, strict=True)
+            {"label-value": i, "class": c, "confidence": p}
+            for (i, c), p in zip(named, confidences, strict=True)
         ]
     group.attrs["ome"] = {
         "version": "0.5",
@@ -113,7 +130,11 @@ def _storage(level: int) -> dict:
     """How a level is stored: those that are written block by block as shards, the others as chunks."""
     if level < BLOCK_LEVELS:
         side = painting.BLOCK_PX >> level
-        return {"chunks": (side, side), "serializer": sharding(painting.CHUNK_PX), "compressors": None}
+        return {
+            "chunks": (side, side),
+            "serializer": sharding(painting.CHUNK_PX),
+            "compressors": None,
+        }
     side = _small_chunk_px()
     return {"chunks": (side, side), "compressors": ZstdCodec(level=LEVEL)}
 
@@ -151,7 +172,9 @@ def _cells_by_block(cells: Cells, slide: Slide) -> Iterator[tuple[Place, list[in
     blocks = defaultdict(list)
     low = np.maximum(cells.mask_xy, 0)
     high = np.minimum(cells.mask_xy + cells.mask_hw[:, ::-1], (slide.width, slide.height)) - 1
-    for i, ((x0, y0), (x1, y1)) in enumerate(zip((low // painting.BLOCK_PX).tolist(), (high // painting.BLOCK_PX).tolist(), strict=True)):
+    for i, ((x0, y0), (x1, y1)) in enumerate(
+        zip((low // painting.BLOCK_PX).tolist(), (high // painting.BLOCK_PX).tolist(), strict=True)
+    ):
         for by in range(y0, y1 + 1):
             for bx in range(x0, x1 + 1):
                 blocks[by, bx].append(i)
@@ -168,4 +191,6 @@ def _make_smaller_levels(levels: list[zarr.Array], touched: Iterable[Place]) -> 
             y, x = cy * side, cx * side
             pixels = finer[2 * y : 2 * (y + side), 2 * x : 2 * (x + side)]
             if pixels.any():
-                coarser[y : y + side, x : x + side] = halve(np.pad(pixels, [(0, n % 2) for n in pixels.shape]))
+                coarser[y : y + side, x : x + side] = halve(
+                    np.pad(pixels, [(0, n % 2) for n in pixels.shape])
+                )

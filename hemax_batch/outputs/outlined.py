@@ -21,8 +21,13 @@ def outline_texts(cells: Cells) -> list[bytes]:
 
     b'{"type": "Polygon", "coordinates": [[[10.0, 20.5], …]]}\\nnull'
     """
-    planes = [unpack_planes(packed, hw) for packed, hw in zip(cells.masks, cells.mask_hw.tolist(), strict=True)]
-    of_cells, of_nuclei = (outlines_of([plane[k] for plane in planes], cells.mask_xy) for k in (0, 1))
+    planes = [
+        unpack_planes(packed, hw)
+        for packed, hw in zip(cells.masks, cells.mask_hw.tolist(), strict=True)
+    ]
+    of_cells, of_nuclei = (
+        outlines_of([plane[k] for plane in planes], cells.mask_xy) for k in (0, 1)
+    )
     return list(map(outline_text, of_cells, of_nuclei))
 
 

@@ -43,14 +43,22 @@ class Crops:
         """Those of some cells."""
         cells = merged.cells
         masks = tuple([cells.masks[i] for i in rows])
-        return cls(merged.ids[rows], area(cells.boxes_xyxy[rows]), cells.mask_xy[rows], cells.mask_hw[rows], masks)
+        return cls(
+            merged.ids[rows],
+            area(cells.boxes_xyxy[rows]),
+            cells.mask_xy[rows],
+            cells.mask_hw[rows],
+            masks,
+        )
 
     def between(self, top: int, bottom: int) -> Crops:
         """Those that reach into the slide's rows top..bottom."""
         low = self.mask_xy[:, 1]
         rows = np.flatnonzero((low < bottom) & (low + self.mask_hw[:, 0] > top))
         masks = tuple([self.masks[i] for i in rows])
-        return Crops(self.ids[rows], self.areas[rows], self.mask_xy[rows], self.mask_hw[rows], masks)
+        return Crops(
+            self.ids[rows], self.areas[rows], self.mask_xy[rows], self.mask_hw[rows], masks
+        )
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,9 @@ def paint_block(block: Block) -> None:
         for label, by_level in zip(block.labels, canvas.packed(block), strict=True):
             for k, chunks in enumerate(by_level):
                 if chunks:
-                    shard = label / str(k) / "c" / str(block.place[0]) / str(block.place[1])  # in zarr's default layout
+                    shard = (
+                        label / str(k) / "c" / str(block.place[0]) / str(block.place[1])
+                    )  # in zarr's default layout
                     write_shard(shard, chunks, (BLOCK_PX >> k) // CHUNK_PX)
     except BaseException:
         forget_canvas()  # it is not blank
@@ -103,7 +113,9 @@ class Canvas:
     def blank(cls) -> Canvas:
         """Nothing painted."""
         heights = [BAND_CHUNKS * CHUNK_PX, *(BLOCK_PX >> k for k in range(1, BLOCK_LEVELS))]
-        levels = [np.zeros((2, height, BLOCK_PX >> k), np.uint32) for k, height in enumerate(heights)]
+        levels = [
+            np.zeros((2, height, BLOCK_PX >> k), np.uint32) for k, height in enumerate(heights)
+        ]
         return cls(levels, ChunkPacker(CHUNK_PX))
 
     def packed(self, block: Block) -> list[list[dict[Place, bytes]]]:
@@ -130,7 +142,10 @@ class Canvas:
     def _paint_band(self, block: Block, top: int, rows: int, seen: set[int]) -> list[Window]:
         """Paint the cells of the band from row `top` of a block of so many, and shrink it; the windows of it painted
         in. `seen` as in `paint`."""
-        origin, height = (block.place[0] * BLOCK_PX + top, block.place[1] * BLOCK_PX), self.levels[0].shape[1]
+        origin, height = (
+            (block.place[0] * BLOCK_PX + top, block.place[1] * BLOCK_PX),
+            self.levels[0].shape[1],
+        )
         crops = block.crops.between(origin[0], origin[0] + height)
         windows = paint(self.levels[0], crops, origin, block.slide_hw, seen, top + height < rows)
         for k in range(1, BLOCK_LEVELS):
@@ -154,7 +169,10 @@ class Canvas:
         down, across = (n // CHUNK_PX for n in pixels.shape)
         last = self.levels[-1][label][first * side : (first + down) * side] > 0
         filled = np.argwhere(last.reshape(down, side, across, side).any((1, 3))).tolist()
-        return {(first + row, column): self.pack(_chunk(pixels, (row, column))) for row, column in filled}
+        return {
+            (first + row, column): self.pack(_chunk(pixels, (row, column)))
+            for row, column in filled
+        }
 
 
 def _chunk(pixels: np.ndarray, place: Place) -> np.ndarray:
@@ -175,7 +193,9 @@ def halve(pixels: np.ndarray) -> np.ndarray:
     return np.maximum(rows[..., ::2], rows[..., 1::2])
 
 
-def paint(band: np.ndarray, crops: Crops, origin: Place, slide_hw: Place, seen: set[int], goes_on: bool) -> list[Window]:
+def paint(
+    band: np.ndarray, crops: Crops, origin: Place, slide_hw: Place, seen: set[int], goes_on: bool
+) -> list[Window]:
     """Paint cells on a blank band of both labels, uint32 [2, h, w], whose first pixel is the slide's `origin` (y, x):
     larger cells first, then a pixel for each that is hidden.
 
@@ -185,13 +205,18 @@ def paint(band: np.ndarray, crops: Crops, origin: Place, slide_hw: Place, seen: 
 
     Returns the windows painted in.
     """
-    size = [min(side, whole - at) for side, whole, at in zip(band.shape[1:], slide_hw, origin, strict=True)]
+    size = [
+        min(side, whole - at)
+        for side, whole, at in zip(band.shape[1:], slide_hw, origin, strict=True)
+    ]
     order = np.lexsort((crops.ids, -crops.areas))
     values, placed = crops.ids[order].tolist(), _placed(crops, order, origin, size)
     for value, (window, planes) in zip(values, placed, strict=True):
         cell, nucleus = band[:, *window]
         np.copyto(cell, value, where=planes[0])
-        np.copyto(nucleus, 0, where=planes[0])  # a smaller cell on top hides the larger one's nucleus too
+        np.copyto(
+            nucleus, 0, where=planes[0]
+        )  # a smaller cell on top hides the larger one's nucleus too
         np.copyto(nucleus, value, where=planes[1])
     for i, value, (window, planes) in zip(order.tolist(), values, placed, strict=True):
         cell, nucleus = band[:, *window]
@@ -205,14 +230,23 @@ def paint(band: np.ndarray, crops: Crops, origin: Place, slide_hw: Place, seen: 
     return [window for window, _ in placed]
 
 
-def _placed(crops: Crops, order: np.ndarray, origin: Place, size: list[int]) -> list[tuple[Window, np.ndarray]]:
+def _placed(
+    crops: Crops, order: np.ndarray, origin: Place, size: list[int]
+) -> list[tuple[Window, np.ndarray]]:
     """Where each cell lies in the block of `size` (h, w) at `origin`, and its two masks there, bool [2, h', w']."""
     found = []
-    for i, (x, y), hw in zip(order.tolist(), crops.mask_xy[order].tolist(), crops.mask_hw[order].tolist(), strict=True):
+    for i, (x, y), hw in zip(
+        order.tolist(), crops.mask_xy[order].tolist(), crops.mask_hw[order].tolist(), strict=True
+    ):
         planes = unpack_planes(crops.masks[i], hw)
         top, left = y - origin[0], x - origin[1]
-        ys, xs = slice(max(top, 0), min(top + hw[0], size[0])), slice(max(left, 0), min(left + hw[1], size[1]))
-        found.append(((ys, xs), planes[:, ys.start - top : ys.stop - top, xs.start - left : xs.stop - left]))
+        ys, xs = (
+            slice(max(top, 0), min(top + hw[0], size[0])),
+            slice(max(left, 0), min(left + hw[1], size[1])),
+        )
+        found.append(
+            ((ys, xs), planes[:, ys.start - top : ys.stop - top, xs.start - left : xs.stop - left])
+        )
     return found
 
 

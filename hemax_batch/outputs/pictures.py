@@ -24,7 +24,9 @@ def write_pictures(path: Path, merged: MergedCells, read: Callable[..., bytes] =
     """
     kept = zip(merged.ids.tolist(), merged.cells.pictures, strict=True)
     with open(path, "wb", _BUFFER_BYTES) as archive:
-        write_stored(archive, ((f"{i}.jpg", jpeg) for i, picture in kept if (jpeg := read(picture))))
+        write_stored(
+            archive, ((f"{i}.jpg", jpeg) for i, picture in kept if (jpeg := read(picture)))
+        )
 
 
 def write_overview(path: Path, pixels: np.ndarray) -> None:

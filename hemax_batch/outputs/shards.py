@@ -21,12 +21,19 @@ _EMPTY = 2**64 - 1
 
 def sharding(chunk_px: int):
     """The codec (zarr.codecs.ShardingCodec) that tells zarr how `write_shard` writes: square chunks of `chunk_px`."""
-    from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, ZstdCodec  # processes that only write go without
+    from zarr.codecs import (
+        BytesCodec,
+        Crc32cCodec,
+        ShardingCodec,
+        ZstdCodec,
+    )  # processes that only write go without
 
     return ShardingCodec(
-        chunk_shape=(chunk_px, chunk_px), codecs=[BytesCodec(endian="little"), ZstdCodec(level=LEVEL)],
-        index_codecs=[BytesCodec(endian="little"), Crc32cCodec()], index_location="end",
-    )  # fmt: skip
+        chunk_shape=(chunk_px, chunk_px),
+        codecs=[BytesCodec(endian="little"), ZstdCodec(level=LEVEL)],
+        index_codecs=[BytesCodec(endian="little"), Crc32cCodec()],
+        index_location="end",
+    )
 
 
 class ChunkPacker:

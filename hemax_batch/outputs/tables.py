@@ -25,7 +25,16 @@ from ..records import MergedCells, RegionFigures
 from ..vocabulary import ATTRIBUTES, CLASS_NAMES, WHITE_NAMES, ZONES, attribute_slices
 from .rows import row_blocks
 
-_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last four: their full-width forms
+_FORMULA = (
+    "=",
+    "+",
+    "-",
+    "@",
+    "\uff1d",
+    "\uff0b",
+    "\uff0d",
+    "\uff20",
+)  # the last four: their full-width forms
 _SKIPPED = " \t\r\n\v\f\xa0\ufeff\"'`"  # what some spreadsheets drop before they look for a formula
 _UNSAFE_START = ("\t", "\r", "\n", "'")
 _SHOWN = str.maketrans({"\n": "␊", "\r": "␍"})
@@ -88,17 +97,28 @@ def _yes(value: bool) -> str:
 
 
 def cell_rows(
-    slide_id: str, merged: MergedCells, measures: Measures, readings: Readings, counting: Counting | None = None
+    slide_id: str,
+    merged: MergedCells,
+    measures: Measures,
+    readings: Readings,
+    counting: Counting | None = None,
 ) -> Iterator[tuple[str, ...]]:
     """A row of text per cell, in the order of `CELL_COLUMNS`, made some thousand at a time. Without `counting` every
     cell counts."""
     slide = safe_text(slide_id)
     for rows in row_blocks(len(readings)):
-        yield from zip(*_cell_columns(slide, merged, measures, readings, counting, rows), strict=True)
+        yield from zip(
+            *_cell_columns(slide, merged, measures, readings, counting, rows), strict=True
+        )
 
 
 def _cell_columns(
-    slide: str, merged: MergedCells, measures: Measures, readings: Readings, counting: Counting | None, rows: slice
+    slide: str,
+    merged: MergedCells,
+    measures: Measures,
+    readings: Readings,
+    counting: Counting | None,
+    rows: slice,
 ) -> Iterator[list[str]]:
     """The columns of some cells, in the order of `CELL_COLUMNS`."""
     cells, names, n = merged.cells, readings.names[rows], rows.stop - rows.start
@@ -113,11 +133,17 @@ def _cell_columns(
         yield [a.states[k] for k in probs.argmax(1).tolist()]
         yield numbers(probs.max(1), 4)
     for column, decimals in (
-        (measures.diameter_um, 2), (measures.diameter_vs_rbc, 3), (measures.nucleus_area_um2, 2),
-        (measures.cell_area_um2, 2), (measures.nc_ratio, 4), (measures.nucleus_fraction, 4),
-    ):  # fmt: skip
+        (measures.diameter_um, 2),
+        (measures.diameter_vs_rbc, 3),
+        (measures.nucleus_area_um2, 2),
+        (measures.cell_area_um2, 2),
+        (measures.nc_ratio, 4),
+        (measures.nucleus_fraction, 4),
+    ):
         yield numbers(column[rows], decimals)
-    zones, left_out = (counting.zones[rows], counting.left_out[rows]) if counting else ([""] * n, [""] * n)
+    zones, left_out = (
+        (counting.zones[rows], counting.left_out[rows]) if counting else ([""] * n, [""] * n)
+    )
     explanations, reasons = readings.words(rows)
     yield zones
     yield [_yes(name in WHITE_NAMES and not why) for name, why in zip(names, left_out, strict=True)]
@@ -142,21 +168,51 @@ def numbers(values: np.ndarray, decimals: int) -> list[str]:
 def region_rows(slide_id: str, regions: Iterable[RegionFigures]) -> Iterator[list[str]]:
     """A row of text per region, in the order of `REGION_COLUMNS`."""
     for r in regions:
-        row = [safe_text(slide_id), str(r.index), *(str(int(v)) for v in r.core), r.state, r.zone, _yes(r.used)]
+        row = [
+            safe_text(slide_id),
+            str(r.index),
+            *(str(int(v)) for v in r.core),
+            r.state,
+            r.zone,
+            _yes(r.used),
+        ]
         row += [safe_text(r.reason), r.quality]
         row += [_number(v, 6) for v in (r.area_mm2, r.used_mm2, r.left_out_mm2, *r.zones_mm2)]
-        row += [_number(v, 4) for v in (r.focus, r.stain_contrast, r.nuclear_contrast, r.cover, r.overlap)]
-        yield [*row, _number(r.rbc_per_mm2, 0), str(r.cells), str(r.white_cells), str(r.white_cells_used)]
+        row += [
+            _number(v, 4)
+            for v in (r.focus, r.stain_contrast, r.nuclear_contrast, r.cover, r.overlap)
+        ]
+        yield [
+            *row,
+            _number(r.rbc_per_mm2, 0),
+            str(r.cells),
+            str(r.white_cells),
+            str(r.white_cells_used),
+        ]
 
 
-def differential_row(slide_id: str, path: str, d: Differential, to_review: int, warnings: tuple[str, ...]) -> list[str]:
+def differential_row(
+    slide_id: str, path: str, d: Differential, to_review: int, warnings: tuple[str, ...]
+) -> list[str]:
     """A slide's row, in the order of `DIFFERENTIAL_COLUMNS`. `to_review`: cells that a person should look at."""
     row = [safe_text(slide_id), str(d.n_white), str(d.target_cells), _yes(d.sufficient)]
     for name in (NEUTROPHILS, *WHITE_NAMES):
         row += _share(d.share(name))
-    row += [str(d.nrbc), _number(d.nrbc_per_100, 2), _number(d.corrected_wbc, 2), str(d.unidentified), str(to_review)]
+    row += [
+        str(d.nrbc),
+        _number(d.nrbc_per_100, 2),
+        _number(d.corrected_wbc, 2),
+        str(d.unidentified),
+        str(to_review),
+    ]
     flags = "; ".join(flag.words for flag in d.flags)
-    return [*row, safe_text(flags), safe_text("; ".join(warnings)), safe_text(path), safe_text(d.claim)]
+    return [
+        *row,
+        safe_text(flags),
+        safe_text("; ".join(warnings)),
+        safe_text(path),
+        safe_text(d.claim),
+    ]
 
 
 def _share(s: Share) -> list[str]:

@@ -29,6 +29,10 @@ def write_bytes(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         aside.replace(path)
     except OSError as error:
-        with suppress(OSError):  # where a file stands in the place of the folder, not even this can be asked
+        with suppress(
+            OSError
+        ):  # where a file stands in the place of the folder, not even this can be asked
             aside.unlink()
-        raise OutputError(f"{path}: cannot be written: {error.strerror}; check space and permissions") from error
+        raise OutputError(
+            f"{path}: cannot be written: {error.strerror}; check space and permissions"
+        ) from error

@@ -103,7 +103,9 @@ class ResultsFolder:
         if self.root.exists() and not self.root.is_dir():
             raise OutputError(f"--out {self.root}: is a file; name a folder")
         if _is_ours(self.root):
-            raise OutputError(f"--out {self.root}: holds the results of one slide; name the folder round it, or another")
+            raise OutputError(
+                f"--out {self.root}: holds the results of one slide; name the folder round it, or another"
+            )
         foreign = [name for name in RUN_FILES if os.path.lexists(self.root / name)]
         if foreign and not self.state.is_dir():
             raise OutputError(
@@ -111,7 +113,9 @@ class ResultsFolder:
             )
 
     def _unwritable(self, error: OSError) -> OutputError:
-        return OutputError(f"--out {self.root}: cannot be written: {error.strerror}; check permissions and space")
+        return OutputError(
+            f"--out {self.root}: cannot be written: {error.strerror}; check permissions and space"
+        )
 
     def slide(self, slide_id: str) -> Path:
         """Where a slide's results lie."""
@@ -132,13 +136,19 @@ class ResultsFolder:
     def check_there(self) -> None:
         """UsageError where no run has ever written here."""
         if not self.state.is_dir():
-            raise UsageError(f"{self.root}: no results of hemax-batch; name the folder that `run --out` was given")
+            raise UsageError(
+                f"{self.root}: no results of hemax-batch; name the folder that `run --out` was given"
+            )
 
     def known_ids(self) -> dict[str, str]:
         """Absolute path to id of all slides that earlier runs named, so that ids stay from night to night."""
         try:
             known = json.loads((self.state / "ids.json").read_text("utf-8"))
-            return {str(path): str(slide_id) for path, slide_id in known.items() if SLIDE_ID.fullmatch(str(slide_id))}
+            return {
+                str(path): str(slide_id)
+                for path, slide_id in known.items()
+                if SLIDE_ID.fullmatch(str(slide_id))
+            }
         except (OSError, ValueError, AttributeError):
             return {record.path: record.slide_id for record in self.records()}
 
@@ -167,7 +177,9 @@ class ResultsFolder:
                 shutil.rmtree(folder)
             folder.mkdir(parents=True)
         except OSError as error:
-            raise OutputError(f"{folder}: {error.strerror}; check space and permissions of {self.root}") from error
+            raise OutputError(
+                f"{folder}: {error.strerror}; check space and permissions of {self.root}"
+            ) from error
         return folder
 
     def publish(self, made: Path, record: SlideRecord) -> None:

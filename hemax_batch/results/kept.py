@@ -34,7 +34,9 @@ class KeptAside:
     def __init__(self, journal: RegionJournal):
         self._journal = journal
         self._blobs: dict[int, Blobs] = {}
-        self._open: OrderedDict[int, int] = OrderedDict()  # region -> descriptor, the one unused for longest first
+        self._open: OrderedDict[int, int] = (
+            OrderedDict()
+        )  # region -> descriptor, the one unused for longest first
 
     def __enter__(self) -> KeptAside:
         return self
@@ -50,7 +52,9 @@ class KeptAside:
         """
         for path in self._journal.paths():
             with open(path, "rb") as file:
-                result, self._blobs[int(path.stem)] = read_head(file, lambda row, index=int(path.stem): Kept(index, row))
+                result, self._blobs[int(path.stem)] = read_head(
+                    file, lambda row, index=int(path.stem): Kept(index, row)
+                )
             yield result
 
     def picture(self, place: Kept) -> bytes:
@@ -70,7 +74,9 @@ class KeptAside:
             return b""
         data = os.pread(self._descriptor(index), end - start, start)
         if google_crc32c.value(data) != blobs.checks.item(k):
-            raise ValueError(f"{self._journal.path(index)}: a picture or outline of its cell {row} is damaged")
+            raise ValueError(
+                f"{self._journal.path(index)}: a picture or outline of its cell {row} is damaged"
+            )
         return data
 
     def _descriptor(self, index: int) -> int:

@@ -27,7 +27,9 @@ def clear_leftovers(results: ResultsFolder) -> None:
     - journals of slides that are published from them (killed before these were cleared, and the slide not among the
       inputs any more), and those that nobody has come back to for 30 days.
     """
-    for folder in (results.state / JOURNALS).glob("*-*"):  # first: removing a file in it would make it look used
+    for folder in (results.state / JOURNALS).glob(
+        "*-*"
+    ):  # first: removing a file in it would make it look used
         if _is_published(results, folder) or _unclaimed(folder):
             shutil.rmtree(folder, ignore_errors=True)
     for path in (*results.state.rglob(".*.partial*"), *_of_the_dead(results)):
@@ -47,7 +49,11 @@ def _of_the_dead(results: ResultsFolder) -> Iterator[Path]:
 def _is_published(results: ResultsFolder, journal: Path) -> bool:
     slide_id, fingerprint = split_name(journal.name)
     record = results.record(slide_id)
-    return record is not None and record.fingerprint.startswith(fingerprint) and not record.unreadable_regions
+    return (
+        record is not None
+        and record.fingerprint.startswith(fingerprint)
+        and not record.unreadable_regions
+    )
 
 
 def _unclaimed(journal: Path) -> bool:

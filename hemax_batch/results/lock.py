@@ -41,7 +41,14 @@ class Holder:
     def this_process(cls) -> Holder:
         """Who we are."""
         now = time.strftime("%Y-%m-%d %H:%M:%S%z")
-        return cls(socket.gethostname(), _boot_id(), _pid_space(), os.getpid(), process_start(os.getpid()) or "", now)
+        return cls(
+            socket.gethostname(),
+            _boot_id(),
+            _pid_space(),
+            os.getpid(),
+            process_start(os.getpid()) or "",
+            now,
+        )
 
     def is_gone(self) -> bool:
         """Whether this holder certainly no longer runs. Of another host (or container) that cannot be told: False."""
@@ -80,7 +87,9 @@ class OutputLock:
     def __exit__(self, *_) -> None:
         if self._mine is not None:
             held = Holder(**json.loads(self._mine.read_text()))
-            _write_aside(self._mine, Holder(**{**asdict(held), "released": True})).replace(self._mine)
+            _write_aside(self._mine, Holder(**{**asdict(held), "released": True})).replace(
+                self._mine
+            )
             self._mine = None
 
     def _try_to_take(self) -> bool:
@@ -94,10 +103,14 @@ class OutputLock:
         except FileExistsError:
             return False
         except OSError as error:
-            raise OutputError(f"{self._folder}: cannot create the lock {wanted.name}: {error.strerror}") from error
+            raise OutputError(
+                f"{self._folder}: cannot create the lock {wanted.name}: {error.strerror}"
+            ) from error
         finally:
             aside.unlink(missing_ok=True)
-        if self._in_force()[0] != highest + 1:  # a later holder removed the number that we saw: we were asleep
+        if (
+            self._in_force()[0] != highest + 1
+        ):  # a later holder removed the number that we saw: we were asleep
             wanted.unlink(missing_ok=True)
             return False
         self._mine = wanted

@@ -58,7 +58,9 @@ def to_bytes(result: RegionResult) -> bytes:
     scalars = {name: getattr(result, name) for name in _SCALARS}
     arrays["scalars_json"] = np.frombuffer(json.dumps(scalars).encode(), np.uint8)
     head = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-    return b"".join([zlib.crc32(head).to_bytes(4, "little"), len(head).to_bytes(8, "little"), head, *blobs])
+    return b"".join(
+        [zlib.crc32(head).to_bytes(4, "little"), len(head).to_bytes(8, "little"), head, *blobs]
+    )
 
 
 def from_bytes(raw: bytes) -> RegionResult:
@@ -78,7 +80,9 @@ def read_head(file: BinaryIO, place: Callable[[int], object]) -> tuple[RegionRes
     """
     check, length = file.read(4), int.from_bytes(file.read(8), "little")
     stored, start = _unpacked(file.read(length), check)
-    blobs = Blobs(start + np.concatenate([[0], np.cumsum(stored["blobs_lengths"])]), stored["blobs_checks"])
+    blobs = Blobs(
+        start + np.concatenate([[0], np.cumsum(stored["blobs_lengths"])]), stored["blobs_checks"]
+    )
     if (size := file.seek(0, 2)) != blobs.ends[-1]:
         raise ValueError(f"{size} bytes, its head speaks of {blobs.ends[-1]}")
     places = tuple(map(place, range(len(blobs.checks) // 2)))
@@ -114,4 +118,6 @@ def _split(joined: np.ndarray, lengths: np.ndarray) -> tuple[bytes, ...]:
     if len(joined) != (ends[-1] if len(ends) else 0):
         raise ValueError(f"{len(joined)} bytes, lengths of {lengths.sum()}")
     raw = joined.tobytes()
-    return tuple(raw[end - length : end] for end, length in zip(ends.tolist(), lengths.tolist(), strict=True))
+    return tuple(
+        raw[end - length : end] for end, length in zip(ends.tolist(), lengths.tolist(), strict=True)
+    )

@@ -71,11 +71,14 @@ def agreement_of(first: Reviewed, second: Reviewed) -> Agreement:
     one_looked = {i: review.after[i] for review in (second, first) for i in review.decided}
     merged = first.before | one_looked | dict.fromkeys(disputed, UNIDENTIFIED)
     return Agreement(
-        first, second, tuple(both), disputed,
+        first,
+        second,
+        tuple(both),
+        disputed,
         cohen_kappa([first.after[i] for i in both], [second.after[i] for i in both]),
         tuple(differences(first.count_after, second.count_after)),
         first.published.count(merged),
-    )  # fmt: skip
+    )
 
 
 def cohen_kappa(first: list[str], second: list[str]) -> float:
@@ -127,4 +130,10 @@ def _difference(name: str, first: Differential, second: Differential) -> Differe
 
 
 def _count(d: Differential, name: str) -> int:
-    return d.neutrophils.count if name == NEUTROPHILS else d.shares[name].count if name in d.shares else 0
+    return (
+        d.neutrophils.count
+        if name == NEUTROPHILS
+        else d.shares[name].count
+        if name in d.shares
+        else 0
+    )

@@ -77,7 +77,9 @@ class Reviewed:
     @property
     def unidentified_not_looked_at(self) -> int:
         """Unidentified cells that nobody has decided on."""
-        return sum(name == UNIDENTIFIED and i not in self.decided for i, name in self.before.items())
+        return sum(
+            name == UNIDENTIFIED and i not in self.decided for i, name in self.before.items()
+        )
 
     @property
     def file_name(self) -> str:
@@ -88,7 +90,9 @@ class Reviewed:
         return f"{plain}-{hashlib.sha256(self.reviewer.encode()).hexdigest()[:8]}"
 
 
-def apply_file(results: ResultsFolder, path: Path, reviewer: str, wbc: float | None) -> list[Reviewed]:
+def apply_file(
+    results: ResultsFolder, path: Path, reviewer: str, wbc: float | None
+) -> list[Reviewed]:
     """All decisions of a file, slide by slide. `reviewer`: who signs; "": as the file says.
 
     UsageError listing what does not hold, ResultsError where the results cannot be read back.
@@ -119,15 +123,19 @@ def _reviewer(path: Path, corrections: list[Correction], given: str) -> str:
     """Who signs: as asked, or as the file says; UsageError where the two differ, or nobody is named."""
     named = sorted({c.reviewer for c in corrections} - {""})
     if len(named) > 1:
-        raise UsageError(f"{path}: of several reviewers ({', '.join(repr(n[:40]) for n in named[:4])}); a file has one")
+        raise UsageError(
+            f"{path}: of several reviewers ({', '.join(repr(n[:40]) for n in named[:4])}); a file has one"
+        )
     if given and named and named != [given]:
         raise UsageError(f"{path}: reviewed by {named[0][:40]!r}, but --reviewer says {given!r}")
     signed = given or "".join(named)
     if not signed:
         raise UsageError(f"{path}: names no reviewer; say who it was with --reviewer NAME")
     if len(signed) > _MAX_NAME_CHARS or any(unicodedata.category(c) in _NO_NAME for c in signed):
-        raise UsageError(f"{path}: reviewer {signed[:40]!r}: expected a name on one line of at most {_MAX_NAME_CHARS} characters, none of "
-                         "them a control character")  # fmt: skip
+        raise UsageError(
+            f"{path}: reviewer {signed[:40]!r}: expected a name on one line of at most {_MAX_NAME_CHARS} characters, none of "
+            "them a control character"
+        )
     return signed
 
 
@@ -148,10 +156,13 @@ def _published(folder: Path, wbc: float | None) -> Published:
     except (KeyError, TypeError, ValueError) as error:
         raise _unusable(folder, error) from error
     return Published(
-        result_sha256(folder), {cell.cell_id: cell.class_name for cell in cells},
-        frozenset(cell.cell_id for cell in cells if cell.left_out), record["target_cells"],
-        kept_wbc if wbc is None else wbc, rules,
-    )  # fmt: skip
+        result_sha256(folder),
+        {cell.cell_id: cell.class_name for cell in cells},
+        frozenset(cell.cell_id for cell in cells if cell.left_out),
+        record["target_cells"],
+        kept_wbc if wbc is None else wbc,
+        rules,
+    )
 
 
 def _counted(folder: Path, published: Published, *classes: dict[int, str]) -> list[Differential]:
@@ -162,7 +173,9 @@ def _counted(folder: Path, published: Published, *classes: dict[int, str]) -> li
 
 
 def _unusable(folder: Path, error: Exception) -> ResultsError:
-    return ResultsError(f"{folder / 'differential.json'}: cannot be read as a differential ({error!r}); {REMEDY}")
+    return ResultsError(
+        f"{folder / 'differential.json'}: cannot be read as a differential ({error!r}); {REMEDY}"
+    )
 
 
 def _problems(folder: Path, decisions: list[Correction], published: Published) -> list[str]:

@@ -36,17 +36,32 @@ def class_rows(differential: dict) -> list[ClassRow]:
     """Total neutrophils first, then the classes in clinical order."""
     rows = []
     for entry in differential["classes"]:
-        flags = [flag for flag in differential["flags"] if flag_of_row(flag["rule"]) == entry["class"]]
+        flags = [
+            flag for flag in differential["flags"] if flag_of_row(flag["rule"]) == entry["class"]
+        ]
         reference = entry.get("reference_percent")
         side = ""
         if reference is not None and entry["percent"] is not None:
-            side = "below" if entry["percent"] < reference[0] else "above" if entry["percent"] > reference[1] else ""
+            side = (
+                "below"
+                if entry["percent"] < reference[0]
+                else "above"
+                if entry["percent"] > reference[1]
+                else ""
+            )
         rows.append(
             ClassRow(
-                entry["class"], entry["words"], entry["count"], entry["percent"], entry["low95"], entry["high95"],
-                tuple(reference) if reference is not None else None, tuple(flag["words"] for flag in flags), side,
+                entry["class"],
+                entry["words"],
+                entry["count"],
+                entry["percent"],
+                entry["low95"],
+                entry["high95"],
+                tuple(reference) if reference is not None else None,
+                tuple(flag["words"] for flag in flags),
+                side,
             )
-        )  # fmt: skip
+        )
     return rows
 
 
@@ -94,10 +109,15 @@ def _area_facts(record: SlideRecord) -> list[tuple[str, str]]:
     if smear is None:
         return [("Scanned", looked)]
     parts = {
-        "monolayer": smear.monolayer_mm2, "feathered edge": smear.feathered_mm2, "thick area": smear.thick_mm2,
-        "bare glass": smear.bare_glass_mm2, "unreadable": smear.unreadable_mm2,
-    }  # fmt: skip
-    where = {"monolayer": "the monolayer", "all": "the whole smear"}.get(smear.counted_in, smear.counted_in)
+        "monolayer": smear.monolayer_mm2,
+        "feathered edge": smear.feathered_mm2,
+        "thick area": smear.thick_mm2,
+        "bare glass": smear.bare_glass_mm2,
+        "unreadable": smear.unreadable_mm2,
+    }
+    where = {"monolayer": "the monolayer", "all": "the whole smear"}.get(
+        smear.counted_in, smear.counted_in
+    )
     counted = f"{where}: {smear.counted_because}; {smear.used_mm2:.2f} mm² used, {smear.left_out_mm2:.2f} mm² left out"
     if smear.cells_left_out:
         counted += f" with {smear.cells_left_out} cells"
@@ -108,7 +128,11 @@ def _area_facts(record: SlideRecord) -> list[tuple[str, str]]:
     ]
     return [
         ("Scanned", looked),
-        ("Of that", ", ".join(f"{words} {area:.2f}" for words, area in parts.items() if area >= 0.005) + " mm²"),
+        (
+            "Of that",
+            ", ".join(f"{words} {area:.2f}" for words, area in parts.items() if area >= 0.005)
+            + " mm²",
+        ),
         ("Counted in", counted),
         ("Quality", "; ".join(filter(None, looks)) or "not measured"),
     ]

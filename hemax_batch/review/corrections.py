@@ -18,7 +18,16 @@ from ..errors import UsageError
 from ..outputs.tables import plain_text, safe_text
 from ..vocabulary import CLASS_NAMES, REVIEW_NAMES, UNIDENTIFIED
 
-COLUMNS = ("slide", "result_sha256", "cell_id", "class_before", "class_after", "action", "reviewer", "time")
+COLUMNS = (
+    "slide",
+    "result_sha256",
+    "cell_id",
+    "class_before",
+    "class_after",
+    "action",
+    "reviewer",
+    "time",
+)
 ACTIONS = ("reclassify", "approve")
 GIVEN_CLASSES = (*CLASS_NAMES, UNIDENTIFIED, *REVIEW_NAMES)  # what a reviewer may call a cell
 MAX_BYTES = 64 * 2**20  # some 400,000 decisions
@@ -48,12 +57,21 @@ def read_corrections(path: Path) -> list[Correction]:
         missing = [c for c in COLUMNS if c not in (reader.fieldnames or ())]
         if missing:
             head = (reader.fieldnames or [""])[0]
-            other = next((f"; its columns seem to be parted by {mark!r}: save it with commas" for mark in ";\t" if mark in head), "")
+            other = next(
+                (
+                    f"; its columns seem to be parted by {mark!r}: save it with commas"
+                    for mark in ";\t"
+                    if mark in head
+                ),
+                "",
+            )
             raise UsageError(
                 f"{path}: no column {', '.join(missing)}; expected {','.join(COLUMNS)}, as report.html exports it{other}"
             )
         for raw in reader:
-            correction, wrong = _checked({k: plain_text(v or "") for k, v in raw.items() if k}, reader.line_num)
+            correction, wrong = _checked(
+                {k: plain_text(v or "") for k, v in raw.items() if k}, reader.line_num
+            )
             if None in raw:
                 correction, wrong = None, [f"row {reader.line_num}: more entries than columns"]
             problems += wrong
@@ -64,7 +82,9 @@ def read_corrections(path: Path) -> list[Correction]:
         raise UsageError(f"{path}: row {reader.line_num}: not a CSV table ({error})") from error
     refuse(path, problems)
     if not found:
-        raise UsageError(f"{path}: holds no decision; review some cells in report.html and export again")
+        raise UsageError(
+            f"{path}: holds no decision; review some cells in report.html and export again"
+        )
     return list(found.values())
 
 
@@ -74,7 +94,9 @@ def _contradiction(earlier: Correction, later: Correction) -> list[str]:
         return []
     cell = f"row {later.row}: cell {later.cell_id} of {_shown(later.slide_id)}"
     if later.class_after != earlier.class_after:
-        return [f"{cell} is {later.class_after} here and {earlier.class_after} in row {earlier.row}"]
+        return [
+            f"{cell} is {later.class_after} here and {earlier.class_after} in row {earlier.row}"
+        ]
     return [f"{cell} is there twice, and not as in row {earlier.row}"]
 
 
@@ -83,16 +105,28 @@ def refuse(path: Path, problems: list[str]) -> None:
     if problems:
         more = len(problems) - _MOST_PROBLEMS
         tail = [f"and {more} more"] if more > 0 else []
-        raise UsageError("\n  ".join([f"{path}: refused, nothing was changed:", *problems[:_MOST_PROBLEMS], *tail]))
+        raise UsageError(
+            "\n  ".join(
+                [f"{path}: refused, nothing was changed:", *problems[:_MOST_PROBLEMS], *tail]
+            )
+        )
 
 
 def correction_rows(corrections: list[Correction], reviewer: str) -> list[list[str]]:
     """The rows of such a file, in the order of `COLUMNS`, signed by `reviewer`."""
     return [
-        [safe_text(c.slide_id), c.result_sha256, str(c.cell_id), c.class_before, c.class_after, c.action,
-         safe_text(reviewer), c.time]
+        [
+            safe_text(c.slide_id),
+            c.result_sha256,
+            str(c.cell_id),
+            c.class_before,
+            c.class_after,
+            c.action,
+            safe_text(reviewer),
+            c.time,
+        ]
         for c in corrections
-    ]  # fmt: skip
+    ]
 
 
 def _text(path: Path) -> str:
@@ -100,12 +134,16 @@ def _text(path: Path) -> str:
         with open(path, "rb") as file:
             raw = file.read(MAX_BYTES + 1)
         if len(raw) > MAX_BYTES:
-            raise UsageError(f"{path}: over {MAX_BYTES} bytes; no review is that large: name what report.html exported")
+            raise UsageError(
+                f"{path}: over {MAX_BYTES} bytes; no review is that large: name what report.html exported"
+            )
         return raw.decode("utf-8-sig")
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not UTF-8 text (byte {error.start}); save it as CSV UTF-8") from error
+        raise UsageError(
+            f"{path}: not UTF-8 text (byte {error.start}); save it as CSV UTF-8"
+        ) from error
 
 
 def _checked(raw: dict[str, str], row: int) -> tuple[Correction | None, list[str]]:
@@ -116,9 +154,13 @@ def _checked(raw: dict[str, str], row: int) -> tuple[Correction | None, list[str
     if raw["action"] not in ACTIONS:
         wrong.append(f"row {row}: action {_shown(raw['action'])}; expected {' or '.join(ACTIONS)}")
     if raw["class_after"] not in GIVEN_CLASSES:
-        wrong.append(f"row {row}: unknown class {_shown(raw['class_after'])}; known: {', '.join(GIVEN_CLASSES)}")
+        wrong.append(
+            f"row {row}: unknown class {_shown(raw['class_after'])}; known: {', '.join(GIVEN_CLASSES)}"
+        )
     elif raw["action"] == "approve" and raw["class_after"] != raw["class_before"]:
-        wrong.append(f"row {row}: approved, but {_shown(raw['class_before'])} became {raw['class_after']!r}")
+        wrong.append(
+            f"row {row}: approved, but {_shown(raw['class_before'])} became {raw['class_after']!r}"
+        )
     if not _is_time(raw["time"]):
         wrong.append(
             f"row {row}: time {_shown(raw['time'])}; expected ISO 8601 with its offset, such as 2026-11-23T21:30:00+01:00"
@@ -126,9 +168,16 @@ def _checked(raw: dict[str, str], row: int) -> tuple[Correction | None, list[str
     if wrong:
         return None, wrong
     return Correction(
-        raw["slide"], raw["result_sha256"], int(raw["cell_id"]), raw["class_before"], raw["class_after"],
-        raw["action"], raw["reviewer"].strip(), raw["time"], row,
-    ), []  # fmt: skip
+        raw["slide"],
+        raw["result_sha256"],
+        int(raw["cell_id"]),
+        raw["class_before"],
+        raw["class_after"],
+        raw["action"],
+        raw["reviewer"].strip(),
+        raw["time"],
+        row,
+    ), []
 
 
 def _is_time(text: str) -> bool:

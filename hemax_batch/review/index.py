@@ -18,7 +18,15 @@ from .pages import environment, inline, write_page
 from .report import REPORT_NAME
 
 INDEX_NAME = "index.html"
-_SHOWN = ("neutrophils", "band_neutrophil", "lymphocyte", "monocyte", "eosinophil", "basophil", "blast")
+_SHOWN = (
+    "neutrophils",
+    "band_neutrophil",
+    "lymphocyte",
+    "monocyte",
+    "eosinophil",
+    "basophil",
+    "blast",
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,9 @@ class SlideLine:
 
     def share(self, name: str) -> float | None:
         """Per cent of a class, or of "neutrophils"."""
-        return next(entry["percent"] for entry in self.differential["classes"] if entry["class"] == name)
+        return next(
+            entry["percent"] for entry in self.differential["classes"] if entry["class"] == name
+        )
 
     @property
     def bar(self) -> list[tuple[str, str, float, float]]:
@@ -41,7 +51,14 @@ class SlideLine:
         pieces, start = [], 0.0
         for entry in self.differential["classes"][1:]:
             if entry["count"]:
-                pieces.append((entry["class"], f"{entry['words']} {entry['percent']:.1f} %", round(start, 2), entry["percent"]))
+                pieces.append(
+                    (
+                        entry["class"],
+                        f"{entry['words']} {entry['percent']:.1f} %",
+                        round(start, 2),
+                        entry["percent"],
+                    )
+                )
                 start += entry["percent"]
         return pieces
 
@@ -60,11 +77,24 @@ def write_index(results: ResultsFolder) -> Path:
         lines.append(SlideLine(record.slide_id, href, record.cells, differential))
     style, style_hash = inline(("page.css", "index.css"), colour_rules())
     script, script_hash = inline(("index.js",))
-    pieces = environment().get_template("index.html.j2").generate(
-        claim=CLAIM, lines=lines, broken=broken, failed=list(_failed(results, {line.slide_id for line in lines})),
-        shown=_SHOWN, words={c.name: c.words for c in CLASSES} | {"neutrophils": "neutrophils"}, percent=percent,
-        classes=class_list(), style=style, style_hash=style_hash, script=script, script_hash=script_hash,
-    )  # fmt: skip
+    pieces = (
+        environment()
+        .get_template("index.html.j2")
+        .generate(
+            claim=CLAIM,
+            lines=lines,
+            broken=broken,
+            failed=list(_failed(results, {line.slide_id for line in lines})),
+            shown=_SHOWN,
+            words={c.name: c.words for c in CLASSES} | {"neutrophils": "neutrophils"},
+            percent=percent,
+            classes=class_list(),
+            style=style,
+            style_hash=style_hash,
+            script=script,
+            script_hash=script_hash,
+        )
+    )
     return write_page(results.root / INDEX_NAME, pieces)
 
 
@@ -74,7 +104,9 @@ def _failed(results: ResultsFolder, published: set[str]) -> Iterator[tuple[str, 
         slides = json.loads((results.root / "run.json").read_text("utf-8"))["slides"]
         for slide in slides:
             if slide["state"] == "failed":
-                earlier = " (what is below is an earlier result)" if slide["slide"] in published else ""
+                earlier = (
+                    " (what is below is an earlier result)" if slide["slide"] in published else ""
+                )
                 yield str(slide["slide"]), f"{slide['reason']}{earlier}"
     except (OSError, ValueError, KeyError, TypeError):
         return

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from ..vocabulary import CLASS_NAMES, CLASSES, NEUTROPHIL_NAMES, REVIEW_CLASSES, UNIDENTIFIED, UNIDENTIFIED_COLOUR
+from ..vocabulary import (
+    CLASS_NAMES,
+    CLASSES,
+    NEUTROPHIL_NAMES,
+    REVIEW_CLASSES,
+    UNIDENTIFIED,
+    UNIDENTIFIED_COLOUR,
+)
 
 MARK_UNITS = 5.0  # half the size of a cell's mark in a drawing
 
@@ -30,12 +37,27 @@ def class_list() -> list[dict]:
     white = [c for c in known if c.white]
     outside = [c for c in known if not c.white]
     listed = [
-        {"name": c.name, "words": c.words, "colour": c.colour, "white": c.white, "predicted": c.name in CLASS_NAMES}
+        {
+            "name": c.name,
+            "words": c.words,
+            "colour": c.colour,
+            "white": c.white,
+            "predicted": c.name in CLASS_NAMES,
+        }
         for c in (*white, *outside)
     ]
-    listed.append({"name": UNIDENTIFIED, "words": UNIDENTIFIED, "colour": UNIDENTIFIED_COLOUR, "white": False,
-                   "predicted": True})  # fmt: skip
-    return [{**entry, "key": KEYS[entry["name"]], "shape": SHAPES[entry["name"]]} for entry in listed]
+    listed.append(
+        {
+            "name": UNIDENTIFIED,
+            "words": UNIDENTIFIED,
+            "colour": UNIDENTIFIED_COLOUR,
+            "white": False,
+            "predicted": True,
+        }
+    )
+    return [
+        {**entry, "key": KEYS[entry["name"]], "shape": SHAPES[entry["name"]]} for entry in listed
+    ]
 
 
 def colour_rules() -> str:
@@ -55,6 +77,4 @@ def mark(class_name: str, x: float, y: float, r: float = MARK_UNITS) -> str:
     if shape == "diamond":
         return f"M{x:g} {y - r:g}l{r:g} {r:g}l{-r:g} {r:g}l{-r:g} {-r:g}z"
     bar = r / 2
-    return (
-        f"M{x - bar:g} {y - r:g}h{r:g}v{bar:g}h{bar:g}v{r:g}h{-bar:g}v{bar:g}h{-r:g}v{-bar:g}h{-bar:g}v{-r:g}h{bar:g}z"
-    )
+    return f"M{x - bar:g} {y - r:g}h{r:g}v{bar:g}h{bar:g}v{r:g}h{-bar:g}v{bar:g}h{-r:g}v{-bar:g}h{-bar:g}v{-r:g}h{bar:g}z"

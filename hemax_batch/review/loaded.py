@@ -41,7 +41,9 @@ class LoadedCell:
     class_name: str
     confidence: float
     box_xyxy: tuple[float, float, float, float]
-    states: tuple[tuple[int, float], ...]  # of vocabulary.ATTRIBUTES: (index of the likeliest state, its probability)
+    states: tuple[
+        tuple[int, float], ...
+    ]  # of vocabulary.ATTRIBUTES: (index of the likeliest state, its probability)
     diameter_um: float | None
     diameter_vs_rbc: float | None
     nc_ratio: float | None
@@ -103,9 +105,16 @@ def load_slide(folder: Path) -> LoadedSlide:
         if any(not jpeg.startswith(b"\xff\xd8") for jpeg in pictures.values()):
             raise ValueError("a picture is no JPEG")
     return LoadedSlide(
-        folder, result_sha256(folder), record, differential, cells, outlines, pictures,
-        _regions(folder), _overview(folder),
-    )  # fmt: skip
+        folder,
+        result_sha256(folder),
+        record,
+        differential,
+        cells,
+        outlines,
+        pictures,
+        _regions(folder),
+        _overview(folder),
+    )
 
 
 def load_record(folder: Path) -> SlideRecord:
@@ -117,17 +126,23 @@ def load_record(folder: Path) -> SlideRecord:
             _check_types(record)
             return record
     if not path.is_file():
-        raise ResultsError(f"{path}: is missing, so {folder.name!r} is half done or no result of hemax-batch; {REMEDY}")
+        raise ResultsError(
+            f"{path}: is missing, so {folder.name!r} is half done or no result of hemax-batch; {REMEDY}"
+        )
     with _reading(path):
         raw = json.loads(path.read_text("utf-8"))
         written, slide_id = raw["format"], raw["slide_id"]
     if written != FORMAT_VERSION:
-        raise ResultsError(f"{path}: is of format {written!r}, this version reads {FORMAT_VERSION}; {REMEDY}")
+        raise ResultsError(
+            f"{path}: is of format {written!r}, this version reads {FORMAT_VERSION}; {REMEDY}"
+        )
     if slide_id != folder.name:
         raise ResultsError(
             f"{path}: is of slide {slide_id!r}, but its folder is {folder.name!r}; give the folder its name back"
         )
-    raise ResultsError(f"{path}: does not hold the entries of format {FORMAT_VERSION}: edited by hand? {REMEDY}")
+    raise ResultsError(
+        f"{path}: does not hold the entries of format {FORMAT_VERSION}: edited by hand? {REMEDY}"
+    )
 
 
 def _check_types(record: object) -> None:
@@ -146,7 +161,9 @@ def _check_types(record: object) -> None:
 def load_cells(folder: Path, record: SlideRecord) -> tuple[LoadedCell, ...]:
     """`cells.csv`, in its order. ResultsError where a row cannot be read, or they are not the cells of `record`."""
     with _reading(folder / "cells.csv") as path:
-        cells = tuple(_cell(row, record.slide_id, line) for line, row in enumerate(read_table(path), start=2))
+        cells = tuple(
+            _cell(row, record.slide_id, line) for line, row in enumerate(read_table(path), start=2)
+        )
         if len({cell.cell_id for cell in cells}) != len(cells):
             raise ValueError("a cell_id is there twice")
         if len(cells) != record.cells:
@@ -161,12 +178,26 @@ def _cell(row: dict[str, str], slide_id: str, line: int) -> LoadedCell:
         if row["class"] not in (*CLASS_NAMES, UNIDENTIFIED):
             raise ValueError(f"{row['class']!r} is no class")
         box = tuple(_finite(row[k]) for k in ("x0", "y0", "x1", "y1"))
-        states = tuple((a.states.index(row[a.name]), _finite(row[f"{a.name}_confidence"])) for a in ATTRIBUTES)
-        figures = (_figure(row[k]) for k in ("diameter_um", "diameter_vs_rbc", "nc_ratio", "nucleus_fraction"))
+        states = tuple(
+            (a.states.index(row[a.name]), _finite(row[f"{a.name}_confidence"])) for a in ATTRIBUTES
+        )
+        figures = (
+            _figure(row[k])
+            for k in ("diameter_um", "diameter_vs_rbc", "nc_ratio", "nucleus_fraction")
+        )
         return LoadedCell(
-            int(row["cell_id"]), row["class"], _finite(row["confidence"]), box, states, *figures,
-            _yes(row["in_differential"]), row["left_out"], _yes(row["review"]), row["review_reasons"], row["explanation"],
-        )  # fmt: skip
+            int(row["cell_id"]),
+            row["class"],
+            _finite(row["confidence"]),
+            box,
+            states,
+            *figures,
+            _yes(row["in_differential"]),
+            row["left_out"],
+            _yes(row["review"]),
+            row["review_reasons"],
+            row["explanation"],
+        )
     except KeyError as error:
         raise ValueError(f"line {line}: there is no column {error}") from error
     except ValueError as error:
@@ -187,8 +218,20 @@ def load_differential(folder: Path) -> dict:
                 _low, _high = map(float, entry["reference_percent"])
         if [entry["class"] for entry in d["classes"]] != ["neutrophils", *WHITE_NAMES]:
             raise ValueError("the classes are not those of this version, in clinical order")
-        _typed(d, white_cells=int, target_cells=int, sufficient=bool, unidentified=int, to_review=int, claim=str,
-               interval=str, rules=dict, warnings=list, not_assessed=list, flags=list)  # fmt: skip
+        _typed(
+            d,
+            white_cells=int,
+            target_cells=int,
+            sufficient=bool,
+            unidentified=int,
+            to_review=int,
+            claim=str,
+            interval=str,
+            rules=dict,
+            warnings=list,
+            not_assessed=list,
+            flags=list,
+        )
         _typed(d["nucleated_red_cells"], count=int)
         for key in ("per_100_white", "wbc", "corrected_wbc"):
             _number_or_none(d["nucleated_red_cells"][key])
@@ -219,11 +262,15 @@ def _regions(folder: Path) -> tuple[LoadedRegion, ...]:
     with _reading(folder / "regions.csv") as path:
         return tuple(
             LoadedRegion(
-                tuple(_finite(row[k]) for k in ("x0", "y0", "x1", "y1")), row["state"], row["zone"], _yes(row["used"]),
-                row["reason"], _finite(row["area_mm2"]),
+                tuple(_finite(row[k]) for k in ("x0", "y0", "x1", "y1")),
+                row["state"],
+                row["zone"],
+                _yes(row["used"]),
+                row["reason"],
+                _finite(row["area_mm2"]),
             )
             for row in read_table(path)
-        )  # fmt: skip
+        )
 
 
 def _overview(folder: Path) -> bytes:
@@ -258,10 +305,18 @@ def _reading(path: Path) -> Iterator[Path]:
     except FileNotFoundError as error:
         raise ResultsError(f"{path}: is missing; {REMEDY}") from error
     except OSError as error:
-        raise ResultsError(f"{path}: cannot be read: {error.strerror or error}; {REMEDY}") from error
+        raise ResultsError(
+            f"{path}: cannot be read: {error.strerror or error}; {REMEDY}"
+        ) from error
     except _DAMAGE as error:
-        what = f"there is no entry {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
-        raise ResultsError(f"{path}: is damaged or was edited by hand ({what}); {REMEDY}") from error
+        what = (
+            f"there is no entry {error}"
+            if isinstance(error, KeyError)
+            else str(error) or type(error).__name__
+        )
+        raise ResultsError(
+            f"{path}: is damaged or was edited by hand ({what}); {REMEDY}"
+        ) from error
 
 
 def _only_known(found: dict[int, object], ids: set[int]) -> None:

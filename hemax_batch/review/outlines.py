@@ -47,8 +47,15 @@ def read_outlines(path: Path) -> dict[int, Outlines]:
 
 def _rings(geometry: dict) -> tuple[Ring, ...]:
     """The rings of a Polygon or MultiPolygon, holes among them."""
-    polygons = [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]
-    rings = tuple(tuple((float(x), float(y)) for x, y in ring) for polygon in polygons for ring in polygon if ring)
+    polygons = (
+        [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]
+    )
+    rings = tuple(
+        tuple((float(x), float(y)) for x, y in ring)
+        for polygon in polygons
+        for ring in polygon
+        if ring
+    )
     if not all(math.isfinite(v) for ring in rings for point in ring for v in point):
         raise ValueError("a coordinate is no figure")
     return rings
@@ -63,9 +70,11 @@ def svg_path(rings: tuple[Ring, ...], centre: tuple[float, float], mpp: float) -
     parts = []
     for ring in rings:
         points = [
-            " ".join(f"{(value - middle) * mpp + PICTURE_UM / 2:.2f}".rstrip("0").rstrip(".")
-                     for value, middle in zip(point, centre, strict=True))
+            " ".join(
+                f"{(value - middle) * mpp + PICTURE_UM / 2:.2f}".rstrip("0").rstrip(".")
+                for value, middle in zip(point, centre, strict=True)
+            )
             for point in (ring[:-1] if ring[0] == ring[-1] else ring)
-        ]  # fmt: skip
+        ]
         parts.append(f"M{points[0]}L{' '.join(points[1:])}Z")
     return "".join(parts)

@@ -54,11 +54,19 @@ def draw_overview(slide: LoadedSlide) -> Overview:
     places = defaultdict(list)
     for cell in slide.cells:
         places[cell.class_name].append((cell.centre[0] * scale, cell.centre[1] * scale))
-    marks = [Marks(n, words[n], len(places[n]), "".join(mark(n, *p) for p in places[n])) for n in words if places[n]]
+    marks = [
+        Marks(n, words[n], len(places[n]), "".join(mark(n, *p) for p in places[n]))
+        for n in words
+        if places[n]
+    ]
     return Overview(
-        round(record.width * scale, 2), round(record.height * scale, 2), scale,
-        base64.b64encode(slide.overview).decode(), _zones(slide.regions, scale), marks,
-    )  # fmt: skip
+        round(record.width * scale, 2),
+        round(record.height * scale, 2),
+        scale,
+        base64.b64encode(slide.overview).decode(),
+        _zones(slide.regions, scale),
+        marks,
+    )
 
 
 def _zones(regions: tuple[LoadedRegion, ...], scale: float) -> list[Zone]:
@@ -68,7 +76,8 @@ def _zones(regions: tuple[LoadedRegion, ...], scale: float) -> list[Zone]:
         told = region.zone if region.state == "read" else region.state
         kinds[(_WORDS.get(told, told), region.used)].append(region)
     zones = [
-        Zone(told, used, len(found), "".join(_rect(r, scale) for r in found)) for (told, used), found in kinds.items()
+        Zone(told, used, len(found), "".join(_rect(r, scale) for r in found))
+        for (told, used), found in kinds.items()
     ]
     return sorted(zones, key=lambda zone: (not zone.used, -zone.regions, zone.words))
 

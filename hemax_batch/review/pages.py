@@ -20,9 +20,12 @@ _TEMPLATES = Path(__file__).parent / "templates"
 def environment() -> jinja2.Environment:
     """Jinja with everything escaped and nothing undefined let through."""
     return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True,
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def write_page(path: Path, pieces: Iterable[str]) -> Path:
@@ -37,7 +40,9 @@ def write_page(path: Path, pieces: Iterable[str]) -> Path:
         aside.replace(path)
     except OSError as error:
         aside.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}; check space and permissions") from error
+        raise OutputError(
+            f"{path}: cannot be written: {error.strerror or error}; check space and permissions"
+        ) from error
     return path
 
 
@@ -47,7 +52,9 @@ def script_json(value: object) -> Markup:
     >>> print(script_json("</script>"))
     "\\u003c/script\\u003e"
     """
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)  # ASCII: U+2028 and lone surrogates are escaped
+    text = json.dumps(
+        value, separators=(",", ":"), allow_nan=False
+    )  # ASCII: U+2028 and lone surrogates are escaped
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 

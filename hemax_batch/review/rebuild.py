@@ -21,10 +21,14 @@ def rebuild(root: Path, slide_ids: tuple[str, ...], say: Callable[[str], None]) 
     results = ResultsFolder(root)
     folders = results.folders()
     if not folders:
-        raise UsageError(f"{results.root}: holds no results of hemax-batch; name the folder that --out named")
+        raise UsageError(
+            f"{results.root}: holds no results of hemax-batch; name the folder that --out named"
+        )
     known = {folder.name for folder in folders}
     if unknown := [slide_id for slide_id in slide_ids if slide_id not in known]:
-        raise UsageError(f"--slide {unknown[0]}: is not in {results.root}; there are {', '.join(sorted(known)[:8])}")
+        raise UsageError(
+            f"--slide {unknown[0]}: is not in {results.root}; there are {', '.join(sorted(known)[:8])}"
+        )
     wanted = [folder for folder in folders if not slide_ids or folder.name in slide_ids]
     _keep_a_place_for_the_lock(results)
     with OutputLock(results.state, 0.0):
@@ -38,7 +42,9 @@ def _keep_a_place_for_the_lock(results: ResultsFolder) -> None:
     try:
         results.state.mkdir(exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{results.root}: cannot be written: {error.strerror}; check permissions and space") from error
+        raise OutputError(
+            f"{results.root}: cannot be written: {error.strerror}; check permissions and space"
+        ) from error
 
 
 def _one(folder: Path, say: Callable[[str], None]) -> bool:

@@ -25,7 +25,9 @@ from .pages import environment, inline, script_json, write_page
 
 REPORT_NAME = "report.html"
 MOST_CELLS = 20_000  # some 100 MB of page; a smear of so many white cells is no smear, and memory must stay bounded
-_BLOCK_CELLS = 60  # pictures and outlines that the page parses at a time, when they come near the screen
+_BLOCK_CELLS = (
+    60  # pictures and outlines that the page parses at a time, when they come near the screen
+)
 _SCRIPTS = ("data.js", "review.js", "csv.js", "gallery.js", "desk.js")
 
 
@@ -44,20 +46,28 @@ def write_report_or_say_why(folder: Path) -> Path:
     full or forbidden disk, or more than MOST_CELLS cells, gives a page that says what went wrong and how to go on."""
     try:
         if (cells := load_record(folder).cells) > MOST_CELLS:
-            raise ResultsError(f"{cells} cells are more than the {MOST_CELLS} that a page is made of unasked")
+            raise ResultsError(
+                f"{cells} cells are more than the {MOST_CELLS} that a page is made of unasked"
+            )
         return write_report(folder)
     except OutputError:
         raise
-    except Exception as error:  # a page must not cost a slide its results: whatever it is, it is said in the page
+    except (
+        Exception
+    ) as error:  # a page must not cost a slide its results: whatever it is, it is said in the page
         page = environment().get_template("failed.html.j2")
         why = str(error) if isinstance(error, HemaxError) else f"{type(error).__name__}: {error}"
-        return write_page(folder / REPORT_NAME, page.generate(slide=folder.name, why=why, claim=CLAIM))
+        return write_page(
+            folder / REPORT_NAME, page.generate(slide=folder.name, why=why, claim=CLAIM)
+        )
 
 
 def gallery_order(cells: tuple[LoadedCell, ...]) -> list[LoadedCell]:
     """As a reviewer meets them: the unidentified first, then class by class in clinical order, least certain first."""
     order = [UNIDENTIFIED, *CLASS_NAMES]
-    return sorted(cells, key=lambda cell: (order.index(cell.class_name), cell.confidence, cell.cell_id))
+    return sorted(
+        cells, key=lambda cell: (order.index(cell.class_name), cell.confidence, cell.cell_id)
+    )
 
 
 def _context(slide: LoadedSlide) -> dict:
@@ -69,18 +79,33 @@ def _context(slide: LoadedSlide) -> dict:
     drawn = draw_overview(slide)
     sections = [
         {**c, "cells": [cell for cell in ordered if cell.class_name == c["name"]]}
-        for c in (classes[-1], *classes[:-1]) if c["predicted"]
-    ]  # fmt: skip
+        for c in (classes[-1], *classes[:-1])
+        if c["predicted"]
+    ]
     return {
-        "claim": CLAIM, "slide": slide.record.slide_id, "record": slide.record, "differential": slide.differential,
-        "rows": class_rows(slide.differential), "facts": facts(slide), "percent": percent,
-        "classes": classes, "sections": [section for section in sections if section["cells"]], "overview": drawn,
-        "style": style, "style_hash": style_hash, "script": script, "script_hash": script_hash, "to_review": sum(c.review for c in slide.cells),
-        "data": script_json(_data(slide, classes, ordered, drawn.units_per_px)), "blocks": _blocks(slide, ordered),
-    }  # fmt: skip
+        "claim": CLAIM,
+        "slide": slide.record.slide_id,
+        "record": slide.record,
+        "differential": slide.differential,
+        "rows": class_rows(slide.differential),
+        "facts": facts(slide),
+        "percent": percent,
+        "classes": classes,
+        "sections": [section for section in sections if section["cells"]],
+        "overview": drawn,
+        "style": style,
+        "style_hash": style_hash,
+        "script": script,
+        "script_hash": script_hash,
+        "to_review": sum(c.review for c in slide.cells),
+        "data": script_json(_data(slide, classes, ordered, drawn.units_per_px)),
+        "blocks": _blocks(slide, ordered),
+    }
 
 
-def _data(slide: LoadedSlide, classes: list[dict], ordered: list[LoadedCell], units_per_px: float) -> dict:
+def _data(
+    slide: LoadedSlide, classes: list[dict], ordered: list[LoadedCell], units_per_px: float
+) -> dict:
     """What the page's script works on, besides pictures and outlines."""
     return {
         "slide": slide.record.slide_id,
@@ -95,11 +120,20 @@ def _data(slide: LoadedSlide, classes: list[dict], ordered: list[LoadedCell], un
 def _cell(cell: LoadedCell, slide: LoadedSlide, units_per_px: float) -> dict:
     x, y = cell.centre
     return {
-        "id": cell.cell_id, "class": cell.class_name, "p": cell.confidence, "out": cell.left_out,
-        "x": round(x * units_per_px, 2), "y": round(y * units_per_px, 2), "states": cell.states, "um": cell.diameter_um,
-        "rbc": cell.diameter_vs_rbc, "nc": cell.nc_ratio, "nucleus": cell.nucleus_fraction, "why": cell.reasons,
+        "id": cell.cell_id,
+        "class": cell.class_name,
+        "p": cell.confidence,
+        "out": cell.left_out,
+        "x": round(x * units_per_px, 2),
+        "y": round(y * units_per_px, 2),
+        "states": cell.states,
+        "um": cell.diameter_um,
+        "rbc": cell.diameter_vs_rbc,
+        "nc": cell.nc_ratio,
+        "nucleus": cell.nucleus_fraction,
+        "why": cell.reasons,
         "say": cell.explanation,
-    }  # fmt: skip
+    }
 
 
 def _blocks(slide: LoadedSlide, ordered: list[LoadedCell]) -> Iterator[Markup]:

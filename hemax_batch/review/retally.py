@@ -45,7 +45,11 @@ class Tally:
 
 
 def retally(
-    root: Path, files: list[Path], reviewers: list[str], wbc: float | None = None, wait_lock_s: float = 0.0
+    root: Path,
+    files: list[Path],
+    reviewers: list[str],
+    wbc: float | None = None,
+    wait_lock_s: float = 0.0,
 ) -> Tally:
     """Check the decisions of one or two files against the results in `root`, count again, and write the reviews.
 
@@ -54,7 +58,9 @@ def retally(
     OutputError where it cannot be written.
     """
     if not 1 <= len(files) <= 2:
-        raise UsageError(f"{len(files)} files of corrections; one or two (of two reviewers) can be tallied at a time")
+        raise UsageError(
+            f"{len(files)} files of corrections; one or two (of two reviewers) can be tallied at a time"
+        )
     if wbc is not None and not 0 < wbc <= _MAX_WBC:
         raise UsageError(f"--wbc {wbc:g}: must be above 0 and at most {_MAX_WBC:g} (10^9/l)")
     results = ResultsFolder(root)
@@ -77,7 +83,9 @@ def _refuse_one_reviewer_twice(reviews: list[Reviewed]) -> None:
     seen = set()
     for review in reviews:
         if (key := (review.slide_id, review.file_name.casefold())) in seen:
-            raise UsageError(f"two files of reviewer {review.reviewer!r} on slide {review.slide_id!r}; one each")
+            raise UsageError(
+                f"two files of reviewer {review.reviewer!r} on slide {review.slide_id!r}; one each"
+            )
         seen.add(key)
 
 
@@ -91,20 +99,33 @@ def _write(folder: Path, review: Reviewed, now: str) -> None:
     name, target, looked_at = review.file_name, folder / review.sha256[:16], review.decided
     decisions = _decisions(review)
     cells = [
-        [safe_text(review.slide_id), str(i), review.before[i], review.after[i], "true" if i in looked_at else "false"]
+        [
+            safe_text(review.slide_id),
+            str(i),
+            review.before[i],
+            review.after[i],
+            "true" if i in looked_at else "false",
+        ]
         for i in sorted(review.before)
     ]
     columns = ("slide", "cell_id", "class_before", "class_after", "reviewed")
     write_bytes(target / f"{name}.corrections.csv", decisions)
     write_bytes(target / f"{name}.cells.csv", as_table(columns, cells))
-    write_bytes(target / f"{name}.differential.csv", as_table(SIDE_BY_SIDE_COLUMNS, side_by_side_rows(review)))
+    write_bytes(
+        target / f"{name}.differential.csv",
+        as_table(SIDE_BY_SIDE_COLUMNS, side_by_side_rows(review)),
+    )
     write_bytes(target / f"{name}.json", as_json(review_record(review, now)))
     line = {
-        "time": now, "reviewer": review.reviewer, "result_sha256": review.sha256,
-        "corrections_sha256": hashlib.sha256(decisions).hexdigest(), "decided": len(looked_at),
-        "reclassified": review.reclassified, "white_cells_before": review.count_before.n_white,
+        "time": now,
+        "reviewer": review.reviewer,
+        "result_sha256": review.sha256,
+        "corrections_sha256": hashlib.sha256(decisions).hexdigest(),
+        "decided": len(looked_at),
+        "reclassified": review.reclassified,
+        "white_cells_before": review.count_before.n_white,
         "white_cells_after": review.count_after.n_white,
-    }  # fmt: skip
+    }
     _add_line(folder / "trail.jsonl", json.dumps(line, ensure_ascii=False))
 
 
@@ -113,7 +134,9 @@ def _add_line(path: Path, line: str) -> None:
     try:
         earlier = path.read_bytes() if path.exists() else b""
     except OSError as error:
-        raise OutputError(f"{path}: cannot be read to add to it: {error.strerror}; check permissions") from error
+        raise OutputError(
+            f"{path}: cannot be read to add to it: {error.strerror}; check permissions"
+        ) from error
     if earlier and not earlier.endswith(b"\n"):
         earlier += b"\n"
     write_bytes(path, earlier + line.encode() + b"\n")

@@ -20,7 +20,11 @@ SIDE_BY_SIDE_COLUMNS = (
 )  # fmt: skip
 
 #: What a reviewer can count though the network cannot see it, as `NOT_ASSESSED` words it.
-_COUNTED_BY_EYE = {"smudge cells": "smudge", "variant lymphocytes": "variant_lymphocyte", "plasma cells": "plasma_cell"}
+_COUNTED_BY_EYE = {
+    "smudge cells": "smudge",
+    "variant lymphocytes": "variant_lymphocyte",
+    "plasma cells": "plasma_cell",
+}
 
 
 def review_record(review: Reviewed, now: str) -> dict:
@@ -72,7 +76,17 @@ def side_by_side_rows(review: Reviewed) -> list[list[str]]:
         ["nucleated_red_cells", str(before.nrbc), "", "", "", str(after.nrbc), "", "", ""],
         ["unidentified", str(before.unidentified), "", "", "", str(after.unidentified), "", "", ""],
         *(
-            [name, str(before.outside.get(name, 0)), "", "", "", str(after.outside.get(name, 0)), "", "", ""]
+            [
+                name,
+                str(before.outside.get(name, 0)),
+                "",
+                "",
+                "",
+                str(after.outside.get(name, 0)),
+                "",
+                "",
+                "",
+            ]
             for name in dict.fromkeys((*before.outside, *after.outside))
         ),
     ]
@@ -81,7 +95,11 @@ def side_by_side_rows(review: Reviewed) -> list[list[str]]:
 
 
 def _share(d: Differential, name: str) -> list[str]:
-    share = d.share(name) if name == NEUTROPHILS or name in d.shares else Share(0, math.nan, math.nan, math.nan)
+    share = (
+        d.share(name)
+        if name == NEUTROPHILS or name in d.shares
+        else Share(0, math.nan, math.nan, math.nan)
+    )
     figures = (share.percent, share.low, share.high)
     return [str(share.count), *("" if math.isnan(value) else f"{value:.2f}" for value in figures)]
 
@@ -106,7 +124,12 @@ def agreement_record(a: Agreement, corrections_sha256: list[str], now: str) -> d
         "white_cells": [first.count_after.n_white, second.count_after.n_white],
         "differences": [_difference_record(d) for d in a.differences],
         "disputed": [
-            {"cell_id": i, "before": first.before[i], "first": first.after[i], "second": second.after[i]}
+            {
+                "cell_id": i,
+                "before": first.before[i],
+                "first": first.after[i],
+                "second": second.after[i],
+            }
             for i in a.disputed
         ],
         "merged": {
@@ -122,7 +145,13 @@ def _difference_record(d: Difference) -> dict:
         return None if math.isnan(value) else round(value, 2)
 
     return {
-        "class": d.class_name, "first_percent": figure(d.first), "second_percent": figure(d.second),
-        "mean_percent": figure(d.mean), "difference": figure(d.difference), "low95": figure(d.low),
-        "high95": figure(d.high), "beyond_chance": d.beyond_chance, "each_within_the_others_limits": d.within,
-    }  # fmt: skip
+        "class": d.class_name,
+        "first_percent": figure(d.first),
+        "second_percent": figure(d.second),
+        "mean_percent": figure(d.mean),
+        "difference": figure(d.difference),
+        "low95": figure(d.low),
+        "high95": figure(d.high),
+        "beyond_chance": d.beyond_chance,
+        "each_within_the_others_limits": d.within,
+    }

@@ -16,9 +16,13 @@ from ..slides.zones import BLANK, MONOLAYER, ZoneMap, film_figures
 from ..vocabulary import WHITE_NAMES, ZONES
 from .regions import FIELD_MPP, FIELD_PX, FIELD_STEP_UM
 
-FIELD_SHARE = (FIELD_PX * FIELD_MPP / FIELD_STEP_UM) ** 2  # of the film, in which red cells are measured
+FIELD_SHARE = (
+    FIELD_PX * FIELD_MPP / FIELD_STEP_UM
+) ** 2  # of the film, in which red cells are measured
 
-_UNEVEN = 2.0  # times paler in one region than in another (10th and 90th percentile), the stain is uneven
+_UNEVEN = (
+    2.0  # times paler in one region than in another (10th and 90th percentile), the stain is uneven
+)
 _FEW_REGIONS = 10  # too few to say so
 _SOME_AREA = 0.01  # of a region's film, below which a zone's share is not worth a reason
 _OUT_OF_FOCUS_SHARE = 0.05  # of the regions, above which it is a warning
@@ -27,7 +31,9 @@ _OUT_OF_FOCUS_SHARE = 0.05  # of the regions, above which it is a warning
 def holds_single_cells(zone_map: ZoneMap, slide: Slide, measured: int) -> bool:
     """Whether what looks like the monolayer of a slide holds single red cells, of which `measured` were: tissue may be
     as dense as a monolayer, but has hardly any."""
-    monolayer_mm2 = zone_map.areas_in((0, 0, slide.width, slide.height))[MONOLAYER] * (slide.mpp / 1000) ** 2
+    monolayer_mm2 = (
+        zone_map.areas_in((0, 0, slide.width, slide.height))[MONOLAYER] * (slide.mpp / 1000) ** 2
+    )
     return measured > FEW_RED_CELLS_PER_MM2 * FIELD_SHARE * monolayer_mm2
 
 
@@ -45,10 +51,14 @@ def account_regions(
     counts = np.array([not reason for reason in counting.left_out], bool)
     mm2_per_px = (plan.slide.mpp / 1000) ** 2
     figures = []
-    for region, cells in zip(plan.regions, _tallies(plan.regions, centres_xy, white, white & counts), strict=True):
+    for region, cells in zip(
+        plan.regions, _tallies(plan.regions, centres_xy, white, white & counts), strict=True
+    ):
         if region.index in results:
             areas_mm2 = zone_map.areas_in(region.core) * mm2_per_px
-            figures.append(_read(region, results[region.index], areas_mm2, counting, cells, rbc_diameter_um))
+            figures.append(
+                _read(region, results[region.index], areas_mm2, counting, cells, rbc_diameter_um)
+            )
         else:
             failure = lost[region.index].failure if region.index in lost else "not looked at"
             figures.append(_unreadable(region, failure, mm2_per_px, cells))
@@ -78,29 +88,64 @@ def _read(
     film_mm2[BLANK] = 0
     main = ZONES[int(film_mm2.argmax())] if film_mm2.any() else "blank"
     reasons = [counting.reason(zone) for zone in ZONES]
-    left_out_mm2 = float(sum(area for area, reason in zip(film_mm2, reasons, strict=True) if reason))
+    left_out_mm2 = float(
+        sum(area for area, reason in zip(film_mm2, reasons, strict=True) if reason)
+    )
     told = [
-        f"{reason} ({area:.4f} mm²)" for area, reason in zip(film_mm2, reasons, strict=True)
+        f"{reason} ({area:.4f} mm²)"
+        for area, reason in zip(film_mm2, reasons, strict=True)
         if reason and area > _SOME_AREA * film_mm2.sum()
-    ]  # fmt: skip
+    ]
     cover, overlap, stain_contrast, nuclear_contrast = film_figures(result.squares)
     rbc_per_mm2 = cover / (math.pi / 4 * (rbc_diameter_um / 1000) ** 2)
     return RegionFigures(
-        region.index, region.core, "read", main, not counting.reason(main),
-        "bare glass" if main == "blank" else "; ".join(told), _quality(result.focus, stain_contrast),
-        float(areas_mm2.sum()), float(film_mm2.sum()) - left_out_mm2, left_out_mm2, tuple(areas_mm2.tolist()),
-        result.focus, stain_contrast, nuclear_contrast, cover, overlap, rbc_per_mm2, *cells,
-    )  # fmt: skip
+        region.index,
+        region.core,
+        "read",
+        main,
+        not counting.reason(main),
+        "bare glass" if main == "blank" else "; ".join(told),
+        _quality(result.focus, stain_contrast),
+        float(areas_mm2.sum()),
+        float(film_mm2.sum()) - left_out_mm2,
+        left_out_mm2,
+        tuple(areas_mm2.tolist()),
+        result.focus,
+        stain_contrast,
+        nuclear_contrast,
+        cover,
+        overlap,
+        rbc_per_mm2,
+        *cells,
+    )
 
 
-def _unreadable(region: Region, failure: str, mm2_per_px: float, cells: tuple[int, int, int]) -> RegionFigures:
+def _unreadable(
+    region: Region, failure: str, mm2_per_px: float, cells: tuple[int, int, int]
+) -> RegionFigures:
     x0, y0, x1, y1 = region.core
     area_mm2 = (x1 - x0) * (y1 - y0) * mm2_per_px
     nan = math.nan
     return RegionFigures(
-        region.index, region.core, "unreadable", "", False, f"could not be read: {failure}", "", area_mm2, 0.0, area_mm2,
-        (nan,) * len(ZONES), nan, nan, nan, nan, nan, nan, *cells,
-    )  # fmt: skip
+        region.index,
+        region.core,
+        "unreadable",
+        "",
+        False,
+        f"could not be read: {failure}",
+        "",
+        area_mm2,
+        0.0,
+        area_mm2,
+        (nan,) * len(ZONES),
+        nan,
+        nan,
+        nan,
+        nan,
+        nan,
+        nan,
+        *cells,
+    )
 
 
 def _quality(focus: float, stain_contrast: float) -> str:
@@ -108,42 +153,78 @@ def _quality(focus: float, stain_contrast: float) -> str:
     return "; ".join(
         words
         for words, wrong in (
-            ("out of focus", focus < MIN_FOCUS), ("pale stain", stain_contrast < MIN_STAIN_CONTRAST),
+            ("out of focus", focus < MIN_FOCUS),
+            ("pale stain", stain_contrast < MIN_STAIN_CONTRAST),
         )
         if wrong
-    )  # fmt: skip
+    )
 
 
 def account_smear(
-    regions: Sequence[RegionFigures], counting: Counting, class_names: Sequence[str],
-    stain: StainProfile | None = None, unfamiliar_cells: int | None = None,
-) -> SmearAccount:  # fmt: skip
-    """The sums over a slide's regions, and how it is stained."""
-    glass, red_cell = (stain.background_rgb, stain.rbc_od_rgb) if stain else ((None,) * 3, (None,) * 3)
+    regions: Sequence[RegionFigures], counting: Counting, class_names: Sequence[str]
+) -> SmearAccount:
+    """The sums over a slide's regions."""
     read = [r for r in regions if r.state == "read"]
-    blank, feathered, monolayer, thick = np.sum([r.zones_mm2 for r in read] or [(0.0,) * len(ZONES)], axis=0).tolist()
+    blank, feathered, monolayer, thick = np.sum(
+        [r.zones_mm2 for r in read] or [(0.0,) * len(ZONES)], axis=0
+    ).tolist()
     left_out = [name for name, reason in zip(class_names, counting.left_out, strict=True) if reason]
     return SmearAccount(
-        counting.counted_in, counting.because, len(left_out), sum(name in WHITE_NAMES for name in left_out),
-        *(round(float(sum(areas)), 6) for areas in (
-            [r.area_mm2 for r in regions], [monolayer], [feathered], [thick], [blank],
-            [r.area_mm2 for r in regions if r.state != "read"], [r.used_mm2 for r in regions],
-            [r.left_out_mm2 for r in regions],
-        )),
-        _median([r.focus for r in read]), sum(r.focus < MIN_FOCUS for r in read),
-        _median([r.stain_contrast for r in read]), _median([r.nuclear_contrast for r in read]),
-        *(None if value is None else round(float(value), 4) for value in (*glass, *red_cell)), unfamiliar_cells,
-    )  # fmt: skip
+        counting.counted_in,
+        counting.because,
+        len(left_out),
+        sum(name in WHITE_NAMES for name in left_out),
+        *(
+            round(float(sum(areas)), 6)
+            for areas in (
+                [r.area_mm2 for r in regions],
+                [monolayer],
+                [feathered],
+                [thick],
+                [blank],
+                [r.area_mm2 for r in regions if r.state != "read"],
+                [r.used_mm2 for r in regions],
+                [r.left_out_mm2 for r in regions],
+            )
+        ),
+        _median([r.focus for r in read]),
+        sum(r.focus < MIN_FOCUS for r in read),
+        _median([r.stain_contrast for r in read]),
+    )
+
+
+def stain_figures(
+    stain: StainProfile, regions: Sequence[RegionFigures], unfamiliar: np.ndarray
+) -> dict[str, float | int | None]:
+    """How a slide is stained and how strange its cells are, as entries of `SmearAccount`.
+
+    `unfamiliar` is float [N], of the slide's cells (`records.Cells.unfamiliar`).
+    """
+    colours = ("red", "green", "blue")
+    glass = zip(colours, stain.background_rgb, strict=True)
+    red_cell = zip(colours, stain.rbc_od_rgb, strict=True)
+    return {
+        "nuclear_contrast": _median([r.nuclear_contrast for r in regions if r.state == "read"]),
+        **{f"background_{colour}": round(float(value), 2) for colour, value in glass},
+        **{f"red_cell_od_{colour}": round(float(value), 4) for colour, value in red_cell},
+        "unfamiliar_cells": int((unfamiliar > 1).sum()),
+    }
 
 
 def words_on_quality(regions: Sequence[RegionFigures]) -> list[str]:
     """What is wrong with focus and stain over the slide: sentences for the warnings."""
     warnings = []
     focus = [r.focus for r in regions if not math.isnan(r.focus)]
-    contrast = [r.stain_contrast for r in regions if r.zone == "monolayer" and not math.isnan(r.stain_contrast)]
+    contrast = [
+        r.stain_contrast
+        for r in regions
+        if r.zone == "monolayer" and not math.isnan(r.stain_contrast)
+    ]
     blurred = sum(value < MIN_FOCUS for value in focus)
     if blurred > _OUT_OF_FOCUS_SHARE * len(focus):
-        warnings.append(f"{blurred} of {len(focus)} regions are out of focus (sharpness below {MIN_FOCUS:g})")
+        warnings.append(
+            f"{blurred} of {len(focus)} regions are out of focus (sharpness below {MIN_FOCUS:g})"
+        )
     if contrast and np.median(contrast) < MIN_STAIN_CONTRAST:
         warnings.append(
             f"pale stain: red cells have an optical density of {np.median(contrast):.3f} (below {MIN_STAIN_CONTRAST:g})"

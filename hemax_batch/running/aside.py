@@ -24,7 +24,9 @@ from ..model.allocator import give_back_freed_memory
 from .nursery import METHOD, leave_with_the_run
 
 _POLL_S = 0.1
-_START_S = 300.0  # for Python and what reads slides to be loaded, on a loaded machine from a cold share
+_START_S = (
+    300.0  # for Python and what reads slides to be loaded, on a loaded machine from a cold share
+)
 
 
 class NoAnswer(Exception):

@@ -22,7 +22,9 @@ from .last_words import TOPIC
 AHEAD = 4  # tasks in flight per worker: the next ones are there when one ends, and the graph stays small
 _NO_WORKERS_S = 600  # without any worker while tasks wait: an elastic cluster may take its time, a dead one never ends
 _LOST = "the dask scheduler is lost; what is finished is kept: run again to go on from there"
-_GPU_CHANCES = 2  # a new process may find a GPU well whose last one was lost; a second loss retires it
+_GPU_CHANCES = (
+    2  # a new process may find a GPU well whose last one was lost; a second loss retires it
+)
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,9 @@ class DaskExecutor:
         self._cluster = cluster
         self._done: queue.SimpleQueue = queue.SimpleQueue()
         self._futures: dict[Any, Any] = {}
-        self._run = uuid.uuid4().hex  # two runs on one cluster must not take each other's tasks for their own
+        self._run = (
+            uuid.uuid4().hex
+        )  # two runs on one cluster must not take each other's tasks for their own
         self._count = 0
         self._gpu_losses: Counter[str] = Counter()
         self._threads_known: tuple[float, int] = (float("-inf"), 1)
@@ -124,14 +128,21 @@ class DaskExecutor:
         """Send `function(argument)` to the workers; urgent tasks overtake those that wait."""
         self._count += 1
         key = f"{function.__name__}-{self._run}-{self._count}"
-        future = self._client.submit(function, argument, key=key, pure=False, priority=10 if urgent else 0)
+        future = self._client.submit(
+            function, argument, key=key, pure=False, priority=10 if urgent else 0
+        )
         self._futures[key] = (tag, future)
         future.add_done_callback(lambda done: self._done.put((done.key, None)))
 
     def _told(self, event: tuple[float, dict]) -> None:
         """A worker says that it ends itself because a task hangs."""
         seconds = event[1]["seconds"]
-        self._done.put((event[1]["key"], TaskHung(f"took longer than {seconds:g} s; its worker process was ended")))
+        self._done.put(
+            (
+                event[1]["key"],
+                TaskHung(f"took longer than {seconds:g} s; its worker process was ended"),
+            )
+        )
 
     def wait(self, timeout_s: float) -> list[Finished]:
         """Tasks that have ended, after at most `timeout_s`; [] without any.
@@ -148,7 +159,11 @@ class DaskExecutor:
         if self._client.status in ("closed", "closing"):
             raise HemaxError(_LOST)
         self._check_workers()
-        return [self._collect(*self._futures.pop(key), hung) for key, hung in ended if key in self._futures]
+        return [
+            self._collect(*self._futures.pop(key), hung)
+            for key, hung in ended
+            if key in self._futures
+        ]
 
     def _check_workers(self) -> None:
         if self._threads() or not self._futures:
@@ -165,7 +180,9 @@ class DaskExecutor:
         try:
             return Finished(tag, error=hung) if hung else Finished(tag, future.result(timeout=60))
         except KilledWorker:
-            return Finished(tag, error=WorkerDied("every worker process that tried it died (out of memory?)"))
+            return Finished(
+                tag, error=WorkerDied("every worker process that tried it died (out of memory?)")
+            )
         except CancelledError as error:
             raise HemaxError(
                 "the dask scheduler dropped a task (was it restarted?); what is finished is kept: run again to go on"
@@ -192,7 +209,9 @@ class DaskExecutor:
             if spec["options"]["env"].get("CUDA_VISIBLE_DEVICES") == lost.gpu:
                 self._free_of_gpu(name, use_cpu)
         if self._cluster.worker_spec:
-            return "its workers go on without it, on the CPU" if use_cpu else "its workers are retired"
+            return (
+                "its workers go on without it, on the CPU" if use_cpu else "its workers are retired"
+            )
         raise HemaxError(
             f"{lost}; no GPU is left; what is finished is kept: run again once it is well, or with --on-gpu-loss cpu"
         )

@@ -85,7 +85,9 @@ class Eye:
                 batch_xy = centres_xy[start : start + self.batch_size]
                 batch = coming.result() if coming else self._cut(batch_xy, size_px)
                 next_xy = centres_xy[start + self.batch_size : start + 2 * self.batch_size]
-                coming = ahead.submit(self._cut, next_xy, size_px) if ahead and len(next_xy) else None
+                coming = (
+                    ahead.submit(self._cut, next_xy, size_px) if ahead and len(next_xy) else None
+                )
                 try:
                     said = self._ask(batch)
                 except (MemoryError, RuntimeError) as error:
@@ -98,7 +100,9 @@ class Eye:
                     continue
                 self.patches += len(batch_xy)
                 self.platelets += said.platelets
-                parts.append(Seen(said.cells, said.cut, batch_xy[said.patch_index], batch_xy[said.saturated]))
+                parts.append(
+                    Seen(said.cells, said.cut, batch_xy[said.patch_index], batch_xy[said.saturated])
+                )
                 start += len(batch_xy)
         return Seen.joined(parts)
 

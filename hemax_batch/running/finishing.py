@@ -48,7 +48,9 @@ class Finishing:
         """Drop what has not been begun, and wait for the slide in hand while there is time."""
         if self._thread is not None:
             self._thread.shutdown(wait=False, cancel_futures=True)
-        self._in_hand = {future: work for future, work in self._in_hand.items() if not future.cancelled()}
+        self._in_hand = {
+            future: work for future, work in self._in_hand.items() if not future.cancelled()
+        }
         while wait(self._in_hand, _POLL_S).not_done and stop.leaves_time():
             pass
 

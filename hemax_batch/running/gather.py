@@ -40,12 +40,18 @@ def gather(work: SlideWork, kept: KeptAside) -> Gathered:
     audited_mm2 = round(sum(r.audited_um2 for r in looked) / 1e6, 6)
     missed = sum(r.audit_cells for r in looked)
     figures = ScanFigures(
-        scanned_mm2=round(work.plan.scanned_mm2, 6), blank_mm2=round(work.plan.blank_mm2, 6),
-        proposals=sum(r.proposals for r in looked), patches=sum(r.patches for r in looked),
-        saturated=sum(r.saturated for r in looked), platelets=sum(r.platelets for r in looked),
-        audited_mm2=audited_mm2, audit_cells=missed,
-    )  # fmt: skip
+        scanned_mm2=round(work.plan.scanned_mm2, 6),
+        blank_mm2=round(work.plan.blank_mm2, 6),
+        proposals=sum(r.proposals for r in looked),
+        patches=sum(r.patches for r in looked),
+        saturated=sum(r.saturated for r in looked),
+        platelets=sum(r.platelets for r in looked),
+        audited_mm2=audited_mm2,
+        audit_cells=missed,
+    )
     passed_over_mm2 = round(sum(r.passed_over_um2 for r in looked) / 1e6, 6)
     diameters_um = np.concatenate([np.zeros(0, np.float32), *(r.rbc_diameters_um for r in looked)])
     notes = [f"region {r.region_index}: {note}" for r in looked for note in r.notes]
-    return Gathered(looked, merged, figures, audit_of(missed, audited_mm2, passed_over_mm2), diameters_um, notes)
+    return Gathered(
+        looked, merged, figures, audit_of(missed, audited_mm2, passed_over_mm2), diameters_um, notes
+    )

@@ -15,11 +15,18 @@ from multiprocessing import forkserver
 METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 _LIGHT = ["distributed", "hemax_batch.running.warm"]
 _PRELOAD = {
-    "torch": [*_LIGHT, "hemax_batch.model.torch_network", "hemax_batch.model.hemax", "safetensors.torch"],
+    "torch": [
+        *_LIGHT,
+        "hemax_batch.model.torch_network",
+        "hemax_batch.model.hemax",
+        "safetensors.torch",
+    ],
     "openvino": _LIGHT,
 }
 #: One thread for every numeric library, as there is a worker per core.
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1")
+ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"
+)
 
 
 def open_nursery(engine: str) -> None:

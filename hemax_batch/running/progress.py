@@ -67,8 +67,17 @@ class Reporter:
     def slide_planned(self, slide_id: str, regions: int, finished: int, mm2: float) -> None:
         """`finished` of its regions were already done by an earlier run."""
         self._counts.planned += regions - finished
-        self._event("slide_planned", slide=slide_id, regions=regions, finished=finished, scanned_mm2=round(mm2, 3))
-        self._say(f"{slide_id}: {regions} regions, {mm2:.1f} mm²" + (f", {finished} done before" if finished else ""))
+        self._event(
+            "slide_planned",
+            slide=slide_id,
+            regions=regions,
+            finished=finished,
+            scanned_mm2=round(mm2, 3),
+        )
+        self._say(
+            f"{slide_id}: {regions} regions, {mm2:.1f} mm²"
+            + (f", {finished} done before" if finished else "")
+        )
         if self._bars:
             self._bars.slide(slide_id, regions, finished)
 
@@ -77,24 +86,42 @@ class Reporter:
         self._counts.regions += 1
         self._counts.cells += len(result.cells)
         self._event(
-            "region_done", slide=slide_id, region=result.region_index, cells=len(result.cells), patches=result.patches,
-            seconds_read=round(result.seconds_read, 3), seconds_network=round(result.seconds_network, 3),
+            "region_done",
+            slide=slide_id,
+            region=result.region_index,
+            cells=len(result.cells),
+            patches=result.patches,
+            seconds_read=round(result.seconds_read, 3),
+            seconds_network=round(result.seconds_network, 3),
             failure=result.failure,
-        )  # fmt: skip
+        )
         if result.failure:
-            self._say(f"{slide_id}: region {result.region_index} lost: {result.failure}", failure=True)
+            self._say(
+                f"{slide_id}: region {result.region_index} lost: {result.failure}", failure=True
+            )
         if self._bars:
             self._bars.advance(slide_id, self._rate())
         elif time.monotonic() - self._last_line > _LINE_EVERY_S:
             self._last_line = time.monotonic()
             self._say(self._rate())
 
-    def slide_ended(self, slide_id: str, state: str, cells: int, seconds: float, reason: str) -> None:
+    def slide_ended(
+        self, slide_id: str, state: str, cells: int, seconds: float, reason: str
+    ) -> None:
         """`state`: done, skipped, failed or not reached."""
         self._counts.ended_slides += 1
         self._counts.failed_slides += state == "failed"
-        self._event("slide_ended", slide=slide_id, state=state, cells=cells, seconds=round(seconds, 2), reason=reason)
-        text = f"{slide_id}: {state}" + (f", {cells} cells in {seconds:.1f} s" if state == "done" else "")
+        self._event(
+            "slide_ended",
+            slide=slide_id,
+            state=state,
+            cells=cells,
+            seconds=round(seconds, 2),
+            reason=reason,
+        )
+        text = f"{slide_id}: {state}" + (
+            f", {cells} cells in {seconds:.1f} s" if state == "done" else ""
+        )
         self._say(text + (f": {reason}" if reason else ""), failure=state == "failed")
         if self._bars:
             self._bars.end(slide_id)
@@ -136,7 +163,10 @@ class Reporter:
             with open(self._log_json, "a", encoding="utf-8", errors="surrogateescape") as file:
                 file.write(line + "\n")
         except OSError as error:
-            print(f"--log-json {self._log_json}: {error.strerror}; no more events are written", file=sys.stderr)
+            print(
+                f"--log-json {self._log_json}: {error.strerror}; no more events are written",
+                file=sys.stderr,
+            )
             self._log_json = None
 
 
@@ -145,12 +175,21 @@ class _Bars:
 
     def __init__(self):
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
 
         self._progress = Progress(
-            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
             console=Console(stderr=True),
-        )  # fmt: skip
+        )
         self._tasks = {}
         self._overall = self._progress.add_task("starting", total=None)
 
@@ -161,7 +200,9 @@ class _Bars:
         self._progress.stop()
 
     def slide(self, slide_id: str, total: int, finished: int) -> None:
-        self._tasks[slide_id] = self._progress.add_task(slide_id[:40], total=total, completed=finished)
+        self._tasks[slide_id] = self._progress.add_task(
+            slide_id[:40], total=total, completed=finished
+        )
 
     def advance(self, slide_id: str, overall: str) -> None:
         self._progress.advance(self._tasks[slide_id])

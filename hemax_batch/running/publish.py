@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +41,13 @@ from ..settings import FORMAT_VERSION, RunSettings
 from ..slides.overview import assemble
 from ..slides.zones import zone_map
 from ..vocabulary import ZONES
-from .account import account_regions, account_smear, holds_single_cells, words_on_quality
+from .account import (
+    account_regions,
+    account_smear,
+    holds_single_cells,
+    stain_figures,
+    words_on_quality,
+)
 from .gather import Gathered, gather
 from .spread import MANY_CELLS, Spread
 from .workqueue import SlideWork, unreadable_share
@@ -87,7 +93,9 @@ class _Counted:
     differential: Differential
 
 
-def _count(work: SlideWork, found: Gathered, settings: RunSettings, min_confidence: float) -> _Counted:
+def _count(
+    work: SlideWork, found: Gathered, settings: RunSettings, min_confidence: float
+) -> _Counted:
     slide, cells = work.slide, found.merged.cells
     measures = measure(cells, slide.mpp, found.diameters_um)
     readings = read_cells(cells, measures, (slide.width, slide.height), min_confidence)
@@ -96,56 +104,110 @@ def _count(work: SlideWork, found: Gathered, settings: RunSettings, min_confiden
     lost = [region.core for region in work.plan.regions if region.index not in read]
     zones = zone_map(slide, [r.squares for r in found.looked], lost)
     counting = choose_cells(
-        names, [ZONES[z] for z in zones.at(centres_xy).tolist()], settings.count_in, settings.target_cells,
+        names,
+        [ZONES[z] for z in zones.at(centres_xy).tolist()],
+        settings.count_in,
+        settings.target_cells,
         is_smear=holds_single_cells(zones, slide, len(found.diameters_um)),
-    )  # fmt: skip
+    )
     regions = account_regions(
-        work.plan, found.looked, work.lost, zones, counting, centres_xy, names, measures.rbc_diameter_um
+        work.plan,
+        found.looked,
+        work.lost,
+        zones,
+        counting,
+        centres_xy,
+        names,
+        measures.rbc_diameter_um,
     )
     those = [name for name, reason in zip(names, counting.left_out, strict=True) if not reason]
     differential = count(those, settings.target_cells, settings.wbc, settings.rules)
-    smear = account_smear(regions, counting, names, work.plan.stain, int((cells.unfamiliar > 1).sum()))
+    stained = stain_figures(work.plan.stain, regions, cells.unfamiliar)
+    smear = replace(account_smear(regions, counting, names), **stained)
     return _Counted(measures, readings, counting, regions, smear, differential)
 
 
-def _record(work: SlideWork, found: Gathered, counted: _Counted, weights_sha256: str) -> SlideRecord:
+def _record(
+    work: SlideWork, found: Gathered, counted: _Counted, weights_sha256: str
+) -> SlideRecord:
     slide, merged, measures = work.slide, found.merged, counted.measures
     told = [
-        words_on_unfamiliar(merged.cells), words_on(counted.counting, counted.readings.names),
-        found.audit.words(len(merged.ids)), *words_on_quality(counted.regions),
-    ]  # fmt: skip
+        words_on_unfamiliar(merged.cells),
+        words_on(counted.counting, counted.readings.names),
+        found.audit.words(len(merged.ids)),
+        *words_on_quality(counted.regions),
+    ]
     return SlideRecord(
-        FORMAT_VERSION, slide.slide_id, slide.path, slide.width, slide.height, slide.mpp, work.fingerprint,
-        slide.fingerprint, weights_sha256, __version__, len(merged.ids), len(work.plan.regions),
-        tuple(sorted(work.lost)), round(unreadable_share(work), 6), _warnings(work, told, found.notes),
-        merged.dropped["duplicate"], measures.rbc_diameter_um, measures.rbc_measured, found.figures, counted.smear,
+        FORMAT_VERSION,
+        slide.slide_id,
+        slide.path,
+        slide.width,
+        slide.height,
+        slide.mpp,
+        work.fingerprint,
+        slide.fingerprint,
+        weights_sha256,
+        __version__,
+        len(merged.ids),
+        len(work.plan.regions),
+        tuple(sorted(work.lost)),
+        round(unreadable_share(work), 6),
+        _warnings(work, told, found.notes),
+        merged.dropped["duplicate"],
+        measures.rbc_diameter_um,
+        measures.rbc_measured,
+        found.figures,
+        counted.smear,
         found.audit,
-    )  # fmt: skip
+    )
 
 
-def _write_tables(made: Path, slide: Slide, found: Gathered, counted: _Counted, record: SlideRecord) -> None:
+def _write_tables(
+    made: Path, slide: Slide, found: Gathered, counted: _Counted, record: SlideRecord
+) -> None:
     """The slide's tables and its differential."""
-    rows = cell_rows(slide.slide_id, found.merged, counted.measures, counted.readings, counted.counting)
+    rows = cell_rows(
+        slide.slide_id, found.merged, counted.measures, counted.readings, counted.counting
+    )
     write_table(made / "cells.csv", CELL_COLUMNS, rows)
     write_table(made / "regions.csv", REGION_COLUMNS, region_rows(slide.slide_id, counted.regions))
     to_review = int(counted.readings.review.sum())
-    row = differential_row(slide.slide_id, slide.path, counted.differential, to_review, record.warnings)
+    row = differential_row(
+        slide.slide_id, slide.path, counted.differential, to_review, record.warnings
+    )
     write_table(made / "differential.csv", DIFFERENTIAL_COLUMNS, [row])
     write_differential(
-        made / "differential.json", slide.slide_id, slide.path, counted.differential, counted.measures, to_review,
-        record.warnings, counted.smear, found.audit,
-    )  # fmt: skip
+        made / "differential.json",
+        slide.slide_id,
+        slide.path,
+        counted.differential,
+        counted.measures,
+        to_review,
+        record.warnings,
+        counted.smear,
+        found.audit,
+    )
 
 
 def _write_cells(
-    made: Path, slide: Slide, merged: MergedCells, counted: _Counted, kept: KeptAside, processes: int
+    made: Path,
+    slide: Slide,
+    merged: MergedCells,
+    counted: _Counted,
+    kept: KeptAside,
+    processes: int,
 ) -> None:
     """What shows the slide's cells: masks, pictures, outlines."""
     with Spread(processes if len(merged.ids) >= MANY_CELLS else 0) as spread:
         write_masks(made / "masks.zarr", slide, merged, counted.readings.names, spread.map)
     write_pictures(made / "pictures.zip", merged, kept.picture)
     write_geojson(
-        made / "cells.geojson", slide.slide_id, merged, counted.measures, counted.readings, kept.outline
+        made / "cells.geojson",
+        slide.slide_id,
+        merged,
+        counted.measures,
+        counted.readings,
+        kept.outline,
     )
 
 
@@ -160,7 +222,11 @@ def _warnings(work: SlideWork, told: list[str], notes: list[str]) -> tuple[str, 
         )
     warnings += filter(None, told)
     left_out = len(notes) - _MOST_WARNINGS
-    return (*warnings, *notes[:_MOST_WARNINGS], *([f"and {left_out} more such notes"] if left_out > 0 else []))
+    return (
+        *warnings,
+        *notes[:_MOST_WARNINGS],
+        *([f"and {left_out} more such notes"] if left_out > 0 else []),
+    )
 
 
 def write_run_tables(results: ResultsFolder) -> None:

@@ -32,9 +32,15 @@ from ..slides.zones import measure_squares
 from .eye import Eye, Seen
 from .last_words import ended_after, gpu_losses_told
 
-LARGEST_CELL_UM = 22.0  # promyelocytes and blasts reach 21 µm: whole in some patch of --exhaustive's lattice
+LARGEST_CELL_UM = (
+    22.0  # promyelocytes and blasts reach 21 µm: whole in some patch of --exhaustive's lattice
+)
 EDGE_UM = 1.0  # by which an outline may fall short of its patch's border
-FIELD_STEP_UM, FIELD_MPP, FIELD_PX = 100.0, 0.5, 150  # 75 µm of every 100: some ten single red cells each
+FIELD_STEP_UM, FIELD_MPP, FIELD_PX = (
+    100.0,
+    0.5,
+    150,
+)  # 75 µm of every 100: some ten single red cells each
 _OPEN_SLIDES = 3  # kept open per thread that works: this slide's, and the next one's first regions
 AUDIT_SEED = 0  # one draw for ever: the same slide gives the same sample
 
@@ -74,7 +80,9 @@ def process_region(job: RegionJob) -> RegionResult:
     GpuLostError, after which this process ends itself if it is a worker.
     """
     with ended_after(job.look.timeout_s), gpu_losses_told():
-        predictor = load_predictor(job.look.weights, job.look.weights_sha256, job.look.device, job.look.engine)
+        predictor = load_predictor(
+            job.look.weights, job.look.weights_sha256, job.look.device, job.look.engine
+        )
         try:
             return _look_at(job, predictor)
         except ReadError:  # OpenSlide's errors latch: only a new handle can succeed
@@ -90,7 +98,9 @@ def process_region(job: RegionJob) -> RegionResult:
 
 def unreadable(region_index: int, why: str) -> RegionResult:
     """The result of a region that could not be done."""
-    return RegionResult(region_index, Cells.empty(), np.zeros(0, np.float32), 0, 0, 0, 0, failure=why)
+    return RegionResult(
+        region_index, Cells.empty(), np.zeros(0, np.float32), 0, 0, 0, 0, failure=why
+    )
 
 
 @lru_cache(maxsize=1)
@@ -122,7 +132,9 @@ def _look_at(job: RegionJob, predictor) -> RegionResult:
     seconds_screen = time.perf_counter() - begun
     mine = candidates[inside(candidates, region.core)]
     seen = eye.see(mine, card.patch_px)
-    windows = eye.see(smaller_windows(seen.crowded_xy, card, job.slide.mpp), window_px(card.patch_px))
+    windows = eye.see(
+        smaller_windows(seen.crowded_xy, card, job.slide.mpp), window_px(card.patch_px)
+    )
     if job.look.exhaustive:  # no patch is a cell's own
         keep, again, notes = ~seen.cut, _too_large(seen, job.slide.mpp), ()
     else:
@@ -136,18 +148,31 @@ def _look_at(job: RegionJob, predictor) -> RegionResult:
     patches, platelets = eye.patches, eye.platelets
     passed_over_um2, audited_um2, audit_cells = _audit(job, eye, candidates, card)
     return RegionResult(
-        region.index, cells, diameters_um, proposals=len(mine), patches=patches,
-        saturated=len(seen.crowded_xy), platelets=platelets,
-        passed_over_um2=passed_over_um2, audited_um2=audited_um2, audit_cells=audit_cells,
-        squares=squares, overview=overview, focus=focus, seconds_read=seconds_screen + eye.seconds_read,
-        seconds_network=eye.seconds_network, notes=notes + _notes_on_crowds(windows),
-    )  # fmt: skip
+        region.index,
+        cells,
+        diameters_um,
+        proposals=len(mine),
+        patches=patches,
+        saturated=len(seen.crowded_xy),
+        platelets=platelets,
+        passed_over_um2=passed_over_um2,
+        audited_um2=audited_um2,
+        audit_cells=audit_cells,
+        squares=squares,
+        overview=overview,
+        focus=focus,
+        seconds_read=seconds_screen + eye.seconds_read,
+        seconds_network=eye.seconds_network,
+        notes=notes + _notes_on_crowds(windows),
+    )
 
 
 def _candidates(job: RegionJob, view: screen.View, card) -> np.ndarray:
     """Where to look, float64 [N, 2]: what the screen proposes in the window, or the lattice that covers it all."""
     if job.look.exhaustive:
-        return screen.lattice_centres(job.region.window, card.patch_px * card.mpp - LARGEST_CELL_UM, job.slide.mpp)
+        return screen.lattice_centres(
+            job.region.window, card.patch_px * card.mpp - LARGEST_CELL_UM, job.slide.mpp
+        )
     return screen.propose_in(view, job.region.window)
 
 
@@ -166,7 +191,9 @@ def _red_cells(job: RegionJob, reader: SlideReader) -> tuple[np.ndarray, float]:
     return np.concatenate(diameters_um), float(np.median(known)) if known else float("nan")
 
 
-def _uncovered(seen: Seen, candidates: np.ndarray, job: RegionJob, reader: SlideReader) -> np.ndarray:
+def _uncovered(
+    seen: Seen, candidates: np.ndarray, job: RegionJob, reader: SlideReader
+) -> np.ndarray:
     """Rows of the cut cells that no candidate stands for, so that no patch would show them whole: int64 [U].
 
     A window's candidates are exact in its core only (its halo is the screen's support), so round a cell beyond the
@@ -179,7 +206,9 @@ def _uncovered(seen: Seen, candidates: np.ndarray, job: RegionJob, reader: Slide
         x, y = seen.centres_xy()[row]
         near = candidates
         if not (x0 + reach_px <= x < x1 - reach_px and y0 + reach_px <= y < y1 - reach_px):
-            near = screen.propose(reader, _square(x, y, (screen.SUPPORT_UM + OWN_UM) / job.slide.mpp), job.stain)
+            near = screen.propose(
+                reader, _square(x, y, (screen.SUPPORT_UM + OWN_UM) / job.slide.mpp), job.stain
+            )
         if not (np.hypot(*(near - (x, y)).T) <= reach_px).any():
             rows.append(row)
     return np.array(rows, int)
@@ -193,7 +222,12 @@ def _too_large(seen: Seen, mpp: float) -> np.ndarray:
 
 
 def _square(x: float, y: float, half_px: float) -> tuple[int, int, int, int]:
-    return math.floor(x - half_px), math.floor(y - half_px), math.ceil(x + half_px), math.ceil(y + half_px)
+    return (
+        math.floor(x - half_px),
+        math.floor(y - half_px),
+        math.ceil(x + half_px),
+        math.ceil(y + half_px),
+    )
 
 
 def whole_or_own(seen: Seen, mpp: float) -> np.ndarray:
@@ -206,12 +240,16 @@ def whole_or_own(seen: Seen, mpp: float) -> np.ndarray:
 
 def _notes_on_cut(seen: Seen, mpp: float) -> tuple[str, ...]:
     places = seen.centres_xy()[seen.cut & seen.own(mpp)]
-    return tuple(f"the cell at x {x:.0f}, y {y:.0f} reaches beyond its patch: its outline is cut" for x, y in places)
+    return tuple(
+        f"the cell at x {x:.0f}, y {y:.0f} reaches beyond its patch: its outline is cut"
+        for x, y in places
+    )
 
 
 def _notes_on_crowds(windows: Seen) -> tuple[str, ...]:
     return tuple(
-        f"more cells than the network can tell apart round x {x:.0f}, y {y:.0f}" for x, y in windows.crowded_xy
+        f"more cells than the network can tell apart round x {x:.0f}, y {y:.0f}"
+        for x, y in windows.crowded_xy
     )
 
 
@@ -241,12 +279,21 @@ def _audit(job: RegionJob, eye: Eye, candidates: np.ndarray, card) -> tuple[floa
         return 0.0, 0.0, 0
     patch_um = card.patch_px * card.mpp
     centres_xy, audited_um2, passed_over_um2 = screen.audit_centres(
-        job.region.core, candidates, job.look.audit, AUDIT_SEED, job.slide.mpp, patch_um,
+        job.region.core,
+        candidates,
+        job.look.audit,
+        AUDIT_SEED,
+        job.slide.mpp,
+        patch_um,
         (job.slide.width, job.slide.height),
     )
     seen = eye.see(centres_xy, card.patch_px)
-    nucleated = measure(seen.cells, job.slide.mpp, np.zeros(0)).nucleus_fraction >= ANY_NUCLEUS_FRACTION[0]
-    found_xy = seen.centres_xy()[nucleated & (seen.cells.class_probs.max(1, initial=0) >= card.min_confidence)]
+    nucleated = (
+        measure(seen.cells, job.slide.mpp, np.zeros(0)).nucleus_fraction >= ANY_NUCLEUS_FRACTION[0]
+    )
+    found_xy = seen.centres_xy()[
+        nucleated & (seen.cells.class_probs.max(1, initial=0) >= card.min_confidence)
+    ]
     away_um = np.hypot(*(found_xy[:, None] - candidates[None]).transpose(2, 0, 1)) * job.slide.mpp
     return passed_over_um2, audited_um2, int((away_um > OWN_UM).all(1).sum())
 

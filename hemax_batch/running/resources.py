@@ -46,7 +46,9 @@ def visible_gpus(environ: dict[str, str] = os.environ) -> list[str]:
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    named = [name.strip() for name in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    named = [
+        name.strip() for name in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()
+    ]
     return (named or [str(i) for i in range(count)])[:count]
 
 

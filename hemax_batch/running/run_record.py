@@ -36,13 +36,17 @@ class RunSummary:
     text: str
 
 
-def summarise(works: list[SlideWork], stop_reason: str, stop_code: int, seconds: float, out: str) -> RunSummary:
+def summarise(
+    works: list[SlideWork], stop_reason: str, stop_code: int, seconds: float, out: str
+) -> RunSummary:
     """The exit code: what stopped the run, else 4 where every slide failed, 3 where some did, 0 otherwise. That time ran out
     hides no failure, and is nothing where all was done by then."""
     states = Counter(work.state for work in works)
     code = stop_code or exit_code_of(states["failed"], len(works))
     if stop_code == EXIT_MAX_MINUTES:
-        code = exit_code_of(states["failed"], len(works)) or (stop_code if states["not reached"] or not works else 0)
+        code = exit_code_of(states["failed"], len(works)) or (
+            stop_code if states["not reached"] or not works else 0
+        )
     parts = [f"{states[s]} {s}" for s in ("done", "skipped", "failed", "not reached") if states[s]]
     cells = sum(work.cells for work in works if work.state == "done")
     text = f"{len(works)} slide{'s' * (len(works) != 1)}: {', '.join(parts)}; {cells} cells in {seconds:.1f} s; {out}"
@@ -64,24 +68,38 @@ def write_run_record(
         "seconds": round(time.time() - begun, 2),
         "command_line": list(options.command_line),
         "settings": asdict(settings),
-        "weights": {"path": str(options.weights) if options.weights else "shipped", "sha256": weights_sha256},
+        "weights": {
+            "path": str(options.weights) if options.weights else "shipped",
+            "sha256": weights_sha256,
+        },
         "workers": workers,
-        "versions": {"hemax-batch": __version__, "python": platform.python_version(), **_versions()},
+        "versions": {
+            "hemax-batch": __version__,
+            "python": platform.python_version(),
+            **_versions(),
+        },
         "hardware": _hardware(),
         "slides": [_slide(work) for work in sorted(works, key=lambda w: w.slide_id)],
     }
     write_bytes(
-        results.root / "run.json", (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace")
+        results.root / "run.json",
+        (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace"),
     )
 
 
 def _slide(work: SlideWork) -> dict:
     return {
-        "slide": work.slide_id, "path": str(work.file.path), "state": work.state, "reason": work.reason,
-        "cells": work.cells, "seconds": round(work.seconds, 2), "fingerprint": work.fingerprint,
-        "regions": len(work.plan.regions) if work.plan else 0, "unreadable_regions": sorted(work.lost),
+        "slide": work.slide_id,
+        "path": str(work.file.path),
+        "state": work.state,
+        "reason": work.reason,
+        "cells": work.cells,
+        "seconds": round(work.seconds, 2),
+        "fingerprint": work.fingerprint,
+        "regions": len(work.plan.regions) if work.plan else 0,
+        "unreadable_regions": sorted(work.lost),
         "warnings": list(work.warnings),
-    }  # fmt: skip
+    }
 
 
 def _versions() -> dict[str, str]:
@@ -96,10 +114,14 @@ def _versions() -> dict[str, str]:
 
 def _hardware() -> dict:
     return {
-        "host": socket.gethostname(), "system": platform.platform(), "processor": platform.machine(),
-        "cores": os.cpu_count(), "cores_usable": cpu_limit(), "memory_gib": round(memory_limit_bytes() / 2**30, 1),
+        "host": socket.gethostname(),
+        "system": platform.platform(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "cores_usable": cpu_limit(),
+        "memory_gib": round(memory_limit_bytes() / 2**30, 1),
         "executable": sys.executable,
-    }  # fmt: skip
+    }
 
 
 def _iso(seconds: float) -> str:

@@ -14,7 +14,9 @@ from .nursery import METHOD, ONE_THREAD, open_nursery
 from .resources import cpu_limit, memory_limit_bytes, visible_gpus
 
 _WORKER_BYTES = 1.5 * 2**30  # torch, the weights and a region's pixels
-_WORKERS_PER_GPU = 8  # reading, screening and drawing take ten times as long as a GPU's look; 0.7 GB of it each
+_WORKERS_PER_GPU = (
+    8  # reading, screening and drawing take ten times as long as a GPU's look; 0.7 GB of it each
+)
 _CONNECT_TIMEOUT_S = 30
 _JOIN_TIMEOUT_S = 120  # for the first worker of a cluster to appear
 
@@ -43,17 +45,28 @@ def _local(workers: int, gpus: list[str], engine: str) -> DaskExecutor:
     from distributed import Client, Nanny, Scheduler, SpecCluster
 
     specs = {
-        i: {"cls": Nanny, "options": {
-            "nthreads": 1, "host": "127.0.0.1", "env": _worker_environment(gpus[i % len(gpus)] if gpus else ""),
-            "dashboard": False, "memory_limit": _limit_bytes(workers), "silence_logs": logging.CRITICAL,
-        }}
+        i: {
+            "cls": Nanny,
+            "options": {
+                "nthreads": 1,
+                "host": "127.0.0.1",
+                "env": _worker_environment(gpus[i % len(gpus)] if gpus else ""),
+                "dashboard": False,
+                "memory_limit": _limit_bytes(workers),
+                "silence_logs": logging.CRITICAL,
+            },
+        }
         for i in range(workers)
-    }  # fmt: skip
+    }
     loopback = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
     scheduler = {"cls": Scheduler, "options": loopback}
-    cluster = _started(lambda: SpecCluster(specs, scheduler, name="hemax-batch", silence_logs=logging.CRITICAL))
+    cluster = _started(
+        lambda: SpecCluster(specs, scheduler, name="hemax-batch", silence_logs=logging.CRITICAL)
+    )
     where = f"on GPU {', '.join(gpus)}" if gpus else "on the CPU"
-    return DaskExecutor(Client(cluster), cluster, f"{workers} local worker{'s' if workers > 1 else ''} {where}")
+    return DaskExecutor(
+        Client(cluster), cluster, f"{workers} local worker{'s' if workers > 1 else ''} {where}"
+    )
 
 
 def _started(make: Callable[[], Any]) -> Any:
@@ -88,12 +101,17 @@ def _existing(options: RunOptions) -> DaskExecutor:
 
     where = options.scheduler or str(options.scheduler_file)
     if options.tls is None and _address(options).startswith("tls://"):
-        raise UsageError(f"dask scheduler {where}: is encrypted; give its certificates with --tls CA CERT KEY")
+        raise UsageError(
+            f"dask scheduler {where}: is encrypted; give its certificates with --tls CA CERT KEY"
+        )
     try:
         client = Client(
-            options.scheduler, scheduler_file=options.scheduler_file and str(options.scheduler_file),
-            security=_security(options.tls), timeout=_CONNECT_TIMEOUT_S, set_as_default=False,
-        )  # fmt: skip
+            options.scheduler,
+            scheduler_file=options.scheduler_file and str(options.scheduler_file),
+            security=_security(options.tls),
+            timeout=_CONNECT_TIMEOUT_S,
+            set_as_default=False,
+        )
         client.wait_for_workers(1, timeout=_JOIN_TIMEOUT_S)
     except (OSError, ValueError) as error:
         raise UsageError(
@@ -118,7 +136,10 @@ def _security(tls: TlsFiles | None):
     from distributed.security import Security
 
     return Security(
-        require_encryption=True, tls_ca_file=str(tls.ca), tls_client_cert=str(tls.cert), tls_client_key=str(tls.key)
+        require_encryption=True,
+        tls_ca_file=str(tls.ca),
+        tls_client_cert=str(tls.cert),
+        tls_client_key=str(tls.key),
     )
 
 
@@ -150,5 +171,12 @@ def _configure(local: bool) -> None:
     dask.config.set(settings)
     # it would import pandas and more here, to have the server for processes import them too; that is the nursery's matter
     distributed.utils._forkserver_preload_set = True
-    for name in ("", ".client", ".core", ".worker", ".nanny", ".scheduler"):  # what matters is raised, and said once
+    for name in (
+        "",
+        ".client",
+        ".core",
+        ".worker",
+        ".nanny",
+        ".scheduler",
+    ):  # what matters is raised, and said once
         logging.getLogger(f"distributed{name}").setLevel(logging.CRITICAL)

@@ -25,7 +25,9 @@ class SlideWork:
     lost: dict[int, RegionResult] = field(default_factory=dict)  # regions that could not be read
     state: str = "waiting"
     reason: str = ""
-    failed_for_good: bool = False  # trying again would not help, unless slide, weights or settings change
+    failed_for_good: bool = (
+        False  # trying again would not help, unless slide, weights or settings change
+    )
     cells: int = 0
     warnings: tuple[str, ...] = ()
     begun: float = 0.0
@@ -37,7 +39,12 @@ class SlideWork:
 
     def is_looked_at(self) -> bool:
         """Whether every region is back."""
-        return self.state == "working" and self.plan is not None and not self.todo and not self.in_flight
+        return (
+            self.state == "working"
+            and self.plan is not None
+            and not self.todo
+            and not self.in_flight
+        )
 
 
 def unreadable_share(work: SlideWork) -> float:

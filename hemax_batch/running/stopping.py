@@ -72,7 +72,9 @@ class StopFlag:
 
     def leaves_time(self) -> bool:
         """Whether there is time for more than to conclude the run: always, but for a while after a signal."""
-        return self._signalled_at is None or time.monotonic() < self._signalled_at + _CONCLUDE_AFTER_S
+        return (
+            self._signalled_at is None or time.monotonic() < self._signalled_at + _CONCLUDE_AFTER_S
+        )
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:

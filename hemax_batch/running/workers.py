@@ -23,14 +23,22 @@ class Workers:
 
     def expect(self, work: SlideWork, alone: bool) -> None:
         """A slide is about to be planned, `alone` in its run or not: start what will surely be needed."""
-        if self._coming is None and self._options.workers != 0 and (not alone or self._is_large(work)):
+        if (
+            self._coming is None
+            and self._options.workers != 0
+            and (not alone or self._is_large(work))
+        ):
             pool = ThreadPoolExecutor(1, thread_name_prefix="connect")
             self._coming = pool.submit(connect, self._options, self._engine)
             pool.shutdown(wait=False)
 
     def get(self, work: SlideWork, alone: bool) -> DaskExecutor | SerialExecutor:
         """The executor, once. Raises what `scheduler.connect` does. One slide of one region does not pay for starting processes."""
-        asked = self._options.workers is not None or self._options.scheduler or self._options.scheduler_file
+        asked = (
+            self._options.workers is not None
+            or self._options.scheduler
+            or self._options.scheduler_file
+        )
         if self._coming is not None:
             executor = self._coming.result()
         elif alone and len(work.todo) <= 1 and not asked:

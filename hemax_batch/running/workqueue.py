@@ -44,15 +44,31 @@ class WorkQueue:
     """
 
     def __init__(
-        self, files: list[SlideFile], look: Look, core_um: float, max_unreadable: float, stop: StopFlag,
-        reporter: Reporter, admit: Callable[[SlideWork], None], prepare: Callable[[], None],
-        finish: Callable[[SlideWork], None], workers: Workers,
-        apart: Callable, hung: Callable[[], None], fail_fast: bool = False, cpu_for_gpu: bool = True,
-    ):  # fmt: skip
+        self,
+        files: list[SlideFile],
+        look: Look,
+        core_um: float,
+        max_unreadable: float,
+        stop: StopFlag,
+        reporter: Reporter,
+        admit: Callable[[SlideWork], None],
+        prepare: Callable[[], None],
+        finish: Callable[[SlideWork], None],
+        workers: Workers,
+        apart: Callable,
+        hung: Callable[[], None],
+        fail_fast: bool = False,
+        cpu_for_gpu: bool = True,
+    ):
         self.works = [SlideWork(file) for file in files]
         self._look, self._core_um, self._max_unreadable = look, core_um, max_unreadable
         self._stop, self._reporter, self._fail_fast = stop, reporter, fail_fast
-        self._admit, self._prepare, self._finishing, self._workers = admit, prepare, Finishing(finish), workers
+        self._admit, self._prepare, self._finishing, self._workers = (
+            admit,
+            prepare,
+            Finishing(finish),
+            workers,
+        )
         self._apart, self._hung, self._cpu_for_gpu = apart, hung, cpu_for_gpu
         self._waiting = deque(self.works)
         self._planned: deque[SlideWork] = deque()
@@ -85,7 +101,9 @@ class WorkQueue:
         """Submit until there is no room: regions of the earliest planned slide first, else the next slide's plan.
 
         Suspects, regions and plans whose worker died, first wait until nothing else is in flight."""
-        while not self._stop and (self._executor is None or self._executor.in_flight < self._executor.capacity):
+        while not self._stop and (
+            self._executor is None or self._executor.in_flight < self._executor.capacity
+        ):
             if self._chances.suspects:
                 if not self._executor.in_flight:
                     self._try_alone(*self._chances.suspects.popleft())
@@ -133,7 +151,9 @@ class WorkQueue:
             except HemaxError:
                 raise
             except Exception as error:  # no slide is to blame
-                raise HemaxError(f"no workers: {type(error).__name__}: {error}; --workers 0 goes without") from error
+                raise HemaxError(
+                    f"no workers: {type(error).__name__}: {error}; --workers 0 goes without"
+                ) from error
             self._reporter.workers_started(self._executor.description)
             if self._executor.separate:
                 self._finishing.go_beside(self._prepare)
@@ -157,7 +177,9 @@ class WorkQueue:
         """Without workers a region that hangs ends the run, so one that did so earlier is not tried again."""
         for index in () if self._executor.separate else work.journal.hung():
             work.todo = deque(region for region in work.todo if region.index != index)
-            work.lost[index] = unreadable(index, "hung in an earlier run (--retry-failed tries it again)")
+            work.lost[index] = unreadable(
+                index, "hung in an earlier run (--retry-failed tries it again)"
+            )
 
     def _submit_region(self, work: SlideWork) -> None:
         self._submit(work, work.todo.popleft(), self._look)
@@ -239,7 +261,10 @@ class WorkQueue:
         if self._executor.separate:
             done = self._executor.retire_gpu(lost, self._cpu_for_gpu)
         elif self._cpu_for_gpu:
-            self._look, done = replace(self._look, device="cpu"), "this process goes on without it, on the CPU"
+            self._look, done = (
+                replace(self._look, device="cpu"),
+                "this process goes on without it, on the CPU",
+            )
         else:
             raise lost
         self._reporter.warning(f"{lost}; {done or 'its worker is started anew'}")
@@ -258,8 +283,9 @@ class WorkQueue:
             work.journal.note_hung(region.index)
             self._stop.stop(
                 f"region {region.index} of {work.slide_id} hangs for over {self._look.timeout_s:g} s and this process "
-                "cannot end it but with itself (--workers 1 can); the next run goes on without it", EXIT_HUNG,
-            )  # fmt: skip
+                "cannot end it but with itself (--workers 1 can); the next run goes on without it",
+                EXIT_HUNG,
+            )
             self._leave_the_rest()
             self._hung()
 

@@ -12,13 +12,24 @@ from . import dicom
 def slide_files(path: Path) -> tuple[Path, ...]:
     """All files whose content is the slide at `path`, sorted by name; `path` is among them."""
     if path.suffix.lower() in (".mrxs", ".vsi"):
-        return tuple(sorted({path, *(p for folder in data_folders(path) for p in folder.rglob("*") if p.is_file())}))
+        return tuple(
+            sorted(
+                {
+                    path,
+                    *(p for folder in data_folders(path) for p in folder.rglob("*") if p.is_file()),
+                }
+            )
+        )
     if path.suffix.lower() in (".vms", ".vmu"):
-        return tuple(sorted(p for p in path.parent.glob("*") if p.is_file() and p.name.startswith(path.stem)))
+        return tuple(
+            sorted(p for p in path.parent.glob("*") if p.is_file() and p.name.startswith(path.stem))
+        )
     series = dicom.series_uid(path)
     if series is None:
         return (path,)
-    return tuple(sorted(p for p in path.parent.iterdir() if p.is_file() and dicom.series_uid(p) == series))
+    return tuple(
+        sorted(p for p in path.parent.iterdir() if p.is_file() and dicom.series_uid(p) == series)
+    )
 
 
 def unchanged_for_s(path: Path) -> float:

@@ -12,7 +12,21 @@ import struct
 _SERIES_UID = (0x0020, 0x000E)
 _TRANSFER_SYNTAX = (0x0002, 0x0010)
 _IMPLICIT_VR = "1.2.840.10008.1.2"
-_LONG_VRS = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
+_LONG_VRS = {
+    b"OB",
+    b"OD",
+    b"OF",
+    b"OL",
+    b"OV",
+    b"OW",
+    b"SQ",
+    b"SV",
+    b"UC",
+    b"UN",
+    b"UR",
+    b"UT",
+    b"UV",
+}
 _HEADER_BYTES = 256 * 2**10
 _UNDEFINED = 0xFFFFFFFF
 

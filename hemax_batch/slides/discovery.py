@@ -36,7 +36,9 @@ class SlideFile:
     slide_id: str
 
 
-def find_slides(inputs: Sequence[str | os.PathLike], known_ids: Mapping[str, str] | None = None) -> list[SlideFile]:
+def find_slides(
+    inputs: Sequence[str | os.PathLike], known_ids: Mapping[str, str] | None = None
+) -> list[SlideFile]:
     """The slides that `inputs` name, each once, in the order of the inputs and sorted within each.
 
     An input is a file, a folder, a glob (`**` for any depth) or a list of these, one a line (`@list` or `*.txt`).
@@ -64,7 +66,9 @@ def check_there(inputs: Sequence[str | os.PathLike]) -> None:
     """UsageError naming an input that does not exist."""
     for given in map(os.fspath, inputs):
         if not given.startswith("@") and not os.path.exists(given) and not glob.has_magic(given):
-            raise UsageError(f"{given}: no such file or folder; check the path, and whether its share is mounted")
+            raise UsageError(
+                f"{given}: no such file or folder; check the path, and whether its share is mounted"
+            )
 
 
 def _expand(given: str) -> list[Path]:
@@ -82,21 +86,29 @@ def _expand(given: str) -> list[Path]:
 
 def _search_folder(folder: Path, given: str) -> list[Path]:
     if not os.access(folder, os.R_OK | os.X_OK):
-        raise UsageError(f"{given}: this folder may not be read by this user; check its permissions")
+        raise UsageError(
+            f"{given}: this folder may not be read by this user; check its permissions"
+        )
     found = _without_sidecars(sorted(_walk(folder)))
     if not found:
-        raise UsageError(f"{given}: no slide in this folder (searched for {' '.join(sorted(SLIDE_SUFFIXES))})")
+        raise UsageError(
+            f"{given}: no slide in this folder (searched for {' '.join(sorted(SLIDE_SUFFIXES))})"
+        )
     return found
 
 
 def _search_glob(pattern: str) -> list[Path]:
     matches = [Path(os.path.abspath(m)) for m in sorted(glob.glob(pattern, recursive=True))]
-    found = [m for m in matches if m.is_file() and _looks_like_slide(m) and not _is_of_results(m.parent)]
+    found = [
+        m for m in matches if m.is_file() and _looks_like_slide(m) and not _is_of_results(m.parent)
+    ]
     for folder in (m for m in matches if m.is_dir() and not _is_of_results(m)):
         found += sorted(_walk(folder))
     found = _without_sidecars(found)
     if not found:
-        raise UsageError(f"{pattern}: matches no slide ({len(matches)} other files or folders); check the pattern")
+        raise UsageError(
+            f"{pattern}: matches no slide ({len(matches)} other files or folders); check the pattern"
+        )
     return found
 
 
@@ -108,7 +120,9 @@ def _read_list(path: Path) -> list[Path]:
     try:
         lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"@{path}: this list cannot be read as text ({error}); give one slide a line") from error
+        raise UsageError(
+            f"@{path}: this list cannot be read as text ({error}); give one slide a line"
+        ) from error
     entries = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
     if not entries:
         raise UsageError(f"@{path}: the list is empty; give one slide a line")
@@ -118,7 +132,11 @@ def _read_list(path: Path) -> list[Path]:
         if target.lower().endswith(".txt"):
             raise UsageError(f"@{path}: names another list, {entry}; lists do not nest")
         is_glob = "*" in entry or "?" in entry  # brackets are common in names of slides
-        found += _expand(target) if is_glob or os.path.exists(target) else [Path(os.path.abspath(target))]
+        found += (
+            _expand(target)
+            if is_glob or os.path.exists(target)
+            else [Path(os.path.abspath(target))]
+        )
     return found
 
 
@@ -132,14 +150,22 @@ def _walk(folder: Path) -> Iterator[Path]:
             continue
         visited.add((state.st_dev, state.st_ino))
         data = {f.name for name in files for f in data_folders(Path(here, name))}
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and not f.endswith(".zarr") and f not in data)
+        folders[:] = sorted(
+            f
+            for f in folders
+            if not f.startswith(".") and not f.endswith(".zarr") and f not in data
+        )
         # a dangling link stays in: that slide fails and says so, instead of being missed
         candidates = (p for name in files if _looks_like_slide(p := Path(here, name)))
         yield from (p for p in candidates if p.is_file() or p.is_symlink())
 
 
 def _warn_unreadable(error: OSError) -> None:
-    _log.warning("%s: this folder cannot be searched (%s); its slides are not done", error.filename, error.strerror)
+    _log.warning(
+        "%s: this folder cannot be searched (%s); its slides are not done",
+        error.filename,
+        error.strerror,
+    )
 
 
 def _looks_like_slide(path: Path) -> bool:
@@ -147,7 +173,9 @@ def _looks_like_slide(path: Path) -> bool:
         return False
     suffix = path.suffix.lower()
     # DICOM exports often bear a bare UID or no ending at all
-    return suffix in SLIDE_SUFFIXES or ((not suffix or suffix[1:].isdigit()) and dicom.series_uid(path) is not None)
+    return suffix in SLIDE_SUFFIXES or (
+        (not suffix or suffix[1:].isdigit()) and dicom.series_uid(path) is not None
+    )
 
 
 def _without_sidecars(paths: list[Path]) -> list[Path]:
@@ -157,7 +185,11 @@ def _without_sidecars(paths: list[Path]) -> list[Path]:
     def is_sidecar(path: Path) -> bool:
         head, _, word = stem(path).replace("-", "_").replace(".", "_").rpartition("_")
         owner = (path.parent, stem(path)[: len(head)])
-        return path.suffix.lower() in FIELD_SUFFIXES and word.lower() in _SIDECAR_WORDS and owner in slides
+        return (
+            path.suffix.lower() in FIELD_SUFFIXES
+            and word.lower() in _SIDECAR_WORDS
+            and owner in slides
+        )
 
     return [p for p in paths if not is_sidecar(p)]
 
@@ -170,7 +202,9 @@ def _is_of_results(folder: Path) -> bool:
 
 def _is_companion(path: Path, found: Mapping[Path, None]) -> bool:
     """Whether `path` lies in the data folder of, or is an image of, another slide that was found."""
-    owners = [p for p in found if p.suffix.lower() in (".mrxs", ".vsi", ".vms", ".vmu") and p != path]
+    owners = [
+        p for p in found if p.suffix.lower() in (".mrxs", ".vsi", ".vms", ".vmu") and p != path
+    ]
     for owner in owners:
         if any(folder in path.parents for folder in data_folders(owner)):
             return True

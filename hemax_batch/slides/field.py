@@ -35,7 +35,9 @@ class FieldImage:
                 _refuse_oversize(image.size)
                 self._rgb = _decode(path, image)
         except UnidentifiedImageError as error:
-            raise UnreadableSlideError("no slide or image format known here (by its content)") from error
+            raise UnreadableSlideError(
+                "no slide or image format known here (by its content)"
+            ) from error
         except (OSError, SyntaxError, ValueError, imagecodecs.PngError) as error:
             raise UnreadableSlideError(f"the image cannot be decoded: {error}") from error
 
@@ -51,7 +53,10 @@ class FieldImage:
 def _open(path: Path) -> Image.Image:
     """The image, not decoded. Pillow has one limit of size for the whole process: it is ours meanwhile, and what is above
     it by less than twice is left to `_refuse_oversize`, which knows the size."""
-    with _opening, warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+    with (
+        _opening,
+        warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning),
+    ):
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_FIELD_PX
         try:
             return Image.open(path, formats=_FORMATS)
@@ -74,10 +79,14 @@ def _oversize(size: str) -> UnreadableSlideError:
 
 
 def _decode(path: Path, image: Image.Image) -> np.ndarray:
-    if image.format == "PNG" and path.read_bytes()[24] == 16:  # Pillow would drop the low byte whatever the depth
+    if (
+        image.format == "PNG" and path.read_bytes()[24] == 16
+    ):  # Pillow would drop the low byte whatever the depth
         return deep_to_rgb(imagecodecs.png_decode(path.read_bytes()))
     if image.mode in ("F", "I"):
-        raise UnreadableSlideError(f"samples of mode {image.mode!r}; export the field as 8- or 16-bit RGB")
+        raise UnreadableSlideError(
+            f"samples of mode {image.mode!r}; export the field as 8- or 16-bit RGB"
+        )
     if image.mode.startswith("I;16"):
         return deep_to_rgb(np.asarray(image).astype(np.uint16))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
@@ -94,4 +103,6 @@ def deep_to_rgb(samples: np.ndarray) -> np.ndarray:
     rgb = pixels.grey_to_rgb(colour) if colours == 1 else colour
     if colours == samples.shape[2]:
         return rgb
-    return pixels.over_glass(np.concatenate([rgb, (samples[..., colours:] >> 8).astype(np.uint8)], axis=2))
+    return pixels.over_glass(
+        np.concatenate([rgb, (samples[..., colours:] >> 8).astype(np.uint8)], axis=2)
+    )

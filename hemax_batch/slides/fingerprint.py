@@ -44,5 +44,8 @@ def sampled_spans(size: int) -> list[tuple[int, int]]:
     if size <= 2 * _ENDS_BYTES + (_BLOCKS + 1) * _BLOCK_BYTES:  # beyond, blocks do not overlap
         return [(0, size)]
     step = (size - 2 * _ENDS_BYTES) / (_BLOCKS + 1)
-    middle = [(_ENDS_BYTES + round(step * (i + 1)) - _BLOCK_BYTES // 2, _BLOCK_BYTES) for i in range(_BLOCKS)]
+    middle = [
+        (_ENDS_BYTES + round(step * (i + 1)) - _BLOCK_BYTES // 2, _BLOCK_BYTES)
+        for i in range(_BLOCKS)
+    ]
     return [(0, _ENDS_BYTES), *middle, (size - _ENDS_BYTES, _ENDS_BYTES)]

@@ -12,7 +12,9 @@ import numpy as np
 
 from ..records import Rect, Slide
 
-_MAX_PIXELS_PER_READ = 16_000_000  # 48 MB of RGB; a slide without a pyramid is read in stripes of that
+_MAX_PIXELS_PER_READ = (
+    16_000_000  # 48 MB of RGB; a slide without a pyramid is read in stripes of that
+)
 _ROUNDING = 1.02  # a level of 0.505 µm/px serves where 0.5 is asked for
 
 
@@ -44,14 +46,21 @@ def lattice_of(slide: Slide, step_um: float) -> Lattice:
     average = max(1, int(limit_px / factor))
     width, height = slide.level_sizes[level]
     step_px = factor * average
-    return Lattice(level, average, step_px, step_px * slide.mpp, width // average, height // average)
+    return Lattice(
+        level, average, step_px, step_px * slide.mpp, width // average, height // average
+    )
 
 
 def read_lattice(reader, lattice: Lattice, rect: Rect, fill_rgb) -> np.ndarray:
     """Lattice pixels of `rect` (in lattice pixels): uint8 [h, w, 3], `fill_rgb` outside the slide."""
     x0, y0, x1, y1 = rect
     out = np.empty((y1 - y0, x1 - x0, 3), np.uint8)
-    left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, lattice.width), min(y1, lattice.height)
+    left, top, right, bottom = (
+        max(x0, 0),
+        max(y0, 0),
+        min(x1, lattice.width),
+        min(y1, lattice.height),
+    )
     if (left, top, right, bottom) != (x0, y0, x1, y1):
         out[:] = np.clip(np.rint(fill_rgb), 0, 255)
     if left >= right or top >= bottom:

@@ -22,7 +22,9 @@ _HASH_CHARS = 8
 _DOUBLE_SUFFIXES = (".ome.tiff", ".ome.tif", ".ome.btf", ".ome.tf8", ".ome.tf2")
 
 
-def assign_ids(paths: Sequence[Path], names: Sequence[str], known_ids: Mapping[str, str]) -> list[str]:
+def assign_ids(
+    paths: Sequence[Path], names: Sequence[str], known_ids: Mapping[str, str]
+) -> list[str]:
     """An id per absolute path, distinct even where case is ignored; `known_ids` maps paths to ids already given.
 
     `names` are what the slides are called (usually `stem(path)`).
@@ -39,7 +41,9 @@ def assign_ids(paths: Sequence[Path], names: Sequence[str], known_ids: Mapping[s
         if wanted[i].casefold() in taken or crowd[wanted[i].casefold()] > 1:
             ids[i] = _with_hash(wanted[i], str(paths[i]))
     # a file may be called like another's id with its hash; a longer hash settles it
-    crowd = Counter(given.casefold() for given in (*known_ids.values(), *(ids[i] for i in newcomers)))
+    crowd = Counter(
+        given.casefold() for given in (*known_ids.values(), *(ids[i] for i in newcomers))
+    )
     for i in newcomers:
         if crowd[ids[i].casefold()] > 1:
             ids[i] = _with_hash(wanted[i], str(paths[i]), 32)
@@ -67,7 +71,9 @@ def slug(name: str) -> str:
     safe = re.sub(r"[^A-Za-z0-9.-]+", "_", ascii_only).strip("._-") or "slide"
     safe = re.sub(r"\.(?=[A-Za-z][A-Za-z0-9]{0,7}$)", "_", safe)
     # combining accents may go (é → e), a letter with no ASCII form may not go unnoticed
-    lost = any(not c.isascii() and not unicodedata.combining(c) for c in plain) or not ascii_only.strip(" ._-=")
+    lost = any(
+        not c.isascii() and not unicodedata.combining(c) for c in plain
+    ) or not ascii_only.strip(" ._-=")
     return _with_hash(safe, name) if lost or len(safe) > MAX_ID_CHARS else safe
 
 

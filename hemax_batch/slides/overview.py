@@ -50,7 +50,9 @@ def overview_piece(view: View, core: Rect, slide: Slide) -> OverviewPiece:
 def assemble(slide: Slide, stain: StainProfile, pieces: Iterable[OverviewPiece]) -> np.ndarray:
     """The overview, uint8 [h, w, 3], at least one pixel each way; its pieces over glass."""
     lattice, block = lattice_of(slide, STEP_UM), block_of(slide)
-    canvas = np.empty((max(1, lattice.height // block), max(1, lattice.width // block), 3), np.uint8)
+    canvas = np.empty(
+        (max(1, lattice.height // block), max(1, lattice.width // block), 3), np.uint8
+    )
     canvas[:] = np.clip(np.rint(stain.background_rgb), 0, 255)
     for piece in pieces:
         h, w = piece.pixels.shape[:2]

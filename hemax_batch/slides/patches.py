@@ -15,7 +15,9 @@ from ..records import PatchBatch, Slide
 from .reader import SlideReader
 
 _MPP_TOLERANCE = 1.01  # 0.2525 µm/px serves where 0.25 is asked for
-_CUBIC_SUPPORT_PX = 2  # Pillow's BICUBIC, in output pixels when shrinking and source pixels when enlarging
+_CUBIC_SUPPORT_PX = (
+    2  # Pillow's BICUBIC, in output pixels when shrinking and source pixels when enlarging
+)
 
 
 def best_level(slide: Slide, mpp: float) -> int:
@@ -23,11 +25,15 @@ def best_level(slide: Slide, mpp: float) -> int:
 
     >>> # levels of 0.05, 0.1, 0.2 µm/px, asked for 0.12: level 1 (0.1) is shrunk, level 2 would be enlarged
     """
-    fine_enough = [i for i, f in enumerate(slide.level_downsamples) if slide.mpp * f <= mpp * _MPP_TOLERANCE]
+    fine_enough = [
+        i for i, f in enumerate(slide.level_downsamples) if slide.mpp * f <= mpp * _MPP_TOLERANCE
+    ]
     return max(fine_enough, key=lambda i: slide.level_downsamples[i], default=0)
 
 
-def cut_patches(reader: SlideReader, centres_xy: np.ndarray, mpp: float, size_px: int) -> PatchBatch:
+def cut_patches(
+    reader: SlideReader, centres_xy: np.ndarray, mpp: float, size_px: int
+) -> PatchBatch:
     """Patches of `size_px` squared at `mpp` µm/px, centred on `centres_xy` float64 [N, 2] (level-0 pixels).
 
     The batch's pixels are uint8 [N, 3, size_px, size_px], glass outside the slide; no centres give an empty batch.
@@ -41,7 +47,9 @@ def cut_patches(reader: SlideReader, centres_xy: np.ndarray, mpp: float, size_px
     return PatchBatch(pixels, centres_xy - scale * size_px / 2, scale)
 
 
-def _cut(reader: SlideReader, level: int, x: float, y: float, scale: float, size_px: int) -> np.ndarray:
+def _cut(
+    reader: SlideReader, level: int, x: float, y: float, scale: float, size_px: int
+) -> np.ndarray:
     """One patch, uint8 [size_px, size_px, 3], centred on level-0 (x, y), at `scale` level-0 pixels per patch pixel."""
     factor = reader.slide.level_downsamples[level]
     step = scale / factor  # level pixels per patch pixel
@@ -52,4 +60,6 @@ def _cut(reader: SlideReader, level: int, x: float, y: float, scale: float, size
     window = math.ceil(side) + 2 * margin + 1
     source = reader.read(level, x0, y0, window, window)
     box = (left - x0, top - y0, left - x0 + side, top - y0 + side)
-    return np.asarray(Image.fromarray(source).resize((size_px, size_px), Image.Resampling.BICUBIC, box=box))
+    return np.asarray(
+        Image.fromarray(source).resize((size_px, size_px), Image.Resampling.BICUBIC, box=box)
+    )

@@ -21,17 +21,23 @@ _WINDOWS = 8  # the stain is measured in at most 8 x 8 windows, evenly spaced,
 _WINDOW_PX = 256  # of at most so many lattice pixels each way
 _WINDOW_READ_PX = 768  # and, where there is no pyramid, of so many pixels of the file
 _GLASS_SHARE = 0.05  # the brightest pixels of a view with red cells are glass: over 5 % of any smear but a thick one
-_MIN_CONTRAST_OD = 0.03  # green; below, a window holds nothing stained (the palest red cells met: 0.13, BCCD)
+_MIN_CONTRAST_OD = (
+    0.03  # green; below, a window holds nothing stained (the palest red cells met: 0.13, BCCD)
+)
 _DARK = 60  # background below this: not a bright-field scan
 _GREY = 8  # of 255 between the channels: less in 99 of 100 pixels is no colour, though a JPEG may tint a little
 _ENOUGH_MM2 = 0.05  # of stained view, before a lack of red cells says anything:
-FEW_RED_CELLS_PER_MM2 = 100  # mosaics of smear fields show 400-1000 round single ones, tissue sections 0-10
+FEW_RED_CELLS_PER_MM2 = (
+    100  # mosaics of smear fields show 400-1000 round single ones, tissue sections 0-10
+)
 
 #: Where no red cell is seen: the palest usual, and the smallest blue weight, which is right for pale rapid stains.
 DEFAULT_RBC_OD = (0.06, 0.12, 0.12)
 _THICKER = 1.4  # times as dense in one window as in another: the film may differ in thickness
 _FAR_MORE = 1.5  # times as many single red cells (fields of several laboratories side by side: 1.2)
-_BASE_THRESHOLD = 0.12  # nuclear stain; red cells lie at 0..0.1 of their slide, the palest nuclei at 0.3
+_BASE_THRESHOLD = (
+    0.12  # nuclear stain; red cells lie at 0..0.1 of their slide, the palest nuclei at 0.3
+)
 _TOP_THRESHOLD = 0.20
 
 #: Below this `focus` a window is out of focus. Photographed fields of four laboratories have 0.12 and more (the 2nd
@@ -40,7 +46,10 @@ MIN_FOCUS = 0.05
 #: Red cells whose green optical density above the glass is lower are pale: four laboratories' fields have 0.06 and more.
 MIN_STAIN_CONTRAST = 0.05
 
-_RBC_RANGE_UM = (4.5, 11.0)  # equivalent diameters kept: microcytes to macrocytes; platelets and doublets fall outside
+_RBC_RANGE_UM = (
+    4.5,
+    11.0,
+)  # equivalent diameters kept: microcytes to macrocytes; platelets and doublets fall outside
 _MIN_AXIS_RATIO = 0.80  # a doublet or elliptocyte is no measure of a red cell's diameter
 _MAX_ELLIPSE_MISFIT = 0.04  # area against the ellipse of its moments: overlapping cells have waists
 _MAX_SAMPLE = 200
@@ -54,15 +63,27 @@ def measure_stain(reader) -> StainProfile:
     above what red cells reach, warn.
     """
     lattice = lattice_of(reader.slide, STEP_UM)
-    windows = [read_lattice(reader, lattice, rect, (255, 255, 255)) for rect in _sample_rects(lattice)]
-    pixels = np.concatenate([w.reshape(-1, 3) for w in windows]) if windows else np.zeros((0, 3), np.uint8)
+    windows = [
+        read_lattice(reader, lattice, rect, (255, 255, 255)) for rect in _sample_rects(lattice)
+    ]
+    pixels = (
+        np.concatenate([w.reshape(-1, 3) for w in windows])
+        if windows
+        else np.zeros((0, 3), np.uint8)
+    )
     background = _background(pixels)
     views = [window for window in windows if _is_stained(window)]
     red_cells = [red for red in map(_red_cell_densities, views) if len(red)]
-    rbc_od = _typical_red_cell([np.median(red, axis=0) for red in red_cells], views, background, lattice.step_um)
+    rbc_od = _typical_red_cell(
+        [np.median(red, axis=0) for red in red_cells], views, background, lattice.step_um
+    )
     k = blue_weight(StainProfile(background, rbc_od, _BASE_THRESHOLD))
-    reached = _median_of([[np.percentile(red @ np.array([1, 1, -k]), 90)] for red in red_cells], (0.0,))[0]
-    stain = StainProfile(background, rbc_od, min(max(_BASE_THRESHOLD, reached + 0.05), _TOP_THRESHOLD))
+    reached = _median_of(
+        [[np.percentile(red @ np.array([1, 1, -k]), 90)] for red in red_cells], (0.0,)
+    )[0]
+    stain = StainProfile(
+        background, rbc_od, min(max(_BASE_THRESHOLD, reached + 0.05), _TOP_THRESHOLD)
+    )
     return replace(stain, warnings=_warnings(stain, views, lattice.step_um))
 
 
@@ -77,7 +98,9 @@ def focus(pixels: np.ndarray, stain: StainProfile) -> float:
     """
     if min(pixels.shape[:2]) < 3:
         return float("nan")
-    of_value = -np.log10((np.arange(256) + 1.0) / (stain.background_rgb[1] + 1.0)).astype(np.float32)
+    of_value = -np.log10((np.arange(256) + 1.0) / (stain.background_rgb[1] + 1.0)).astype(
+        np.float32
+    )
     green = of_value.take(pixels[..., 1])
     spread = float(green.var())
     if spread < (_MIN_CONTRAST_OD / 4) ** 2:
@@ -94,7 +117,9 @@ def rbc_diameters_um(pixels: np.ndarray, spacing_um: float, stain: StainProfile)
     if min(pixels.shape[:2]) < 16:
         return np.zeros(0, np.float32)
     density = (-np.log10((np.arange(256) + 1.0) / 256.0)).take(pixels[..., 1])
-    cells = density > _local_glass(density, spacing_um) + max(stain.rbc_od_rgb[1] / 2, _MIN_CONTRAST_OD)
+    cells = density > _local_glass(density, spacing_um) + max(
+        stain.rbc_od_rgb[1] / 2, _MIN_CONTRAST_OD
+    )
     labels, count = ndimage.label(filled(cells))
     if not count:
         return np.zeros(0, np.float32)
@@ -104,7 +129,9 @@ def rbc_diameters_um(pixels: np.ndarray, spacing_um: float, stain: StainProfile)
     over = nuclear - np.percentile(nuclear, 25) > stain.nucleus_od_threshold
     nuclear_share = np.bincount(labels.ravel(), over.ravel(), count + 1)[1:] / area
     keep = (diameter > _RBC_RANGE_UM[0]) & (diameter < _RBC_RANGE_UM[1]) & (nuclear_share < 0.05)
-    keep &= (axis_ratio > _MIN_AXIS_RATIO) & (misfit < _MAX_ELLIPSE_MISFIT) & ~_on_border(labels, count)
+    keep &= (
+        (axis_ratio > _MIN_AXIS_RATIO) & (misfit < _MAX_ELLIPSE_MISFIT) & ~_on_border(labels, count)
+    )
     return diameter[keep][:_MAX_SAMPLE].astype(np.float32)
 
 
@@ -114,7 +141,9 @@ def _sample_rects(lattice: Lattice):
     spans = []
     for size in (lattice.width, lattice.height):
         n = min(_WINDOWS, -(-size // side))
-        starts = [round((size - side) * (i + 0.5) / n + side * (i + 0.5 - n / 2) / n) for i in range(n)]
+        starts = [
+            round((size - side) * (i + 0.5) / n + side * (i + 0.5 - n / 2) / n) for i in range(n)
+        ]
         spans.append([(max(s, 0), min(max(s, 0) + side, size)) for s in starts])
     return [(x0, y0, x1, y1) for y0, y1 in spans[1] for x0, x1 in spans[0]]
 
@@ -156,7 +185,9 @@ def _red_cell_densities(window: np.ndarray) -> np.ndarray:
     return red if enough else red[:0]
 
 
-def _typical_red_cell(medians: list[np.ndarray], views: list[np.ndarray], background, spacing_um: float):
+def _typical_red_cell(
+    medians: list[np.ndarray], views: list[np.ndarray], background, spacing_um: float
+):
     """Optical density, per channel, of a single red cell, from the medians of windows.
 
     Where much of the film is thick, most windows show several red cells on one another; the least dense fifth then shows
@@ -171,7 +202,10 @@ def _typical_red_cell(medians: list[np.ndarray], views: list[np.ndarray], backgr
         return typical
     palest = _median_of(least, DEFAULT_RBC_OD)
     singles, more = (
-        sum(len(rbc_diameters_um(view, spacing_um, StainProfile(background, od, _BASE_THRESHOLD))) for view in _some(views))
+        sum(
+            len(rbc_diameters_um(view, spacing_um, StainProfile(background, od, _BASE_THRESHOLD)))
+            for view in _some(views)
+        )
         for od in (typical, palest)
     )
     return palest if more > _FAR_MORE * singles else typical
@@ -183,7 +217,11 @@ def _some(views: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def _median_of(rows, default) -> tuple[float, ...]:
-    return tuple(float(v) for v in np.median(np.asarray(rows, float), axis=0)) if len(rows) else tuple(default)
+    return (
+        tuple(float(v) for v in np.median(np.asarray(rows, float), axis=0))
+        if len(rows)
+        else tuple(default)
+    )
 
 
 def _warnings(stain: StainProfile, views: list[np.ndarray], spacing_um: float) -> tuple[str, ...]:
@@ -191,12 +229,18 @@ def _warnings(stain: StainProfile, views: list[np.ndarray], spacing_um: float) -
     12 views)."""
     shown = tuple(round(v) for v in stain.background_rgb)
     if not is_bright_field(stain):
-        return (f"no stained smear: the background is dark (RGB {shown} of 255), as in fluorescence",)
+        return (
+            f"no stained smear: the background is dark (RGB {shown} of 255), as in fluorescence",
+        )
     if not views:
-        return (f"no stained smear: nothing darker than the glass (RGB {shown}) in the places looked at",)
+        return (
+            f"no stained smear: nothing darker than the glass (RGB {shown}) in the places looked at",
+        )
     views = _some(views)
     if max(np.percentile(np.ptp(view, axis=-1), 99) for view in views) < _GREY:
-        return ("no stain to be seen: the picture is grey (red, green and blue alike); scan it in colour",)
+        return (
+            "no stain to be seen: the picture is grey (red, green and blue alike); scan it in colour",
+        )
     area_mm2 = sum(view.shape[0] * view.shape[1] for view in views) * (spacing_um / 1000) ** 2
     count = sum(len(rbc_diameters_um(view, spacing_um, stain)) for view in views)
     expected = FEW_RED_CELLS_PER_MM2 * area_mm2
@@ -213,8 +257,12 @@ def _local_glass(density: np.ndarray, spacing_um: float) -> np.ndarray:
     block = max(1, round(4.0 / spacing_um))
     h, w = density.shape
     padded = np.pad(density, ((0, -h % block), (0, -w % block)), mode="edge")
-    low = padded.reshape(padded.shape[0] // block, block, padded.shape[1] // block, block).min(axis=(1, 3))
-    glass = ndimage.uniform_filter(ndimage.percentile_filter(low, 20, 7, mode="nearest"), 3, mode="nearest")
+    low = padded.reshape(padded.shape[0] // block, block, padded.shape[1] // block, block).min(
+        axis=(1, 3)
+    )
+    glass = ndimage.uniform_filter(
+        ndimage.percentile_filter(low, 20, 7, mode="nearest"), 3, mode="nearest"
+    )
     return glass.repeat(block, 0).repeat(block, 1)[:h, :w]
 
 

@@ -52,7 +52,9 @@ class SlideReader:
             return np.full((h, w, 3), GLASS, np.uint8)
         try:
             inside = self._source.read(level, left, top, right - left, bottom - top)
-        except MemoryError:  # the machine's fault, most likely: the region is done again in smaller batches
+        except (
+            MemoryError
+        ):  # the machine's fault, most likely: the region is done again in smaller batches
             raise
         except Exception as error:  # codecs raise a dozen kinds; none may stop the other regions
             place = f"level {level}, x {left}..{right}, y {top}..{bottom}"
@@ -89,11 +91,17 @@ def open_slide(path: str | os.PathLike, slide_id: str, mpp: float | None = None)
     try:
         spacing_um = _settle_mpp(name, source.spacing_um, mpp)
         slide = Slide(
-            path=str(path), slide_id=slide_id, fingerprint=fingerprint(slide_files(path)),
-            width=source.level_sizes[0][0], height=source.level_sizes[0][1], mpp=spacing_um,
-            level_sizes=source.level_sizes, level_downsamples=downsamples(source.level_sizes),
-            vendor=source.vendor, backend=source.backend,
-        )  # fmt: skip
+            path=str(path),
+            slide_id=slide_id,
+            fingerprint=fingerprint(slide_files(path)),
+            width=source.level_sizes[0][0],
+            height=source.level_sizes[0][1],
+            mpp=spacing_um,
+            level_sizes=source.level_sizes,
+            level_downsamples=downsamples(source.level_sizes),
+            vendor=source.vendor,
+            backend=source.backend,
+        )
     except BaseException:
         source.close()
         raise
@@ -120,7 +128,9 @@ def reopen(slide: Slide) -> SlideReader:
     try:
         now = fingerprint(slide_files(path))
     except OSError as error:
-        raise UnreadableSlideError(f"{name}: {error.strerror}; is its share still mounted?") from error
+        raise UnreadableSlideError(
+            f"{name}: {error.strerror}; is its share still mounted?"
+        ) from error
     if now != slide.fingerprint:
         raise UnreadableSlideError(
             f"{name}: changed since the run began (fingerprint {now[:12]}, was {slide.fingerprint[:12]}); "
@@ -129,7 +139,9 @@ def reopen(slide: Slide) -> SlideReader:
     source = _open_source(path, name, slide)
     if source.level_sizes != slide.level_sizes:
         source.close()
-        raise UnreadableSlideError(f"{name}: levels {source.level_sizes}, was {slide.level_sizes}; run again")
+        raise UnreadableSlideError(
+            f"{name}: levels {source.level_sizes}, was {slide.level_sizes}; run again"
+        )
     return SlideReader(slide, source)
 
 
@@ -146,11 +158,15 @@ def downsamples(level_sizes: tuple[tuple[int, int], ...]) -> tuple[float, ...]:
 
 def _downsample(full: tuple[int, int], part: tuple[int, int]) -> float:
     ratio = (full[0] / part[0] + full[1] / part[1]) / 2
-    candidates = [2 ** round(math.log2(ratio))]  # first, because the size of a tiny level allows many whole numbers
+    candidates = [
+        2 ** round(math.log2(ratio))
+    ]  # first, because the size of a tiny level allows many whole numbers
     if min(part) >= 256:
         candidates.append(round(ratio))
     for whole in candidates:
-        if whole >= 1 and all(f // whole <= p <= -(-f // whole) for f, p in zip(full, part, strict=True)):
+        if whole >= 1 and all(
+            f // whole <= p <= -(-f // whole) for f, p in zip(full, part, strict=True)
+        ):
             return float(whole)
     return ratio
 
@@ -163,7 +179,9 @@ def _open_source(path: Path, name: str, recorded: Slide | None = None):
         with open(path, "rb") as file:
             magic = file.read(4)
         if not magic:
-            raise UnreadableSlideError("the file is empty (0 bytes); copy it again from the scanner")
+            raise UnreadableSlideError(
+                "the file is empty (0 bytes); copy it again from the scanner"
+            )
         if magic in ifd_guard.MAGIC:
             ifd_guard.check_directories(path)
             return _open_tiff(path) if recorded is None else _reopen_tiff(path, recorded)
@@ -175,7 +193,9 @@ def _open_source(path: Path, name: str, recorded: Slide | None = None):
             f"{name}: {error.strerror or error}; check the path, its permissions, and whether its share is mounted"
         ) from error
     except openslide.OpenSlideError as error:
-        raise UnreadableSlideError(f"{name}: OpenSlide refuses it: {told(error)}; convert it to a tiled TIFF") from error
+        raise UnreadableSlideError(
+            f"{name}: OpenSlide refuses it: {told(error)}; convert it to a tiled TIFF"
+        ) from error
     except (UnsupportedTiff, HostileTiff, UnreadableSlideError) as error:
         raise UnreadableSlideError(f"{name}: {told(error)}") from error
 
@@ -205,7 +225,9 @@ def _open_tiff(path: Path):
     return vendor_slide
 
 
-def _agreeing_fast_path(path: Path, layout: TiffLayout, vendor_slide: VendorSlide) -> TiffSlide | None:
+def _agreeing_fast_path(
+    path: Path, layout: TiffLayout, vendor_slide: VendorSlide
+) -> TiffSlide | None:
     try:
         levels = choose_levels(layout.by_size, vendor_slide.level_sizes)
     except UnsupportedTiff:
@@ -231,7 +253,9 @@ def _reopen_tiff(path: Path, recorded: Slide):
 def _settle_mpp(name: str, spacing_um: tuple[float, float] | None, given: float | None) -> float:
     """µm per level-0 pixel: the given one, else the file's, checked to be of use."""
     if given is None and spacing_um is None:
-        raise MissingMppError(f"{name}: the file does not say its µm/px; give it with --mpp (for example --mpp 0.25)")
+        raise MissingMppError(
+            f"{name}: the file does not say its µm/px; give it with --mpp (for example --mpp 0.25)"
+        )
     if given is None and not 1 / _MAX_ASPECT <= spacing_um[0] / spacing_um[1] <= _MAX_ASPECT:
         raise UnsuitableSlideError(
             f"{name}: pixels are not square ({spacing_um[0]:g} x {spacing_um[1]:g} µm); if that is wrong, give --mpp"

@@ -37,14 +37,22 @@ _UNIT = 4096  # integer steps per unit of nuclear stain
 _DENOISE_UM = 1.0  # box: JPEG noise, chromatin
 _BLOCK_UM = 4.0  # the local ground is measured on blocks of this size,
 _GROUND_BLOCKS = 13  # over this many of them each way (52 µm),
-_GROUND_PERCENTILE = 25  # as what a quarter of them stay below: glass and red cells, also among crowded white cells,
-_GROUND_EXCESS = 0.10  # and never more than this above the slide's glass, as where nuclei fill the whole view
+_GROUND_PERCENTILE = (
+    25  # as what a quarter of them stay below: glass and red cells, also among crowded white cells,
+)
+_GROUND_EXCESS = (
+    0.10  # and never more than this above the slide's glass, as where nuclei fill the whole view
+)
 _FULL_ABOVE = 0.15  # a nucleus counts as fully stained this far above the threshold;
-_SLOPE = 0.15  # beyond, it counts for little more, so that a large nucleus has its peak at its middle
+_SLOPE = (
+    0.15  # beyond, it counts for little more, so that a large nucleus has its peak at its middle
+)
 _NUCLEUS_SIGMA_UM = 2.0  # smoothing to the size of a nucleus: the smallest (4.5 µm) still passes, a platelet (2 µm) not
 _PEAK = 0.15  # of a fully stained plane; the weakest white cells met: 0.15-0.2 (small far-split nuclei, rapid stain)
 _PLATEAU_UM = 2.0  # half the square in which a peak is the largest pixel
-_APART_UM = 4.0  # two peaks closer than this are one cell: lobes are 3-4 µm apart, lymphocytes that touch 7
+_APART_UM = (
+    4.0  # two peaks closer than this are one cell: lobes are 3-4 µm apart, lymphocytes that touch 7
+)
 
 
 @dataclass(frozen=True)
@@ -92,8 +100,13 @@ def propose_in(view: View, window: Rect) -> np.ndarray:
     if view.pixels.size == 0:
         return np.zeros((0, 2))
     block_px, k = _block_px(lattice), blue_weight(stain)
-    nuclear = ndimage.uniform_filter(view.nuclear, _odd(_DENOISE_UM, lattice), output=np.int32, mode="nearest")
-    ceiling = int(nuclear_stain(np.array([[stain.background_rgb]]).astype(np.uint8), k)[0, 0] + _GROUND_EXCESS * _UNIT)
+    nuclear = ndimage.uniform_filter(
+        view.nuclear, _odd(_DENOISE_UM, lattice), output=np.int32, mode="nearest"
+    )
+    ceiling = int(
+        nuclear_stain(np.array([[stain.background_rgb]]).astype(np.uint8), k)[0, 0]
+        + _GROUND_EXCESS * _UNIT
+    )
     ground = np.minimum(_local_ground(nuclear, block_px), ceiling)
     _subtract_blocks(nuclear, ground, block_px)
     threshold = np.int32(stain.nucleus_od_threshold * _UNIT)
@@ -101,8 +114,15 @@ def propose_in(view: View, window: Rect) -> np.ndarray:
     values = [np.zeros(0, np.int32)]
     for part, own in _groups(nuclear > threshold, _reach_px(lattice)):
         stained = _squash(nuclear[part], threshold) * own
-        if stained.sum() > _PEAK * 65536 * _odd(_smooth_um(lattice), lattice) ** 2:  # else no mean of it reaches a peak
-            at, ranks = _peaks(_smooth(stained, lattice), view.rect[0] + part[1].start, view.rect[1] + part[0].start, lattice)
+        if (
+            stained.sum() > _PEAK * 65536 * _odd(_smooth_um(lattice), lattice) ** 2
+        ):  # else no mean of it reaches a peak
+            at, ranks = _peaks(
+                _smooth(stained, lattice),
+                view.rect[0] + part[1].start,
+                view.rect[1] + part[0].start,
+                lattice,
+            )
             places.append(at)
             values.append(ranks)
     peaks_ij = _apart(np.concatenate(places), np.concatenate(values), lattice)
@@ -141,7 +161,10 @@ def _lattice_rect(window: Rect, lattice: Lattice, block_px: int) -> Rect | None:
     """
     support = math.ceil(SUPPORT_UM / lattice.step_um)
     bounds = []
-    for low, high, size in ((window[0], window[2], lattice.width), (window[1], window[3], lattice.height)):
+    for low, high, size in (
+        (window[0], window[2], lattice.width),
+        (window[1], window[3], lattice.height),
+    ):
         start, stop = math.floor(low / lattice.step_px), math.ceil(high / lattice.step_px)
         if min(stop, size) <= max(start, 0):
             return None
@@ -159,21 +182,28 @@ def _odd(length_um: float, lattice: Lattice) -> int:
 def _local_ground(nuclear: np.ndarray, block_px: int) -> np.ndarray:
     """Nuclear stain of what lies around, per block: int32 [h / block, w / block]."""
     h, w = nuclear.shape
-    blocks = nuclear.reshape(h // block_px, block_px, w // block_px, block_px).sum(axis=(1, 3)) // block_px**2
+    blocks = (
+        nuclear.reshape(h // block_px, block_px, w // block_px, block_px).sum(axis=(1, 3))
+        // block_px**2
+    )
     return _percentile(blocks.astype(np.int32), _GROUND_PERCENTILE, _GROUND_BLOCKS)
 
 
 def _percentile(image: np.ndarray, percentile: int, size: int) -> np.ndarray:
     """`ndimage.percentile_filter` of [h, w], an odd `size` wide, in a quarter of its time."""
     rank = size**2 * percentile // 100
-    windows = np.lib.stride_tricks.sliding_window_view(np.pad(image, size // 2, mode="edge"), (size, size))
+    windows = np.lib.stride_tricks.sliding_window_view(
+        np.pad(image, size // 2, mode="edge"), (size, size)
+    )
     rows = [np.partition(row.reshape(len(row), -1), rank)[:, rank] for row in windows]
     return np.stack(rows)
 
 
 def _subtract_blocks(nuclear: np.ndarray, ground: np.ndarray, block_px: int) -> None:
     h, w = nuclear.shape
-    nuclear.reshape(h // block_px, block_px, w // block_px, block_px)[...] -= ground[:, None, :, None]
+    nuclear.reshape(h // block_px, block_px, w // block_px, block_px)[...] -= ground[
+        :, None, :, None
+    ]
 
 
 def _groups(stained: np.ndarray, reach_px: int) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
@@ -188,7 +218,10 @@ def _groups(stained: np.ndarray, reach_px: int) -> Iterator[tuple[tuple[slice, s
     all_round = np.ones((3, 3), bool)
     groups, _ = ndimage.label(ndimage.binary_dilation(blocks, all_round), all_round)
     for number, place in enumerate(ndimage.find_objects(groups), 1):
-        part = tuple(slice(along.start * reach_px, min(along.stop * reach_px, size)) for along, size in zip(place, (h, w), strict=True))
+        part = tuple(
+            slice(along.start * reach_px, min(along.stop * reach_px, size))
+            for along, size in zip(place, (h, w), strict=True)
+        )
         own = (groups[place] == number).repeat(reach_px, 0).repeat(reach_px, 1)
         yield part, own[: part[0].stop - part[0].start, : part[1].stop - part[1].start]
 
@@ -204,7 +237,9 @@ def _squash(nuclear: np.ndarray, threshold: np.int32) -> np.ndarray:
 def _smooth(image: np.ndarray, lattice: Lattice) -> np.ndarray:
     """A Gaussian of _NUCLEUS_SIGMA_UM as three box filters (whose variance is 3 (width^2 - 1) / 12), in integers."""
     for _ in range(3):
-        image = ndimage.uniform_filter(image, _odd(_smooth_um(lattice), lattice), output=np.int32, mode="nearest")
+        image = ndimage.uniform_filter(
+            image, _odd(_smooth_um(lattice), lattice), output=np.int32, mode="nearest"
+        )
     return image
 
 
@@ -260,7 +295,12 @@ def lattice_centres(rect: Rect, step_um: float, mpp: float) -> np.ndarray:
 
 
 def audit_centres(
-    core: Rect, proposals_xy: np.ndarray, fraction: float, seed: int, mpp: float, patch_um: float,
+    core: Rect,
+    proposals_xy: np.ndarray,
+    fraction: float,
+    seed: int,
+    mpp: float,
+    patch_um: float,
     size_wh: tuple[float, float] = (math.inf, math.inf),
 ) -> tuple[np.ndarray, float, float]:
     """A random sample of the patches that the screen passed over: centres float64 [N, 2], their area in µm², and the
@@ -274,11 +314,17 @@ def audit_centres(
     i, j = _lattice_places(core, step_px)
     drawn = _hash(i.astype(np.uint32), j.astype(np.uint32), seed) < fraction * 2.0**32
     proposed = {(x, y) for x, y in np.floor(proposals_xy / step_px).astype(int).tolist()}
-    passed_over = np.array([place not in proposed for place in zip(i.tolist(), j.tolist(), strict=True)], bool)
+    passed_over = np.array(
+        [place not in proposed for place in zip(i.tolist(), j.tolist(), strict=True)], bool
+    )
     places = np.stack([i, j], 1)
     areas_um2 = (np.minimum(size_wh - places * step_px, step_px) * mpp).prod(1)
     sample = drawn & passed_over
-    return (places[sample] + 0.5) * step_px, float(areas_um2[sample].sum()), float(areas_um2[passed_over].sum())
+    return (
+        (places[sample] + 0.5) * step_px,
+        float(areas_um2[sample].sum()),
+        float(areas_um2[passed_over].sum()),
+    )
 
 
 def _lattice_places(rect: Rect, step_px: float) -> tuple[np.ndarray, np.ndarray]:

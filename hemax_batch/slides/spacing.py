@@ -11,7 +11,29 @@ import re
 import xml.etree.ElementTree as ET
 
 PLAUSIBLE_UM = (0.02, 50.0)
-_FILLER_DPI = (1, 72, 75, 90, 96, 100, 120, 144, 150, 180, 200, 240, 300, 350, 360, 400, 600, 720, 1200, 1440, 2400)
+_FILLER_DPI = (
+    1,
+    72,
+    75,
+    90,
+    96,
+    100,
+    120,
+    144,
+    150,
+    180,
+    200,
+    240,
+    300,
+    350,
+    360,
+    400,
+    600,
+    720,
+    1200,
+    1440,
+    2400,
+)
 _UM_PER_INCH = 25400.0
 _UM_PER_UNIT = {
     "m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0,
@@ -49,7 +71,9 @@ def from_tiff_tags(x: float, y: float, unit: int, description: str) -> Spacing |
     """From XResolution, YResolution, ResolutionUnit (2 inch, 3 cm; 1 none, where ImageJ names its own unit)."""
     if unit in (2, 3):
         return from_pixels_per_unit(x, y, _UM_PER_INCH if unit == 2 else 1e4)
-    named = re.search(r"^unit=(\S+)", description, re.MULTILINE)  # ImageJ: "unit=micron", pixels per that unit
+    named = re.search(
+        r"^unit=(\S+)", description, re.MULTILINE
+    )  # ImageJ: "unit=micron", pixels per that unit
     name = named.group(1).replace("\\u00B5", "µ") if named else ""
     return from_pixels_per_unit(x, y, _UM_PER_UNIT[name]) if name in _UM_PER_UNIT else None
 
@@ -63,10 +87,16 @@ def from_aperio(description: str) -> Spacing | None:
 def from_ome_xml(xml: str) -> Spacing | None:
     """From the first image's PhysicalSizeX/Y and their units (µm where none is named)."""
     try:
-        root = ET.fromstring(xml) if "<!DOCTYPE" not in xml else None  # no entities, so none can explode
+        root = (
+            ET.fromstring(xml) if "<!DOCTYPE" not in xml else None
+        )  # no entities, so none can explode
     except ET.ParseError:
         root = None
-    pixels = next((e for e in root.iter() if e.tag.rpartition("}")[2] == "Pixels"), None) if root is not None else None
+    pixels = (
+        next((e for e in root.iter() if e.tag.rpartition("}")[2] == "Pixels"), None)
+        if root is not None
+        else None
+    )
     if pixels is None or "PhysicalSizeX" not in pixels.attrib:
         return None
     x = _in_um(pixels, "PhysicalSizeX")
@@ -76,6 +106,8 @@ def from_ome_xml(xml: str) -> Spacing | None:
 def _in_um(pixels: ET.Element, name: str) -> float:
     """A length attribute in µm; NaN where its number or unit makes no sense."""
     try:
-        return float(pixels.attrib[name]) * _UM_PER_UNIT.get(pixels.get(f"{name}Unit", "µm"), math.nan)
+        return float(pixels.attrib[name]) * _UM_PER_UNIT.get(
+            pixels.get(f"{name}Unit", "µm"), math.nan
+        )
     except ValueError:
         return math.nan

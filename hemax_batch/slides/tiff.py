@@ -30,7 +30,14 @@ class TiffSlide:
 
     backend = "tiff"
 
-    def __init__(self, path: Path, levels: tuple[TiffLevel, ...], vendor: str, spacing_um, cache_bytes=CACHE_BYTES):
+    def __init__(
+        self,
+        path: Path,
+        levels: tuple[TiffLevel, ...],
+        vendor: str,
+        spacing_um,
+        cache_bytes=CACHE_BYTES,
+    ):
         self.vendor, self.spacing_um = vendor, spacing_um
         self.level_sizes = tuple(level.size for level in levels)
         self.levels = levels
@@ -52,7 +59,9 @@ class TiffSlide:
             for column in range(x // tw, (x + w - 1) // tw + 1):
                 left, right = max(x, column * tw), min(x + w, (column + 1) * tw)
                 tile = self._tile(level, row, column)
-                part = tile[top - row * th : bottom - row * th, left - column * tw : right - column * tw]
+                part = tile[
+                    top - row * th : bottom - row * th, left - column * tw : right - column * tw
+                ]
                 out[top - y : bottom - y, left - x : right - x] = part
         return out
 
@@ -86,10 +95,14 @@ class TiffSlide:
         length, offset = int(lvl.byte_counts[tile]), int(lvl.offsets[tile])
         raw_bytes = lvl.tile_width * lvl.tile_height * lvl.samples * lvl.dtype.itemsize
         if length > 2 * raw_bytes + 2**16:
-            raise ValueError(f"tile {tile} claims {length} compressed bytes for {raw_bytes} of pixels")
+            raise ValueError(
+                f"tile {tile} claims {length} compressed bytes for {raw_bytes} of pixels"
+            )
         data = os.pread(self._file, length, offset)
         if len(data) != length:
-            raise ValueError(f"tile {tile} ends after {len(data)} of {length} bytes: the file is truncated")
+            raise ValueError(
+                f"tile {tile} ends after {len(data)} of {length} bytes: the file is truncated"
+            )
         return data
 
     def _significant_bits(self) -> int:
@@ -98,10 +111,14 @@ class TiffSlide:
             return 8
         largest = 0
         for lvl in {id(level): level for level in (self.levels[0], self.levels[-1])}.values():
-            for tile in np.unique(np.linspace(0, lvl.across * lvl.down - 1, _DEPTH_SAMPLE_TILES).astype(int)):
+            for tile in np.unique(
+                np.linspace(0, lvl.across * lvl.down - 1, _DEPTH_SAMPLE_TILES).astype(int)
+            ):
                 try:
                     samples = self._samples(lvl, *divmod(int(tile), lvl.across))
-                except DECODE_ERRORS:  # a damaged tile says nothing of the depth; reading it will raise
+                except (
+                    DECODE_ERRORS
+                ):  # a damaged tile says nothing of the depth; reading it will raise
                     continue
                 if samples is not None:
                     colours = lvl.samples - len(lvl.extrasamples)
@@ -155,7 +172,10 @@ def agrees(fast: TiffSlide, reference: VendorSlide) -> bool:
         for tile in np.argsort(plane, kind="stable")[::-1][: 3 if level == 0 else 1]:
             row, column = divmod(int(tile), lvl.across)
             x, y = column * lvl.tile_width, row * lvl.tile_height
-            w, h = min(lvl.tile_width, lvl.width - x, 1024), min(lvl.tile_height, lvl.height - y, 1024)
+            w, h = (
+                min(lvl.tile_width, lvl.width - x, 1024),
+                min(lvl.tile_height, lvl.height - y, 1024),
+            )
             try:
                 expected = reference.read(same, x, y, w, h)
             except openslide.OpenSlideError:

@@ -18,7 +18,9 @@ from . import spacing
 MAX_TILE_PX = 2**26  # 8192 squared; writers use 256 to 2048
 MAX_STRIP_PX = 400_000_000  # an untiled image in one strip is held whole
 MAX_PX_PER_BYTE = 100_000  # an empty sparse slide with 512 px tiles has 16,000
-MAX_LOST_SHARE = 0.01  # of the tiles, beyond the file's end: more is a truncated file, not a damaged tile
+MAX_LOST_SHARE = (
+    0.01  # of the tiles, beyond the file's end: more is a truncated file, not a damaged tile
+)
 _MAX_PAGES = 64
 _NONE, _LZW, _JPEG, _DEFLATE, _ZSTD = 1, 5, 7, (8, 32946), (50000,)
 _PACKBITS, _J2K = 32773, (33005, 34712)
@@ -76,7 +78,11 @@ class TiffLevel:
 
     def tile_shape(self, row: int) -> tuple[int, int]:
         """(height, width) as stored, of the tiles in a row."""
-        height = min(self.tile_height, self.height - row * self.tile_height) if self.strips else self.tile_height
+        height = (
+            min(self.tile_height, self.height - row * self.tile_height)
+            if self.strips
+            else self.tile_height
+        )
         return height, self.tile_width
 
 
@@ -85,7 +91,9 @@ class TiffLayout:
     """What a TIFF holds: its own idea of the pyramid, every image by size, and its µm/px."""
 
     pyramid: tuple[TiffLevel, ...]  # finest first; empty where the first image is none we read
-    by_size: dict[tuple[int, int], TiffLevel]  # every readable image, the tiled one first of two of one size
+    by_size: dict[
+        tuple[int, int], TiffLevel
+    ]  # every readable image, the tiled one first of two of one size
     refusal: str  # why `pyramid` is empty
     vendor: str
     spacing_um: spacing.Spacing | None
@@ -98,8 +106,12 @@ def parse(path: Path) -> TiffLayout:
             return _layout(tiff, path.stat().st_size)
     except (UnsupportedTiff, HostileTiff):
         raise
-    except Exception as error:  # tifffile meets damage with whatever it stumbles over (KeyError, struct.error, …)
-        raise UnsupportedTiff(f"damaged TIFF directories ({type(error).__name__}: {error})") from error
+    except (
+        Exception
+    ) as error:  # tifffile meets damage with whatever it stumbles over (KeyError, struct.error, …)
+        raise UnsupportedTiff(
+            f"damaged TIFF directories ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _layout(tiff: tifffile.TiffFile, file_bytes: int) -> TiffLayout:
@@ -116,7 +128,9 @@ def _layout(tiff: tifffile.TiffFile, file_bytes: int) -> TiffLayout:
         pyramid = _own_pyramid(tiff, file_bytes)
     except UnsupportedTiff as error:
         refusal = str(error)
-    vendor = next((name for name in ("svs", "ndpi", "ome", "scn", "imagej") if name in tiff.flags), "tiff")
+    vendor = next(
+        (name for name in ("svs", "ndpi", "ome", "scn", "imagej") if name in tiff.flags), "tiff"
+    )
     return TiffLayout(pyramid, by_size, refusal, vendor, _spacing(tiff))
 
 
@@ -145,20 +159,37 @@ def _level(page: tifffile.TiffPage, file_bytes: int) -> TiffLevel:
     _check_claims(page, file_bytes)
     _check_pixels(page)
     tile_width = page.tilewidth if page.is_tiled else page.imagewidth
-    tile_height = page.tilelength if page.is_tiled else min(page.rowsperstrip or page.imagelength, page.imagelength)
+    tile_height = (
+        page.tilelength
+        if page.is_tiled
+        else min(page.rowsperstrip or page.imagelength, page.imagelength)
+    )
     planes = page.samplesperpixel if page.planarconfig == 2 else 1
     level = TiffLevel(
-        width=page.imagewidth, height=page.imagelength, tile_width=tile_width, tile_height=tile_height,
-        strips=not page.is_tiled, offsets=np.array(page.dataoffsets, np.int64),
-        byte_counts=np.array(page.databytecounts, np.int64), samples=page.samplesperpixel, planes=planes,
-        dtype=np.dtype(page.parent.byteorder + page.dtype.char), compression=int(page.compression),
-        photometric=int(page.photometric), predictor=int(page.predictor),
-        extrasamples=tuple(int(e) for e in page.extrasamples), jpeg_tables=page.jpegtables,
-        jpeg_header=page.jpegheader, jpeg_jfif=bool(page.compression == _JPEG and page.is_jfif), colormap=page.colormap,
-    )  # fmt: skip
+        width=page.imagewidth,
+        height=page.imagelength,
+        tile_width=tile_width,
+        tile_height=tile_height,
+        strips=not page.is_tiled,
+        offsets=np.array(page.dataoffsets, np.int64),
+        byte_counts=np.array(page.databytecounts, np.int64),
+        samples=page.samplesperpixel,
+        planes=planes,
+        dtype=np.dtype(page.parent.byteorder + page.dtype.char),
+        compression=int(page.compression),
+        photometric=int(page.photometric),
+        predictor=int(page.predictor),
+        extrasamples=tuple(int(e) for e in page.extrasamples),
+        jpeg_tables=page.jpegtables,
+        jpeg_header=page.jpegheader,
+        jpeg_jfif=bool(page.compression == _JPEG and page.is_jfif),
+        colormap=page.colormap,
+    )
     wanted = level.across * level.down * planes
     if not wanted == len(level.offsets) == len(level.byte_counts):
-        raise UnsupportedTiff(f"{len(level.offsets)} tiles stored, {wanted} needed for {level.width}x{level.height} px")
+        raise UnsupportedTiff(
+            f"{len(level.offsets)} tiles stored, {wanted} needed for {level.width}x{level.height} px"
+        )
     if not page.is_tiled and tile_width * tile_height > MAX_STRIP_PX:
         raise UnsupportedTiff(
             f"an untiled image of {tile_width}x{tile_height} px in one strip, limit {MAX_STRIP_PX // 10**6} Mpx; "
@@ -178,7 +209,9 @@ def _check_claims(page: tifffile.TiffPage, file_bytes: int) -> None:
     if w < 1 or h < 1 or page.imagedepth != 1:
         raise UnsupportedTiff(f"an image of {w}x{h}x{page.imagedepth} px")
     if w * h > MAX_PX_PER_BYTE * file_bytes:
-        raise HostileTiff(f"claims {w}x{h} px in a file of {file_bytes} bytes; damaged, or no slide: copy it again")
+        raise HostileTiff(
+            f"claims {w}x{h} px in a file of {file_bytes} bytes; damaged, or no slide: copy it again"
+        )
     if page.is_tiled and page.tilewidth * page.tilelength > MAX_TILE_PX:
         raise HostileTiff(
             f"claims tiles of {page.tilewidth}x{page.tilelength} px for {w}x{h} px, the limit is {MAX_TILE_PX} px; "
@@ -189,7 +222,11 @@ def _check_claims(page: tifffile.TiffPage, file_bytes: int) -> None:
 def _check_pixels(page: tifffile.TiffPage) -> None:
     if page.compression not in COMPRESSIONS:
         raise UnsupportedTiff(f"compression {page.compression!r}; save it as JPEG, deflate or LZW")
-    if page.dtype is None or page.dtype not in (np.uint8, np.uint16) or page.bitspersample not in (8, 16):
+    if (
+        page.dtype is None
+        or page.dtype not in (np.uint8, np.uint16)
+        or page.bitspersample not in (8, 16)
+    ):
         raise UnsupportedTiff(
             f"{page.bitspersample}-bit samples of type {page.dtype}; a stained smear is 8- or 16-bit RGB, export it so"
         )
@@ -203,7 +240,9 @@ def _check_pixels(page: tifffile.TiffPage) -> None:
     if page.photometric == 6 and page.compression != _JPEG:
         raise UnsupportedTiff("YCbCr colours without JPEG; save it as RGB")
     if not isinstance(page.jpegtables, (bytes, type(None))):
-        raise UnsupportedTiff(f"JPEG tables of type {type(page.jpegtables).__name__}; damaged: copy it again")
+        raise UnsupportedTiff(
+            f"JPEG tables of type {type(page.jpegtables).__name__}; damaged: copy it again"
+        )
     if page.predictor not in (1, 2):
         raise UnsupportedTiff(f"predictor {page.predictor}; save it without")
 
@@ -216,7 +255,10 @@ def _spacing(tiff: tifffile.TiffFile) -> spacing.Spacing | None:
     page = tiff.pages[0]
     if tiff.is_svs:
         return spacing.from_aperio(page.description)  # its resolution tags are of no use
-    x, y = (tag.value if (tag := page.tags.get(name)) else None for name in ("XResolution", "YResolution"))
+    x, y = (
+        tag.value if (tag := page.tags.get(name)) else None
+        for name in ("XResolution", "YResolution")
+    )
     if not x or not y or not x[1] or not y[1]:
         return None
     unit = page.tags.valueof("ResolutionUnit", 2)

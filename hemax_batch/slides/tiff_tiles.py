@@ -40,7 +40,9 @@ def samples_to_rgb(level: TiffLevel, samples: np.ndarray, bits: int) -> np.ndarr
     rgb = pixels.grey_to_rgb(colour) if colours == 1 else colour
     if level.extrasamples and level.extrasamples[0] in (_ASSOCIATED_ALPHA, _FREE_ALPHA):
         alpha = pixels.to_uint8(samples[..., colours:], 8 * samples.dtype.itemsize)
-        return pixels.over_glass(np.concatenate([rgb, alpha], axis=2), level.extrasamples[0] == _ASSOCIATED_ALPHA)
+        return pixels.over_glass(
+            np.concatenate([rgb, alpha], axis=2), level.extrasamples[0] == _ASSOCIATED_ALPHA
+        )
     return rgb
 
 
@@ -51,7 +53,11 @@ def _decode_part(level: TiffLevel, data: bytes, shape: tuple[int, int, int]) -> 
         out = np.empty(shape if shape[2] > 1 else shape[:2], level.dtype.newbyteorder("="))
         return imagecodecs.jpeg2k_decode(data, out=out).reshape(shape)
     raw = _unpack(level.compression, data, int(np.prod(shape)) * level.dtype.itemsize)
-    samples = np.frombuffer(raw, level.dtype).astype(level.dtype.newbyteorder("="), copy=False).reshape(shape)
+    samples = (
+        np.frombuffer(raw, level.dtype)
+        .astype(level.dtype.newbyteorder("="), copy=False)
+        .reshape(shape)
+    )
     if level.predictor == 2:
         samples = imagecodecs.delta_decode(samples, axis=-2)
     return samples
@@ -64,7 +70,9 @@ def _decode_jpeg(level: TiffLevel, data: bytes, shape: tuple[int, int, int]) -> 
     stored = _RGB if level.photometric == _RGB and not level.jpeg_jfif and shape[2] == 3 else None
     wanted = _RGB if shape[2] == 3 else None
     out = np.empty(shape if shape[2] > 1 else shape[:2], np.uint8)
-    imagecodecs.jpeg8_decode(data, tables=level.jpeg_tables, colorspace=stored, outcolorspace=wanted, out=out)
+    imagecodecs.jpeg8_decode(
+        data, tables=level.jpeg_tables, colorspace=stored, outcolorspace=wanted, out=out
+    )
     return out.reshape(shape)
 
 

@@ -17,15 +17,21 @@ from .screen import SUPPORT_UM
 
 CORE_UM = 400.0
 HALO_UM = SUPPORT_UM  # of the screen; a patch (38 µm) round a cell on a core's edge needs 19, the largest cell 25
-_TILE_PX = 256  # cores are whole tiles of the usual file, so that few tiles are decoded for two cores
+_TILE_PX = (
+    256  # cores are whole tiles of the usual file, so that few tiles are decoded for two cores
+)
 
 _LOOK_UM = 4.0  # the coarse look: a lymphocyte (7 µm) still covers a whole pixel
-_LOOK_PIXELS = 64_000_000  # of the file; what would take more has no useful pyramid: all of it is worked on
+_LOOK_PIXELS = (
+    64_000_000  # of the file; what would take more has no useful pyramid: all of it is worked on
+)
 _LOOK_STRIPE_PX = 8_000_000  # lattice pixels held at once
 _STAINED_OD = 0.07  # of any channel: half of the palest red cell's; JPEG and shading on averaged pixels stay below
 
 
-def plan_regions(reader, stain: StainProfile, core_um: float = CORE_UM, halo_um: float = HALO_UM) -> TilePlan:
+def plan_regions(
+    reader, stain: StainProfile, core_um: float = CORE_UM, halo_um: float = HALO_UM
+) -> TilePlan:
     """The regions of a slide that hold anything, row-major, and the area of what is left out.
 
     Steps: lay the grid of cores, look at the slide coarsely in stripes, keep the cores with a stained pixel in or next
@@ -53,7 +59,12 @@ def plan_regions(reader, stain: StainProfile, core_um: float = CORE_UM, halo_um:
 
 def _with_halo(core: Rect, halo_px: int, slide: Slide) -> Rect:
     x0, y0, x1, y1 = core
-    return max(x0 - halo_px, 0), max(y0 - halo_px, 0), min(x1 + halo_px, slide.width), min(y1 + halo_px, slide.height)
+    return (
+        max(x0 - halo_px, 0),
+        max(y0 - halo_px, 0),
+        min(x1 + halo_px, slide.width),
+        min(y1 + halo_px, slide.height),
+    )
 
 
 def core_size_px(mpp: float, core_um: float) -> int:
@@ -85,7 +96,9 @@ def stained_cores(reader, stain: StainProfile, core_px: int, columns: int, rows:
     stripe = max(1, _LOOK_STRIPE_PX // lattice.width)
     for top in range(0, lattice.height, stripe):
         bottom = min(top + stripe, lattice.height)
-        pixels = read_lattice(reader, lattice, (0, top, lattice.width, bottom), stain.background_rgb)
+        pixels = read_lattice(
+            reader, lattice, (0, top, lattice.width, bottom), stain.background_rgb
+        )
         y, x = np.nonzero(_is_stained(pixels, stain))
         _mark(stained, x, y + top, lattice, core_px)
     return stained
@@ -97,7 +110,9 @@ def _is_stained(pixels: np.ndarray, stain: StainProfile) -> np.ndarray:
     return (pixels < limits).any(axis=2)
 
 
-def _mark(stained: np.ndarray, x: np.ndarray, y: np.ndarray, lattice: Lattice, core_px: int) -> None:
+def _mark(
+    stained: np.ndarray, x: np.ndarray, y: np.ndarray, lattice: Lattice, core_px: int
+) -> None:
     """Mark the cores that lattice pixels (x, y), each with its eight neighbours, reach into."""
     rows, columns = stained.shape
     for dy in (-1, 2):

@@ -72,7 +72,9 @@ class VendorSlide:
                 x0, y0 = bx * _BLOCK_PX, by * _BLOCK_PX
                 left, right = max(x, x0), min(x + w, x0 + block.shape[1])
                 top, bottom = max(y, y0), min(y + h, y0 + block.shape[0])
-                out[top - y : bottom - y, left - x : right - x] = block[top - y0 : bottom - y0, left - x0 : right - x0]
+                out[top - y : bottom - y, left - x : right - x] = block[
+                    top - y0 : bottom - y0, left - x0 : right - x0
+                ]
         return out
 
     def _block(self, level: int, bx: int, by: int) -> np.ndarray:
@@ -93,7 +95,10 @@ class VendorSlide:
 
 
 def _spacing(properties) -> spacing.Spacing | None:
-    x, y = properties.get(openslide.PROPERTY_NAME_MPP_X), properties.get(openslide.PROPERTY_NAME_MPP_Y)
+    x, y = (
+        properties.get(openslide.PROPERTY_NAME_MPP_X),
+        properties.get(openslide.PROPERTY_NAME_MPP_Y),
+    )
     try:
         return spacing.believable(float(x), float(y)) if x and y else None
     except ValueError:

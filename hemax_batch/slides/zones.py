@@ -40,9 +40,14 @@ AROUND = 5  # squares each way
 MIN_COVER, MAX_COVER, MAX_OVERLAP = 0.10, 0.75, 0.25
 BLANK_COVER, BLANK_NUCLEI = 0.01, 0.001
 
-_BINS_PER_LAYER, _BINS = 8, 40  # from -1 layer (brighter than the slide's glass) to 4 layers and more
+_BINS_PER_LAYER, _BINS = (
+    8,
+    40,
+)  # from -1 layer (brighter than the slide's glass) to 4 layers and more
 _GLASS_SHARE = 0.05  # the thinnest 5 % of a square are glass: so uneven light does not matter,
-_GLASS_MOST = 16  # unless they are more than a layer thick (this bin): then there is none to be seen
+_GLASS_MOST = (
+    16  # unless they are more than a layer thick (this bin): then there is none to be seen
+)
 _COVERED, _OVERLAID = _BINS_PER_LAYER // 2, _BINS_PER_LAYER * 3 // 2  # bins above the glass
 _PALEST_OD = 0.03  # of a red cell; what is said to be paler is not measured by it
 assert SQUARE_UM < SUPPORT_UM
@@ -68,7 +73,9 @@ def paving_of(slide: Slide) -> Paving:
     """
     lattice = lattice_of(slide, STEP_UM)
     side = max(1, int(SQUARE_UM / lattice.step_um))
-    return Paving(side, side * lattice.step_px, -(-lattice.width // side), -(-lattice.height // side))
+    return Paving(
+        side, side * lattice.step_px, -(-lattice.width // side), -(-lattice.height // side)
+    )
 
 
 def measure_squares(view: View, core: Rect, slide: Slide) -> Squares:
@@ -88,13 +95,17 @@ def measure_squares(view: View, core: Rect, slide: Slide) -> Squares:
     square = row[:, None] * columns + column
     is_nucleus = nuclear > stain.nucleus_od_threshold * 4096
     bins = np.where(is_nucleus, np.uint8(_BINS), _bin_of_green(stain).take(green))
-    layers = np.bincount((square * (_BINS + 1) + bins).ravel(), minlength=count * (_BINS + 1)).reshape(count, -1)
+    layers = np.bincount(
+        (square * (_BINS + 1) + bins).ravel(), minlength=count * (_BINS + 1)
+    ).reshape(count, -1)
     nuclear_od = np.bincount(square[is_nucleus], nuclear[is_nucleus], count) / 4096
     film, covered, overlaid, single_layers = thickness_of(layers[:, :_BINS])
     single_od = single_layers * stain.rbc_od_rgb[1]
     j, i = np.divmod(np.arange(count), columns)
     places = np.stack([i + left, j + top], 1).astype(np.int32)
-    film, covered, overlaid, nuclei = (a.astype(np.int32) for a in (film, covered, overlaid, layers[:, _BINS]))
+    film, covered, overlaid, nuclei = (
+        a.astype(np.int32) for a in (film, covered, overlaid, layers[:, _BINS])
+    )
     return Squares(places, film, covered, overlaid, single_od, nuclei, nuclear_od)
 
 
@@ -107,7 +118,9 @@ def thickness_of(layers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray
     [[100], [40], [10], [30.0]]
     """
     total = layers.sum(axis=1)
-    glass = np.minimum((np.cumsum(layers, axis=1) < _GLASS_SHARE * total[:, None]).sum(axis=1), _GLASS_MOST)
+    glass = np.minimum(
+        (np.cumsum(layers, axis=1) < _GLASS_SHARE * total[:, None]).sum(axis=1), _GLASS_MOST
+    )
     above = np.arange(_BINS) - glass[:, None]
     overlaid = layers * (above >= _OVERLAID)
     single = layers * ((above >= _COVERED) & (above < _OVERLAID))
@@ -115,7 +128,9 @@ def thickness_of(layers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray
     return total, singles + overlaid, overlaid, (single * above).sum(axis=1) / _BINS_PER_LAYER
 
 
-def classify(film: np.ndarray, covered: np.ndarray, overlaid: np.ndarray, nuclei: np.ndarray) -> np.ndarray:
+def classify(
+    film: np.ndarray, covered: np.ndarray, overlaid: np.ndarray, nuclei: np.ndarray
+) -> np.ndarray:
     """The zone, uint8 [...], of neighbourhoods by their pixels, int [...] each (see `Squares`)."""
     cover = covered / np.maximum(film, 1)
     overlap = overlaid / np.maximum(covered, 1)
@@ -138,7 +153,9 @@ class ZoneMap:
         if not rows or not columns:
             return np.full(len(points_xy), FEATHERED, np.uint8)
         i, j = np.floor(points_xy / self.side_px).astype(int).T
-        return np.maximum(self.zones[np.clip(j, 0, rows - 1), np.clip(i, 0, columns - 1)], FEATHERED)
+        return np.maximum(
+            self.zones[np.clip(j, 0, rows - 1), np.clip(i, 0, columns - 1)], FEATHERED
+        )
 
     def areas_in(self, rect: Rect) -> np.ndarray:
         """Area of each of `ZONES` in a rectangle, in level-0 pixels: float64 [4], which sum to its area."""
@@ -161,11 +178,17 @@ def zone_map(slide: Slide, parts: Iterable[Squares], lost: Iterable[Rect] = ()) 
     """
     paving, lattice = paving_of(slide), lattice_of(slide, STEP_UM)
     counts = np.zeros((4, paving.rows, paving.columns), np.int32)
-    wide, high = (np.diff(np.minimum(np.arange(n + 1) * paving.side, size)) for n, size in
-                  ((paving.columns, lattice.width), (paving.rows, lattice.height)))  # fmt: skip
+    wide, high = (
+        np.diff(np.minimum(np.arange(n + 1) * paving.side, size))
+        for n, size in ((paving.columns, lattice.width), (paving.rows, lattice.height))
+    )
     counts[0] = high[:, None] * wide
     for x0, y0, x1, y1 in lost:
-        counts[0, slice(*_reached(y0, y1, paving.side_px, paving.rows)), slice(*_reached(x0, x1, paving.side_px, paving.columns))] = 0
+        counts[
+            0,
+            slice(*_reached(y0, y1, paving.side_px, paving.rows)),
+            slice(*_reached(x0, x1, paving.side_px, paving.columns)),
+        ] = 0
     for squares in parts:
         i, j = squares.places.T
         counts[:, j, i] = squares.film, squares.covered, squares.overlaid, squares.nuclei
@@ -182,9 +205,21 @@ def film_figures(squares: Squares) -> tuple[float, float, float, float]:
     """
     film, covered, overlaid, single_od, nuclei, nuclear_od = (
         float(a.sum(dtype=np.float64))
-        for a in (squares.film, squares.covered, squares.overlaid, squares.single_od, squares.nuclei, squares.nuclear_od)
+        for a in (
+            squares.film,
+            squares.covered,
+            squares.overlaid,
+            squares.single_od,
+            squares.nuclei,
+            squares.nuclear_od,
+        )
     )
-    return _ratio(covered, film), _ratio(overlaid, covered), _ratio(single_od, covered - overlaid), _ratio(nuclear_od, nuclei)
+    return (
+        _ratio(covered, film),
+        _ratio(overlaid, covered),
+        _ratio(single_od, covered - overlaid),
+        _ratio(nuclear_od, nuclei),
+    )
 
 
 def _ratio(part: float, whole: float) -> float:

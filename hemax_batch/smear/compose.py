@@ -14,7 +14,9 @@ from .white_cell import Painted
 NOISE_PX = 512  # period of the noise
 
 
-def lay_over(plane: np.ndarray, x0: int, y0: int, painted: list[Painted], stain: Stain) -> np.ndarray:
+def lay_over(
+    plane: np.ndarray, x0: int, y0: int, painted: list[Painted], stain: Stain
+) -> np.ndarray:
     """Light float32 [h, w, 3] through a plane of red cells whose top-left pixel is (x0, y0), and painted cells over it.
 
     Nucleated cells first push the red cells away (the plane is changed), then all absorb. Each pixel depends on that

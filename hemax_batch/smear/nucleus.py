@@ -19,7 +19,9 @@ class NucleusField:
     strands: np.ndarray | None = None
 
 
-def nucleus_field(shape: str, rng, x: np.ndarray, y: np.ndarray, cell_um: float, radius_um: float) -> NucleusField:
+def nucleus_field(
+    shape: str, rng, x: np.ndarray, y: np.ndarray, cell_um: float, radius_um: float
+) -> NucleusField:
     """A nucleus of a vocabulary shape around the origin, anywhere turned. x, y: µm, any broadcastable shapes."""
     turn = rng.uniform(0, 2 * np.pi)
     u, v = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
@@ -42,7 +44,9 @@ def _smooth_max(a, b, k: float) -> np.ndarray:
 def _capsules(u, v, points: np.ndarray, radii: np.ndarray) -> np.ndarray:
     """A thick line through points [n, 2] with radius [n] at each."""
     out = np.full(np.broadcast_shapes(u.shape, v.shape), -99, np.float32)
-    for (x0, y0), (x1, y1), r0, r1 in zip(points[:-1], points[1:], radii[:-1], radii[1:], strict=True):
+    for (x0, y0), (x1, y1), r0, r1 in zip(
+        points[:-1], points[1:], radii[:-1], radii[1:], strict=True
+    ):
         ex, ey = x1 - x0, y1 - y0
         t = np.clip(((u - x0) * ex + (v - y0) * ey) / max(ex * ex + ey * ey, 1e-6), 0, 1)
         np.maximum(out, r0 + (r1 - r0) * t - np.hypot(u - x0 - t * ex, v - y0 - t * ey), out=out)
@@ -53,7 +57,9 @@ def _round(rng, u, v, cell_um, radius_um):
     stretch = rng.uniform(1.0, 1.14)
     room = max(cell_um - radius_um * stretch, 0)
     return NucleusField(
-        _ellipse(u, v, rng.uniform(0.2, 0.85) * room, 0, radius_um * stretch, radius_um / stretch, 1.57)
+        _ellipse(
+            u, v, rng.uniform(0.2, 0.85) * room, 0, radius_um * stretch, radius_um / stretch, 1.57
+        )
     )
 
 
@@ -65,9 +71,14 @@ def _bitten(rng, u, v, cell_um, radius_um, depth: float, width: float):
     edge = off - radius_um * 1.2 / long
     radius = width * radius_um
     bite = _ellipse(
-        u, v, edge - radius + depth * radius_um, rng.normal(0, 0.3) * radius_um,
-        radius * 1.2, radius * rng.uniform(0.6, 1.1), rng.normal(0, 0.35),
-    )  # fmt: skip
+        u,
+        v,
+        edge - radius + depth * radius_um,
+        rng.normal(0, 0.3) * radius_um,
+        radius * 1.2,
+        radius * rng.uniform(0.6, 1.1),
+        rng.normal(0, 0.35),
+    )
     return NucleusField(-_smooth_max(-body, bite, 0.12 * radius_um + 0.4))
 
 
@@ -82,7 +93,13 @@ def _irregular(rng, u, v, cell_um, radius_um):
     for angle in np.linspace(0, 2 * np.pi, n, endpoint=False) + rng.normal(0, 0.5, n):
         far, size = rng.uniform(0.35, 0.8) * radius_um, rng.uniform(0.42, 0.72) * radius_um
         lobe = _ellipse(
-            u, v, far * np.cos(angle), far * np.sin(angle), size * 1.25, size * 0.85, angle + rng.normal(0, 0.9)
+            u,
+            v,
+            far * np.cos(angle),
+            far * np.sin(angle),
+            size * 1.25,
+            size * 0.85,
+            angle + rng.normal(0, 0.9),
         )
         body = _smooth_max(body, lobe, 0.5)
     return NucleusField(body)
@@ -113,7 +130,11 @@ def _lobes(rng, u, v, centres: np.ndarray, radius: float, gap_strands: bool = Tr
         turn = np.arctan2(dy, dx) + rng.normal(0, 0.5)
         lobe = _ellipse(u, v, cx, cy, size * stretch, size / stretch, turn)
         body = lobe if body is None else np.maximum(body, lobe)
-    strands = _capsules(u, v, centres, np.full(len(centres), rng.uniform(0.22, 0.4))) if gap_strands else None
+    strands = (
+        _capsules(u, v, centres, np.full(len(centres), rng.uniform(0.22, 0.4)))
+        if gap_strands
+        else None
+    )
     return NucleusField(body, strands)
 
 
@@ -121,7 +142,13 @@ def _bilobed(rng, u, v, cell_um, radius_um):
     lobe = radius_um * 0.7
     far = min(cell_um - lobe * 1.2 - 0.3, lobe * rng.uniform(1.15, 1.5))
     bend = rng.uniform(-0.2, 0.45) * far
-    return _lobes(rng, u, v, np.array([[bend, -far], [-bend * rng.uniform(0, 1), 0], [bend, far]])[[0, 2]], lobe)
+    return _lobes(
+        rng,
+        u,
+        v,
+        np.array([[bend, -far], [-bend * rng.uniform(0, 1), 0], [bend, far]])[[0, 2]],
+        lobe,
+    )
 
 
 def _multilobed(rng, u, v, cell_um, radius_um):

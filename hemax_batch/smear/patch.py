@@ -8,7 +8,15 @@ from .compose import lay_over, sensor
 from .recipes import RECIPES
 from .red_cell import FOCUS_STEPS_UM, RedLayout, red_layout, red_places, stamp_reds
 from .stain import Stain, random_stain
-from .white_cell import RBC_UM, Painted, SmearCell, draw_diameter_um, paint_cell, paint_platelet, paint_speck
+from .white_cell import (
+    RBC_UM,
+    Painted,
+    SmearCell,
+    draw_diameter_um,
+    paint_cell,
+    paint_platelet,
+    paint_speck,
+)
 
 _LAYOUTS = 4  # different fields of red cells; a patch is a random piece of one
 
@@ -43,7 +51,9 @@ def draw_cell_patch(
     return sensor(rng, light, stain.noise), [p.cell for p in painted if p.cell is not None]
 
 
-def _nucleated(rng, class_name, size_px, mpp, stain, off_centre_um, neighbours, focus_um) -> list[Painted]:
+def _nucleated(
+    rng, class_name, size_px, mpp, stain, off_centre_um, neighbours, focus_um
+) -> list[Painted]:
     """The asked cell, and others that keep clear of it; the field's border may cut those, down to a sliver."""
     middle = size_px / 2
     xy = middle + np.clip(rng.normal(0, off_centre_um / mpp, 2), -0.3 * size_px, 0.3 * size_px)
@@ -51,7 +61,10 @@ def _nucleated(rng, class_name, size_px, mpp, stain, off_centre_um, neighbours, 
         out, taken = [paint_platelet(rng, xy, mpp, stain, focus_um)], [(*xy, 3.0)]
     else:
         diameter = draw_diameter_um(rng, class_name)
-        out, taken = [paint_cell(rng, class_name, xy, mpp, stain, diameter, focus_um)], [(*xy, 0.56 * diameter)]
+        out, taken = (
+            [paint_cell(rng, class_name, xy, mpp, stain, diameter, focus_um)],
+            [(*xy, 0.56 * diameter)],
+        )
     names = tuple(RECIPES)
     for _ in range(rng.poisson(neighbours)):
         name = names[rng.integers(len(names))]
@@ -70,7 +83,11 @@ def _small_things(rng, size_px, mpp, stain, whites: list[Painted], focus_um) -> 
     if rng.random() < 0.05:
         centre = rng.uniform(0, size_px, 2)
         places += list(centre + rng.normal(0, 2.2 / mpp, (rng.integers(3, 8), 2)))
-    out = [paint_platelet(rng, xy, mpp, stain, focus_um) for xy in places if _clear(xy, whites, 3.0 / mpp)]
+    out = [
+        paint_platelet(rng, xy, mpp, stain, focus_um)
+        for xy in places
+        if _clear(xy, whites, 3.0 / mpp)
+    ]
     specks = rng.uniform(0, size_px, (rng.poisson(0.0006 * area_um2), 2))
     return out + [paint_speck(rng, xy, mpp, stain, focus_um) for xy in specks]
 
@@ -78,7 +95,10 @@ def _small_things(rng, size_px, mpp, stain, whites: list[Painted], focus_um) -> 
 def _clear(xy, whites: list[Painted], margin_px: float) -> bool:
     for p in whites:
         x0, y0, x1, y1 = p.cell.box_xyxy
-        if np.hypot(xy[0] - (x0 + x1) / 2, xy[1] - (y0 + y1) / 2) < max(x1 - x0, y1 - y0) / 2 + margin_px:
+        if (
+            np.hypot(xy[0] - (x0 + x1) / 2, xy[1] - (y0 + y1) / 2)
+            < max(x1 - x0, y1 - y0) / 2 + margin_px
+        ):
             return False
     return True
 
@@ -87,7 +107,9 @@ def _reds(rng, size_px, mpp, whites: list[Painted], focus_um) -> np.ndarray:
     """The plane of red cells' thickness, int16 [S, S]: a piece of a layout, thinned, clear of nucleated cells."""
     layout: RedLayout = red_layout(int(rng.integers(_LAYOUTS)))
     side_um, margin = size_px * mpp, RBC_UM
-    xy_um, index = red_places(layout, (-margin, -margin, side_um + margin, side_um + margin), rng.uniform(0, 1000, 2))
+    xy_um, index = red_places(
+        layout, (-margin, -margin, side_um + margin, side_um + margin), rng.uniform(0, 1000, 2)
+    )
     keep = layout.rank[index] < rng.uniform(0.15, 1.1)
     for p in whites:
         x0, y0, x1, y1 = np.array(p.cell.box_xyxy) * mpp
@@ -106,4 +128,6 @@ def _uneven_light(rng, size_px: int) -> np.ndarray:
     """A gentle fall of light across the field: float32 [S, S, 1], about 1."""
     axis = np.linspace(-1, 1, size_px, dtype=np.float32)
     a, b, c = rng.normal(0, 0.012, 3)
-    return (1 + a * axis[None, :] + b * axis[:, None] + c * (axis[None, :] ** 2 + axis[:, None] ** 2))[..., None]
+    return (
+        1 + a * axis[None, :] + b * axis[:, None] + c * (axis[None, :] ** 2 + axis[:, None] ** 2)
+    )[..., None]

@@ -45,7 +45,7 @@ def write_smear(
 
     The table has a row per nucleated cell in level-0 pixels, clipped to the slide; edge = 1 where the box touches its
     border (such a cell's attributes are those of the whole), by place. Platelets are drawn and not in it.
-    """  # fmt: skip
+    """
     import tifffile  # here: whoever paints only patches needs neither this nor imagecodecs
 
     path = Path(path)
@@ -55,16 +55,28 @@ def write_smear(
     levels = _levels(width, height, smallest_px, quality)
     truth: list[SmearCell] = []
     with tifffile.TiffWriter(path, bigtiff=width * height > 2**32) as tiff:
-        _write_level(tiff, _first_level(smear, levels, truth, stripe_rows, truth_masks, quality), width, height, mpp, 0)
+        _write_level(
+            tiff,
+            _first_level(smear, levels, truth, stripe_rows, truth_masks, quality),
+            width,
+            height,
+            mpp,
+            0,
+        )
         for level in levels:
             level.finish()
-            _write_level(tiff, iter(level.tiles), level.width, level.height, mpp * width / level.width, 1)
+            _write_level(
+                tiff, iter(level.tiles), level.width, level.height, mpp * width / level.width, 1
+            )
     truth.sort(key=lambda c: (c.y0, c.x0))
     _write_truth(path, truth, width, height)
     if truth_masks:
         labels = {f"label_{i}": c.label for i, c in enumerate(truth)}
         np.savez_compressed(
-            path.with_suffix(".truth.npz"), x0=[c.x0 for c in truth], y0=[c.y0 for c in truth], **labels
+            path.with_suffix(".truth.npz"),
+            x0=[c.x0 for c in truth],
+            y0=[c.y0 for c in truth],
+            **labels,
         )
     return path
 
@@ -73,11 +85,20 @@ def _write_level(tiff, tiles: Iterator[bytes], width, height, mpp, subfile) -> N
     """One level from its encoded tiles, row by row; the µm/px as the resolution tags say it."""
     # photometric='rgb' is what goes in: tifffile then tags the tiles YCbCr 4:2:0, and `_encoded` makes just those.
     tiff.write(
-        tiles, shape=(height, width, 3), dtype=np.uint8, tile=(TILE_PX, TILE_PX), compression="jpeg", photometric="rgb",
-        compressionargs={"subsampling": (2, 2)}, resolution=(1e4 / mpp, 1e4 / mpp), resolutionunit="CENTIMETER",
-        subfiletype=subfile, metadata=None,
-        description="synthetic blood smear" if not subfile else None, software="hemax-batch",
-    )  # fmt: skip
+        tiles,
+        shape=(height, width, 3),
+        dtype=np.uint8,
+        tile=(TILE_PX, TILE_PX),
+        compression="jpeg",
+        photometric="rgb",
+        compressionargs={"subsampling": (2, 2)},
+        resolution=(1e4 / mpp, 1e4 / mpp),
+        resolutionunit="CENTIMETER",
+        subfiletype=subfile,
+        metadata=None,
+        description="synthetic blood smear" if not subfile else None,
+        software="hemax-batch",
+    )
 
 
 def _first_level(smear: Smear, levels, truth, stripe_rows, keep_labels, quality) -> Iterator[bytes]:
@@ -139,7 +160,9 @@ def _encoded(rows: np.ndarray, quality: int) -> Iterator[bytes]:
     import imagecodecs
 
     h, w = rows.shape[:2]
-    padded = np.pad(rows, ((0, -h % TILE_PX), (0, -w % TILE_PX), (0, 0)), mode="edge") if h else rows
+    padded = (
+        np.pad(rows, ((0, -h % TILE_PX), (0, -w % TILE_PX), (0, 0)), mode="edge") if h else rows
+    )
     for y in range(0, h, TILE_PX):
         for x in range(0, w, TILE_PX):
             tile = np.ascontiguousarray(padded[y : y + TILE_PX, x : x + TILE_PX])
@@ -159,7 +182,13 @@ def _clipped(cell: SmearCell, width: int, height: int, keep_label: bool) -> Smea
     label = label[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1]
     x0, y0 = int(cell.x0 + left + xs[0]), int(cell.y0 + top + ys[0])
     box = (float(x0), float(y0), float(x0 + label.shape[1]), float(y0 + label.shape[0]))
-    return replace(cell, box_xyxy=box, x0=x0, y0=y0, label=label.copy() if keep_label else np.zeros((0, 0), np.uint8))
+    return replace(
+        cell,
+        box_xyxy=box,
+        x0=x0,
+        y0=y0,
+        label=label.copy() if keep_label else np.zeros((0, 0), np.uint8),
+    )
 
 
 def _write_truth(path: Path, truth: list[SmearCell], width: int, height: int) -> None:
@@ -171,4 +200,13 @@ def _write_truth(path: Path, truth: list[SmearCell], width: int, height: int) ->
             edge = int(x0 <= 0 or y0 <= 0 or x1 >= width or y1 >= height)
             attributes = (c.granularity, c.cytoplasm_colour, c.nucleus_shape, c.size_vs_rbc)
             ratios = (f"{c.nc_ratio:.4f}", f"{c.nucleus_fraction:.4f}")
-            table.writerow((c.class_name, "synthetic", *(f"{v:.0f}" for v in c.box_xyxy), edge, *attributes, *ratios))
+            table.writerow(
+                (
+                    c.class_name,
+                    "synthetic",
+                    *(f"{v:.0f}" for v in c.box_xyxy),
+                    edge,
+                    *attributes,
+                    *ratios,
+                )
+            )

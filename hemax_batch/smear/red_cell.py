@@ -22,7 +22,9 @@ TORUS_UM = 384.0
 REDS_PER_UM2 = 0.0165  # before thinning: a monolayer with some overlap
 _BANK_SEED = 73
 _LUT_SIZE = 6144
-LUT_OFFSET = 256  # thickness may be a little below 0: light bent out of a cell brightens its surroundings
+LUT_OFFSET = (
+    256  # thickness may be a little below 0: light bent out of a cell brightens its surroundings
+)
 
 
 @lru_cache(maxsize=8)
@@ -31,7 +33,10 @@ def red_bank(mpp: float) -> tuple[tuple[np.ndarray, ...], ...]:
     out = []
     for variant in range(VARIANTS):
         plane = _paint_red(np.random.default_rng([_BANK_SEED, variant]), mpp)
-        blurred = (ndimage.gaussian_filter(plane, s / mpp, truncate=3) if s else plane for s in FOCUS_STEPS_UM)
+        blurred = (
+            ndimage.gaussian_filter(plane, s / mpp, truncate=3) if s else plane
+            for s in FOCUS_STEPS_UM
+        )
         out.append(tuple(np.rint(p * THICKNESS).astype(np.int16) for p in blurred))
     return tuple(out)
 
@@ -53,7 +58,11 @@ def _paint_red(rng, mpp: float) -> np.ndarray:
     pallor, width = np.clip(rng.normal(0.66, 0.24), 0, 0.97), rng.uniform(0.36, 0.56)
     ox, oy = rng.normal(0, 0.05, 2) * radius_um
     u = np.hypot((x - ox) * rng.uniform(0.85, 1.2), y - oy) / (border * width)
-    height = 0.94 - pallor * np.exp(-(u ** rng.uniform(1.8, 3.2))) + 0.12 * np.exp(-(((t - 0.78) / 0.14) ** 2))
+    height = (
+        0.94
+        - pallor * np.exp(-(u ** rng.uniform(1.8, 3.2)))
+        + 0.12 * np.exp(-(((t - 0.78) / 0.14) ** 2))
+    )
     depth_um = border - far
     edge = 1 / (1 + np.exp(-np.clip(depth_um - 0.10, -3, 3) / 0.10))
     fringe = rng.uniform(0.0, 0.07) * np.exp(-(((depth_um + 0.45) / 0.3) ** 2))
@@ -75,9 +84,15 @@ def red_layout(seed: int) -> RedLayout:
     rng = np.random.default_rng([_BANK_SEED, seed])
     n = int(REDS_PER_UM2 * TORUS_UM**2)
     xy = rng.uniform(0, TORUS_UM, (n, 2))
-    reach = np.where(rng.random(n) < 0.25, rng.uniform(0.5, 0.85, n), rng.uniform(0.93, 1.06, n)) * RBC_UM / 2
+    reach = (
+        np.where(rng.random(n) < 0.25, rng.uniform(0.5, 0.85, n), rng.uniform(0.93, 1.06, n))
+        * RBC_UM
+        / 2
+    )
     for _ in range(30):
-        pairs = cKDTree(xy % TORUS_UM, boxsize=TORUS_UM).query_pairs(RBC_UM * 1.06, output_type="ndarray")
+        pairs = cKDTree(xy % TORUS_UM, boxsize=TORUS_UM).query_pairs(
+            RBC_UM * 1.06, output_type="ndarray"
+        )
         apart = xy[pairs[:, 0]] - xy[pairs[:, 1]]
         apart -= TORUS_UM * np.round(apart / TORUS_UM)
         distance = np.maximum(np.hypot(*apart.T), 0.05)[:, None]
@@ -88,7 +103,9 @@ def red_layout(seed: int) -> RedLayout:
     return RedLayout(xy % TORUS_UM, rng.integers(0, VARIANTS, n), rng.random(n))
 
 
-def red_places(layout: RedLayout, window_um: tuple[float, float, float, float], shift_um=(0.0, 0.0)):
+def red_places(
+    layout: RedLayout, window_um: tuple[float, float, float, float], shift_um=(0.0, 0.0)
+):
     """Every red cell of the endless plane whose centre is in the window: xy_um [m, 2], indices [m] into the layout."""
     x0, y0, x1, y1 = (window_um[i] + shift_um[i % 2] for i in range(4))
     xy, index = [], []
@@ -102,12 +119,20 @@ def red_places(layout: RedLayout, window_um: tuple[float, float, float, float], 
 
 
 def stamp_reds(
-    plane: np.ndarray, x0: int, y0: int, xy_px: np.ndarray, variant: np.ndarray, focus: np.ndarray, mpp: float
+    plane: np.ndarray,
+    x0: int,
+    y0: int,
+    xy_px: np.ndarray,
+    variant: np.ndarray,
+    focus: np.ndarray,
+    mpp: float,
 ) -> None:
     """Add red cells to an int16 plane whose top-left pixel is (x0, y0)."""
     bank = red_bank(mpp)
     h, w = plane.shape
-    for (x, y), v, f in zip(np.rint(xy_px).astype(int).tolist(), variant.tolist(), focus.tolist(), strict=True):
+    for (x, y), v, f in zip(
+        np.rint(xy_px).astype(int).tolist(), variant.tolist(), focus.tolist(), strict=True
+    ):
         crop = bank[v][f]
         half = len(crop) // 2
         left, top = x - half - x0, y - half - y0
@@ -121,7 +146,9 @@ def stamp_reds(
 def red_light(stain: Stain) -> np.ndarray:
     """Light let through glass with red cells, by thickness + LUT_OFFSET: float32 [6144, 3], 0..255."""
     thickness = (np.arange(_LUT_SIZE) - LUT_OFFSET) / THICKNESS
-    thickness = np.where(thickness > 1.1, 1.1 + 0.62 * (thickness - 1.1), thickness)  # cells that overlap lie flatter
+    thickness = np.where(
+        thickness > 1.1, 1.1 + 0.62 * (thickness - 1.1), thickness
+    )  # cells that overlap lie flatter
     density = thickness[:, None] * np.array(stain.red)
     return np.minimum(np.array(stain.background) * 10**-density, 255).astype(np.float32)
 

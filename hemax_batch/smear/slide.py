@@ -19,7 +19,15 @@ from .compose import add_noise, lay_over
 from .recipes import RECIPES
 from .red_cell import FOCUS_STEPS_UM, THICKNESS, VARIANTS, red_layout, red_places, stamp_reds
 from .stain import STAINS, Stain
-from .white_cell import RBC_UM, Painted, SmearCell, draw_diameter_um, paint_cell, paint_platelet, paint_speck
+from .white_cell import (
+    RBC_UM,
+    Painted,
+    SmearCell,
+    draw_diameter_um,
+    paint_cell,
+    paint_platelet,
+    paint_speck,
+)
 
 #: A mild left shift with all ten types and a few nucleated red cells, per cent.
 DEFAULT_MIXTURE: dict[str, float] = {
@@ -62,11 +70,13 @@ def draw_smear(
     mixture    weights of the nucleated classes, in any unit (DEFAULT_MIXTURE where None)
     stain      a name of STAINS, or a Stain
     margin_um  clear glass round the film (4 % of the shorter side where None)
-    """  # fmt: skip
+    """
     mixture = DEFAULT_MIXTURE if mixture is None else mixture
     for name in mixture:
         if name not in RECIPES:
-            raise UsageError(f"mixture: {name!r} is no nucleated class; known: {', '.join(RECIPES)}")
+            raise UsageError(
+                f"mixture: {name!r} is no nucleated class; known: {', '.join(RECIPES)}"
+            )
     if isinstance(stain, str) and stain not in STAINS:
         raise UsageError(f"stain {stain!r} is unknown; known: {', '.join(STAINS)}")
     stain = STAINS[stain] if isinstance(stain, str) else stain
@@ -78,7 +88,12 @@ class Smear:
     """A smear that exists where one looks at it. Memory: the squares asked for and the last few blocks."""
 
     def __init__(self, seed, width, height, mpp, white_per_mm2, mixture, stain, margin_um):
-        self.seed, self.width, self.height, self.mpp = int(seed), int(width), int(height), float(mpp)
+        self.seed, self.width, self.height, self.mpp = (
+            int(seed),
+            int(width),
+            int(height),
+            float(mpp),
+        )
         self.stain, self.margin_um = stain, margin_um
         self._names = [n for n in CLASS_NAMES if mixture.get(n, 0) > 0]
         weights = np.array([mixture[n] for n in self._names], float)
@@ -100,7 +115,9 @@ class Smear:
                 out[ya - y0 : yb - y0, xa - x0 : xb - x0] = self._draw(xa, ya, xb, yb)
         return out
 
-    def cells(self, x0: int = 0, y0: int = 0, x1: int | None = None, y1: int | None = None) -> Iterator[SmearCell]:
+    def cells(
+        self, x0: int = 0, y0: int = 0, x1: int | None = None, y1: int | None = None
+    ) -> Iterator[SmearCell]:
         """The nucleated cells and platelets whose centres are dealt to the window (half-open), whole."""
         rect_um = tuple(v * self.mpp for v in (x0, y0, x1 or self.width, y1 or self.height))
         for place in self._places(rect_um):
@@ -123,7 +140,9 @@ class Smear:
     def _film_plane(self, x0, y0, x1, y1) -> np.ndarray:
         """The plasma's faint stain, in slow waves: int16 [h, w], read at each pixel's place."""
         x_um, y_um = np.arange(x0, x1) * self.mpp, np.arange(y0, y1) * self.mpp
-        return np.rint(THICKNESS * 0.05 * (self._density.on_grid(x_um, y_um) + 0.5)).astype(np.int16)
+        return np.rint(THICKNESS * 0.05 * (self._density.on_grid(x_um, y_um) + 0.5)).astype(
+            np.int16
+        )
 
     def _stamp_reds(self, plane, x0, y0, rect_um, places) -> None:
         """Red cells where the film is, clear of nucleated cells, each in its focus."""
@@ -133,17 +152,24 @@ class Smear:
         keep = layout.rank[index] < wanted
         for p in places:
             if p.kind in RECIPES:
-                keep &= np.hypot(xy[:, 0] - p.x_um, xy[:, 1] - p.y_um) > p.diameter_um / 2 + 0.3 * RBC_UM
+                keep &= (
+                    np.hypot(xy[:, 0] - p.x_um, xy[:, 1] - p.y_um)
+                    > p.diameter_um / 2 + 0.3 * RBC_UM
+                )
         xy, index = xy[keep], index[keep]
         blur = np.abs(self._blur_um(xy) + 0.25 * (layout.rank[index] - 0.5))
-        variant = (layout.variant[index] + np.floor(xy[:, 0] + self._red_shift_um[0]).astype(int) * 7) % VARIANTS
+        variant = (
+            layout.variant[index] + np.floor(xy[:, 0] + self._red_shift_um[0]).astype(int) * 7
+        ) % VARIANTS
         focus = np.searchsorted(FOCUS_STEPS_UM, blur).clip(0, len(FOCUS_STEPS_UM) - 1)
         stamp_reds(plane, x0, y0, xy / self.mpp, variant, focus, self.mpp)
 
     def film(self, xy_um: np.ndarray) -> np.ndarray:
         """How much film there is at points [n, 2]: below 0 on clear glass, above 1 well inside the film."""
         x, y = xy_um[:, 0], xy_um[:, 1]
-        edge = np.minimum(np.minimum(x, self.width * self.mpp - x), np.minimum(y, self.height * self.mpp - y))
+        edge = np.minimum(
+            np.minimum(x, self.width * self.mpp - x), np.minimum(y, self.height * self.mpp - y)
+        )
         if self.margin_um <= 0:
             return np.ones(len(xy_um))
         return (edge / self.margin_um - 1 - 0.8 * self._film.at(xy_um)) * 2.5
@@ -167,7 +193,9 @@ class Smear:
         """A block's candidates: nucleated cells, platelets, specks, inside the slide and on the film."""
         rng = np.random.default_rng([self.seed, 1, bx + 2**20, by + 2**20])
         area = BLOCK_UM**2
-        counts = [rng.poisson(d * area) for d in (self._per_um2, _PLATELETS_PER_UM2, _SPECKS_PER_UM2)]
+        counts = [
+            rng.poisson(d * area) for d in (self._per_um2, _PLATELETS_PER_UM2, _SPECKS_PER_UM2)
+        ]
         xy = (np.array([bx, by]) + rng.random((sum(counts), 2))) * BLOCK_UM
         priority, film = rng.random(len(xy)), self.film(xy)
         size_um = np.array([self.width, self.height]) * self.mpp
@@ -179,7 +207,16 @@ class Smear:
                 diameter = draw_diameter_um(rng, kind)
             needs_film = {"speck": -99.0, "platelet": 0.2}.get(kind, 0.8)
             if film[i] > needs_film and (xy[i] >= 0).all() and (xy[i] < size_um).all():
-                out.append(Place((bx, by, i), kind, float(xy[i, 0]), float(xy[i, 1]), diameter, float(priority[i])))
+                out.append(
+                    Place(
+                        (bx, by, i),
+                        kind,
+                        float(xy[i, 0]),
+                        float(xy[i, 1]),
+                        diameter,
+                        float(priority[i]),
+                    )
+                )
         return tuple(out)
 
     def _stays(self, place: Place, bx: int, by: int) -> bool:
@@ -191,7 +228,10 @@ class Smear:
                 for other in self._candidates(bx + dx, by + dy):
                     if other.kind not in RECIPES or other.key == place.key:
                         continue
-                    rules = place.kind == "platelet" or (other.priority, other.key) > (place.priority, place.key)
+                    rules = place.kind == "platelet" or (other.priority, other.key) > (
+                        place.priority,
+                        place.key,
+                    )
                     near = _REACH * (place.diameter_um + other.diameter_um) + _GAP_UM
                     if rules and np.hypot(place.x_um - other.x_um, place.y_um - other.y_um) < near:
                         return False
@@ -200,7 +240,9 @@ class Smear:
     def _paint_place(self, place: Place) -> Painted:
         rng = np.random.default_rng([self.seed, 2, *(k + 2**20 for k in place.key)])
         xy = (place.x_um / self.mpp, place.y_um / self.mpp)
-        blur_um = float(self._blur_um(np.array([[place.x_um, place.y_um]]))[0]) * rng.uniform(0.4, 1.0)
+        blur_um = float(self._blur_um(np.array([[place.x_um, place.y_um]]))[0]) * rng.uniform(
+            0.4, 1.0
+        )
         if place.kind == "platelet":
             return paint_platelet(rng, xy, self.mpp, self.stain, blur_um)
         if place.kind == "speck":
@@ -217,7 +259,10 @@ class _Waves:
 
     def at(self, xy_um: np.ndarray) -> np.ndarray:
         """At points [n, 2]."""
-        return sum(np.sin(xy_um * k + p).prod(1) for k, p in zip(self._k, self._phase, strict=True)) / 2
+        return (
+            sum(np.sin(xy_um * k + p).prod(1) for k, p in zip(self._k, self._phase, strict=True))
+            / 2
+        )
 
     def on_grid(self, x_um: np.ndarray, y_um: np.ndarray) -> np.ndarray:
         """At every (y, x): float32 [h, w]."""

@@ -48,7 +48,9 @@ STAINS: dict[str, Stain] = {
 
 def random_stain(rng: np.random.Generator) -> Stain:
     """One of the stains, more often Wright-Giemsa, with its own strength, tint and light: for training."""
-    stain = STAINS[rng.choice(["wright-giemsa", "may-grunwald", "pale", "rapid"], p=[0.6, 0.16, 0.14, 0.1])]
+    stain = STAINS[
+        rng.choice(["wright-giemsa", "may-grunwald", "pale", "rapid"], p=[0.6, 0.16, 0.14, 0.1])
+    ]
     tint = np.exp(rng.normal(0, 0.07, 3))  # of all dyes together: the camera's colours
     changed = {}
     for f in fields(Stain):
@@ -57,4 +59,6 @@ def random_stain(rng: np.random.Generator) -> Stain:
             changed[f.name] = tuple(float(v) for v in np.array(getattr(stain, f.name)) * tint * own)
     light = np.array(stain.background) * np.exp(rng.normal(0, 0.03, 3)) * rng.uniform(0.9, 1.03)
     noise = stain.noise * rng.uniform(0.5, 2.0)
-    return replace(stain, background=tuple(np.clip(light, 60, 255).tolist()), noise=float(noise), **changed)
+    return replace(
+        stain, background=tuple(np.clip(light, 60, 255).tolist()), noise=float(noise), **changed
+    )

@@ -18,7 +18,9 @@ def _noise_pool(tenths: int) -> np.ndarray:
     """Periodic smooth noise of zero mean and unit deviation, its grain `tenths`/10 pixels: float32 [512, 512]."""
     white = np.random.default_rng([_POOL_SEED, tenths]).standard_normal((_POOL_PX, _POOL_PX))
     smooth = ndimage.gaussian_filter(white, tenths / 20, mode="wrap")  # sigma is half the grain
-    smooth -= ndimage.gaussian_filter(smooth, tenths / 5, mode="wrap")  # no slow drift: a grain, not a cloud
+    smooth -= ndimage.gaussian_filter(
+        smooth, tenths / 5, mode="wrap"
+    )  # no slow drift: a grain, not a cloud
     return ((smooth - smooth.mean()) / smooth.std()).astype(np.float32)
 
 
@@ -73,7 +75,9 @@ def soft_step(depth_um: np.ndarray, soft_um: float) -> np.ndarray:
     return np.clip(depth_um / soft_um + 0.5, 0, 1)
 
 
-def packed_points(rng: np.random.Generator, inside: np.ndarray, spacing_px: float, jitter: float = 0.3) -> np.ndarray:
+def packed_points(
+    rng: np.random.Generator, inside: np.ndarray, spacing_px: float, jitter: float = 0.3
+) -> np.ndarray:
     """Points packed about `spacing_px` apart where `inside` [h, w] is true: float [n, 2] (x, y)."""
     h, w = inside.shape
     rows, columns = int(h / (spacing_px * 0.87)) + 2, int(w / spacing_px) + 2
@@ -85,7 +89,9 @@ def packed_points(rng: np.random.Generator, inside: np.ndarray, spacing_px: floa
     return xy[inside[ij[:, 0], ij[:, 1]]]
 
 
-def stamp_granules(shape: tuple[int, int], xy: np.ndarray, radii_px: np.ndarray, strengths: np.ndarray) -> np.ndarray:
+def stamp_granules(
+    shape: tuple[int, int], xy: np.ndarray, radii_px: np.ndarray, strengths: np.ndarray
+) -> np.ndarray:
     """Round granules of about the given radii; where two overlap the stronger shows: float32 [h, w], 0..strength."""
     out = np.zeros(shape, np.float32)
     sizes = np.clip(np.round(radii_px * 4).astype(int), 1, 80)

@@ -17,7 +17,9 @@ from .stain import Stain
 from .texture import GRID_UM, Canvas, noise, packed_points, soft_step, stamp_granules
 
 RBC_UM = 7.3  # diameter of a red cell
-LARGE_FROM_RBC_DIAMETERS = 1.96  # WBCAtt's annotators change from "small" to "big" at 14.3 µm (medians of PBC boxes)
+LARGE_FROM_RBC_DIAMETERS = (
+    1.96  # WBCAtt's annotators change from "small" to "big" at 14.3 µm (medians of PBC boxes)
+)
 _EDGE_UM = 0.22  # how soft a cell's border is at best focus
 
 
@@ -57,7 +59,13 @@ class Painted:
 
 
 def paint_cell(
-    rng, class_name: str, xy: tuple[float, float], mpp: float, stain: Stain, diameter_um=None, focus_um=0.0
+    rng,
+    class_name: str,
+    xy: tuple[float, float],
+    mpp: float,
+    stain: Stain,
+    diameter_um=None,
+    focus_um=0.0,
 ) -> Painted:
     """A nucleated cell of the given class centred at xy (pixels).
 
@@ -83,7 +91,9 @@ def paint_cell(
 def draw_diameter_um(rng, class_name: str) -> float:
     """A diameter of the class."""
     r = RECIPES[class_name]
-    return float(np.clip(rng.normal(r.diameter_um, r.diameter_sd), r.diameter_um * 0.78, r.diameter_um * 1.3))
+    return float(
+        np.clip(rng.normal(r.diameter_um, r.diameter_sd), r.diameter_um * 0.78, r.diameter_um * 1.3)
+    )
 
 
 def _choose(rng, weighted: tuple[tuple[str, float], ...]) -> str:
@@ -105,9 +115,17 @@ def _truth(class_name, cell, nucleus, x0, y0, mpp, attributes) -> SmearCell:
     label = (cell.astype(np.uint8) + (cell & nucleus))[top:bottom, left:right]
     box = tuple(float(v) for v in (x0 + left, y0 + top, x0 + right, y0 + bottom))
     size_um = mpp * float(np.sqrt((right - left) * (bottom - top)))
-    size = "" if class_name == "platelet" else "large" if size_um >= LARGE_FROM_RBC_DIAMETERS * RBC_UM else "small"
+    size = (
+        ""
+        if class_name == "platelet"
+        else "large"
+        if size_um >= LARGE_FROM_RBC_DIAMETERS * RBC_UM
+        else "small"
+    )
     ratio = float((label == 2).sum() / max((label == 1).sum(), 1))
-    return SmearCell(class_name, box, int(x0 + left), int(y0 + top), label, *attributes, size, ratio)
+    return SmearCell(
+        class_name, box, int(x0 + left), int(y0 + top), label, *attributes, size, ratio
+    )
 
 
 # --- shapes -----------------------------------------------------------------------------------------------------
@@ -157,7 +175,11 @@ def _cytoplasm(rng, recipe, canvas, cell_depth, nucleus_depth, stain, colour) ->
     """Density [h, w, 3]: the colour, mottled; where it is basophilic, paler near the nucleus and deeper at the border."""
     shape = cell_depth.shape
     base = np.array(_cytoplasm_colour(rng, recipe, stain, colour), np.float32)
-    strength = 1 + recipe.mottle * noise(rng, shape, 0.45 / canvas.mpp) + 0.08 * noise(rng, shape, 2.5 / canvas.mpp)
+    strength = (
+        1
+        + recipe.mottle * noise(rng, shape, 0.45 / canvas.mpp)
+        + 0.08 * noise(rng, shape, 2.5 / canvas.mpp)
+    )
     strength *= 1 + recipe.basophilia * (
         0.5 * np.exp(-cell_depth / 0.9) - 0.35 * np.exp(nucleus_depth / 0.8).clip(0, 1)
     )
@@ -184,7 +206,9 @@ def _spot(rng, canvas, depth, radius_um) -> np.ndarray:
     if not len(ij):
         return np.zeros(depth.shape, np.float32)
     y, x = ij[rng.integers(len(ij))]
-    return stamp_granules(depth.shape, np.array([[x, y]]), np.array([radius_um / canvas.mpp]), np.ones(1))
+    return stamp_granules(
+        depth.shape, np.array([[x, y]]), np.array([radius_um / canvas.mpp]), np.ones(1)
+    )
 
 
 def _nucleus(rng, recipe, canvas, depth, stain) -> np.ndarray:
@@ -209,12 +233,17 @@ def _granules(rng, recipe, canvas, cell, nucleus, density, stain) -> np.ndarray:
         colour = np.array(getattr(stain, kind.colour), np.float32)
         room = cell if kind.over_nucleus > 0 else cell & ~nucleus
         patchy = noise(rng, cell.shape, 3 / canvas.mpp) > rng.normal(kind.patchy, 0.3)
-        xy = packed_points(rng, room & patchy, kind.spacing_um / canvas.mpp, 0.22 if kind.solid else 0.42)
+        xy = packed_points(
+            rng, room & patchy, kind.spacing_um / canvas.mpp, 0.22 if kind.solid else 0.42
+        )
         radii = kind.radius_um / canvas.mpp * rng.uniform(0.7, 1.25, len(xy))
         strengths = rng.uniform(*kind.strength, len(xy))
         amount = stamp_granules(cell.shape, xy, radii, strengths)
         amount *= np.where(nucleus, kind.over_nucleus, 1.0)
-        density = density * (1 - (0.75 if kind.solid else 0.25) * amount[..., None]) + amount[..., None] * colour
+        density = (
+            density * (1 - (0.75 if kind.solid else 0.25) * amount[..., None])
+            + amount[..., None] * colour
+        )
     return density
 
 
@@ -227,18 +256,27 @@ def paint_platelet(rng, xy, mpp: float, stain: Stain, focus_um=0.0) -> Painted:
     canvas = Canvas(2 * round((radius_um * 1.5 + 1.0 + 2 * focus_um) / mpp), mpp)
     x, y = canvas.grid()
     angle = np.arctan2(y, x)
-    uneven = 1 + sum(rng.normal(0, 0.22 / k) * np.cos(k * angle + rng.uniform(0, 6.3)) for k in range(2, 6))
-    depth = canvas.at_pixels((radius_um * uneven.clip(0.6, 1.5) - np.hypot(x, y)).astype(np.float32))
+    uneven = 1 + sum(
+        rng.normal(0, 0.22 / k) * np.cos(k * angle + rng.uniform(0, 6.3)) for k in range(2, 6)
+    )
+    depth = canvas.at_pixels(
+        (radius_um * uneven.clip(0.6, 1.5) - np.hypot(x, y)).astype(np.float32)
+    )
     depth += 0.12 * noise(rng, depth.shape, 0.8 / mpp)
-    core = canvas.at_pixels((radius_um * 0.8 - np.hypot(x - rng.normal(0, 0.15), y)).astype(np.float32))
+    core = canvas.at_pixels(
+        (radius_um * 0.8 - np.hypot(x - rng.normal(0, 0.15), y)).astype(np.float32)
+    )
     xy_granules = packed_points(rng, (core > 0) & (depth > 0.1), 0.42 / mpp, 0.4)
     radii = rng.uniform(0.16, 0.3, len(xy_granules)) / mpp
-    granules = stamp_granules(depth.shape, xy_granules, radii, rng.uniform(0.5, 1.0, len(xy_granules)))
+    granules = stamp_granules(
+        depth.shape, xy_granules, radii, rng.uniform(0.5, 1.0, len(xy_granules))
+    )
     cover = soft_step(depth, max(0.4, mpp))
     haze = 0.25 * ndimage.gaussian_filter(granules, 0.25 / mpp)
     colours = (np.array(c, np.float32) for c in (stain.light_blue, stain.basophil))
     density = sum(
-        a[..., None] * c for a, c in zip((0.75 * cover, cover * (0.6 * granules + haze)), colours, strict=True)
+        a[..., None] * c
+        for a, c in zip((0.75 * cover, cover * (0.6 * granules + haze)), colours, strict=True)
     )
     x0, y0 = round(xy[0]) - canvas.side_px // 2, round(xy[1]) - canvas.side_px // 2
     truth = _truth("platelet", depth > 0, np.zeros(depth.shape, bool), x0, y0, mpp, ("", "", ""))
@@ -251,7 +289,9 @@ def paint_speck(rng, xy, mpp: float, stain: Stain, focus_um=0.0) -> Painted:
     canvas = Canvas(2 * round((spread_um * 2 + 1.0 + 2 * focus_um) / mpp), mpp)
     n = int(rng.integers(1, 7))
     points = canvas.pixel_of(np.clip(rng.normal(0, spread_um / 2, (n, 2)), -spread_um, spread_um))
-    amount = stamp_granules((canvas.side_px,) * 2, points, rng.uniform(0.1, 0.35, n) / mpp, rng.uniform(0.3, 0.9, n))
+    amount = stamp_granules(
+        (canvas.side_px,) * 2, points, rng.uniform(0.1, 0.35, n) / mpp, rng.uniform(0.3, 0.9, n)
+    )
     colour = np.array(stain.basophil if rng.random() < 0.8 else (0.3, 0.3, 0.3), np.float32)
     density = amount[..., None] * colour
     x0, y0 = round(xy[0]) - canvas.side_px // 2, round(xy[1]) - canvas.side_px // 2
