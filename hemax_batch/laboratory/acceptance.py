@@ -1,4 +1,6 @@
-"""The acceptance table: each limit that the laboratory set, what was measured, and whether it holds."""
+"""The acceptance table: each limit that the laboratory set, what was measured, and whether it
+holds.
+"""
 
 from __future__ import annotations
 
@@ -49,9 +51,12 @@ class Verdict:
 
 
 def judge(
-    rules: LaboratoryRules, slides: int, comparisons: Sequence[Comparison], flags: Sequence[FlagAgreement],
+    rules: LaboratoryRules,
+    slides: int,
+    comparisons: Sequence[Comparison],
+    flags: Sequence[FlagAgreement],
     repeats: dict[str, Repeatability],
-) -> list[Verdict]:  # fmt: skip
+) -> list[Verdict]:
     """A verdict on each limit of the rules, in their order; none where the laboratory set none."""
     verdicts = []
     if rules.least_slides:
@@ -64,9 +69,15 @@ def judge(
             words, measured = WORDS[limit.subject], _of_flag(limit, by_flag.get(limit.subject))
         elif limit.criterion == "repeatability":
             found = repeats.get(limit.subject)
-            words, measured = QUANTITY[limit.subject].words, found.sd.scaled(100) if found else NO_ESTIMATE
+            words, measured = (
+                QUANTITY[limit.subject].words,
+                found.sd.scaled(100) if found else NO_ESTIMATE,
+            )
         else:
-            words, measured = QUANTITY[limit.subject].words, _of_quantity(limit, by_quantity.get(limit.subject))
+            words, measured = (
+                QUANTITY[limit.subject].words,
+                _of_quantity(limit, by_quantity.get(limit.subject)),
+            )
         verdicts.append(_verdict(limit, words, measured))
     return verdicts
 
@@ -74,16 +85,22 @@ def judge(
 def _of_flag(limit: Limit, found: FlagAgreement | None) -> Estimate:
     if found is None:
         return NO_ESTIMATE
-    return {"sensitivity": found.sensitivity, "specificity": found.specificity}.get(limit.criterion, found.efficiency)
+    return {"sensitivity": found.sensitivity, "specificity": found.specificity}.get(
+        limit.criterion, found.efficiency
+    )
 
 
 def _of_quantity(limit: Limit, found: Comparison | None) -> Estimate:
     if found is None:
         return NO_ESTIMATE
     return {
-        "within_limits": found.within, "bias": found.difference.bias, "slope": found.passing_bablok.slope,
-        "intercept": found.passing_bablok.intercept, "pearson": found.pearson, "spearman": found.spearman,
-    }[limit.criterion]  # fmt: skip
+        "within_limits": found.within,
+        "bias": found.difference.bias,
+        "slope": found.passing_bablok.slope,
+        "intercept": found.passing_bablok.intercept,
+        "pearson": found.pearson,
+        "spearman": found.spearman,
+    }[limit.criterion]
 
 
 def _verdict(limit: Limit, words: str, measured: Estimate) -> Verdict:
@@ -92,4 +109,6 @@ def _verdict(limit: Limit, words: str, measured: Estimate) -> Verdict:
     passed = limit.low <= measured.value <= limit.high
     if not (math.isfinite(measured.low) and math.isfinite(measured.high)):
         return Verdict(limit, words, measured, passed, None)
-    return Verdict(limit, words, measured, passed, limit.low <= measured.low and measured.high <= limit.high)
+    return Verdict(
+        limit, words, measured, passed, limit.low <= measured.low and measured.high <= limit.high
+    )

@@ -1,4 +1,6 @@
-"""Control charts: slides gathered by night and scanner, limits from the baseline, rules, and the state of each chart."""
+"""Control charts: slides gathered by night and scanner, limits from the baseline, rules, and the
+state of each chart.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,19 @@ LEAST_BASELINE_NIGHTS = 10
 ADVISED_BASELINE_NIGHTS = 20
 _IDLE_DAYS = 14  # a scanner without a slide for so long is out of use and raises no alarm
 _TAILS = (1.0, 99.0)  # per cent of the baseline's slides; values beyond are set to these
-_MOST_ALIKE = 1 / 3  # of the baseline's nights; more, of rare cells, and the values are no normal law's
+_MOST_ALIKE = (
+    1 / 3
+)  # of the baseline's nights; more, of rare cells, and the values are no normal law's
 _WINDOW = {"1_3s": 1, "2_2s": 2, "R_4s": 2, "4_1s": 4, "10_x": 10}  # nights that a rule speaks of
 
 RATE = "missed"  # a count over an area; all other measures are means of slides
-IN_CONTROL, WARNED, OUT, NO_LIMITS, IDLE = "in control", "warning", "out of control", "no limits", "idle"
+IN_CONTROL, WARNED, OUT, NO_LIMITS, IDLE = (
+    "in control",
+    "warning",
+    "out of control",
+    "no limits",
+    "idle",
+)
 Mask = NDArray[np.bool_]
 
 
@@ -86,7 +96,8 @@ def make_charts(
 ) -> list[Chart]:
     """A chart of each measure that has values, for each scanner and each control slide.
 
-    Slides whose id matches a pattern of `controls` are charted by themselves and are left out of their scanner's charts.
+    Slides whose id matches a pattern of `controls` are charted by themselves and are left out of
+    their scanner's charts.
     """
     scanners = np.array(nights.scanners)
     control = np.array([next((p for p in controls if fnmatch(s, p)), "") for s in nights.slides])
@@ -96,7 +107,9 @@ def make_charts(
         for pattern in ("", *controls):
             wanted = (scanners == scanner) & (control == pattern)
             for measure in MEASURES if wanted.any() else ():
-                if pattern and measure.name == RATE:  # a scan of one slide audits too little to tell a rate
+                if (
+                    pattern and measure.name == RATE
+                ):  # a scan of one slide audits too little to tell a rate
                     continue
                 chart = _chart(nights, measure, scanner, pattern, wanted, baseline, rules, last)
                 charts += [chart] if chart else []
@@ -104,12 +117,19 @@ def make_charts(
 
 
 def _chart(
-    nights: Nights, measure: Measure, scanner: str, pattern: str, wanted: Mask, baseline: tuple[date, date],
-    rules: MonitorRules, last: int,
-) -> Chart | None:  # fmt: skip
+    nights: Nights,
+    measure: Measure,
+    scanner: str,
+    pattern: str,
+    wanted: Mask,
+    baseline: tuple[date, date],
+    rules: MonitorRules,
+    last: int,
+) -> Chart | None:
     """One chart; None where no slide has a value.
 
-    Steps: pick the slides with a value; gather them by night; take limits from the baseline; apply the rules.
+    Steps: pick the slides with a value; gather them by night; take limits from the baseline; apply
+    the rules.
     """
     wanted = wanted & np.isfinite(nights.values[measure.name])
     if not wanted.any():
@@ -127,9 +147,21 @@ def _chart(
     broken = tuple(westgard(z, (WARNING, *rules.rules)))
     state, since = _state(days, broken, limits is not None, rules.recent_days, last)
     return Chart(
-        measure, scanner, pattern, tuple(date.fromordinal(int(d)) for d in days), tuple(int(n) for n in slides), values,
-        errors, limits, z, broken, state, since, measure.name in rules.alarm, note,
-    )  # fmt: skip
+        measure,
+        scanner,
+        pattern,
+        tuple(date.fromordinal(int(d)) for d in days),
+        tuple(int(n) for n in slides),
+        values,
+        errors,
+        limits,
+        z,
+        broken,
+        state,
+        since,
+        measure.name in rules.alarm,
+        note,
+    )
 
 
 def _by_night(
@@ -137,9 +169,10 @@ def _by_night(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats, Floats]:
     """Nights, slides, mean and its standard error of each night.
 
-    The spread of slides comes from the baseline alone. Values beyond its 1st and 99th percentile are set to these, so
-    that one patient moves no night (Badrick et al., Clin Chem 2019;65:962-971: patient-based quality control). The
-    screen's audit is a rate: its nights weigh slides by the area that was audited.
+    The spread of slides comes from the baseline alone. Values beyond its 1st and 99th percentile
+    are set to these, so that one patient moves no night (Badrick et al., Clin Chem 2019;65:962-971:
+    patient-based quality control). The screen's audit is a rate: its nights weigh slides by the
+    area that was audited.
     """
     x, weights = nights.values[measure.name][wanted], np.ones(int(wanted.sum()))
     base = within[wanted]
@@ -169,7 +202,11 @@ def _limits(values: Floats, errors: Floats) -> tuple[ControlLimits | None, str]:
 
 
 def _state(
-    days: NDArray[np.int64], broken: Sequence[tuple[str, ...]], has_limits: bool, recent_days: int, last: int
+    days: NDArray[np.int64],
+    broken: Sequence[tuple[str, ...]],
+    has_limits: bool,
+    recent_days: int,
+    last: int,
 ) -> tuple[str, date | None]:
     """The state of a chart on its last nights, and since when it is out of control."""
     if int(days[-1]) < last - _IDLE_DAYS:
@@ -186,7 +223,8 @@ def _state(
 def _onset(broken: Sequence[tuple[str, ...]], at: int) -> int:
     """The first night of the series of rejections that ends at a night.
 
-    A rule speaks of the nights that it counts; of several the one that counts fewest. Series that touch or overlap are one.
+    A rule speaks of the nights that it counts; of several the one that counts fewest. Series that
+    touch or overlap are one.
     """
     start = at
     while at >= start - 1 and at >= 0:
@@ -198,7 +236,8 @@ def _onset(broken: Sequence[tuple[str, ...]], at: int) -> int:
 
 
 def rejection_rate(rules: Sequence[str], points: int = 100_000, seed: int = 0) -> float:
-    """How often the rules reject a night of a chart that is in control, by simulation of independent normal nights.
+    """How often the rules reject a night of a chart that is in control, by simulation of
+    independent normal nights.
 
     Examples
     --------

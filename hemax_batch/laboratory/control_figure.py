@@ -1,4 +1,6 @@
-"""The figure of a control chart: nights from left to right, bands of one, two and three standard deviations."""
+"""The figure of a control chart: nights from left to right, bands of one, two and three standard
+deviations.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +19,16 @@ _WIDTH, _HEIGHT = 520.0, 190.0
 _MOST_TICKS = 7
 
 
-def control_figure(c: Chart, baseline: tuple[date, date], changes: Sequence[tuple[date, str]]) -> Markup:
+def control_figure(
+    c: Chart, baseline: tuple[date, date], changes: Sequence[tuple[date, str]]
+) -> Markup:
     """The Levey-Jennings chart of a measure; nights that break a rule name it under the pointer."""
     days = [night.toordinal() for night in c.nights]
     plot = Plot(_WIDTH, _HEIGHT, (days[0] - 1, days[-1] + 1), _y_range(c))
-    start, end = (min(max(d.toordinal() + half, days[0] - 1), days[-1] + 1) for d, half in
-                  zip(baseline, (-0.5, 0.5), strict=True))  # fmt: skip
+    start, end = (
+        min(max(d.toordinal() + half, days[0] - 1), days[-1] + 1)
+        for d, half in zip(baseline, (-0.5, 0.5), strict=True)
+    )
     if c.limits:
         spread = c.limits.sd(c.sampling_sd)
         for times, css in ((3, "sd2"), (1, "sd1")):

@@ -1,4 +1,6 @@
-"""A differential as counts, whoever made it, and the quantities that two differentials are compared by."""
+"""A differential as counts, whoever made it, and the quantities that two differentials are compared
+by.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +32,21 @@ def _of_class(name: str) -> Quantity:
 _SPLIT = tuple(_of_class(name) for name in ("band_neutrophil", "segmented_neutrophil"))
 #: In the order of a report: total neutrophils first, their split after them, immature cells last.
 QUANTITIES: tuple[Quantity, ...] = (
-    Quantity(NEUTROPHILS, "neutrophils, total", (NEUTROPHILS, "band_neutrophil", "segmented_neutrophil")),
+    Quantity(
+        NEUTROPHILS, "neutrophils, total", (NEUTROPHILS, "band_neutrophil", "segmented_neutrophil")
+    ),
     *_SPLIT,
     Quantity("lymphocytes", "lymphocytes with variant forms", ("lymphocyte", "variant_lymphocyte")),
     *(_of_class(name) for name in ("monocyte", "eosinophil", "basophil")),
-    Quantity("immature_granulocytes", "immature granulocytes", ("promyelocyte", "myelocyte", "metamyelocyte")),
-    *(_of_class(name) for name in ("promyelocyte", "myelocyte", "metamyelocyte", "blast", "variant_lymphocyte")),
+    Quantity(
+        "immature_granulocytes",
+        "immature granulocytes",
+        ("promyelocyte", "myelocyte", "metamyelocyte"),
+    ),
+    *(
+        _of_class(name)
+        for name in ("promyelocyte", "myelocyte", "metamyelocyte", "blast", "variant_lymphocyte")
+    ),
     Quantity(NRBC, "nucleated red cells per 100 white", ()),
 )
 QUANTITY = {q.name: q for q in QUANTITIES}
@@ -67,7 +78,9 @@ class Count:
         return self.of(quantity) / self.cells
 
     def tells(self, quantity: Quantity) -> bool:
-        """Whether this count can tell the quantity: neutrophils that were not split tell no bands."""
+        """Whether this count can tell the quantity: neutrophils that were not split tell no
+        bands.
+        """
         if quantity.name == NRBC:
             return self.nrbc is not None
         if quantity in _SPLIT:

@@ -1,4 +1,6 @@
-"""Whether a slide is abnormal, by its distribution and by its morphology, and how well two counters agree on it."""
+"""Whether a slide is abnormal, by its distribution and by its morphology, and how well two counters
+agree on it.
+"""
 
 from __future__ import annotations
 
@@ -76,11 +78,20 @@ def flag_agreements(
     reference: Sequence[Count], method: Sequence[Count], rules: LaboratoryRules
 ) -> list[FlagAgreement]:
     """The agreement on each flag of paired counts."""
-    pairs = [(flags_of(a, rules), flags_of(b, rules)) for a, b in zip(reference, method, strict=True)]
+    pairs = [
+        (flags_of(a, rules), flags_of(b, rules)) for a, b in zip(reference, method, strict=True)
+    ]
     found = []
     for flag in FLAGS:
-        told = [(a[flag], b[flag]) for a, b in pairs if a.get(flag) is not None and b.get(flag) is not None]
-        numbers = [sum(pair == wanted for pair in told) for wanted in
-                   ((True, True), (False, True), (True, False), (False, False))]  # fmt: skip
-        found.append(FlagAgreement(flag, *numbers, assessed=bool(told) or not pairs))
+        told = [
+            (a[flag], b[flag])
+            for a, b in pairs
+            if a.get(flag) is not None and b.get(flag) is not None
+        ]
+        both, method_only, reference_only, neither = (
+            sum(pair == wanted for pair in told)
+            for wanted in ((True, True), (False, True), (True, False), (False, False))
+        )
+        assessed = bool(told) or not pairs
+        found.append(FlagAgreement(flag, both, method_only, reference_only, neither, assessed))
     return found

@@ -24,7 +24,11 @@ def template(slides: Iterable[str] = ()) -> str:
     >>> print(template(["S1"]).splitlines()[1][:12])
     S1,first,,,,
     """
-    rows = [f"{_quoted(slide)},{who}" + "," * (len(COLUMNS) - 2) for slide in slides for who in ("first", "second")]
+    rows = [
+        f"{_quoted(slide)},{who}" + "," * (len(COLUMNS) - 2)
+        for slide in slides
+        for who in ("first", "second")
+    ]
     return "\n".join([",".join(COLUMNS), *rows]) + "\n"
 
 
@@ -35,9 +39,9 @@ def _quoted(text: str) -> str:
 def read_manual_counts(path: Path) -> list[Count]:
     """All counts of a file, in its order. UsageError lists what is wrong, by row.
 
-    A row whose counts are all empty is left out, so that a template may be filled in part. The white classes of a row
-    sum to its `cells`. A slide has one or two examiners. Neutrophils are split in bands and segmented, or given together
-    in a column `neutrophils`.
+    A row whose counts are all empty is left out, so that a template may be filled in part. The
+    white classes of a row sum to its `cells`. A slide has one or two examiners. Neutrophils are
+    split in bands and segmented, or given together in a column `neutrophils`.
     """
     rows = read_rows(path, KEYS, (*MANUAL_CLASSES, NEUTROPHILS, *OUTSIDE, *_NRBC_NAMES))
     problems = Problems(path)
@@ -50,15 +54,22 @@ def read_manual_counts(path: Path) -> list[Count]:
         if count is None:
             continue
         if (earlier := seen.setdefault((count.slide, count.counter), row.number)) != row.number:
-            problems.add(row.number, f"{shown(count.slide)} by {shown(count.counter)} is in row {earlier} already")
+            problems.add(
+                row.number,
+                f"{shown(count.slide)} by {shown(count.counter)} is in row {earlier} already",
+            )
             continue
         if sum(slide == count.slide for slide, _ in seen) > MAX_EXAMINERS:
-            problems.add(row.number, f"{shown(count.slide)} has a third examiner; a slide has one or two")
+            problems.add(
+                row.number, f"{shown(count.slide)} has a third examiner; a slide has one or two"
+            )
             continue
         counts.append(count)
     problems.refuse()
     if not counts:
-        raise UsageError(f"{path}: holds no count; `hemax-batch verify --template` prints the table to fill in")
+        raise UsageError(
+            f"{path}: holds no count; `hemax-batch verify --template` prints the table to fill in"
+        )
     return counts
 
 
@@ -74,7 +85,10 @@ def _count(row: Row, problems: Problems) -> Count | None:
             continue
         number = whole_number(row.text[name])
         if number is None:
-            problems.add(row.number, f"{name} {shown(row.text[name])}: expected a whole number of cells from 0 on")
+            problems.add(
+                row.number,
+                f"{name} {shown(row.text[name])}: expected a whole number of cells from 0 on",
+            )
         else:
             numbers[name] = number
     if len(problems.found) > before:
@@ -89,7 +103,10 @@ def _summed(row: Row, numbers: dict[str, int], problems: Problems) -> Count | No
     total = sum(classes.values())
     split = numbers.get("band_neutrophil", 0) + numbers.get("segmented_neutrophil", 0)
     if numbers.get(NEUTROPHILS) and split:
-        problems.add(row.number, f"neutrophils {numbers[NEUTROPHILS]} and bands or segmented {split}: give one or the other")
+        problems.add(
+            row.number,
+            f"neutrophils {numbers[NEUTROPHILS]} and bands or segmented {split}: give one or the other",
+        )
     elif not cells:
         problems.add(row.number, "cells 0: a count needs cells")
     elif total != cells:
@@ -101,6 +118,8 @@ def _summed(row: Row, numbers: dict[str, int], problems: Problems) -> Count | No
 
 
 def _nrbc(row: Row, numbers: dict[str, int]) -> int | None:
-    """The nucleated red cells; None where the table has no column for them, or this row leaves it empty."""
+    """The nucleated red cells; None where the table has no column for them, or this row leaves it
+    empty.
+    """
     given = [numbers[name] for name in (NRBC, *_NRBC_NAMES) if row.text.get(name)]
     return given[0] if given else None

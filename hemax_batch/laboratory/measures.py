@@ -1,4 +1,6 @@
-"""What `monitor` charts: the figures of a slide that drift when a scanner, a stain or a network does."""
+"""What `monitor` charts: the figures of a slide that drift when a scanner, a stain or a network
+does.
+"""
 
 from __future__ import annotations
 
@@ -28,19 +30,49 @@ class Measure:
 _STAIN = "stain batch, staining time, buffer pH, light of the scanner"
 _PATIENTS = "who is ill moves it as well as the network does: look at the other charts first"
 MEASURES: tuple[Measure, ...] = (
-    Measure("red_cell_diameter", "red-cell diameter", "µm", "µm per pixel, focus, drying of the film"),
+    Measure(
+        "red_cell_diameter", "red-cell diameter", "µm", "µm per pixel, focus, drying of the film"
+    ),
     Measure("stain_strength", "stain strength of red cells", "OD", _STAIN, 3),
     Measure("nuclear_contrast", "stain strength of nuclei", "OD", _STAIN, 3, alarms=False),
     Measure("red_over_green", "red-cell colour, red over green", "", _STAIN, 3, alarms=False),
     Measure("blue_over_green", "red-cell colour, blue over green", "", _STAIN, 3, alarms=False),
-    Measure("background", "background brightness", "of 255", "lamp, exposure, dirt on the slide", 1),
-    Measure("background_tint", "background tint, blue minus red", "of 255", "white balance, mounting medium", 1, alarms=False),
-    Measure("focus", "focus, sharpness of the median region", "", "autofocus, objective, cover slip", 3),
+    Measure(
+        "background", "background brightness", "of 255", "lamp, exposure, dirt on the slide", 1
+    ),
+    Measure(
+        "background_tint",
+        "background tint, blue minus red",
+        "of 255",
+        "white balance, mounting medium",
+        1,
+        alarms=False,
+    ),
+    Measure(
+        "focus", "focus, sharpness of the median region", "", "autofocus, objective, cover slip", 3
+    ),
     Measure("out_of_focus", "regions out of focus", "%", "autofocus, uneven film", alarms=False),
-    Measure("unfamiliar", "cells unlike those the network knows", "%", "stain, scanner, focus, rare disease"),
+    Measure(
+        "unfamiliar",
+        "cells unlike those the network knows",
+        "%",
+        "stain, scanner, focus, rare disease",
+    ),
     Measure("unidentified", "unidentified cells", "%", "stain, focus, rare disease"),
-    Measure("missed", "cells that the screen's audit finds", "per mm²", "stain of nuclei, focus", alarms=False),
-    Measure("corrected", "cells reclassified in review", "% of reviewed", "the network, the reviewers, the patients", alarms=False),
+    Measure(
+        "missed",
+        "cells that the screen's audit finds",
+        "per mm²",
+        "stain of nuclei, focus",
+        alarms=False,
+    ),
+    Measure(
+        "corrected",
+        "cells reclassified in review",
+        "% of reviewed",
+        "the network, the reviewers, the patients",
+        alarms=False,
+    ),
     *(
         Measure(name, words, "% of white cells", _PATIENTS, alarms=False)
         for name, words in (

@@ -1,10 +1,12 @@
-"""`hemax-batch monitor`: drift of scanner, stain and network from night to night, as one page, JSON and a table.
+"""`hemax-batch monitor`: drift of scanner, stain and network from night to night, as one page, JSON
+and a table.
 
     DIR/monitor.html   for a person, offline
     DIR/monitor.json   the state of each chart, limits, and what was read
     DIR/nights.csv     a row for each chart and night
 
-Everything is computed before anything is written. Each file is written aside and renamed; monitor.json is last.
+Everything is computed before anything is written. Each file is written aside and renamed;
+monitor.json is last.
 """
 
 from __future__ import annotations
@@ -20,34 +22,51 @@ from ..errors import UsageError
 from ..outputs.tables import as_table, safe_text
 from ..results.durable import write_bytes
 from ..vocabulary import CLAIM
-from .charts import ADVISED_BASELINE_NIGHTS, NO_LIMITS, OUT, WARNED, Chart, make_charts, rejection_rate, told_day
+from .charts import (
+    ADVISED_BASELINE_NIGHTS,
+    NO_LIMITS,
+    OUT,
+    WARNED,
+    Chart,
+    make_charts,
+    rejection_rate,
+    told_day,
+)
 from .control_figure import control_figure
+from .json_record import as_json, figure
 from .measures import MEASURES
 from .nights import Nights, SlideTimes, read_nights
 from .pages import render
 from .rules import LaboratoryRules
 from .statistics.control import WORDS
-from .verify import as_json, figure
 
 PAGE, RECORD, TABLE = "monitor.html", "monitor.json", "nights.csv"
-NIGHT_COLUMNS = ("measure", "scanner", "control", "night", "slides", "value", "unit", "centre", "sd", "z", "rules_broken", "claim")
-NOT_PROVEN = (
-    "A chart in control says that a figure is as it was in the baseline. It does not say that the differentials are "
-    "right, nor that they were right in the baseline: that is what a verification is for."
+NIGHT_COLUMNS = (
+    "measure",
+    "scanner",
+    "control",
+    "night",
+    "slides",
+    "value",
+    "unit",
+    "centre",
+    "sd",
+    "z",
+    "rules_broken",
+    "claim",
 )
-METHODS = (
-    "A point is the mean of a night's slides. Values beyond the 1st and 99th percentile of the baseline's slides are set to these, so that one patient moves no night.",
-    "Limits: the spread between nights of the baseline (DerSimonian and Laird 1986) and the sampling error of the night. A night of few slides has wider limits.",
-    "Rules: Westgard, Barry, Hunt and Groth 1981, applied to one value a night. R_4s is of two nights in a row.",
-    "A night runs from noon to noon, unless a table or the slides' paths give the date.",
-    "A change of weights or of the tool's version is marked. After it, name a new baseline.",
-    "A control slide is charted by itself, without sampling error: mean and standard deviation as Levey and Jennings took them.",
+NOT_PROVEN = (
+    "A chart in control says that a figure is as it was in the baseline. "
+    "It does not say that the differentials are right, nor that they were right in the baseline. "
+    "That is what a verification is for."
 )
 
 
 @dataclass(frozen=True)
 class MonitorOptions:
-    """What `monitor` is asked: where it reads and writes, the baseline (first and last night), and the control slides."""
+    """What `monitor` is asked: where it reads and writes, the baseline (first and last night), and
+    the control slides.
+    """
 
     results: Path
     out: Path
@@ -80,7 +99,10 @@ class Watch:
     def short_baseline(self) -> bool:
         """Whether a chart has fewer baseline nights than advised."""
         first, final = self.options.baseline
-        return any(sum(first <= n <= final for n in c.nights) < ADVISED_BASELINE_NIGHTS for c in self.charts)
+        return any(
+            sum(first <= n <= final for n in c.nights) < ADVISED_BASELINE_NIGHTS
+            for c in self.charts
+        )
 
 
 def monitor(options: MonitorOptions) -> Watch:
@@ -102,12 +124,18 @@ def _check_baseline(baseline: tuple[date, date], nights: Nights) -> None:
     if first > last:
         raise UsageError(f"--baseline {first} {last}: the first night lies after the last")
     if not any(first.toordinal() <= night <= last.toordinal() for night in nights.nights.tolist()):
-        there = (date.fromordinal(int(night)) for night in (nights.nights.min(), nights.nights.max()))
-        raise UsageError(f"--baseline {first} {last}: no slide is of these nights; there are {' to '.join(map(str, there))}")
+        there = (
+            date.fromordinal(int(night)) for night in (nights.nights.min(), nights.nights.max())
+        )
+        raise UsageError(
+            f"--baseline {first} {last}: no slide is of these nights; there are {' to '.join(map(str, there))}"
+        )
 
 
 def _changes(nights: Nights) -> Iterator[tuple[date, str]]:
-    """The nights on which weights or version are others than on the night before, with what they are then."""
+    """The nights on which weights or version are others than on the night before, with what they
+    are then.
+    """
     by_night: dict[int, set[str]] = {}
     for night, version in zip(nights.nights.tolist(), nights.versions, strict=True):
         by_night.setdefault(night, set()).add(version)
@@ -125,13 +153,25 @@ def render_page(watch: Watch) -> bytes:
     rate = rejection_rate(options.rules.monitor.rules)
     alarming = sum(c.alarms and c.limits is not None for c in watch.charts)
     return render(
-        "monitor.html.j2", watch=watch, subjects=subjects, grid=grid, changes=watch.changes, told_day=told_day,
+        "monitor.html.j2",
+        watch=watch,
+        subjects=subjects,
+        grid=grid,
+        changes=watch.changes,
+        told_day=told_day,
         measures=[m for m in MEASURES if any(c.measure is m for c in watch.charts)],
         missing=[m.words for m in MEASURES if not any(c.measure is m for c in watch.charts)],
         figure_of=lambda c: control_figure(c, options.baseline, watch.changes),
-        by_chance=1 - (1 - rate) ** alarming, rate=rate, alarming=alarming, rule_words=WORDS, methods=METHODS, OUT=OUT,
-        WARNED=WARNED, NO_LIMITS=NO_LIMITS, not_proven=NOT_PROVEN, version=__version__,
-    )  # fmt: skip
+        by_chance=1 - (1 - rate) ** alarming,
+        rate=rate,
+        alarming=alarming,
+        rule_words=WORDS,
+        OUT=OUT,
+        WARNED=WARNED,
+        NO_LIMITS=NO_LIMITS,
+        not_proven=NOT_PROVEN,
+        version=__version__,
+    )
 
 
 def record_of(watch: Watch) -> dict[str, object]:
@@ -146,23 +186,43 @@ def record_of(watch: Watch) -> dict[str, object]:
         "unreadable": list(watch.nights.unreadable),
         "last_night": str(watch.last),
         "baseline": [str(first), str(last)],
-        "rules": {"file": options.rules.source, "sha256": options.rules.sha256, "westgard": list(options.rules.monitor.rules),
-                  "alarm": list(options.rules.monitor.alarm), "recent_days": options.rules.monitor.recent_days},
+        "rules": {
+            "file": options.rules.source,
+            "sha256": options.rules.sha256,
+            "westgard": list(options.rules.monitor.rules),
+            "alarm": list(options.rules.monitor.alarm),
+            "recent_days": options.rules.monitor.recent_days,
+        },
         "out_of_control": [chart.words for chart in watch.alarms],
-        "version_changes": [{"night": str(night), "made_with": made} for night, made in watch.changes],
+        "version_changes": [
+            {"night": str(night), "made_with": made} for night, made in watch.changes
+        ],
         "charts": [_chart_record(chart) for chart in watch.charts],
-    }  # fmt: skip
+    }
 
 
 def _chart_record(c: Chart) -> dict[str, object]:
     return {
-        "measure": c.measure.name, "words": c.measure.words, "unit": c.measure.unit, "scanner": c.scanner,
-        "control": c.control, "state": c.state, "since": str(c.since) if c.since else None, "alarms": c.alarms,
-        "note": c.note, "nights": len(c.nights), "slides": sum(c.slides),
+        "measure": c.measure.name,
+        "words": c.measure.words,
+        "unit": c.measure.unit,
+        "scanner": c.scanner,
+        "control": c.control,
+        "state": c.state,
+        "since": str(c.since) if c.since else None,
+        "alarms": c.alarms,
+        "note": c.note,
+        "nights": len(c.nights),
+        "slides": sum(c.slides),
         "centre": figure(c.limits.centre) if c.limits else None,
         "between_sd": figure(c.limits.between_sd) if c.limits else None,
-        "last": {"night": str(c.nights[-1]), "value": figure(c.values[-1]), "z": figure(c.z[-1]), "rules_broken": list(c.broken[-1])},
-    }  # fmt: skip
+        "last": {
+            "night": str(c.nights[-1]),
+            "value": figure(c.values[-1]),
+            "z": figure(c.z[-1]),
+            "rules_broken": list(c.broken[-1]),
+        },
+    }
 
 
 def night_rows(charts: Sequence[Chart]) -> Iterator[list[str]]:
@@ -171,6 +231,19 @@ def night_rows(charts: Sequence[Chart]) -> Iterator[list[str]]:
         spread = c.limits.sd(c.sampling_sd) if c.limits else [math.nan] * len(c.nights)
         centre = c.limits.centre if c.limits else math.nan
         for i, night in enumerate(c.nights):
-            numbers = [f"{v:.4f}" if math.isfinite(v) else "" for v in (c.values[i], centre, spread[i], c.z[i])]
-            yield [c.measure.name, safe_text(c.scanner), safe_text(c.control), str(night), str(c.slides[i]), numbers[0],
-                   c.measure.unit, *numbers[1:], " ".join(c.broken[i]), CLAIM]  # fmt: skip
+            numbers = [
+                f"{v:.4f}" if math.isfinite(v) else ""
+                for v in (c.values[i], centre, spread[i], c.z[i])
+            ]
+            yield [
+                c.measure.name,
+                safe_text(c.scanner),
+                safe_text(c.control),
+                str(night),
+                str(c.slides[i]),
+                numbers[0],
+                c.measure.unit,
+                *numbers[1:],
+                " ".join(c.broken[i]),
+                CLAIM,
+            ]

@@ -1,7 +1,8 @@
 """The figures of every slide of a results folder, by night and scanner. No cell is read.
 
-Read are `result.json` of each slide, `differential.csv` over all slides, and the last line of each review's trail. A
-slide that the table over all slides lacks, because a run still goes on, is read from its own.
+Read are `result.json` of each slide, `differential.csv` over all slides, and the last line of each
+review's trail. A slide that the table over all slides lacks, because a run still goes on, is read
+from its own.
 """
 
 from __future__ import annotations
@@ -49,12 +50,18 @@ class SlideTimes:
         night, scanner = self.table.get(slide, (None, None))
         match = self.pattern.search(path) if self.pattern else None
         groups = match.groupdict() if match else {}
-        night = night or day(groups.get("date") or "") or (datetime.fromtimestamp(written_s) - _NIGHT_ENDS).date()
+        night = (
+            night
+            or day(groups.get("date") or "")
+            or (datetime.fromtimestamp(written_s) - _NIGHT_ENDS).date()
+        )
         return night, scanner or groups.get("scanner") or ONE_SCANNER
 
 
 def read_slide_table(path: Path | None) -> dict[str, tuple[date | None, str | None]]:
-    """A table with the column `slide`, and `date` (ISO 8601), `scanner` or both. UsageError lists what is wrong, by row."""
+    """A table with the column `slide`, and `date` (ISO 8601), `scanner` or both. UsageError lists
+    what is wrong, by row.
+    """
     if path is None:
         return {}
     problems, found = Problems(path), dict[str, tuple[date | None, str | None]]()
@@ -74,7 +81,9 @@ def read_slide_table(path: Path | None) -> dict[str, tuple[date | None, str | No
 
 
 def read_pattern(text: str | None) -> re.Pattern[str] | None:
-    """A pattern of slide paths. UsageError where it is none, or names neither a date nor a scanner."""
+    """A pattern of slide paths. UsageError where it is none, or names neither a date nor a
+    scanner.
+    """
     if text is None:
         return None
     try:
@@ -82,7 +91,9 @@ def read_pattern(text: str | None) -> re.Pattern[str] | None:
     except re.error as error:
         raise UsageError(f"--path-pattern {text!r}: no regular expression ({error})") from error
     if not {"date", "scanner"} & set(pattern.groupindex):
-        raise UsageError(f"--path-pattern {text!r}: names no group; expected (?P<date>...), (?P<scanner>...) or both")
+        raise UsageError(
+            f"--path-pattern {text!r}: names no group; expected (?P<date>...), (?P<scanner>...) or both"
+        )
     return pattern
 
 
@@ -127,7 +138,9 @@ def read_nights(root: Path, times: SlideTimes) -> Nights:
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             unreadable.append(name)
     if not slides:
-        raise UsageError(f"{root}: no results of hemax-batch can be read; name the folder that `run --out` was given")
+        raise UsageError(
+            f"{root}: no results of hemax-batch can be read; name the folder that `run --out` was given"
+        )
     return _as_arrays(slides, unreadable)
 
 
@@ -135,17 +148,26 @@ def _as_arrays(
     slides: list[tuple[str, int, str, dict[str, float], float, str]], unreadable: Iterable[str]
 ) -> Nights:
     ids, nights, scanners, values, audited, versions = zip(*slides, strict=True)
-    columns = {m.name: np.array([v.get(m.name, math.nan) for v in values], np.float64) for m in MEASURES}
+    columns = {
+        m.name: np.array([v.get(m.name, math.nan) for v in values], np.float64) for m in MEASURES
+    }
     return Nights(
-        tuple(ids), np.array(nights, np.int64), tuple(scanners), columns, np.array(audited, np.float64),
-        tuple(versions), tuple(unreadable),
-    )  # fmt: skip
+        tuple(ids),
+        np.array(nights, np.int64),
+        tuple(scanners),
+        columns,
+        np.array(audited, np.float64),
+        tuple(versions),
+        tuple(unreadable),
+    )
 
 
 def _folders(root: Path) -> list[str]:
     """The folders that may be a slide's, by name."""
     with os.scandir(root) as entries:
-        return sorted(entry.name for entry in entries if entry.name not in _NOT_SLIDES and entry.is_dir())
+        return sorted(
+            entry.name for entry in entries if entry.name not in _NOT_SLIDES and entry.is_dir()
+        )
 
 
 def _table(path: Path) -> dict[str, dict[str, str]]:
@@ -162,7 +184,9 @@ def _table(path: Path) -> dict[str, dict[str, str]]:
     except OSError:
         return found
     except (ValueError, KeyError, IndexError, csv.Error) as error:
-        raise UsageError(f"{path}: cannot be read ({error!r}); `hemax-batch run` writes it again") from error
+        raise UsageError(
+            f"{path}: cannot be read ({error!r}); `hemax-batch run` writes it again"
+        ) from error
     return found
 
 
@@ -179,7 +203,9 @@ def _reviews(folder: Path) -> Iterator[tuple[str, float]]:
             continue  # no review, or a trail without a decision
 
 
-def _values(record: dict[str, Any], row: Mapping[str, str], corrected: float | None) -> dict[str, float]:
+def _values(
+    record: dict[str, Any], row: Mapping[str, str], corrected: float | None
+) -> dict[str, float]:
     """The measures of one slide; what is not known is NaN."""
     smear, audit = record.get("smear") or {}, record.get("screen_audit") or {}
     red, green, blue = (_number(smear.get(f"red_cell_od_{c}")) for c in ("red", "green", "blue"))
@@ -211,7 +237,9 @@ def _values(record: dict[str, Any], row: Mapping[str, str], corrected: float | N
 
 def _red_cells(record: Mapping[str, Any]) -> float:
     """The diameter of the slide's red cells, where enough were measured to tell it."""
-    return _number(record.get("rbc_diameter_um")) if record["rbc_measured"] >= ENOUGH_RBC else math.nan
+    return (
+        _number(record.get("rbc_diameter_um")) if record["rbc_measured"] >= ENOUGH_RBC else math.nan
+    )
 
 
 def _version(record: Mapping[str, Any]) -> str:

@@ -1,4 +1,6 @@
-"""What the pages of the laboratory share: templates, one style sheet inside the page, numbers as text."""
+"""What the pages of the laboratory share: templates, one style sheet inside the page, numbers as
+text.
+"""
 
 from __future__ import annotations
 
@@ -48,14 +50,18 @@ def interval(estimate: Estimate, digits: int = 2) -> str:
 
 
 def render(template: str, **values: Any) -> bytes:
-    """A page that needs no network and no script, as UTF-8. Its policy allows its own style and nothing else.
+    """A page that needs no network and no script, as UTF-8. Its policy allows its own style and
+    nothing else.
 
     Text that is no valid Unicode, as file names may be, is shown escaped.
     """
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True,
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters.update(number=number, interval=interval)
     style = (TEMPLATES / "laboratory.css").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()

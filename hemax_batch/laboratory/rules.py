@@ -1,6 +1,8 @@
-"""The limits that a laboratory sets before it looks at results: one TOML file for `verify` and `monitor`.
+"""The limits that a laboratory sets before it looks at results: one TOML file for `verify` and
+`monitor`.
 
-`hemax-batch verify --print-rules` prints a file with every entry. An entry that is not known is refused.
+`hemax-batch verify --print-rules` prints a file with every entry. An entry that is not known is
+refused.
 """
 
 from __future__ import annotations
@@ -21,7 +23,15 @@ from .statistics.control import REJECTIONS
 from .tables import told_unknown
 
 TEMPLATE = Path(__file__).parent / "templates" / "laboratory.toml"
-FLAGS = ("distribution", "morphology", "abnormal", "blast", "immature_granulocytes", NRBC, "variant_lymphocyte")
+FLAGS = (
+    "distribution",
+    "morphology",
+    "abnormal",
+    "blast",
+    "immature_granulocytes",
+    NRBC,
+    "variant_lymphocyte",
+)
 _MORPHOLOGY = FLAGS[3:]
 #: criterion -> whether its limit is a least value, a most value or a range, and what it is of
 CRITERIA: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -41,7 +51,9 @@ _TOP = ("set_by", "set_on", "ranges", "abnormal", "acceptance", "monitor")
 
 @dataclass(frozen=True)
 class Limit:
-    """One line of the acceptance table, as the laboratory set it: low and high limit of a criterion on a subject."""
+    """One line of the acceptance table, as the laboratory set it: low and high limit of a criterion
+    on a subject.
+    """
 
     criterion: str
     subject: str
@@ -76,13 +88,20 @@ class MonitorRules:
 
 @dataclass(frozen=True)
 class LaboratoryRules:
-    """What the laboratory set, by whom and when. `source` and `sha256` say which file; both are "" for the defaults."""
+    """What the laboratory set, by whom and when. `source` and `sha256` say which file; both are ""
+    for the defaults.
+    """
 
     set_by: str = ""
     set_on: str = ""
     ranges: dict[str, tuple[float, float]] = field(default_factory=lambda: dict(Rules().ranges))
     abnormal: dict[str, float] = field(
-        default_factory=lambda: {"blast": 1.0, "immature_granulocytes": 2.0, NRBC: 1.0, "variant_lymphocyte": 5.0}
+        default_factory=lambda: {
+            "blast": 1.0,
+            "immature_granulocytes": 2.0,
+            NRBC: 1.0,
+            "variant_lymphocyte": 5.0,
+        }
     )
     least_slides: int = 0
     acceptance: tuple[Limit, ...] = ()
@@ -92,7 +111,9 @@ class LaboratoryRules:
 
 
 def read_rules(path: Path | None) -> LaboratoryRules:
-    """The rules of a file; the defaults without one. UsageError names the file and the entry that is wrong."""
+    """The rules of a file; the defaults without one. UsageError names the file and the entry that
+    is wrong.
+    """
     if path is None:
         return LaboratoryRules()
     try:
@@ -107,7 +128,8 @@ def read_rules(path: Path | None) -> LaboratoryRules:
         str(given.get("set_by", "")),
         _set_on(path, given.get("set_on", "")),
         defaults.ranges | _ranges(path, _table(path, given, "ranges"), tuple(QUANTITY)),
-        defaults.abnormal | _numbers(path, "abnormal", _table(path, given, "abnormal"), _MORPHOLOGY),
+        defaults.abnormal
+        | _numbers(path, "abnormal", _table(path, given, "abnormal"), _MORPHOLOGY),
         _whole(path, "acceptance", acceptance.pop("slides", 0), "slides"),
         tuple(_limits(path, acceptance)),
         _monitor(path, _table(path, given, "monitor")),
@@ -156,11 +178,15 @@ def _known(path: Path, table: str, entries: dict[str, Any], known: tuple[str, ..
 def _table(path: Path, given: dict[str, Any], name: str, above: str = "") -> dict[str, Any]:
     found = given.get(name, {})
     if not isinstance(found, dict):
-        raise UsageError(f"{path}: {above}{name} = {found!r}: expected a table [{above}{name}] of name = value")
+        raise UsageError(
+            f"{path}: {above}{name} = {found!r}: expected a table [{above}{name}] of name = value"
+        )
     return dict(found)
 
 
-def _numbers(path: Path, table: str, entries: dict[str, Any], known: tuple[str, ...]) -> dict[str, float]:
+def _numbers(
+    path: Path, table: str, entries: dict[str, Any], known: tuple[str, ...]
+) -> dict[str, float]:
     _known(path, table, entries, known)
     for name, value in entries.items():
         if not _is_number(value) or value < 0:
@@ -169,15 +195,26 @@ def _numbers(path: Path, table: str, entries: dict[str, Any], known: tuple[str, 
 
 
 def _ranges(
-    path: Path, entries: dict[str, Any], known: tuple[str, ...], table: str = "ranges", signed: bool = False
+    path: Path,
+    entries: dict[str, Any],
+    known: tuple[str, ...],
+    table: str = "ranges",
+    signed: bool = False,
 ) -> dict[str, tuple[float, float]]:
     known = known if signed else (*known, "lymphocyte")
     _known(path, table, entries, known)
     for name, value in entries.items():
-        if not (isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)) and value[0] <= value[1]):
+        if not (
+            isinstance(value, list)
+            and len(value) == 2
+            and all(map(_is_number, value))
+            and value[0] <= value[1]
+        ):
             raise UsageError(f"{path}: [{table}] {name} = {value!r}: expected [low, high]")
         if not signed and not 0 <= value[0] <= value[1] <= 100:
-            raise UsageError(f"{path}: [{table}] {name} = {value!r}: expected per cents from 0 to 100")
+            raise UsageError(
+                f"{path}: [{table}] {name} = {value!r}: expected per cents from 0 to 100"
+            )
     return {name: (float(low), float(high)) for name, (low, high) in entries.items()}
 
 
@@ -199,7 +236,9 @@ def _whole(path: Path, table: str, value: Any, name: str) -> int:
 def _set_on(path: Path, value: Any) -> str:
     if isinstance(value, date) or value == "":
         return str(value)
-    raise UsageError(f"{path}: set_on = {value!r}: expected a day without quotes, such as 2026-11-01")
+    raise UsageError(
+        f"{path}: set_on = {value!r}: expected a day without quotes, such as 2026-11-01"
+    )
 
 
 def _is_number(value: object) -> bool:

@@ -1,4 +1,6 @@
-"""A small plot in SVG: two linear axes, and what is drawn between them. Colours are the page's CSS classes."""
+"""A small plot in SVG: two linear axes, and what is drawn between them. Colours are the page's CSS
+classes.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,12 @@ class Plot:
     """A plot of a fixed size in user units; the page scales it. Call `markup` last."""
 
     def __init__(
-        self, width: float, height: float, x_range: tuple[float, float], y_range: tuple[float, float], left: float = _LEFT
+        self,
+        width: float,
+        height: float,
+        x_range: tuple[float, float],
+        y_range: tuple[float, float],
+        left: float = _LEFT,
     ):
         self.width, self.height = width, height
         self.x_range, self.y_range = _widened(x_range), _widened(y_range)
@@ -43,12 +50,16 @@ class Plot:
     def x(self, value: float) -> float:
         """Where a value lies from left to right; values outside the range lie on its edge."""
         low, high = self.x_range
-        return self.left + (min(max(value, low), high) - low) / (high - low) * (self.right - self.left)
+        return self.left + (min(max(value, low), high) - low) / (high - low) * (
+            self.right - self.left
+        )
 
     def y(self, value: float) -> float:
         """Where a value lies from top to bottom; values outside the range lie on its edge."""
         low, high = self.y_range
-        return self.bottom - (min(max(value, low), high) - low) / (high - low) * (self.bottom - self.top)
+        return self.bottom - (min(max(value, low), high) - low) / (high - low) * (
+            self.bottom - self.top
+        )
 
     def line(self, points: Iterable[tuple[float, float]], css: str) -> None:
         """A line through points; one that is not finite breaks it."""
@@ -79,7 +90,9 @@ class Plot:
         """A vertical line over the whole height."""
         self.line([(value, self.y_range[0]), (value, self.y_range[1])], css)
 
-    def area(self, xs: Sequence[float], low: Sequence[float], high: Sequence[float], css: str) -> None:
+    def area(
+        self, xs: Sequence[float], low: Sequence[float], high: Sequence[float], css: str
+    ) -> None:
         """What lies between two curves."""
         there = [*zip(xs, high, strict=True), *reversed(list(zip(xs, low, strict=True)))]
         points = " ".join(f"{self.x(px):.1f},{self.y(py):.1f}" for px, py in there)
@@ -93,15 +106,21 @@ class Plot:
     def dot(self, px: float, py: float, css: str, title: str = "", radius: float = 2.6) -> None:
         """A point; the title shows where the pointer rests on it."""
         told = f"<title>{escape(title)}</title>" if title else ""
-        self._parts.append(f'<circle class="{css}" cx="{self.x(px):.1f}" cy="{self.y(py):.1f}" r="{radius:g}">{told}</circle>')
+        self._parts.append(
+            f'<circle class="{css}" cx="{self.x(px):.1f}" cy="{self.y(py):.1f}" r="{radius:g}">{told}</circle>'
+        )
 
-    def text(self, left: float, top: float, words: str, css: str = "", anchor: str = "start") -> None:
+    def text(
+        self, left: float, top: float, words: str, css: str = "", anchor: str = "start"
+    ) -> None:
         """Words at a place in user units."""
         self._parts.append(
             f'<text class="{css}" x="{left:.1f}" y="{top:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
         )
 
-    def x_axis(self, label: str, values: Sequence[float] | None = None, words: Sequence[str] | None = None) -> None:
+    def x_axis(
+        self, label: str, values: Sequence[float] | None = None, words: Sequence[str] | None = None
+    ) -> None:
         """The lower axis with its ticks and its label."""
         values = ticks(*self.x_range) if values is None else values
         for value, word in zip(values, words or [f"{v:g}" for v in values], strict=True):
@@ -124,12 +143,16 @@ class Plot:
         )
 
     def _raw_line(self, x0: float, y0: float, x1: float, y1: float, css: str) -> None:
-        self._parts.append(f'<line class="{css}" x1="{x0:.1f}" y1="{y0:.1f}" x2="{x1:.1f}" y2="{y1:.1f}"/>')
+        self._parts.append(
+            f'<line class="{css}" x1="{x0:.1f}" y1="{y0:.1f}" x2="{x1:.1f}" y2="{y1:.1f}"/>'
+        )
 
     def markup(self, said: str) -> Markup:
         """The plot; `said` is what a screen reader says of it."""
         size = f'viewBox="0 0 {self.width:g} {self.height:g}"'
-        return Markup(f'<svg {size} role="img" aria-label="{escape(said)}">{"".join(self._parts)}</svg>')
+        return Markup(
+            f'<svg {size} role="img" aria-label="{escape(said)}">{"".join(self._parts)}</svg>'
+        )
 
 
 def _widened(limits: tuple[float, float]) -> tuple[float, float]:

@@ -1,6 +1,7 @@
 """Tables that a laboratory writes, read as foreign files: each problem is told by file and row.
 
-UTF-8, UTF-16 with its mark and Windows-1252 are read. Commas, semicolons and tabs separate, as spreadsheets save them.
+UTF-8, UTF-16 with its mark and Windows-1252 are read. Commas, semicolons and tabs separate, as
+spreadsheets save them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ _SHOWN_CHARS = 40
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table: its line in the file, and its text by column. Spaces round the text are gone."""
+    """A row of a table: its line in the file, and its text by column. Spaces round the text are
+    gone.
+    """
 
     number: int
     text: dict[str, str]
@@ -49,19 +52,31 @@ class Problems:
         if self.found:
             more = len(self.found) - _MOST_PROBLEMS
             tail = [f"and {more} more"] if more > 0 else []
-            raise UsageError("\n  ".join([f"{self.path}: refused, nothing was written:", *self.found[:_MOST_PROBLEMS], *tail]))
+            raise UsageError(
+                "\n  ".join(
+                    [
+                        f"{self.path}: refused, nothing was written:",
+                        *self.found[:_MOST_PROBLEMS],
+                        *tail,
+                    ]
+                )
+            )
 
 
 def read_rows(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> list[Row]:
-    """The rows of a table, blank ones left out. UsageError where it is no table, or its columns are not these.
+    """The rows of a table, blank ones left out. UsageError where it is no table, or its columns are
+    not these.
 
     Parameters
     ----------
     path : a CSV file with a header line.
     required : columns that must be there.
-    optional : columns that may be there. Any other column is refused, with the nearest name that is known.
+    optional : columns that may be there. Any other column is refused, with the nearest name that is
+    known.
     """
-    lines = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=_separator(path), strict=True)
+    lines = csv.reader(
+        io.StringIO(read_text(path), newline=""), delimiter=_separator(path), strict=True
+    )
     rows: list[Row] = []
     problems = Problems(path)
     try:
@@ -72,7 +87,9 @@ def read_rows(path: Path, required: Sequence[str], optional: Sequence[str] = ())
                 problems.add(lines.line_num, f"{len(cells)} entries under {len(header)} columns")
                 continue
             padded = [*cells, *[""] * (len(header) - len(cells))]
-            row = Row(lines.line_num, {n: c.strip() for n, c in zip(header, padded, strict=False) if n})
+            row = Row(
+                lines.line_num, {n: c.strip() for n, c in zip(header, padded, strict=False) if n}
+            )
             if not row.is_blank:
                 rows.append(row)
     except csv.Error as error:
@@ -82,7 +99,9 @@ def read_rows(path: Path, required: Sequence[str], optional: Sequence[str] = ())
 
 
 def read_text(path: Path) -> str:
-    """A text file's content, in whichever of the usual encodings it is. UsageError where it cannot be read."""
+    """A text file's content, in whichever of the usual encodings it is. UsageError where it cannot
+    be read.
+    """
     try:
         with open(path, "rb") as file:
             raw = file.read(MAX_BYTES + 1)
@@ -90,7 +109,9 @@ def read_text(path: Path) -> str:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
     if len(raw) > MAX_BYTES:
         raise UsageError(f"{path}: is over {MAX_BYTES // 2**20} MiB; a table of counts is smaller")
-    encodings = ("utf-16",) if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else ("utf-8-sig", "cp1252")
+    encodings = (
+        ("utf-16",) if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else ("utf-8-sig", "cp1252")
+    )
     for encoding in encodings:
         try:
             return raw.decode(encoding)
@@ -105,10 +126,14 @@ def _separator(path: Path) -> str:
     return max(",;\t", key=head.count)
 
 
-def _check_header(path: Path, header: Sequence[str], required: Sequence[str], known: Sequence[str]) -> None:
+def _check_header(
+    path: Path, header: Sequence[str], required: Sequence[str], known: Sequence[str]
+) -> None:
     named = [name for name in header if name]
     if missing := [name for name in required if name not in named]:
-        raise UsageError(f"{path}: row 1: no column {', '.join(missing)}; expected {', '.join(required)}")
+        raise UsageError(
+            f"{path}: row 1: no column {', '.join(missing)}; expected {', '.join(required)}"
+        )
     if doubled := sorted({name for name in named if named.count(name) > 1}):
         raise UsageError(f"{path}: row 1: column {', '.join(doubled)} is there twice")
     if unknown := [name for name in named if name not in known]:
@@ -130,7 +155,8 @@ def told_unknown(what: str, name: str, known: Iterable[str]) -> str:
 
 
 def whole_number(text: str) -> int | None:
-    """A count as spreadsheets write it ("12", "12.0", "12,0"); "" is 0. None where it is no whole number from 0 on.
+    """A count as spreadsheets write it ("12", "12.0", "12,0"); "" is 0. None where it is no whole
+    number from 0 on.
 
     Examples
     --------

@@ -1,4 +1,6 @@
-"""The tool's counts of slides, as published or as reviewed, and what reviewers made of its cells."""
+"""The tool's counts of slides, as published or as reviewed, and what reviewers made of its
+cells.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,11 @@ _REMEDY = "run `hemax-batch run` on the slide again (with --overwrite)"
 
 
 def read_scans(path: Path | None) -> dict[str, list[str]]:
-    """The results of each slide of the manual counts, from a table of the columns `slide` and `result`.
+    """The results of each slide of the manual counts, from a table of the columns `slide` and
+    `result`.
 
-    A slide that was scanned repeatedly has several rows, in the order of its scans. Without a table a slide's result has
-    the slide's name. UsageError lists what is wrong, by row.
+    A slide that was scanned repeatedly has several rows, in the order of its scans. Without a table
+    a slide's result has the slide's name. UsageError lists what is wrong, by row.
     """
     if path is None:
         return {}
@@ -45,13 +48,19 @@ def known_results(root: Path) -> list[str]:
     """The slides that a results folder holds. UsageError where it holds none."""
     known = sorted(path.parent.name for path in root.glob("*/result.json"))
     if not known:
-        raise UsageError(f"{root}: no results of hemax-batch; name the folder that `run --out` was given")
+        raise UsageError(
+            f"{root}: no results of hemax-batch; name the folder that `run --out` was given"
+        )
     return known
 
 
 def why_absent(result: str, known: list[str]) -> str:
     """Why a result that a slide names cannot be compared."""
-    return told_unknown("result", result, known) if len(known) < 20 else told_unknown("result", result, known)[:200]
+    return (
+        told_unknown("result", result, known)
+        if len(known) < 20
+        else told_unknown("result", result, known)[:200]
+    )
 
 
 def read_published(root: Path, slide: str, result: str) -> Count:
@@ -62,7 +71,9 @@ def read_published(root: Path, slide: str, result: str) -> Count:
 
 def read_reviewed(root: Path, slide: str, result: str) -> Count | None:
     """What the latest review of the present result counted; None where there is none."""
-    latest = max(_reviews(root, result), key=lambda pair: str(pair[1].get("tallied", "")), default=None)
+    latest = max(
+        _reviews(root, result), key=lambda pair: str(pair[1].get("tallied", "")), default=None
+    )
     if latest is None:
         return None
     path, record = latest
@@ -86,7 +97,9 @@ def _review_folder(root: Path, result: str) -> Path | None:
 
 
 def reviewed_cells(root: Path, result: str) -> Iterator[tuple[str, str]]:
-    """The class before and after of each cell that a reviewer looked at, over all reviews of the present result."""
+    """The class before and after of each cell that a reviewer looked at, over all reviews of the
+    present result.
+    """
     folder = _review_folder(root, result)
     for path in sorted(folder.glob("*.cells.csv")) if folder else ():
         try:
@@ -102,7 +115,9 @@ def _read_json(path: Path) -> dict[str, object]:
     try:
         found = json.loads(path.read_text("utf-8"))
     except OSError as error:
-        raise ResultsError(f"{path}: cannot be read: {error.strerror or error}; {_REMEDY}") from error
+        raise ResultsError(
+            f"{path}: cannot be read: {error.strerror or error}; {_REMEDY}"
+        ) from error
     except ValueError as error:
         raise ResultsError(f"{path}: is damaged ({error}); {_REMEDY}") from error
     if not isinstance(found, dict):
@@ -111,15 +126,21 @@ def _read_json(path: Path) -> dict[str, object]:
 
 
 def _count(path: Path, record: object, slide: str, classes: tuple[str, ...]) -> Count:
-    """The counts of a differential's record. Classes of `classes` that it does not name were not seen."""
+    """The counts of a differential's record. Classes of `classes` that it does not name were not
+    seen.
+    """
     try:
         if not isinstance(record, dict):
             raise TypeError("no record")
-        counts = {str(entry["class"]): int(entry["count"]) for entry in record["classes"][1:]}  # [0]: total neutrophils
+        counts = {
+            str(entry["class"]): int(entry["count"]) for entry in record["classes"][1:]
+        }  # [0]: total neutrophils
         seen = {name: counts.get(name, 0) for name in dict.fromkeys((*classes, *counts))}
         cells, nrbc = int(record["white_cells"]), int(record["nucleated_red_cells"]["count"])
         if sum(seen.values()) != cells:
             raise ValueError(f"the classes sum to {sum(seen.values())}, white_cells is {cells}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ResultsError(f"{path}: cannot be read as a differential ({error!r}); {_REMEDY}") from error
+        raise ResultsError(
+            f"{path}: cannot be read as a differential ({error!r}); {_REMEDY}"
+        ) from error
     return Count(slide, TOOL, cells, seen, nrbc)

@@ -1,4 +1,6 @@
-"""A verification: manual counts and the tool's results put side by side, and everything that is computed of them."""
+"""A verification: manual counts and the tool's results put side by side, and everything that is
+computed of them.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,14 @@ from .counts import NRBC, QUANTITIES, Count, pooled
 from .flags import FlagAgreement, flag_agreements
 from .rules import LaboratoryRules
 from .statistics import Estimate, Repeatability, cohen_kappa, repeatability
-from .tool_counts import TOOL, known_results, read_published, read_reviewed, reviewed_cells, why_absent
+from .tool_counts import (
+    TOOL,
+    known_results,
+    read_published,
+    read_reviewed,
+    reviewed_cells,
+    why_absent,
+)
 
 EXAMINERS = "examiners"
 COUNTS = ("preclassified", "reviewed")
@@ -24,7 +33,9 @@ COUNTS = ("preclassified", "reviewed")
 
 @dataclass(frozen=True)
 class Slide:
-    """One slide of the study: its manual counts by examiner, and the tool's counts of its scans, the first first."""
+    """One slide of the study: its manual counts by examiner, and the tool's counts of its scans,
+    the first first.
+    """
 
     name: str
     manual: tuple[Count, ...]
@@ -38,7 +49,9 @@ class Slide:
 
 @dataclass(frozen=True)
 class Confusion:
-    """Cells that reviewers looked at: the tool's class by the reviewer's. `names` orders both sides of `table`."""
+    """Cells that reviewers looked at: the tool's class by the reviewer's. `names` orders both sides
+    of `table`.
+    """
 
     names: tuple[str, ...]
     table: tuple[tuple[int, ...], ...]
@@ -52,7 +65,9 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Verification:
-    """All that `verify` computes. `left_out` holds slides that could not be compared, with the reason."""
+    """All that `verify` computes. `left_out` holds slides that could not be compared, with the
+    reason.
+    """
 
     slides: tuple[Slide, ...]
     left_out: tuple[tuple[str, str], ...]
@@ -74,12 +89,17 @@ class Verification:
 
 
 def verify_counts(
-    manual: Sequence[Count], root: Path, scans: dict[str, list[str]], counts: str, rules: LaboratoryRules
+    manual: Sequence[Count],
+    root: Path,
+    scans: dict[str, list[str]],
+    counts: str,
+    rules: LaboratoryRules,
 ) -> Verification:
     """Compare.
 
-    Steps: find the results of each slide; compare with the examiners; compare the examiners; flag slides; compare
-    repeated scans; tabulate reviewed cells; judge. UsageError where no slide can be compared.
+    Steps: find the results of each slide; compare with the examiners; compare the examiners; flag
+    slides; compare repeated scans; tabulate reviewed cells; judge. UsageError where no slide can be
+    compared.
     """
     slides, left_out = _slides(manual, root, scans, counts)
     if not slides:
@@ -91,12 +111,19 @@ def verify_counts(
     comparisons, flags = compare(reference, tool), flag_agreements(reference, tool, rules)
     repeats = _repeats(slides)
     return Verification(
-        tuple(slides), tuple(left_out), counts, rules, tuple(comparisons), tuple(compare(first, second)),
-        tuple(yardsticks(first, second, [s.scans[0] for s in twice])), tuple(flags),
-        tuple(flag_agreements(first, second, rules)) if twice else (), repeats,
+        tuple(slides),
+        tuple(left_out),
+        counts,
+        rules,
+        tuple(comparisons),
+        tuple(compare(first, second)),
+        tuple(yardsticks(first, second, [s.scans[0] for s in twice])),
+        tuple(flags),
+        tuple(flag_agreements(first, second, rules)) if twice else (),
+        repeats,
         _confusion(root, [r for s in slides for r in scans.get(s.name, [s.name])]),
         tuple(judge(rules, len(slides), comparisons, flags, repeats)),
-    )  # fmt: skip
+    )
 
 
 def _slides(
@@ -110,7 +137,9 @@ def _slides(
     slides, left_out = [], []
     for name, examiners in by_slide.items():
         try:
-            found = [_tool_count(root, name, result, known, counts) for result in scans.get(name, [name])]
+            found = [
+                _tool_count(root, name, result, known, counts) for result in scans.get(name, [name])
+            ]
         except ResultsError as error:
             left_out.append((name, str(error)))
             continue
@@ -122,9 +151,15 @@ def _tool_count(root: Path, slide: str, result: str, known: list[str], counts: s
     """The tool's count of a scan. ResultsError says why there is none to compare."""
     if result not in known:
         raise ResultsError(why_absent(result, known))
-    count = read_published(root, slide, result) if counts == "preclassified" else read_reviewed(root, slide, result)
+    count = (
+        read_published(root, slide, result)
+        if counts == "preclassified"
+        else read_reviewed(root, slide, result)
+    )
     if count is None:
-        raise ResultsError(f"{result}: nobody reviewed it; review it in its report.html, then `hemax-batch retally`")
+        raise ResultsError(
+            f"{result}: nobody reviewed it; review it in its report.html, then `hemax-batch retally`"
+        )
     if not count.cells:
         raise ResultsError(f"{result}: {TOOL} found no white cell")
     return count
@@ -138,7 +173,9 @@ def _repeats(slides: Sequence[Slide]) -> dict[str, Repeatability]:
         told = [scans for scans in again if all(count.tells(quantity) for count in scans)]
         if told and quantity.name != NRBC:
             counts = [[count.of(quantity) for count in scans] for scans in told]
-            found[quantity.name] = repeatability(counts, [[count.cells for count in scans] for scans in told])
+            found[quantity.name] = repeatability(
+                counts, [[count.cells for count in scans] for scans in told]
+            )
     return found
 
 

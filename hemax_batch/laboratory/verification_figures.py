@@ -19,14 +19,21 @@ _CURVE = 60  # points of a curve
 
 
 def regression_figure(c: Comparison, x_words: str, y_words: str) -> Markup:
-    """Per cents of both, the line of equality with what counting alone spreads round it, and both regressions."""
+    """Per cents of both, the line of equality with what counting alone spreads round it, and both
+    regressions.
+    """
     top = 1.06 * max(float(np.max([c.x, c.y])), 1.0)
     plot = Plot(_WIDTH, _HEIGHT, (0.0, top), (0.0, top))
     plot.y_axis(f"{y_words}, %")
     grid = np.linspace(0, top, _CURVE)
     half = _counting_half(c, grid)
     if half is not None:
-        plot.area(grid.tolist(), np.maximum(grid - half, 0).tolist(), np.minimum(grid + half, top).tolist(), "chance")
+        plot.area(
+            grid.tolist(),
+            np.maximum(grid - half, 0).tolist(),
+            np.minimum(grid + half, top).tolist(),
+            "chance",
+        )
     plot.straight(1, 0, "equality")
     for line, css in ((c.deming, "deming"), (c.passing_bablok, "fit")):
         if line.exists:
@@ -57,11 +64,15 @@ def difference_figure(c: Comparison, x_words: str, y_words: str) -> Markup:
     for slide, m, v in zip(c.slides, means.tolist(), d.tolist(), strict=True):
         plot.dot(m, v, "point", f"{slide}: mean {m:.1f} %, difference {v:+.1f}")
     plot.x_axis("mean of both, %")
-    return plot.markup(f"Difference plot of {c.quantity.words}: bias {ba.bias.value:.2f} percentage points")
+    return plot.markup(
+        f"Difference plot of {c.quantity.words}: bias {ba.bias.value:.2f} percentage points"
+    )
 
 
 def _counting_half(c: Comparison, per_cent: Floats) -> Floats | None:
-    """Half the width of what counting alone spreads in 95 of 100 slides; None where it is no binomial share."""
+    """Half the width of what counting alone spreads in 95 of 100 slides; None where it is no
+    binomial share.
+    """
     if math.isnan(c.counting_sd):
         return None
     p = np.clip(per_cent / 100, 0, 1)
@@ -69,17 +80,36 @@ def _counting_half(c: Comparison, per_cent: Floats) -> Floats | None:
 
 
 def forest_figure(comparisons: Sequence[Comparison]) -> Markup:
-    """Bias of each quantity with its interval, over its limits of agreement and over what counting alone spreads."""
+    """Bias of each quantity with its interval, over its limits of agreement and over what counting
+    alone spreads.
+    """
     row, left = 26.0, 208.0
-    edges = [v for c in comparisons for v in (c.difference.lower.value, c.difference.upper.value, c.difference.bias.low,
-                                              c.difference.bias.high, _Z * c.counting_sd)]  # fmt: skip
+    edges = [
+        v
+        for c in comparisons
+        for v in (
+            c.difference.lower.value,
+            c.difference.upper.value,
+            c.difference.bias.low,
+            c.difference.bias.high,
+            _Z * c.counting_sd,
+        )
+    ]
     reach = 1.05 * max([abs(v) for v in edges if math.isfinite(v)], default=1.0)
-    plot = Plot(860.0, 44 + row * len(comparisons) + 10, (-reach, reach), (-len(comparisons) + 0.5, 0.5), left=left)
+    plot = Plot(
+        860.0,
+        44 + row * len(comparisons) + 10,
+        (-reach, reach),
+        (-len(comparisons) + 0.5, 0.5),
+        left=left,
+    )
     for value in ticks(*plot.x_range, 8):
         plot.upright(value, "equality" if value == 0 else "across")
     for i, c in enumerate(comparisons):
         ba = c.difference
-        plot.text(left - 8, plot.y(-i) + 4, c.quantity.words.replace(" per 100 white", ""), "row", "end")
+        plot.text(
+            left - 8, plot.y(-i) + 4, c.quantity.words.replace(" per 100 white", ""), "row", "end"
+        )
         if math.isfinite(c.counting_sd):
             half = _Z * c.counting_sd
             plot.area((-half, half), (-i - 0.32,) * 2, (-i + 0.32,) * 2, "chance")

@@ -1,4 +1,6 @@
-"""Tables that people write: read however a spreadsheet saves them, refused by row where they do not hold."""
+"""Tables that people write: read however a spreadsheet saves them, refused by row where they do not
+hold.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,11 @@ def write(tmp_path, text, encoding="utf-8"):
 def test_tables_are_read_as_spreadsheets_save_them(tmp_path, encoding, mark):
     text = GOOD.replace("A,", "Müller,").replace(",", mark).replace("\n", "\r\n")
     counts = read_manual_counts(write(tmp_path, text, encoding))
-    assert [(c.slide, c.counter, c.cells) for c in counts] == [("S1", "Müller", 100), ("S1", "B", 100), ("S2", "Müller", 200)]
+    assert [(c.slide, c.counter, c.cells) for c in counts] == [
+        ("S1", "Müller", 100),
+        ("S1", "B", 100),
+        ("S2", "Müller", 200),
+    ]
     assert [c.nrbc for c in counts] == [None, 2, 0]
     assert counts[0].share(QUANTITY["neutrophils"]) == 0.6
 
@@ -32,7 +38,10 @@ def test_tables_are_read_as_spreadsheets_save_them(tmp_path, encoding, mark):
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ("S1,A,200,60,40,0", "row 2: the classes sum to 100, but cells is 200; give counts, not per cents"),
+        (
+            "S1,A,200,60,40,0",
+            "row 2: the classes sum to 100, but cells is 200; give counts, not per cents",
+        ),
         ("S1,A,100,60,39,0", "row 2: the classes sum to 99, but cells is 100"),
         ("S1,A,100,sixty,40,0", "row 2: segmented_neutrophil 'sixty': expected a whole number"),
         ("S1,A,100,60.5,39.5,0", "row 2: segmented_neutrophil '60.5'"),
@@ -40,7 +49,10 @@ def test_tables_are_read_as_spreadsheets_save_them(tmp_path, encoding, mark):
         ("S1,,100,60,40,0", "row 2: no examiner"),
         ("S1,A,0,0,0,0", "row 2: cells 0"),
         ("S1,A,100,60,40,0\nS1,A,100,60,40,0", "row 3: 'S1' by 'A' is in row 2 already"),
-        ("S1,A,100,60,40,0\nS1,B,100,60,40,0\nS1,C,100,60,40,0", "row 4: 'S1' has a third examiner"),
+        (
+            "S1,A,100,60,40,0\nS1,B,100,60,40,0\nS1,C,100,60,40,0",
+            "row 4: 'S1' has a third examiner",
+        ),
         ("S1,A,100,60,40,0,9", "row 2: 7 entries under 6 columns"),
     ],
 )
@@ -61,7 +73,10 @@ def test_every_bad_row_is_told_up_to_a_dozen(tmp_path):
     ("text", "words"),
     [
         ("slide,examiner\nS,A\n", "no column cells"),
-        (HEAD.replace("lymphocyte", "lymphocytes") + "\n", "unknown column 'lymphocytes'; do you mean 'lymphocyte'?"),
+        (
+            HEAD.replace("lymphocyte", "lymphocytes") + "\n",
+            "unknown column 'lymphocytes'; do you mean 'lymphocyte'?",
+        ),
         (HEAD + ",nrbc\n", "column nrbc is there twice"),
         (HEAD + "\n", "holds no count"),
         ("", "no column slide, examiner, cells"),
@@ -76,7 +91,9 @@ def test_tables_of_other_columns_are_refused(tmp_path, text, words):
 def test_neutrophils_may_be_counted_together_and_then_tell_no_bands(tmp_path):
     head = "slide,examiner,cells,neutrophils,lymphocyte"
     (count,) = read_manual_counts(write(tmp_path, f"{head}\nS1,A,100,60,40\n"))
-    assert count.share(QUANTITY["neutrophils"]) == 0.6 and not count.tells(QUANTITY["band_neutrophil"])
+    assert count.share(QUANTITY["neutrophils"]) == 0.6 and not count.tells(
+        QUANTITY["band_neutrophil"]
+    )
     both = "slide,examiner,cells,neutrophils,band_neutrophil\nS1,A,100,60,40\n"
     with pytest.raises(UsageError, match="give one or the other"):
         read_manual_counts(write(tmp_path, both))
@@ -95,7 +112,10 @@ def test_a_result_belongs_to_one_slide(tmp_path):
     path = write(tmp_path, "slide,result\nS1,a\nS1,b\nS2,a\n")
     with pytest.raises(UsageError, match="row 4: result 'a' is in row 2 already"):
         read_scans(path)
-    assert read_scans(write(tmp_path, "slide,result\nS1,a\nS1,b\n")) == {"S1": ["a", "b"]} and read_scans(None) == {}
+    assert (
+        read_scans(write(tmp_path, "slide,result\nS1,a\nS1,b\n")) == {"S1": ["a", "b"]}
+        and read_scans(None) == {}
+    )
 
 
 def test_a_file_that_is_no_table_is_refused(tmp_path):

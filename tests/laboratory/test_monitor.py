@@ -15,7 +15,13 @@ from hemax_batch.errors import UsageError
 from hemax_batch.laboratory.charts import OUT, make_charts, rejection_rate
 from hemax_batch.laboratory.measures import MEASURES
 from hemax_batch.laboratory.monitor import MonitorOptions, monitor
-from hemax_batch.laboratory.nights import Nights, SlideTimes, read_nights, read_pattern, read_slide_table
+from hemax_batch.laboratory.nights import (
+    Nights,
+    SlideTimes,
+    read_nights,
+    read_pattern,
+    read_slide_table,
+)
 from hemax_batch.laboratory.rules import LaboratoryRules, MonitorRules
 
 BASELINE = ("2026-01-05", "2026-02-08")
@@ -29,41 +35,78 @@ def watched(laboratory, tmp_path_factory):
     from hemax_batch.cli import main
 
     out = tmp_path_factory.mktemp("watched") / "m"
-    args = ["monitor", laboratory / "nights", "--out", out, "--baseline", *BASELINE, "--control", "QC-*",
-            "--path-pattern", simulated.PATH_PATTERN]  # fmt: skip
+    args = [
+        "monitor",
+        laboratory / "nights",
+        "--out",
+        out,
+        "--baseline",
+        *BASELINE,
+        "--control",
+        "QC-*",
+        "--path-pattern",
+        simulated.PATH_PATTERN,
+    ]
     result = CliRunner().invoke(main, [str(a) for a in args])
     return result.exit_code, result.output, out
 
 
 def test_the_drift_is_found_on_its_scanner_from_its_night_on(watched, truth):
     code, output, out = watched
-    assert code == 9 and "out of control: red-cell diameter on scanner B since 6 March 2026" in output
-    charts = {(c["measure"], c["scanner"], c["control"]): c for c in json.loads((out / "monitor.json").read_text())["charts"]}
+    assert (
+        code == 9 and "out of control: red-cell diameter on scanner B since 6 March 2026" in output
+    )
+    charts = {
+        (c["measure"], c["scanner"], c["control"]): c
+        for c in json.loads((out / "monitor.json").read_text())["charts"]
+    }
     drift = truth["nights"]["drift"]
     for control in ("", "QC-*"):
         chart = charts[drift["measure"], drift["scanner"], control]
-        assert chart["state"] == OUT and abs((date.fromisoformat(chart["since"]) - date.fromisoformat(drift["from"])).days) <= 2
+        assert (
+            chart["state"] == OUT
+            and abs((date.fromisoformat(chart["since"]) - date.fromisoformat(drift["from"])).days)
+            <= 2
+        )
         assert charts[drift["measure"], "scanner A", control]["state"] != OUT
     assert charts["red_cell_diameter", "scanner A", ""]["centre"] == pytest.approx(7.2, abs=0.03)
 
 
 def test_the_record_names_what_is_out_of_control_for_cron(watched):
     record = json.loads((watched[2] / "monitor.json").read_text())
-    assert record["out_of_control"] and all(words in watched[1] for words in record["out_of_control"])
-    assert record["slides"] == 90 * 18 and record["last_night"] == "2026-04-04" and record["baseline"] == list(BASELINE)
+    assert record["out_of_control"] and all(
+        words in watched[1] for words in record["out_of_control"]
+    )
+    assert (
+        record["slides"] == 90 * 18
+        and record["last_night"] == "2026-04-04"
+        and record["baseline"] == list(BASELINE)
+    )
 
 
 def test_the_page_is_one_offline_file_that_says_what_it_is(watched):
     page = (watched[2] / "monitor.html").read_text()
     assert "pre-classification, for review by a qualified morphologist; research use only" in page
-    assert "What this page does not prove" in page and "since 6 March 2026" in page and page.count("<svg") > 40
+    assert (
+        "What this page does not prove" in page
+        and "since 6 March 2026" in page
+        and page.count("<svg") > 40
+    )
     assert "<script" not in page and "http://" not in page and "https://" not in page
 
 
 def test_the_table_holds_every_night_of_every_chart(watched):
     with open(watched[2] / "nights.csv", newline="") as file:
-        rows = [r for r in csv.DictReader(file) if (r["measure"], r["scanner"], r["control"]) == ("focus", "scanner A", "")]
-    assert len(rows) == 90 and {r["slides"] for r in rows} == {"8"} and all(r["sd"] and r["centre"] for r in rows)
+        rows = [
+            r
+            for r in csv.DictReader(file)
+            if (r["measure"], r["scanner"], r["control"]) == ("focus", "scanner A", "")
+        ]
+    assert (
+        len(rows) == 90
+        and {r["slides"] for r in rows} == {"8"}
+        and all(r["sd"] and r["centre"] for r in rows)
+    )
 
 
 def test_nights_before_the_drift_are_in_control(laboratory, tmp_path, invoke):
@@ -76,31 +119,63 @@ def test_nights_before_the_drift_are_in_control(laboratory, tmp_path, invoke):
         shutil.copytree(folder, root / folder.name)
         rows.append(f"{folder.name},{folder.name[:10]},{folder.name[11]}")
     (tmp_path / "slides.csv").write_text("\n".join(rows))
-    result = invoke("monitor", root, "--out", tmp_path / "m", "--baseline", *BASELINE, "--slides", tmp_path / "slides.csv")
+    result = invoke(
+        "monitor",
+        root,
+        "--out",
+        tmp_path / "m",
+        "--baseline",
+        *BASELINE,
+        "--slides",
+        tmp_path / "slides.csv",
+    )
     assert result.exit_code == 0 and result.output.startswith("in control: ")
-    quiet = invoke("monitor", root, "--out", tmp_path / "m", "--baseline", *BASELINE, "--slides", tmp_path / "slides.csv", "-q")
+    quiet = invoke(
+        "monitor",
+        root,
+        "--out",
+        tmp_path / "m",
+        "--baseline",
+        *BASELINE,
+        "--slides",
+        tmp_path / "slides.csv",
+        "-q",
+    )
     assert quiet.output == ""
 
 
-def made_nights(values: np.ndarray, measure: str = "red_cell_diameter", scanner: str = "A") -> Nights:
+def made_nights(
+    values: np.ndarray, measure: str = "red_cell_diameter", scanner: str = "A"
+) -> Nights:
     """Nights of one measure: float [nights, slides]."""
     nights, slides = values.shape
     first = date(2026, 1, 1).toordinal()
     columns = {m.name: np.full(values.size, np.nan) for m in MEASURES} | {measure: values.ravel()}
     return Nights(
-        tuple(f"S{i}" for i in range(values.size)), np.repeat(np.arange(first, first + nights), slides),
-        (scanner,) * values.size, columns, np.full(values.size, 0.1), ("v1",) * values.size, (),
-    )  # fmt: skip
+        tuple(f"S{i}" for i in range(values.size)),
+        np.repeat(np.arange(first, first + nights), slides),
+        (scanner,) * values.size,
+        columns,
+        np.full(values.size, 0.1),
+        ("v1",) * values.size,
+        (),
+    )
 
 
 def chart_of(values: np.ndarray, baseline_nights: int = 30, **options):
     first = date(2026, 1, 1)
-    (chart,) = make_charts(made_nights(values), (first, first + timedelta(days=baseline_nights - 1)), MonitorRules(**options))
+    (chart,) = make_charts(
+        made_nights(values),
+        (first, first + timedelta(days=baseline_nights - 1)),
+        MonitorRules(**options),
+    )
     return chart
 
 
 def test_nights_in_control_are_rejected_as_seldom_as_the_page_says():
-    """Over many charts, nights of 12 slides with their own spread between nights; the baseline's own error adds a little."""
+    """Over many charts, nights of 12 slides with their own spread between nights; the baseline's
+    own error adds a little.
+    """
     rng = np.random.default_rng(1)
     broken = total = 0
     for _ in range(60):
@@ -149,13 +224,23 @@ def test_a_scanner_out_of_use_raises_no_alarm():
     old = 7.2 + rng.normal(0, 0.1, (60, 12))
     old[38:40] += 2
     old[40:] = np.nan
-    both = [made_nights(old, scanner="old"), made_nights(7.2 + rng.normal(0, 0.1, (60, 12)), scanner="new")]
+    both = [
+        made_nights(old, scanner="old"),
+        made_nights(7.2 + rng.normal(0, 0.1, (60, 12)), scanner="new"),
+    ]
     joined = Nights(
-        both[0].slides + both[1].slides, np.concatenate([b.nights for b in both]), both[0].scanners + both[1].scanners,
+        both[0].slides + both[1].slides,
+        np.concatenate([b.nights for b in both]),
+        both[0].scanners + both[1].scanners,
         {m.name: np.concatenate([b.values[m.name] for b in both]) for m in MEASURES},
-        np.concatenate([b.audited_mm2 for b in both]), both[0].versions * 2, (),
-    )  # fmt: skip
-    charts = {c.scanner: c for c in make_charts(joined, (date(2026, 1, 1), date(2026, 1, 30)), MonitorRules())}
+        np.concatenate([b.audited_mm2 for b in both]),
+        both[0].versions * 2,
+        (),
+    )
+    charts = {
+        c.scanner: c
+        for c in make_charts(joined, (date(2026, 1, 1), date(2026, 1, 30)), MonitorRules())
+    }
     assert charts["old"].state == "idle" and charts["new"].state != OUT
 
 
@@ -193,7 +278,9 @@ def test_without_a_table_a_slide_belongs_to_the_night_in_which_it_was_written():
     morning = time.mktime((2026, 3, 15, 5, 30, 0, 0, 0, -1))
     assert SlideTimes().of("S1", "/any/S1.svs", morning) == (date(2026, 3, 14), "all scanners")
     table = {"S1": (date(2026, 1, 1), "B")}
-    assert SlideTimes(table, read_pattern("(?P<scanner>any)")).of("S1", f"{os.sep}any", morning) == (date(2026, 1, 1), "B")
+    assert SlideTimes(table, read_pattern("(?P<scanner>any)")).of(
+        "S1", f"{os.sep}any", morning
+    ) == (date(2026, 1, 1), "B")
 
 
 def test_bad_input_is_refused_and_writes_nothing(laboratory, tmp_path, invoke):
@@ -202,12 +289,28 @@ def test_bad_input_is_refused_and_writes_nothing(laboratory, tmp_path, invoke):
     nights, out = laboratory / "nights", tmp_path / "m"
     for table, args, words in (
         ("", (tmp_path / "empty", "--baseline", *BASELINE), "no results of hemax-batch"),
-        ("", (nights, "--baseline", "2020-01-01", "2020-02-01"), "no slide is of these nights; there are 20"),
-        ("", (nights, "--baseline", BASELINE[1], BASELINE[0]), "the first night lies after the last"),
+        (
+            "",
+            (nights, "--baseline", "2020-01-01", "2020-02-01"),
+            "no slide is of these nights; there are 20",
+        ),
+        (
+            "",
+            (nights, "--baseline", BASELINE[1], BASELINE[0]),
+            "the first night lies after the last",
+        ),
         ("", (nights, "--baseline", *BASELINE, "--path-pattern", "("), "no regular expression"),
         ("", (nights, "--baseline", *BASELINE, "--path-pattern", "x"), "names no group"),
-        ("slide,date\nS1,14.3.2026\n", (nights, "--baseline", *BASELINE, "--slides", slides), "row 2: date '14.3.2026'"),
-        ("slide,date\nS1,\nS1,\n", (nights, "--baseline", *BASELINE, "--slides", slides), "row 3: 'S1' is in row 2 already"),
+        (
+            "slide,date\nS1,14.3.2026\n",
+            (nights, "--baseline", *BASELINE, "--slides", slides),
+            "row 2: date '14.3.2026'",
+        ),
+        (
+            "slide,date\nS1,\nS1,\n",
+            (nights, "--baseline", *BASELINE, "--slides", slides),
+            "row 3: 'S1' is in row 2 already",
+        ),
     ):
         slides.write_text(table)
         result = invoke("monitor", *args, "--out", out)

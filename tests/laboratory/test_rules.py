@@ -1,4 +1,6 @@
-"""The laboratory's limits: every entry of the printed file is read, and what is wrong is told by entry."""
+"""The laboratory's limits: every entry of the printed file is read, and what is wrong is told by
+entry.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,14 @@ def test_the_printed_rules_are_read_and_defaults_hold_without(invoke, tmp_path):
     assert path.read_text() == TEMPLATE.read_text()
     assert rules.least_slides == 50 and len(rules.acceptance) > 10 and len(rules.sha256) == 64
     assert rules.ranges == LaboratoryRules().ranges and rules.abnormal == LaboratoryRules().abnormal
-    assert rules.monitor.rules == LaboratoryRules().monitor.rules and set(rules.monitor.alarm) <= set(LaboratoryRules().monitor.alarm)
-    assert {limit.words for limit in rules.acceptance} >= {"within ±4", "at least 0.8", "0.9 to 1.1"}
+    assert rules.monitor.rules == LaboratoryRules().monitor.rules and set(
+        rules.monitor.alarm
+    ) <= set(LaboratoryRules().monitor.alarm)
+    assert {limit.words for limit in rules.acceptance} >= {
+        "within ±4",
+        "at least 0.8",
+        "0.9 to 1.1",
+    }
     assert read_rules(None) == LaboratoryRules() and not LaboratoryRules().acceptance
 
 
@@ -24,7 +32,10 @@ def test_the_printed_rules_are_read_and_defaults_hold_without(invoke, tmp_path):
     ("text", "words"),
     [
         ("limits = 1", "unknown entry 'limits'"),
-        ("[acceptance.biass]\nblast = 1", "[acceptance] unknown entry 'biass'; do you mean 'bias'?"),
+        (
+            "[acceptance.biass]\nblast = 1",
+            "[acceptance] unknown entry 'biass'; do you mean 'bias'?",
+        ),
         ("[acceptance.bias]\nblasts = 1", "do you mean 'blast'?"),
         ("[acceptance.bias]\nblast = -1", "expected a number from 0 on"),
         ("[acceptance.slope]\nblast = 1", "expected [low, high]"),

@@ -15,28 +15,123 @@ from hemax_batch.laboratory import statistics as s
 # NCSS, Deming Regression, example 1: error variances 0.008 of Y and 0.032 of X
 DEMING_X = [7, 8.3, 10.5, 9, 5.1, 8.2, 10.2, 10.3, 7.1, 5.9]
 DEMING_Y = [7.9, 8.2, 9.6, 9, 6.5, 7.3, 10.2, 10.6, 6.3, 5.2]
-# the data of NCSS's Passing-Bablok example, as the R package SimplyAgree transcribes them; its tests hold that the R
-# packages MethComp and deming give the slope 1.00 and the intercept -0.15
-PB_X = [69.3, 27.1, 61.3, 50.8, 34.4, 92.3, 57.5, 45.5, 33.3, 60.9, 56.3, 49.9, 89.7, 28.9, 96.3,
-        76.6, 83.2, 79.4, 51.7, 32.5, 14.2, 99.1, 76.8, 95.4, 84.1, 48.8, 80.4, 84.5, 61.4, 26.9]  # fmt: skip
-PB_Y = [69.1, 26.7, 61.4, 51.2, 34.7, 88.5, 57.9, 45.1, 33.4, 60.8, 66.5, 48.2, 88.3, 29.3, 96.4,
-        77.1, 82.7, 78.9, 51.6, 28.8, 12.7, 98.6, 77.3, 94.9, 83.3, 47.0, 80.9, 84.7, 61.3, 26.7]  # fmt: skip
+# the data of NCSS's Passing-Bablok example, as the R package SimplyAgree transcribes them; its tests
+# hold that the R packages MethComp and deming give the slope 1.00 and the intercept -0.15
+PB_X = [
+    69.3,
+    27.1,
+    61.3,
+    50.8,
+    34.4,
+    92.3,
+    57.5,
+    45.5,
+    33.3,
+    60.9,
+    56.3,
+    49.9,
+    89.7,
+    28.9,
+    96.3,
+    76.6,
+    83.2,
+    79.4,
+    51.7,
+    32.5,
+    14.2,
+    99.1,
+    76.8,
+    95.4,
+    84.1,
+    48.8,
+    80.4,
+    84.5,
+    61.4,
+    26.9,
+]
+PB_Y = [
+    69.1,
+    26.7,
+    61.4,
+    51.2,
+    34.7,
+    88.5,
+    57.9,
+    45.1,
+    33.4,
+    60.8,
+    66.5,
+    48.2,
+    88.3,
+    29.3,
+    96.4,
+    77.1,
+    82.7,
+    78.9,
+    51.6,
+    28.8,
+    12.7,
+    98.6,
+    77.3,
+    94.9,
+    83.3,
+    47.0,
+    80.9,
+    84.7,
+    61.3,
+    26.7,
+]
 # Bland and Altman, Lancet 1986, table 1: peak expiratory flow, first readings, l/min
 WRIGHT = [494, 395, 516, 434, 476, 557, 413, 442, 650, 433, 417, 656, 267, 478, 178, 423, 427]
 MINI = [512, 430, 520, 428, 500, 600, 364, 380, 658, 445, 432, 626, 260, 477, 259, 350, 451]
 # the trials of BCG vaccine of Colditz, JAMA 1994: log relative risks and their variances
-BCG = [-0.8893, -1.5854, -1.3481, -1.4416, -0.2175, -0.7861, -1.6209, 0.0120, -0.4694, -1.3713, -0.3394, 0.4459, -0.0173]
-BCG_VARIANCES = [0.3256, 0.1946, 0.4154, 0.0200, 0.0512, 0.0069, 0.2230, 0.0040, 0.0564, 0.0730, 0.0124, 0.5325, 0.0714]
+BCG = [
+    -0.8893,
+    -1.5854,
+    -1.3481,
+    -1.4416,
+    -0.2175,
+    -0.7861,
+    -1.6209,
+    0.0120,
+    -0.4694,
+    -1.3713,
+    -0.3394,
+    0.4459,
+    -0.0173,
+]
+BCG_VARIANCES = [
+    0.3256,
+    0.1946,
+    0.4154,
+    0.0200,
+    0.0512,
+    0.0069,
+    0.2230,
+    0.0040,
+    0.0564,
+    0.0730,
+    0.0124,
+    0.5325,
+    0.0714,
+]
 
 finite = st.floats(-50, 50, allow_nan=False).map(lambda v: round(v, 3))
 
 
-# ----------------------------------------------------------------------------------------------- estimates
+# --- estimates
 
 
 @pytest.mark.parametrize(
     ("k", "n", "low", "high"),
-    [(9, 100, 4.2, 16.4), (0, 200, 0, 1.8), (2, 200, 0.1, 3.6), (10, 200, 2.4, 9.0), (20, 200, 6.2, 15.0), (0, 1000, 0, 0.37)],
+    [
+        (9, 100, 4.2, 16.4),
+        (0, 200, 0, 1.8),
+        (2, 200, 0.1, 3.6),
+        (10, 200, 2.4, 9.0),
+        (20, 200, 6.2, 15.0),
+        (0, 1000, 0, 0.37),
+    ],
 )
 def test_exact_limits_are_those_of_ruemkes_table(k, n, low, high):
     digits = 2 if n == 1000 else 1
@@ -66,7 +161,7 @@ def test_sd_interval_is_the_handbooks_example():
     assert (round(estimate.low, 5), round(estimate.high, 5)) == (0.00551, 0.00730)
 
 
-# ------------------------------------------------------------------------------------------------ counting
+# --- counting
 
 
 @pytest.mark.parametrize("p", [0.0, 0.02, 0.3, 0.5, 0.97])
@@ -81,7 +176,9 @@ def test_chance_agreement_is_the_sum_over_all_pairs(p, n1, n2):
 def test_chance_agreement_is_what_simulated_counts_reach():
     rng = np.random.default_rng(0)
     k1, k2 = rng.binomial(200, 0.2, 20_000), rng.binomial(400, 0.2, 20_000)
-    assert float(s.within_limits(k1, 200, k2, 400).mean()) == pytest.approx(s.chance_within_limits(0.2, 200, 400), abs=0.01)
+    assert float(s.within_limits(k1, 200, k2, 400).mean()) == pytest.approx(
+        s.chance_within_limits(0.2, 200, 400), abs=0.01
+    )
 
 
 def test_counting_sd_is_that_of_simulated_counts():
@@ -90,7 +187,7 @@ def test_counting_sd_is_that_of_simulated_counts():
     assert float(d.std()) == pytest.approx(float(s.counting_sd(0.3, 100, 200)), rel=0.02)
 
 
-# ---------------------------------------------------------------------------------------------- regression
+# --- regression
 
 
 def test_passing_bablok_is_the_published_example():
@@ -117,7 +214,9 @@ def test_passing_bablok_is_its_definition(points):
     if not n or max(ranks) > n or len(set(x)) < 2 or math.isinf(slopes[max(ranks) - 1]):
         assert not line.exists
     else:
-        assert line.slope.value == pytest.approx(np.mean([slopes[r - 1] for r in ranks]), rel=1e-9, abs=1e-12)
+        assert line.slope.value == pytest.approx(
+            np.mean([slopes[r - 1] for r in ranks]), rel=1e-9, abs=1e-12
+        )
 
 
 def test_passing_bablok_of_x_on_y_is_the_same_line():
@@ -163,24 +262,43 @@ def test_correlations_are_scipys_and_their_intervals_the_published_ones():
     rank = s.spearman(WRIGHT, MINI)
     half = 1.959964 * math.sqrt((1 + rank.value**2 / 2) / 14)
     assert rank.low == pytest.approx(math.tanh(math.atanh(rank.value) - half), abs=1e-6)
-    assert not s.pearson([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]).exists and not s.spearman([1.0, 2.0], [2.0, 1.0]).exists
+    assert (
+        not s.pearson([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]).exists
+        and not s.spearman([1.0, 2.0], [2.0, 1.0]).exists
+    )
 
 
-# ----------------------------------------------------------------------------------------------- agreement
+# --- agreement
 
 
 def test_bland_altman_is_the_published_example():
-    """Lancet 1986: bias -2.1 (-22.1 to 17.8), standard deviation 38.8; with 1.96 s limits of -78.1 and 73.9."""
+    """Lancet 1986: bias -2.1 (-22.1 to 17.8), standard deviation 38.8; with 1.96 s limits of -78.1
+    and 73.9.
+    """
     found = s.bland_altman(np.subtract(WRIGHT, MINI))
-    assert [round(v, 1) for v in (found.bias.value, found.bias.low, found.bias.high, found.sd)] == [-2.1, -22.0, 17.8, 38.8]
+    assert [round(v, 1) for v in (found.bias.value, found.bias.low, found.bias.high, found.sd)] == [
+        -2.1,
+        -22.0,
+        17.8,
+        38.8,
+    ]
     assert [round(v.value, 1) for v in (found.lower, found.upper)] == [-78.1, 73.9]
 
 
 def test_intervals_of_the_limits_are_the_published_ones():
-    """Stat Methods Med Res 1999: 85 differences of mean -16.29 and SD 19.61: -54.7 (-61.9 to -47.5), 22.1 (14.9 to 29.3)."""
+    """Stat Methods Med Res 1999: 85 differences of mean -16.29 and SD 19.61: -54.7 (-61.9 to
+    -47.5), 22.1 (14.9 to 29.3).
+    """
     d = np.linspace(-1, 1, 85)
     found = s.bland_altman(-16.29 + 19.61 * d / np.std(d, ddof=1))
-    numbers = [found.lower.value, found.lower.low, found.lower.high, found.upper.value, found.upper.low, found.upper.high]
+    numbers = [
+        found.lower.value,
+        found.lower.low,
+        found.lower.high,
+        found.upper.value,
+        found.upper.low,
+        found.upper.high,
+    ]
     assert numbers == pytest.approx([-54.7, -61.9, -47.5, 22.1, 14.9, 29.3], abs=0.15)
     assert not s.bland_altman([1.0]).lower.exists
 
@@ -196,10 +314,14 @@ def test_kappa_is_the_usual_example_and_its_error_the_delta_methods():
         return (np.trace(q) - chance) / (1 - chance)
 
     step = 1e-6
-    gradient = np.array([(kappa(p + step * e) - kappa(p - step * e)) / (2 * step) for e in np.eye(9)])
+    gradient = np.array(
+        [(kappa(p + step * e) - kappa(p - step * e)) / (2 * step) for e in np.eye(9)]
+    )
     error = math.sqrt(gradient @ ((np.diag(p) - np.outer(p, p)) / n) @ gradient)
     found = s.cohen_kappa(table)
-    assert found.value == pytest.approx(kappa(p)) and (found.value - found.low) / 1.959964 == pytest.approx(error, rel=1e-4)
+    assert found.value == pytest.approx(kappa(p)) and (
+        found.value - found.low
+    ) / 1.959964 == pytest.approx(error, rel=1e-4)
     assert not s.cohen_kappa([[5, 0], [0, 0]]).exists and not s.cohen_kappa([[0, 0], [0, 0]]).exists
 
 
@@ -228,15 +350,19 @@ def test_repeatability_of_counts_is_that_of_counting():
     counts = [rng.binomial(200, p, 3).tolist() for p in shares]
     found = s.repeatability(counts, [[200] * 3] * 60)
     assert (found.slides, found.scans) == (60, 180) and found.ratio.contains(1)
-    assert found.counting_sd == pytest.approx(math.sqrt(np.mean(shares * (1 - shares)) / 200), rel=0.03)
+    assert found.counting_sd == pytest.approx(
+        math.sqrt(np.mean(shares * (1 - shares)) / 200), rel=0.03
+    )
     pair = s.repeatability([[10, 14], [3]], [[100, 100], [100]])  # one slide alone: |d| / √2
     assert (pair.slides, pair.sd.value) == (1, pytest.approx(0.04 / math.sqrt(2)))
-    alone = s.repeatability([[10, 14]] + [[0, 0]] * 9, [[100, 100]] * 10)  # one slide in ten tells: one degree of freedom
+    alone = s.repeatability(
+        [[10, 14]] + [[0, 0]] * 9, [[100, 100]] * 10
+    )  # one slide in ten tells: one degree of freedom
     assert alone.sd.high / alone.sd.value == pytest.approx(s.sd_estimate(1.0, 1).high)
     assert not s.repeatability([], []).sd.exists
 
 
-# ------------------------------------------------------------------------------------------------- control
+# --- control
 
 
 def test_limits_of_a_baseline_are_the_published_example():
@@ -248,27 +374,44 @@ def test_limits_of_a_baseline_are_the_published_example():
 
 def test_limits_without_sampling_errors_are_mean_and_sd():
     limits = s.control_limits([7.0, 7.2, 7.1, 6.9], np.zeros(4))
-    assert (limits.centre, limits.between_sd) == (pytest.approx(7.05), pytest.approx(np.std([7.0, 7.2, 7.1, 6.9], ddof=1)))
+    assert (limits.centre, limits.between_sd) == (
+        pytest.approx(7.05),
+        pytest.approx(np.std([7.0, 7.2, 7.1, 6.9], ddof=1)),
+    )
     assert np.isnan(s.control_limits([1.0, 1.0], [0.0, 0.0]).z([2.0], [0.0]))
     assert s.control_limits([0.0, 0.0], [3.0, 3.0]).z([6.0], [3.0]) == pytest.approx(2.0)
 
 
-@given(st.lists(st.one_of(st.floats(-4, 4).map(lambda v: round(v, 1)), st.just(math.nan)), max_size=30))
+@given(
+    st.lists(st.one_of(st.floats(-4, 4).map(lambda v: round(v, 1)), st.just(math.nan)), max_size=30)
+)
 def test_westgard_rules_are_their_words(z):
     """Against each rule read out loud, on the points that are there."""
     there = [v for v in z if not math.isnan(v)]
 
     def last(i, count, holds):
-        return i + 1 >= count and (all(holds(v) for v in there[i + 1 - count : i + 1]) or all(holds(-v) for v in there[i + 1 - count : i + 1]))
+        return i + 1 >= count and (
+            all(holds(v) for v in there[i + 1 - count : i + 1])
+            or all(holds(-v) for v in there[i + 1 - count : i + 1])
+        )
 
-    expected = iter([
-        tuple(name for name, broken in (
-            ("1_2s", abs(v) > 2), ("1_3s", abs(v) > 3), ("2_2s", last(i, 2, lambda u: u > 2)),
-            ("R_4s", i > 0 and max(v, there[i - 1]) > 2 and min(v, there[i - 1]) < -2),
-            ("4_1s", last(i, 4, lambda u: u > 1)), ("10_x", last(i, 10, lambda u: u > 0)),
-        ) if broken)
-        for i, v in enumerate(there)
-    ])  # fmt: skip
+    expected = iter(
+        [
+            tuple(
+                name
+                for name, broken in (
+                    ("1_2s", abs(v) > 2),
+                    ("1_3s", abs(v) > 3),
+                    ("2_2s", last(i, 2, lambda u: u > 2)),
+                    ("R_4s", i > 0 and max(v, there[i - 1]) > 2 and min(v, there[i - 1]) < -2),
+                    ("4_1s", last(i, 4, lambda u: u > 1)),
+                    ("10_x", last(i, 10, lambda u: u > 0)),
+                )
+                if broken
+            )
+            for i, v in enumerate(there)
+        ]
+    )
     assert s.westgard(z) == [() if math.isnan(v) else next(expected) for v in z]
 
 

@@ -1,4 +1,6 @@
-"""A verification of the simulated laboratory finds what the simulation knows; bad input writes nothing."""
+"""A verification of the simulated laboratory finds what the simulation knows; bad input writes
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +21,29 @@ def verified(laboratory, tmp_path_factory):
     from hemax_batch.cli import main
 
     out = tmp_path_factory.mktemp("verified") / "v"
-    args = ["verify", laboratory / "manual.csv", laboratory / "results", "--scans", laboratory / "scans.csv", "--rules", TEMPLATE]
+    args = [
+        "verify",
+        laboratory / "manual.csv",
+        laboratory / "results",
+        "--scans",
+        laboratory / "scans.csv",
+        "--rules",
+        TEMPLATE,
+    ]
     result = CliRunner().invoke(main, [str(a) for a in (*args, "--out", out)])
     assert result.exit_code in (0, 9), result.output
-    return out, json.loads((out / "verification.json").read_text()), (out / "verification.html").read_text()
+    return (
+        out,
+        json.loads((out / "verification.json").read_text()),
+        (out / "verification.html").read_text(),
+    )
 
 
 @pytest.mark.parametrize("versus", ["bias", "examiners"])
 def test_the_bias_of_each_class_is_the_simulated_one(verified, truth, versus):
-    """Of the intervals of some twelve classes nearly all hold the truth, and no estimate is far from it."""
+    """Of the intervals of some twelve classes nearly all hold the truth, and no estimate is far
+    from it.
+    """
     record = verified[1]["classes" if versus == "bias" else "between_examiners"]
     checked = held = 0
     for name, true in truth["study"][versus].items():
@@ -41,7 +57,9 @@ def test_the_bias_of_each_class_is_the_simulated_one(verified, truth, versus):
 def test_a_class_that_the_tool_calls_otherwise_is_told(verified):
     classes = verified[1]["classes"]
     assert classes["band_neutrophil"]["bias"]["high95"] < 0
-    assert classes["neutrophils"]["bias"]["low95"] < 0 < classes["neutrophils"]["bias"]["high95"]  # the split, not the sum
+    assert (
+        classes["neutrophils"]["bias"]["low95"] < 0 < classes["neutrophils"]["bias"]["high95"]
+    )  # the split, not the sum
     assert classes["band_neutrophil"]["passing_bablok"]["slope"]["high95"] < 1
 
 
@@ -60,14 +78,20 @@ def test_scans_that_count_anew_repeat_as_counting_does(verified):
 
 def test_the_examiners_are_the_yardstick(verified):
     yardstick = verified[1]["yardstick"]
-    assert yardstick["band_neutrophil"]["verdict"] == "closer"  # the examiners split bands differently
+    assert (
+        yardstick["band_neutrophil"]["verdict"] == "closer"
+    )  # the examiners split bands differently
     assert all(entry["verdict"] != "further" for entry in yardstick.values())
 
 
 def test_flags_count_every_slide_and_say_what_nobody_assessed(verified):
     flags = verified[1]["flags"]
-    assert sum(flags["blast"][k] for k in ("both", "reference_only", "method_only", "neither")) == 60
-    assert flags["blast"]["sensitivity"]["value"] > 0.8 and not flags["variant_lymphocyte"]["assessed"]
+    assert (
+        sum(flags["blast"][k] for k in ("both", "reference_only", "method_only", "neither")) == 60
+    )
+    assert (
+        flags["blast"]["sensitivity"]["value"] > 0.8 and not flags["variant_lymphocyte"]["assessed"]
+    )
     assert verified[1]["examiner_flags"]["variant_lymphocyte"]["assessed"]
 
 
@@ -81,7 +105,12 @@ def test_the_page_is_one_offline_file_that_says_what_it_is(verified):
     page = verified[2]
     assert "pre-classification, for review by a qualified morphologist; research use only" in page
     assert "What this page does not prove" in page and page.count("<svg") > 20
-    assert "<script" not in page and "http://" not in page and "https://" not in page and "src=" not in page.replace("img-src", "")
+    assert (
+        "<script" not in page
+        and "http://" not in page
+        and "https://" not in page
+        and "src=" not in page.replace("img-src", "")
+    )
 
 
 def test_the_tables_hold_the_same_figures(verified):
@@ -89,7 +118,9 @@ def test_the_tables_hold_the_same_figures(verified):
     with open(out / "classes.csv", newline="") as file:
         rows = {(r["comparison"], r["class"]): r for r in csv.DictReader(file)}
     row = rows["tool - examiners", "monocyte"]
-    assert float(row["bias"]) == pytest.approx(record["classes"]["monocyte"]["bias"]["value"], abs=1e-4)
+    assert float(row["bias"]) == pytest.approx(
+        record["classes"]["monocyte"]["bias"]["value"], abs=1e-4
+    )
     with open(out / "slides.csv", newline="") as file:
         assert sum(r["class"] == "monocyte" for r in csv.DictReader(file)) == 60
     with open(out / "flags.csv", newline="") as file:
@@ -98,32 +129,71 @@ def test_the_tables_hold_the_same_figures(verified):
 
 def test_a_limit_that_is_not_met_is_exit_code_9(laboratory, tmp_path, invoke):
     rules = tmp_path / "strict.toml"
-    rules.write_text("[acceptance.bias]\nband_neutrophil = 0.5\nneutrophils = 5\n[acceptance.sensitivity]\nvariant_lymphocyte = 0.5\n")
-    result = invoke("verify", laboratory / "manual.csv", laboratory / "results", "--rules", rules, "--out", tmp_path / "v")
-    assert result.exit_code == 9 and "not met: bias, percentage points of band neutrophil" in result.output
-    assert "sensitivity by slide of variant lymphocytes: not measured" in result.output and "1 of 3 limits met" in result.output
+    rules.write_text(
+        "[acceptance.bias]\nband_neutrophil = 0.5\nneutrophils = 5\n[acceptance.sensitivity]\nvariant_lymphocyte = 0.5\n"
+    )
+    result = invoke(
+        "verify",
+        laboratory / "manual.csv",
+        laboratory / "results",
+        "--rules",
+        rules,
+        "--out",
+        tmp_path / "v",
+    )
+    assert (
+        result.exit_code == 9
+        and "not met: bias, percentage points of band neutrophil" in result.output
+    )
+    assert (
+        "sensitivity by slide of variant lymphocytes: not measured" in result.output
+        and "1 of 3 limits met" in result.output
+    )
     acceptance = json.loads((tmp_path / "v" / "verification.json").read_text())["acceptance"]
     assert [x["passed"] for x in acceptance] == [False, True, None]
 
 
 def test_without_limits_nothing_is_accepted_or_refused(laboratory, tmp_path, invoke):
-    result = invoke("verify", laboratory / "manual.csv", laboratory / "results", "--out", tmp_path / "v")
+    result = invoke(
+        "verify", laboratory / "manual.csv", laboratory / "results", "--out", tmp_path / "v"
+    )
     assert result.exit_code == 0 and "no limits were set" in result.output
     assert "has set no limits" in (tmp_path / "v" / "verification.html").read_text()
 
 
 def test_reviewed_counts_come_closer_to_the_blood(laboratory, tmp_path, invoke):
-    """After review bands are the simulated blood's; slides without a review are left out by name."""
-    args = ("verify", laboratory / "manual.csv", laboratory / "results", "--counts", "reviewed", "--out", tmp_path / "v")
+    """After review bands are the simulated blood's; slides without a review are left out by
+    name.
+    """
+    args = (
+        "verify",
+        laboratory / "manual.csv",
+        laboratory / "results",
+        "--counts",
+        "reviewed",
+        "--out",
+        tmp_path / "v",
+    )
     result = invoke(*args)
-    assert result.exit_code == 0 and "12 slides compared, 48 left out" in result.output and "nobody reviewed it" in result.output
+    assert (
+        result.exit_code == 0
+        and "12 slides compared, 48 left out" in result.output
+        and "nobody reviewed it" in result.output
+    )
     record = json.loads((tmp_path / "v" / "verification.json").read_text())
     assert record["counts"] == "reviewed" and "variant_lymphocyte" in record["classes"]
 
 
 def test_a_folder_without_reviews_says_what_to_do(laboratory, tmp_path, invoke):
-    shutil.copytree(laboratory / "results", tmp_path / "results", ignore=shutil.ignore_patterns("reviews"))
-    assert invoke("verify", laboratory / "manual.csv", tmp_path / "results", "--out", tmp_path / "v").exit_code == 0
+    shutil.copytree(
+        laboratory / "results", tmp_path / "results", ignore=shutil.ignore_patterns("reviews")
+    )
+    assert (
+        invoke(
+            "verify", laboratory / "manual.csv", tmp_path / "results", "--out", tmp_path / "v"
+        ).exit_code
+        == 0
+    )
     assert "hemax-batch retally RESULTS" in (tmp_path / "v" / "verification.html").read_text()
 
 
@@ -131,14 +201,20 @@ def test_a_slide_without_a_result_is_left_out_with_the_nearest_name(laboratory, 
     manual = tmp_path / "manual.csv"
     manual.write_text((laboratory / "manual.csv").read_text().replace("S060,", "S0600,"))
     result = invoke("verify", manual, laboratory / "results", "--out", tmp_path / "v")
-    assert result.exit_code == 0 and "59 slides compared, 1 left out" in result.output and "do you mean 'S060'?" in result.output
+    assert (
+        result.exit_code == 0
+        and "59 slides compared, 1 left out" in result.output
+        and "do you mean 'S060'?" in result.output
+    )
 
 
 def test_a_damaged_result_is_left_out_with_the_reason(laboratory, tmp_path, invoke):
     shutil.copytree(laboratory / "results", tmp_path / "results")
     (tmp_path / "results" / "S001" / "differential.json").write_text("{}")
     (tmp_path / "results" / "S002" / "differential.json").unlink()
-    result = invoke("verify", laboratory / "manual.csv", tmp_path / "results", "--out", tmp_path / "v")
+    result = invoke(
+        "verify", laboratory / "manual.csv", tmp_path / "results", "--out", tmp_path / "v"
+    )
     assert result.exit_code == 0 and "58 slides compared, 2 left out" in result.output
     assert "S001: " in result.output and "cannot be read as a differential" in result.output
 
@@ -162,7 +238,9 @@ def test_bad_input_writes_nothing(laboratory, tmp_path, invoke):
 def test_an_output_that_cannot_be_written_is_exit_code_6(laboratory, tmp_path, invoke):
     (tmp_path / "v").mkdir()
     (tmp_path / "v" / "classes.csv").mkdir()
-    result = invoke("verify", laboratory / "manual.csv", laboratory / "results", "--out", tmp_path / "v")
+    result = invoke(
+        "verify", laboratory / "manual.csv", laboratory / "results", "--out", tmp_path / "v"
+    )
     assert result.exit_code == 6 and "cannot be written" in result.output
     assert not (tmp_path / "v" / "verification.json").exists()
 
@@ -175,6 +253,15 @@ def test_the_template_names_the_slides_of_a_folder(laboratory, invoke):
 
 def test_the_same_input_gives_the_same_bytes(laboratory, tmp_path, invoke):
     for name in ("a", "b"):
-        assert invoke("verify", laboratory / "manual.csv", laboratory / "results", "--out", tmp_path / name).exit_code == 0
+        assert (
+            invoke(
+                "verify",
+                laboratory / "manual.csv",
+                laboratory / "results",
+                "--out",
+                tmp_path / name,
+            ).exit_code
+            == 0
+        )
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()

@@ -1,6 +1,7 @@
 """The statistics of the laboratory commands. Each function gives its formula and its source.
 
-Where SciPy has a method, SciPy computes it. Each function is tested against a published example or a closed form.
+Where SciPy has a method, SciPy computes it. Each function is tested against a published example or
+a closed form.
 """
 
 from .agreement import (

@@ -16,7 +16,9 @@ _RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class BlandAltman:
-    """Bias and 95 % limits of agreement of n differences, each with its interval; `sd` is that of the differences."""
+    """Bias and 95 % limits of agreement of n differences, each with its interval; `sd` is that of
+    the differences.
+    """
 
     n: int
     bias: Estimate
@@ -44,16 +46,18 @@ def bland_altman(differences: ArrayLike, level: float = LEVEL) -> BlandAltman:
     bias, sd, z = mean_estimate(d, level), float(np.std(d, ddof=1)), float(stats.norm.ppf(0.975))
     half = float(stats.t.ppf((1 + level) / 2, n - 1)) * sd * math.sqrt(1 / n + z**2 / (2 * (n - 1)))
     limits = (bias.value - z * sd, bias.value + z * sd)
-    return BlandAltman(n, bias, sd, *(Estimate(limit, limit - half, limit + half) for limit in limits))
+    return BlandAltman(
+        n, bias, sd, *(Estimate(limit, limit - half, limit + half) for limit in limits)
+    )
 
 
 def cohen_kappa(table: ArrayLike, level: float = LEVEL) -> Estimate:
     """Agreement beyond chance of a square table of counts, of first by second judgement.
 
-    Formula: κ = (po - pe) / (1 - pe), with po the share on the diagonal and pe = Σ p(i.) p(.i). Its variance is
-    (Σ p(ii) (1 - (p(i.) + p(.i)) (1 - κ))² + (1 - κ)² Σ(i≠j) p(ij) (p(.i) + p(j.))² - (κ - pe (1 - κ))²)
-    / (n (1 - pe)²). Source: Cohen, Educ Psychol Meas 1960;20:37-46; Fleiss, Cohen and Everitt,
-    Psychol Bull 1969;72:323-327. There is none where chance alone agrees fully.
+    Formula: κ = (po - pe) / (1 - pe), with po the share on the diagonal and pe = Σ p(i.) p(.i). Its
+    variance is (Σ p(ii) (1 - (p(i.) + p(.i)) (1 - κ))² + (1 - κ)² Σ(i≠j) p(ij) (p(.i) + p(j.))² -
+    (κ - pe (1 - κ))²) / (n (1 - pe)²). Source: Cohen, Educ Psychol Meas 1960;20:37-46; Fleiss,
+    Cohen and Everitt, Psychol Bull 1969;72:323-327. There is none where chance alone agrees fully.
 
     Examples
     --------
@@ -90,13 +94,16 @@ def root_mean_square(differences: ArrayLike) -> float:
     return float(np.sqrt(np.mean(d**2))) if len(d) else math.nan
 
 
-def interchangeability(method: ArrayLike, first: ArrayLike, second: ArrayLike, seed: int = 0) -> Estimate:
+def interchangeability(
+    method: ArrayLike, first: ArrayLike, second: ArrayLike, seed: int = 0
+) -> Estimate:
     """Whether a method is further from two examiners than they are from each other.
 
-    Formula: γ = mean over slides of ((m - e1)² + (m - e2)²) / 2 - (e1 - e2)². It is 0 where the method could take the
-    place of an examiner, above 0 where the method is further, and below 0 where it is closer. The interval is the
-    percentile bootstrap's over slides (`scipy.stats.bootstrap`, 2,000 resamples).
-    Source: Obuchowski, Subhas and Schoenhagen, Acad Radiol 2014;21:1483-1489.
+    Formula: γ = mean over slides of ((m - e1)² + (m - e2)²) / 2 - (e1 - e2)². It is 0 where the
+    method could take the place of an examiner, above 0 where the method is further, and below 0
+    where it is closer. The interval is the percentile bootstrap's over slides
+    (`scipy.stats.bootstrap`, 2,000 resamples). Source: Obuchowski, Subhas and Schoenhagen, Acad
+    Radiol 2014;21:1483-1489.
 
     Examples
     --------
@@ -110,6 +117,10 @@ def interchangeability(method: ArrayLike, first: ArrayLike, second: ArrayLike, s
     if len(excess) < 2 or np.ptp(excess) == 0:
         return Estimate(float(excess.mean()))
     drawn = stats.bootstrap(
-        (excess,), np.mean, n_resamples=_RESAMPLES, method="percentile", rng=np.random.default_rng(seed)
+        (excess,),
+        np.mean,
+        n_resamples=_RESAMPLES,
+        method="percentile",
+        rng=np.random.default_rng(seed),
     ).confidence_interval
     return Estimate(float(excess.mean()), float(drawn.low), float(drawn.high))

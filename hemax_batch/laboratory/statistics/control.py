@@ -45,11 +45,11 @@ class ControlLimits:
 def control_limits(values: ArrayLike, sampling_sd: ArrayLike) -> ControlLimits:
     """Centre and between-day spread of a baseline, when a day's mean has a known sampling error.
 
-    Formula: with w = 1 / s², Q = Σ w (x - Σ w x / Σ w)², τ² = max(0, (Q - (k - 1)) / (Σ w - Σ w² / Σ w)); the centre is
-    the mean weighted by 1 / (τ² + s²). So a day of few slides has wider limits than a day of many. Where all sampling
-    errors are 0, these are the mean and the standard deviation, as Levey and Jennings take them.
-    Source: DerSimonian and Laird, Control Clin Trials 1986;7:177-188; Levey and Jennings, Am J Clin Pathol
-    1950;20:1059-1066.
+    Formula: with w = 1 / s², Q = Σ w (x - Σ w x / Σ w)², τ² = max(0, (Q - (k - 1)) / (Σ w - Σ w² /
+    Σ w)); the centre is the mean weighted by 1 / (τ² + s²). So a day of few slides has wider limits
+    than a day of many. Where all sampling errors are 0, these are the mean and the standard
+    deviation, as Levey and Jennings take them. Source: DerSimonian and Laird, Control Clin Trials
+    1986;7:177-188; Levey and Jennings, Am J Clin Pathol 1950;20:1059-1066.
 
     Examples
     --------
@@ -69,13 +69,14 @@ def control_limits(values: ArrayLike, sampling_sd: ArrayLike) -> ControlLimits:
 
 
 def westgard(z: ArrayLike, rules: Sequence[str] = (WARNING, *REJECTIONS)) -> list[tuple[str, ...]]:
-    """The rules that each point of a chart breaks, in their usual order; a missing point (NaN) breaks none.
+    """The rules that each point of a chart breaks, in their usual order; a missing point (NaN)
+    breaks none.
 
-    1_2s |z| > 2; 1_3s |z| > 3; 2_2s two in a row > 2 on one side; R_4s two in a row, one > 2 and one < -2;
-    4_1s four in a row > 1 on one side; 10_x ten in a row on one side of 0. A point breaks a rule where it is the last of
-    such a series. Missing points are left out before the series are counted.
-    Source: Westgard, Barry, Hunt and Groth, Clin Chem 1981;27:493-501. There R_4s is of two controls of one run; here,
-    where a night has one value, it is of two nights.
+    1_2s |z| > 2; 1_3s |z| > 3; 2_2s two in a row > 2 on one side; R_4s two in a row, one > 2 and
+    one < -2; 4_1s four in a row > 1 on one side; 10_x ten in a row on one side of 0. A point breaks
+    a rule where it is the last of such a series. Missing points are left out before the series are
+    counted. Source: Westgard, Barry, Hunt and Groth, Clin Chem 1981;27:493-501. There R_4s is of
+    two controls of one run; here, where a night has one value, it is of two nights.
 
     Examples
     --------
@@ -104,7 +105,9 @@ def rejected(broken: tuple[str, ...]) -> bool:
     return any(rule != WARNING for rule in broken)
 
 
-def _in_a_row(hits: np.ndarray[tuple[int], np.dtype[np.bool_]], count: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _in_a_row(
+    hits: np.ndarray[tuple[int], np.dtype[np.bool_]], count: int
+) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     """Whether each place is the last of so many hits in a row."""
     padded = np.concatenate([np.zeros(count, np.int64), np.cumsum(hits)])
     return np.asarray(padded[count:] - padded[:-count] == count) if len(hits) else hits

@@ -16,8 +16,8 @@ _ROUNDING = 1e-12  # two equal shares may differ by the last bit
 def within_limits(k1: ArrayLike, n1: ArrayLike, k2: ArrayLike, n2: ArrayLike) -> NDArray[np.bool_]:
     """Whether two counts agree: each share lies within the exact 95 % limits of the other count.
 
-    Source: Rümke, in: Koepke (ed.), Differential leukocyte counting, CAP 1977, and CLSI H20. The limits are those of
-    `clopper_pearson`. Counts without cells do not agree.
+    Source: Rümke, in: Koepke (ed.), Differential leukocyte counting, CAP 1977, and CLSI H20. The
+    limits are those of `clopper_pearson`. Counts without cells do not agree.
 
     Examples
     --------
@@ -37,8 +37,9 @@ def within_limits(k1: ArrayLike, n1: ArrayLike, k2: ArrayLike, n2: ArrayLike) ->
 def chance_within_limits(p: float, n1: int, n2: int) -> float:
     """How often two independent counts of the same blood agree as `within_limits` says.
 
-    Formula: the sum of Binomial(k1; n1, p) Binomial(k2; n2, p) over all pairs that agree. For a given k1 the agreeing
-    k2 are a range, so that the inner sum is a difference of two cumulative probabilities.
+    Formula: the sum of Binomial(k1; n1, p) Binomial(k2; n2, p) over all pairs that agree. For a
+    given k1 the agreeing k2 are a range, so that the inner sum is a difference of two cumulative
+    probabilities.
 
     Parameters
     ----------
@@ -58,20 +59,28 @@ def chance_within_limits(p: float, n1: int, n2: int) -> float:
 
 @lru_cache(maxsize=64)
 def _agreeing(n1: int, n2: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """For each k1 in 0..n1 the first and the last k2 that agree with it; the last lies below the first where none does."""
+    """For each k1 in 0..n1 the first and the last k2 that agree with it; the last lies below the
+    first where none does.
+    """
     k1, k2 = np.arange(n1 + 1), np.arange(n2 + 1)
     low1, high1 = clopper_pearson(k1, n1)
     low2, high2 = clopper_pearson(k2, n2)
     p1 = k1 / n1
-    first = np.maximum(np.ceil(n2 * (low1 - _ROUNDING)), np.searchsorted(high2, p1 - _ROUNDING, "left"))
-    last = np.minimum(np.floor(n2 * (high1 + _ROUNDING)), np.searchsorted(low2, p1 + _ROUNDING, "right") - 1)
+    first = np.maximum(
+        np.ceil(n2 * (low1 - _ROUNDING)), np.searchsorted(high2, p1 - _ROUNDING, "left")
+    )
+    last = np.minimum(
+        np.floor(n2 * (high1 + _ROUNDING)), np.searchsorted(low2, p1 + _ROUNDING, "right") - 1
+    )
     return first.astype(np.int64), last.astype(np.int64)
 
 
 def counting_sd(p: ArrayLike, n1: ArrayLike, n2: ArrayLike | None = None) -> Floats:
-    """The standard deviation that counting alone gives a share, or the difference of two independent shares.
+    """The standard deviation that counting alone gives a share, or the difference of two
+    independent shares.
 
-    Formula: √(p (1 - p) / n1), or √(p (1 - p) (1 / n1 + 1 / n2)) of a difference. Source: the binomial variance.
+    Formula: √(p (1 - p) / n1), or √(p (1 - p) (1 / n1 + 1 / n2)) of a difference. Source: the
+    binomial variance.
 
     Examples
     --------

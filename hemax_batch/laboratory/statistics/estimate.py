@@ -1,4 +1,6 @@
-"""An estimate with its interval, and the intervals of a proportion, a mean and a standard deviation."""
+"""An estimate with its interval, and the intervals of a proportion, a mean and a standard
+deviation.
+"""
 
 from __future__ import annotations
 
@@ -47,8 +49,9 @@ NO_ESTIMATE = Estimate(math.nan)
 def clopper_pearson(k: ArrayLike, n: ArrayLike, level: float = LEVEL) -> tuple[Floats, Floats]:
     """Exact two-sided limits of proportions k / n, as fractions. They are (0, 1) where n is 0.
 
-    Formula: the quantiles of Beta(k, n - k + 1) and Beta(k + 1, n - k) at (1 - level) / 2 and 1 - (1 - level) / 2.
-    Source: Clopper and Pearson, Biometrika 1934;26:404-413. Rümke's table holds these limits, rounded outward.
+    Formula: the quantiles of Beta(k, n - k + 1) and Beta(k + 1, n - k) at (1 - level) / 2 and 1 -
+    (1 - level) / 2. Source: Clopper and Pearson, Biometrika 1934;26:404-413. Rümke's table holds
+    these limits, rounded outward.
 
     Examples
     --------
@@ -67,7 +70,8 @@ def clopper_pearson(k: ArrayLike, n: ArrayLike, level: float = LEVEL) -> tuple[F
 
 
 def proportion(k: int, n: int, level: float = LEVEL) -> Estimate:
-    """The proportion k / n with its exact interval, as fractions. There is no estimate where n is 0.
+    """The proportion k / n with its exact interval, as fractions. There is no estimate where n is
+    0.
 
     Source: `clopper_pearson`, as `scipy.stats.binomtest` computes it.
 
@@ -93,7 +97,11 @@ def mean_estimate(values: ArrayLike, level: float = LEVEL) -> Estimate:
         return NO_ESTIMATE
     if len(x) < 2:
         return Estimate(float(x[0]))
-    half = float(stats.t.ppf((1 + level) / 2, len(x) - 1)) * float(np.std(x, ddof=1)) / math.sqrt(len(x))
+    half = (
+        float(stats.t.ppf((1 + level) / 2, len(x) - 1))
+        * float(np.std(x, ddof=1))
+        / math.sqrt(len(x))
+    )
     mean = float(np.mean(x))
     return Estimate(mean, mean - half, mean + half)
 
@@ -101,8 +109,9 @@ def mean_estimate(values: ArrayLike, level: float = LEVEL) -> Estimate:
 def sd_estimate(sd: float, degrees: float, level: float = LEVEL) -> Estimate:
     """A standard deviation of so many degrees of freedom with its interval.
 
-    Formula: s √(df / χ²) at the upper and the lower quantile of χ² with df degrees of freedom. There is no interval below one.
-    Source: NIST/SEMATECH e-Handbook of Statistical Methods, section 7.2.3.1.
+    Formula: s √(df / χ²) at the upper and the lower quantile of χ² with df degrees of freedom.
+    There is no interval below one. Source: NIST/SEMATECH e-Handbook of Statistical Methods, section
+    7.2.3.1.
 
     Examples
     --------

@@ -16,7 +16,9 @@ _FEWEST = 3
 
 @dataclass(frozen=True)
 class Line:
-    """y = intercept + slope x, each with its interval. Both are absent where the data do not determine a line."""
+    """y = intercept + slope x, each with its interval. Both are absent where the data do not
+    determine a line.
+    """
 
     slope: Estimate
     intercept: Estimate
@@ -33,11 +35,12 @@ NO_LINE = Line(NO_ESTIMATE, NO_ESTIMATE)
 def passing_bablok(x: ArrayLike, y: ArrayLike, level: float = LEVEL) -> Line:
     """Passing-Bablok regression: the shifted median of the slopes of all pairs of points.
 
-    Formula: S are the slopes of all pairs but those of equal points and those of exactly -1; K of them lie below -1;
-    the slope is the median of S, shifted by K places; its limits lie C / 2 places from the middle, where
-    C = z √(n (n - 1) (2 n + 5) / 18); the intercept is the median of y - slope x, and of its limits likewise. A pair
-    with equal x counts as a slope of +∞, so that the line of x on y is the same line.
-    Source: Passing and Bablok, J Clin Chem Clin Biochem 1983;21:709-720.
+    Formula: S are the slopes of all pairs but those of equal points and those of exactly -1; K of
+    them lie below -1; the slope is the median of S, shifted by K places; its limits lie C / 2
+    places from the middle, where C = z √(n (n - 1) (2 n + 5) / 18); the intercept is the median of
+    y - slope x, and of its limits likewise. A pair with equal x counts as a slope of +∞, so that
+    the line of x on y is the same line. Source: Passing and Bablok, J Clin Chem Clin Biochem
+    1983;21:709-720.
 
     Examples
     --------
@@ -57,7 +60,9 @@ def passing_bablok(x: ArrayLike, y: ArrayLike, level: float = LEVEL) -> Line:
     reach = float(stats.norm.ppf((1 + level) / 2)) * math.sqrt(n * (n - 1) * (2 * n + 5) / 18)
     first = round((count - reach) / 2)
     low, high = (_ranked(slopes, rank + shift) for rank in (first, count - first + 1))
-    intercepts = [float(np.median(y - b * x)) if math.isfinite(b) else math.nan for b in (slope, high, low)]
+    intercepts = [
+        float(np.median(y - b * x)) if math.isfinite(b) else math.nan for b in (slope, high, low)
+    ]
     return Line(Estimate(slope, low, high), Estimate(*intercepts))
 
 
@@ -79,10 +84,10 @@ def _ranked(slopes: Floats, rank: int) -> float:
 def deming(x: ArrayLike, y: ArrayLike, variance_ratio: float = 1.0, level: float = LEVEL) -> Line:
     """Deming regression; orthogonal regression where the variance ratio is 1.
 
-    Formula: b = (syy - δ sxx + √((syy - δ sxx)² + 4 δ sxy²)) / (2 sxy) with δ = `variance_ratio`, the variance of the
-    errors of y over that of x; a = mean(y) - b mean(x). The limits are a jackknife's: pseudo-values n θ - (n - 1) θ(i),
-    their standard error, and t with n - 2 degrees of freedom about the estimate.
-    Source: Deming 1943; Linnet, Clin Chem 1993;39:424-432; CLSI EP09.
+    Formula: b = (syy - δ sxx + √((syy - δ sxx)² + 4 δ sxy²)) / (2 sxy) with δ = `variance_ratio`,
+    the variance of the errors of y over that of x; a = mean(y) - b mean(x). The limits are a
+    jackknife's: pseudo-values n θ - (n - 1) θ(i), their standard error, and t with n - 2 degrees of
+    freedom about the estimate. Source: Deming 1943; Linnet, Clin Chem 1993;39:424-432; CLSI EP09.
 
     Examples
     --------
@@ -96,9 +101,13 @@ def deming(x: ArrayLike, y: ArrayLike, variance_ratio: float = 1.0, level: float
     slope, intercept = _deming(x, y, variance_ratio)
     if not math.isfinite(slope):
         return NO_LINE
-    left_out = np.array([_deming(np.delete(x, i), np.delete(y, i), variance_ratio) for i in range(n)])
+    left_out = np.array(
+        [_deming(np.delete(x, i), np.delete(y, i), variance_ratio) for i in range(n)]
+    )
     pseudo = n * np.array([slope, intercept]) - (n - 1) * left_out
-    half = float(stats.t.ppf((1 + level) / 2, n - 2)) * np.std(pseudo, axis=0, ddof=1) / math.sqrt(n)
+    half = (
+        float(stats.t.ppf((1 + level) / 2, n - 2)) * np.std(pseudo, axis=0, ddof=1) / math.sqrt(n)
+    )
     pairs = zip((slope, intercept), half.tolist(), strict=True)
     return Line(*(Estimate(value, value - h, value + h) for value, h in pairs))
 
@@ -128,9 +137,11 @@ def pearson(x: ArrayLike, y: ArrayLike, level: float = LEVEL) -> Estimate:
 
 
 def spearman(x: ArrayLike, y: ArrayLike, level: float = LEVEL) -> Estimate:
-    """Spearman's rank correlation by `scipy.stats.spearmanr`, with the interval of Bonett and Wright.
+    """Spearman's rank correlation by `scipy.stats.spearmanr`, with the interval of Bonett and
+    Wright.
 
-    Formula: tanh(atanh(r) ± z √((1 + r² / 2) / (n - 3))). Source: Bonett and Wright, Psychometrika 2000;65:23-28.
+    Formula: tanh(atanh(r) ± z √((1 + r² / 2) / (n - 3))). Source: Bonett and Wright, Psychometrika
+    2000;65:23-28.
     """
     x, y = _paired(x, y)
     if len(x) < _FEWEST or np.ptp(x) == 0 or np.ptp(y) == 0:
@@ -145,5 +156,7 @@ def spearman(x: ArrayLike, y: ArrayLike, level: float = LEVEL) -> Estimate:
 def _paired(x: ArrayLike, y: ArrayLike) -> tuple[Floats, Floats]:
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if x.shape != y.shape or x.ndim != 1:
-        raise ValueError(f"x has shape {x.shape} and y {y.shape}; both must be one row of equal length")
+        raise ValueError(
+            f"x has shape {x.shape} and y {y.shape}; both must be one row of equal length"
+        )
     return x, y

@@ -26,13 +26,16 @@ class Repeatability:
     ratio: Estimate
 
 
-def repeatability(counts: Sequence[Sequence[int]], totals: Sequence[Sequence[int]]) -> Repeatability:
+def repeatability(
+    counts: Sequence[Sequence[int]], totals: Sequence[Sequence[int]]
+) -> Repeatability:
     """The pooled standard deviation of repeated scans.
 
-    Formula: s² = Σ(slides) Σ(scans) (p - mean p)² / Σ(slides) (scans - 1). Counting alone gives the mean v of
-    p (1 - p) / n over the same degrees of freedom, with p the slide's pooled share. The interval is that of
-    `sd_estimate` with (Σ f v)² / Σ f v² degrees of freedom, f = scans - 1: slides without the class tell nothing of it.
-    Source: CLSI EP05 and EP15 (repeatability as the within-run component); Satterthwaite, Biometrics 1946;2:110-114.
+    Formula: s² = Σ(slides) Σ(scans) (p - mean p)² / Σ(slides) (scans - 1). Counting alone gives the
+    mean v of p (1 - p) / n over the same degrees of freedom, with p the slide's pooled share. The
+    interval is that of `sd_estimate` with (Σ f v)² / Σ f v² degrees of freedom, f = scans - 1:
+    slides without the class tell nothing of it. Source: CLSI EP05 and EP15 (repeatability as the
+    within-run component); Satterthwaite, Biometrics 1946;2:110-114.
 
     Parameters
     ----------
@@ -61,6 +64,9 @@ def repeatability(counts: Sequence[Sequence[int]], totals: Sequence[Sequence[int
     if not degrees:
         return Repeatability(slides, scans, NO_ESTIMATE, math.nan, NO_ESTIMATE)
     effective = expected**2 / expected_squares if expected_squares > 0 else 0.0
-    sd, counted = sd_estimate(math.sqrt(squares / degrees), effective), math.sqrt(expected / degrees)
+    sd, counted = (
+        sd_estimate(math.sqrt(squares / degrees), effective),
+        math.sqrt(expected / degrees),
+    )
     ratio = sd.scaled(1 / counted) if counted > 0 else NO_ESTIMATE
     return Repeatability(slides, scans, sd, counted, ratio)
