@@ -47,7 +47,7 @@ Random = np.random.Generator
 
 #: What blood holds here: the network's white classes, and one that only a person names.
 BLOOD = (*WHITE_NAMES, "variant_lymphocyte")
-#: Mean composition of each kind of patient in per cent, and how many of a hundred patients are of that kind.
+#: How many of a hundred patients are of each kind, and their mean composition in per cent.
 PATIENTS: dict[str, tuple[float, dict[str, float]]] = {
     "healthy": (
         52,
@@ -111,7 +111,8 @@ PATIENTS: dict[str, tuple[float, dict[str, float]]] = {
         },
     ),
 }
-#: Who calls what by another name: (true class, class given) -> share of such cells. The rest is called right.
+#: Who calls what by another name: (true class, class given) -> share of such cells.
+#: The rest is called right.
 TOOL = {
     ("band_neutrophil", "segmented_neutrophil"): 0.30,
     ("segmented_neutrophil", "band_neutrophil"): 0.02,

@@ -5,9 +5,14 @@ known.
 from __future__ import annotations
 
 import sys
+from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from .verification import Verification
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -48,7 +53,16 @@ OUT_OF_LIMITS = 9
 @click.option(
     "--print-rules", is_flag=True, help="Print a rules file with every entry, to be changed."
 )
-def verify(manual, results, out, rules, scans, counts, template, print_rules):  # type: ignore[no-untyped-def]
+def verify(
+    manual: Path | None,
+    results: Path | None,
+    out: Path | None,
+    rules: Path | None,
+    scans: Path | None,
+    counts: str,
+    template: bool,
+    print_rules: bool,
+) -> None:
     """Verify the tool against manual differentials: agreement, bias, regression, flags,
     repeatability.
 
@@ -96,7 +110,7 @@ def verify(manual, results, out, rules, scans, counts, template, print_rules):  
     sys.exit(OUT_OF_LIMITS if found.failed else 0)
 
 
-def _verdict_words(v) -> str:  # type: ignore[no-untyped-def]
+def _verdict_words(v: Verification) -> str:
     """What the terminal says of a verification."""
     lines = [f"{len(v.slides)} slides compared, {len(v.left_out)} left out"]
     lines += [f"  {slide}: {why}" for slide, why in v.left_out[:5]]
@@ -148,7 +162,16 @@ def _verdict_words(v) -> str:  # type: ignore[no-untyped-def]
     help="Which rules reject and which measures alarm (verify --print-rules).",
 )
 @click.option("--quiet", "-q", is_flag=True, help="Print only what is out of control.")
-def monitor(results, out, baseline, controls, table, path_pattern, rules, quiet):  # type: ignore[no-untyped-def]
+def monitor(
+    results: Path,
+    out: Path,
+    baseline: tuple[datetime, datetime],
+    controls: tuple[str, ...],
+    table: Path | None,
+    path_pattern: str | None,
+    rules: Path | None,
+    quiet: bool,
+) -> None:
     """Chart the drift of scanner, stain and network over the nights of RESULTS, against a baseline
     period.
 
@@ -183,6 +206,7 @@ def monitor(results, out, baseline, controls, table, path_pattern, rules, quiet)
     if not quiet:
         state = "out of control" if watch.alarms else "in control"
         click.echo(
-            f"{state}: {len(watch.charts)} charts of {len(watch.nights.slides)} slides; {out / PAGE}"
+            f"{state}: {len(watch.charts)} charts of {len(watch.nights.slides)} slides; "
+            f"{out / PAGE}"
         )
     sys.exit(OUT_OF_LIMITS if watch.alarms else 0)

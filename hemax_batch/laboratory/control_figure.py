@@ -56,7 +56,8 @@ def _dot(c: Chart, i: int) -> tuple[str, str, float]:
     broken = c.broken[i]
     if not broken:
         return "point", "", 1.7
-    told = f"{c.nights[i]}: {c.values[i]:.{c.measure.digits}f} {c.measure.unit}, {c.slides[i]} slides, z {c.z[i]:+.1f}"
+    value = f"{c.values[i]:.{c.measure.digits}f} {c.measure.unit}"
+    told = f"{c.nights[i]}: {value}, {c.slides[i]} slides, z {c.z[i]:+.1f}"
     return ("bad" if rejected(broken) else "warned"), f"{told}; {', '.join(broken)}", 3.0
 
 

@@ -105,7 +105,8 @@ def _summed(row: Row, numbers: dict[str, int], problems: Problems) -> Count | No
     if numbers.get(NEUTROPHILS) and split:
         problems.add(
             row.number,
-            f"neutrophils {numbers[NEUTROPHILS]} and bands or segmented {split}: give one or the other",
+            f"neutrophils {numbers[NEUTROPHILS]} and bands or segmented {split}: "
+            "give one or the other",
         )
     elif not cells:
         problems.add(row.number, "cells 0: a count needs cells")

@@ -124,11 +124,10 @@ def _check_baseline(baseline: tuple[date, date], nights: Nights) -> None:
     if first > last:
         raise UsageError(f"--baseline {first} {last}: the first night lies after the last")
     if not any(first.toordinal() <= night <= last.toordinal() for night in nights.nights.tolist()):
-        there = (
-            date.fromordinal(int(night)) for night in (nights.nights.min(), nights.nights.max())
-        )
+        oldest, newest = (date.fromordinal(int(f(nights.nights))) for f in (min, max))
         raise UsageError(
-            f"--baseline {first} {last}: no slide is of these nights; there are {' to '.join(map(str, there))}"
+            f"--baseline {first} {last}: no slide is of these nights; "
+            f"there are {oldest} to {newest}"
         )
 
 

@@ -92,7 +92,8 @@ def read_pattern(text: str | None) -> re.Pattern[str] | None:
         raise UsageError(f"--path-pattern {text!r}: no regular expression ({error})") from error
     if not {"date", "scanner"} & set(pattern.groupindex):
         raise UsageError(
-            f"--path-pattern {text!r}: names no group; expected (?P<date>...), (?P<scanner>...) or both"
+            f"--path-pattern {text!r}: names no group; "
+            "expected (?P<date>...), (?P<scanner>...) or both"
         )
     return pattern
 
@@ -139,7 +140,8 @@ def read_nights(root: Path, times: SlideTimes) -> Nights:
             unreadable.append(name)
     if not slides:
         raise UsageError(
-            f"{root}: no results of hemax-batch can be read; name the folder that `run --out` was given"
+            f"{root}: no results of hemax-batch can be read; "
+            "name the folder that `run --out` was given"
         )
     return _as_arrays(slides, unreadable)
 
@@ -243,7 +245,8 @@ def _red_cells(record: Mapping[str, Any]) -> float:
 
 
 def _version(record: Mapping[str, Any]) -> str:
-    return f"weights {str(record.get('weights_sha256', ''))[:12]}, hemax-batch {record.get('version', '?')}"
+    weights = str(record.get("weights_sha256", ""))[:12]
+    return f"weights {weights}, hemax-batch {record.get('version', '?')}"
 
 
 def _number(value: object) -> float:

@@ -107,7 +107,8 @@ class Plot:
         """A point; the title shows where the pointer rests on it."""
         told = f"<title>{escape(title)}</title>" if title else ""
         self._parts.append(
-            f'<circle class="{css}" cx="{self.x(px):.1f}" cy="{self.y(py):.1f}" r="{radius:g}">{told}</circle>'
+            f'<circle class="{css}" cx="{self.x(px):.1f}" cy="{self.y(py):.1f}" r="{radius:g}">'
+            f"{told}</circle>"
         )
 
     def text(
@@ -115,7 +116,8 @@ class Plot:
     ) -> None:
         """Words at a place in user units."""
         self._parts.append(
-            f'<text class="{css}" x="{left:.1f}" y="{top:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
+            f'<text class="{css}" x="{left:.1f}" y="{top:.1f}" text-anchor="{anchor}">'
+            f"{escape(words)}</text>"
         )
 
     def x_axis(
@@ -139,7 +141,8 @@ class Plot:
         self._raw_line(self.left, self.top, self.left, self.bottom, "axis")
         middle = (self.top + self.bottom) / 2
         self._parts.append(
-            f'<text class="label" transform="translate(11 {middle:.1f}) rotate(-90)" text-anchor="middle">{escape(label)}</text>'
+            f'<text class="label" transform="translate(11 {middle:.1f}) rotate(-90)" '
+            f'text-anchor="middle">{escape(label)}</text>'
         )
 
     def _raw_line(self, x0: float, y0: float, x1: float, y1: float, css: str) -> None:

@@ -158,7 +158,8 @@ def _tool_count(root: Path, slide: str, result: str, known: list[str], counts: s
     )
     if count is None:
         raise ResultsError(
-            f"{result}: nobody reviewed it; review it in its report.html, then `hemax-batch retally`"
+            f"{result}: nobody reviewed it; review it in its report.html, "
+            "then `hemax-batch retally`"
         )
     if not count.cells:
         raise ResultsError(f"{result}: {TOOL} found no white cell")

@@ -115,7 +115,8 @@ def forest_figure(comparisons: Sequence[Comparison]) -> Markup:
             plot.area((-half, half), (-i - 0.32,) * 2, (-i + 0.32,) * 2, "chance")
         plot.line([(ba.lower.value, -i), (ba.upper.value, -i)], "limits")
         plot.line([(ba.bias.low, -i), (ba.bias.high, -i)], "bias")
-        told = f"{c.quantity.words}: bias {ba.bias.value:+.2f} ({ba.bias.low:.2f} to {ba.bias.high:.2f})"
+        bias = f"{ba.bias.value:+.2f} ({ba.bias.low:.2f} to {ba.bias.high:.2f})"
+        told = f"{c.quantity.words}: bias {bias}"
         plot.dot(ba.bias.value, -i, "point strong", told, 3.6)
     plot.x_axis("tool − examiners, percentage points of white cells", ticks(*plot.x_range, 8))
     return plot.markup("Bias and limits of agreement of each class")

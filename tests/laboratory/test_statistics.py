@@ -15,8 +15,8 @@ from hemax_batch.laboratory import statistics as s
 # NCSS, Deming Regression, example 1: error variances 0.008 of Y and 0.032 of X
 DEMING_X = [7, 8.3, 10.5, 9, 5.1, 8.2, 10.2, 10.3, 7.1, 5.9]
 DEMING_Y = [7.9, 8.2, 9.6, 9, 6.5, 7.3, 10.2, 10.6, 6.3, 5.2]
-# the data of NCSS's Passing-Bablok example, as the R package SimplyAgree transcribes them; its tests
-# hold that the R packages MethComp and deming give the slope 1.00 and the intercept -0.15
+# the data of NCSS's Passing-Bablok example, as the R package SimplyAgree transcribes them;
+# its tests hold that the R packages MethComp and deming give slope 1.00 and intercept -0.15
 PB_X = [
     69.3,
     27.1,

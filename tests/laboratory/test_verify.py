@@ -6,7 +6,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -265,3 +269,20 @@ def test_the_same_input_gives_the_same_bytes(laboratory, tmp_path, invoke):
         )
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+def test_the_worked_example_runs_and_finds_what_the_simulation_knows(tmp_path):
+    """The script that the documentation names, with the package under test as `hemax-batch`."""
+    command = tmp_path / "bin" / "hemax-batch"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m hemax_batch "$@"\n')
+    command.chmod(0o755)
+    path = f"{command.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    script = Path(__file__).parents[2] / "examples" / "laboratory" / "run_example.sh"
+    environment = os.environ | {"PATH": path, "PYTHONPATH": str(script.parents[2])}
+    done = subprocess.run(
+        [script, tmp_path / "example"], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "intervals hold the truth" in done.stdout
+    assert (tmp_path / "example" / "monitor" / "monitor.html").is_file()

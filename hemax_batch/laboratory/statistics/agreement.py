@@ -34,6 +34,16 @@ def bland_altman(differences: ArrayLike, level: float = LEVEL) -> BlandAltman:
     s √(1 / n + 1.96² / (2 (n - 1))); all intervals are by t with n - 1 degrees of freedom.
     Source: Bland and Altman, Lancet 1986;i:307-310, and Stat Methods Med Res 1999;8:135-160.
 
+    Parameters
+    ----------
+    differences : float [n], method - reference on each slide.
+    level : of the confidence intervals; the limits of agreement are always those of 95 %.
+
+    Returns
+    -------
+    BlandAltman
+        The limits are absent where n is below two.
+
     Examples
     --------
     >>> round(bland_altman([-1.0, 0.0, 1.0]).upper.value, 2)
@@ -58,6 +68,16 @@ def cohen_kappa(table: ArrayLike, level: float = LEVEL) -> Estimate:
     variance is (Σ p(ii) (1 - (p(i.) + p(.i)) (1 - κ))² + (1 - κ)² Σ(i≠j) p(ij) (p(.i) + p(j.))² -
     (κ - pe (1 - κ))²) / (n (1 - pe)²). Source: Cohen, Educ Psychol Meas 1960;20:37-46; Fleiss,
     Cohen and Everitt, Psychol Bull 1969;72:323-327. There is none where chance alone agrees fully.
+
+    Parameters
+    ----------
+    table : counts [k, k]; both sides have the classes in the same order.
+    level : of the confidence interval.
+
+    Returns
+    -------
+    Estimate
+        Kappa, at most 1.
 
     Examples
     --------
@@ -104,6 +124,16 @@ def interchangeability(
     where it is closer. The interval is the percentile bootstrap's over slides
     (`scipy.stats.bootstrap`, 2,000 resamples). Source: Obuchowski, Subhas and Schoenhagen, Acad
     Radiol 2014;21:1483-1489.
+
+    Parameters
+    ----------
+    method, first, second : float [n], results on the same slides.
+    seed : of the bootstrap. The same data give the same interval.
+
+    Returns
+    -------
+    Estimate
+        γ in squared units of the results.
 
     Examples
     --------

@@ -51,6 +51,16 @@ def control_limits(values: ArrayLike, sampling_sd: ArrayLike) -> ControlLimits:
     deviation, as Levey and Jennings take them. Source: DerSimonian and Laird, Control Clin Trials
     1986;7:177-188; Levey and Jennings, Am J Clin Pathol 1950;20:1059-1066.
 
+    Parameters
+    ----------
+    values : float [k], the means of the baseline's nights.
+    sampling_sd : float [k], their standard errors; 0 where a night is one measurement.
+
+    Returns
+    -------
+    ControlLimits
+        The centre, and the spread between nights beyond the sampling error.
+
     Examples
     --------
     >>> control_limits([1.0, 2.0, 3.0], [0.0, 0.0, 0.0])
@@ -77,6 +87,16 @@ def westgard(z: ArrayLike, rules: Sequence[str] = (WARNING, *REJECTIONS)) -> lis
     a rule where it is the last of such a series. Missing points are left out before the series are
     counted. Source: Westgard, Barry, Hunt and Groth, Clin Chem 1981;27:493-501. There R_4s is of
     two controls of one run; here, where a night has one value, it is of two nights.
+
+    Parameters
+    ----------
+    z : float [n], standard deviations from the centre, oldest first; NaN where there is no point.
+    rules : the rules that are applied.
+
+    Returns
+    -------
+    list of tuple of str
+        For each point the rules that it breaks.
 
     Examples
     --------

@@ -42,6 +42,16 @@ def passing_bablok(x: ArrayLike, y: ArrayLike, level: float = LEVEL) -> Line:
     the line of x on y is the same line. Source: Passing and Bablok, J Clin Chem Clin Biochem
     1983;21:709-720.
 
+    Parameters
+    ----------
+    x, y : float [n], the results of two methods on the same slides.
+    level : of the confidence intervals.
+
+    Returns
+    -------
+    Line
+        Slope and intercept. They are absent where all x are equal or n is below three.
+
     Examples
     --------
     >>> round(passing_bablok([1, 2, 3, 4], [1, 3, 3, 5]).slope.value, 4)
@@ -88,6 +98,17 @@ def deming(x: ArrayLike, y: ArrayLike, variance_ratio: float = 1.0, level: float
     the variance of the errors of y over that of x; a = mean(y) - b mean(x). The limits are a
     jackknife's: pseudo-values n θ - (n - 1) θ(i), their standard error, and t with n - 2 degrees of
     freedom about the estimate. Source: Deming 1943; Linnet, Clin Chem 1993;39:424-432; CLSI EP09.
+
+    Parameters
+    ----------
+    x, y : float [n], the results of two methods on the same slides.
+    variance_ratio : variance of the errors of y over that of x.
+    level : of the confidence intervals.
+
+    Returns
+    -------
+    Line
+        Slope and intercept. They are absent where x and y do not vary together.
 
     Examples
     --------
