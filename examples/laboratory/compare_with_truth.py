@@ -59,7 +59,9 @@ def check_drift(truth: dict[str, Any], record: dict[str, Any]) -> bool:
 
 def main() -> None:
     """The command line."""
-    truth, verification, monitor = (json.loads(Path(name).read_text("utf-8")) for name in sys.argv[1:4])
+    truth, verification, monitor = (
+        json.loads(Path(name).read_text("utf-8")) for name in sys.argv[1:4]
+    )
     fits = [check_biases(truth, verification), check_drift(truth, monitor)]
     sys.exit(0 if all(fits) else 1)
 
