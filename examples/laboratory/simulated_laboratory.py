@@ -22,22 +22,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hemax_batch import __version__
-from hemax_batch.cells.audit import audit_of
-from hemax_batch.cells.counting import SmearAccount
-from hemax_batch.cells.differential import Differential, count
-from hemax_batch.cells.measure import Measures
+from hemax_batch.cells.cell_selection import SmearAreas
+from hemax_batch.cells.differential import Differential, count_differential
+from hemax_batch.cells.measure import CellMeasures
 from hemax_batch.cells.rules import Rules
-from hemax_batch.outputs.clinical import write_differential
+from hemax_batch.cells.screening_audit import estimate_missed
+from hemax_batch.outputs.differential_json import write_differential
 from hemax_batch.outputs.tables import (
     CELL_COLUMNS,
     DIFFERENTIAL_COLUMNS,
-    as_table,
     differential_row,
+    encode_table,
 )
-from hemax_batch.results.folder import ScanFigures, SlideRecord
-from hemax_batch.review.applied import Published, Reviewed
+from hemax_batch.results.slide_record import ScanFigures, SlideRecord
+from hemax_batch.review.apply_corrections import PublishedResult, SlideReview
 from hemax_batch.review.corrections import Correction
-from hemax_batch.review.loaded import result_sha256
+from hemax_batch.review.load_results import result_sha256
 from hemax_batch.review.review_record import review_record
 from hemax_batch.settings import FORMAT_VERSION
 from hemax_batch.vocabulary import WHITE_NAMES
@@ -264,8 +264,8 @@ def review_slide(root: Path, slide: str, blood: Floats, rng: Random) -> None:
         )
         for cell, name in before.items()
     )
-    published = Published(sha, before, frozenset(), 200, None, Rules())
-    review = Reviewed(
+    published = PublishedResult(sha, before, frozenset(), 200, None, Rules())
+    review = SlideReview(
         slide,
         "reviewer 1",
         decisions,
@@ -278,7 +278,7 @@ def review_slide(root: Path, slide: str, blood: Floats, rng: Random) -> None:
     target.mkdir(parents=True)
     rows = [[slide, str(i), before[i], after[i], "true"] for i in before]
     columns = ("slide", "cell_id", "class_before", "class_after", "reviewed")
-    (target / "reviewer_1.cells.csv").write_bytes(as_table(columns, rows))
+    (target / "reviewer_1.cells.csv").write_bytes(encode_table(columns, rows))
     (target / "reviewer_1.json").write_text(json.dumps(review_record(review, now)), "utf-8")
     line = {
         "time": now,
@@ -310,7 +310,7 @@ def simulate_nights(root: Path, sizes: Sizes) -> dict[str, object]:
                 rows.append(
                     write_slide(root, slide, path, names, rng, diameter, shift, with_cells=False)
                 )
-    (root / "differential.csv").write_bytes(as_table(DIFFERENTIAL_COLUMNS, rows))
+    (root / "differential.csv").write_bytes(encode_table(DIFFERENTIAL_COLUMNS, rows))
     baseline = [str(FIRST_NIGHT), str(FIRST_NIGHT + timedelta(days=BASELINE_NIGHTS - 1))]
     drift_from = str(FIRST_NIGHT + timedelta(days=DRIFT_NIGHT))
     return {
@@ -335,7 +335,10 @@ def write_slide(
     called = ["lymphocyte" if name == "variant_lymphocyte" else name for name in names]
     folder = root / slide
     folder.mkdir(parents=True)
-    smear, audit = _smear(rng, len(called), shift), audit_of(int(rng.poisson(0.05)), 0.1, 10.0)
+    smear, audit = (
+        _smear(rng, len(called), shift),
+        estimate_missed(int(rng.poisson(0.05)), 0.1, 10.0),
+    )
     figures = ScanFigures(10.0, 1.0, len(called) + 20, len(called) + 40, 0, 30, 0.1, audit.found)
     record = SlideRecord(
         FORMAT_VERSION,
@@ -361,7 +364,7 @@ def write_slide(
         audit,
     )
     (folder / "result.json").write_text(json.dumps(asdict(record), indent=1), "utf-8")
-    differential = count(called)
+    differential = count_differential(called)
     row = differential_row(slide, path, differential, 0, ())
     if with_cells:
         _write_cells(folder, slide, path, called, differential, record, row)
@@ -381,7 +384,7 @@ def _write_cells(
     its class.
     """
     empty = np.zeros(0)
-    measures = Measures(
+    measures = CellMeasures(
         empty, empty, empty, empty, empty, empty, record.rbc_diameter_um, record.rbc_measured
     )
     write_differential(
@@ -395,8 +398,8 @@ def _write_cells(
         record.smear,
         record.screen_audit,
     )
-    (folder / "differential.csv").write_bytes(as_table(DIFFERENTIAL_COLUMNS, [row]))
-    (folder / "cells.csv").write_bytes(as_table(CELL_COLUMNS, _cell_rows(slide, called)))
+    (folder / "differential.csv").write_bytes(encode_table(DIFFERENTIAL_COLUMNS, [row]))
+    (folder / "cells.csv").write_bytes(encode_table(CELL_COLUMNS, _cell_rows(slide, called)))
 
 
 def _cell_rows(slide: str, called: Sequence[str]) -> Iterator[list[str]]:
@@ -405,7 +408,7 @@ def _cell_rows(slide: str, called: Sequence[str]) -> Iterator[list[str]]:
         yield list(row.values())
 
 
-def _smear(rng: Random, cells: int, shift: float) -> SmearAccount:
+def _smear(rng: Random, cells: int, shift: float) -> SmearAreas:
     """How a slide looks: the laboratory's own stain, this night's shift, and the slide's own
     variation.
     """
@@ -416,7 +419,7 @@ def _smear(rng: Random, cells: int, shift: float) -> SmearAccount:
     stain |= {
         f"red_cell_od_{c}": round(float(v), 4) for c, v in zip(colours, red_cell, strict=True)
     }
-    return SmearAccount(
+    return SmearAreas(
         "monolayer",
         "simulated",
         0,
@@ -439,7 +442,7 @@ def _smear(rng: Random, cells: int, shift: float) -> SmearAccount:
 
 
 def _write_rows(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    path.write_bytes(as_table(columns, [[str(value) for value in row] for row in rows]))
+    path.write_bytes(encode_table(columns, [[str(value) for value in row] for row in rows]))
 
 
 def simulate(folder: Path, sizes: Sizes, only_nights: bool = False) -> None:

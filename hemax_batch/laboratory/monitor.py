@@ -19,8 +19,8 @@ from pathlib import Path
 
 from .. import __version__
 from ..errors import UsageError
-from ..outputs.tables import as_table, safe_text
-from ..results.durable import write_bytes
+from ..outputs.tables import encode_table, safe_text
+from ..results.atomic_files import write_file
 from ..vocabulary import CLAIM
 from .charts import (
     ADVISED_BASELINE_NIGHTS,
@@ -112,9 +112,9 @@ def monitor(options: MonitorOptions) -> Watch:
     charts = make_charts(nights, options.baseline, options.rules.monitor, options.controls)
     watch = Watch(options, nights, tuple(charts), tuple(_changes(nights)))
     page = render_page(watch)
-    write_bytes(options.out / TABLE, as_table(NIGHT_COLUMNS, night_rows(charts)))
-    write_bytes(options.out / PAGE, page)
-    write_bytes(options.out / RECORD, as_json(record_of(watch)))
+    write_file(options.out / TABLE, encode_table(NIGHT_COLUMNS, night_rows(charts)))
+    write_file(options.out / PAGE, page)
+    write_file(options.out / RECORD, as_json(record_of(watch)))
     return watch
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ..cells.measure import ENOUGH_RBC
+from ..cells.measure import MIN_RBC
 from ..errors import UsageError
 from ..outputs.tables import plain_text
 from .measures import MEASURES
@@ -239,9 +239,7 @@ def _values(
 
 def _red_cells(record: Mapping[str, Any]) -> float:
     """The diameter of the slide's red cells, where enough were measured to tell it."""
-    return (
-        _number(record.get("rbc_diameter_um")) if record["rbc_measured"] >= ENOUGH_RBC else math.nan
-    )
+    return _number(record.get("rbc_diameter_um")) if record["rbc_measured"] >= MIN_RBC else math.nan
 
 
 def _version(record: Mapping[str, Any]) -> str:

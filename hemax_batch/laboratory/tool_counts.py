@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import ResultsError, UsageError
-from ..review.loaded import result_sha256
+from ..review.load_results import result_sha256
 from ..vocabulary import WHITE_NAMES
 from .counts import BY_EYE, Count
 from .tables import Problems, read_rows, shown, told_unknown

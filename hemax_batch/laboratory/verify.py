@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import __version__
-from ..outputs.tables import as_table
-from ..results.durable import write_bytes
+from ..outputs.tables import encode_table
+from ..results.atomic_files import write_file
 from .counts import QUANTITIES
 from .flags import WORDS
 from .json_record import as_json
@@ -65,13 +65,13 @@ def verify(study: Study) -> Verification:
         read_manual_counts(study.manual), study.results, scans, study.counts, rules
     )
     page = render_page(found)
-    write_bytes(study.out / "classes.csv", as_table(CLASS_COLUMNS, class_rows(found)))
-    write_bytes(study.out / "slides.csv", as_table(SLIDE_COLUMNS, slide_rows(found)))
-    write_bytes(study.out / "flags.csv", as_table(FLAG_COLUMNS, flag_rows(found)))
-    write_bytes(study.out / PAGE, page)
+    write_file(study.out / "classes.csv", encode_table(CLASS_COLUMNS, class_rows(found)))
+    write_file(study.out / "slides.csv", encode_table(SLIDE_COLUMNS, slide_rows(found)))
+    write_file(study.out / "flags.csv", encode_table(FLAG_COLUMNS, flag_rows(found)))
+    write_file(study.out / PAGE, page)
     digest = hashlib.sha256(study.manual.read_bytes()).hexdigest()
     record = record_of(found, {"file": study.manual.name, "sha256": digest})
-    write_bytes(study.out / RECORD, as_json(record))
+    write_file(study.out / RECORD, as_json(record))
     return found
 
 

@@ -80,7 +80,7 @@ def read_corrections(path: Path) -> list[Correction]:
                 problems += _contradiction(found.setdefault(key, correction), correction)
     except csv.Error as error:
         raise UsageError(f"{path}: row {reader.line_num}: not a CSV table ({error})") from error
-    refuse(path, problems)
+    raise_problems(path, problems)
     if not found:
         raise UsageError(
             f"{path}: holds no decision; review some cells in report.html and export again"
@@ -100,7 +100,7 @@ def _contradiction(earlier: Correction, later: Correction) -> list[str]:
     return [f"{cell} is there twice, and not as in row {earlier.row}"]
 
 
-def refuse(path: Path, problems: list[str]) -> None:
+def raise_problems(path: Path, problems: list[str]) -> None:
     """UsageError naming the file and up to a dozen of its problems, where there are any."""
     if problems:
         more = len(problems) - _MOST_PROBLEMS

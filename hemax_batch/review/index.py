@@ -11,11 +11,11 @@ from pathlib import Path
 from ..errors import ResultsError
 from ..results.folder import ResultsFolder
 from ..vocabulary import CLAIM, CLASSES
-from .clinical_rows import percent
-from .legend import class_list, colour_rules
-from .loaded import load_differential, load_record
-from .pages import environment, inline, write_page
+from .class_legend import class_list, colour_rules
+from .html_pages import environment, inline, write_page
+from .load_results import load_differential, load_record
 from .report import REPORT_NAME
+from .report_rows import percent
 
 INDEX_NAME = "index.html"
 _SHOWN = (

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "laboratory"))
 import simulated_laboratory as simulated  # noqa: E402
 
-from hemax_batch.cli import main  # noqa: E402
+from hemax_batch.cli.app import main  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,7 @@ def watched(laboratory, tmp_path_factory):
     """The command on all nights: exit code, output, folder."""
     from click.testing import CliRunner
 
-    from hemax_batch.cli import main
+    from hemax_batch.cli.app import main
 
     out = tmp_path_factory.mktemp("watched") / "m"
     args = [

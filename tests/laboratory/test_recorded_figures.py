@@ -7,17 +7,17 @@ import json
 import numpy as np
 import painted_network
 import pytest
-from painted import smear, write_pyramid
+from painted_slides import smear, write_pyramid
 
 from hemax_batch.laboratory.nights import SlideTimes, read_nights
-from hemax_batch.review.loaded import load_record
-from hemax_batch.running import workqueue
+from hemax_batch.review.load_results import load_record
+from hemax_batch.scheduling import work_queue
 
 
 @pytest.fixture
 def results(tmp_path, weights, monkeypatch, invoke):
     """Results of a run on a painted slide, with a stand-in for the network."""
-    monkeypatch.setattr(workqueue, "process_region", painted_network.process_region)
+    monkeypatch.setattr(work_queue, "process_region", painted_network.process_region)
     slide = write_pyramid(tmp_path / "smear.tif", smear(1000, 700, 3), mpp=0.25)
     out = tmp_path / "results"
     run = ("run", slide, "--out", out, "--weights", weights, "--core-um", 64, "--workers", 0)

@@ -22,7 +22,7 @@ def verified(laboratory, tmp_path_factory):
     """A verification with the printed rules: folder, record, page."""
     from click.testing import CliRunner
 
-    from hemax_batch.cli import main
+    from hemax_batch.cli.app import main
 
     out = tmp_path_factory.mktemp("verified") / "v"
     args = [
