@@ -39,7 +39,7 @@ def check_biases(truth: dict[str, Any], record: dict[str, Any]) -> bool:
         limits = f"{found['low95']:6.2f} to {found['high95']:.2f}{'' if held[-1] else '   outside'}"
         print(f"{name:44}{true:8.2f}{found['value']:8.2f}   {limits}")
     print(f"{sum(held)} of {len(held)} intervals hold the truth")
-    return sum(held) >= LEAST_HELD * len(held)
+    return bool(sum(held) >= LEAST_HELD * len(held))
 
 
 def check_drift(truth: dict[str, Any], record: dict[str, Any]) -> bool:

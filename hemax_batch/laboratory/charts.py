@@ -11,9 +11,9 @@ from datetime import date
 from fnmatch import fnmatch
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .measures import MEASURES, Measure
+from .night_means import RATE, Days, Mask, gather_nights
 from .nights import Nights
 from .rules import MonitorRules
 from .statistics import ControlLimits, control_limits, rejected, westgard
@@ -23,21 +23,11 @@ from .statistics.estimate import Floats
 LEAST_BASELINE_NIGHTS = 10
 ADVISED_BASELINE_NIGHTS = 20
 _IDLE_DAYS = 14  # a scanner without a slide for so long is out of use and raises no alarm
-_TAILS = (1.0, 99.0)  # per cent of the baseline's slides; values beyond are set to these
-_MOST_ALIKE = (
-    1 / 3
-)  # of the baseline's nights; more, of rare cells, and the values are no normal law's
+_MOST_ALIKE = 1 / 3  # of the baseline's nights; rare cells give more, and no normal law
 _WINDOW = {"1_3s": 1, "2_2s": 2, "R_4s": 2, "4_1s": 4, "10_x": 10}  # nights that a rule speaks of
 
-RATE = "missed"  # a count over an area; all other measures are means of slides
-IN_CONTROL, WARNED, OUT, NO_LIMITS, IDLE = (
-    "in control",
-    "warning",
-    "out of control",
-    "no limits",
-    "idle",
-)
-Mask = NDArray[np.bool_]
+IN_CONTROL, WARNED, OUT = "in control", "warning", "out of control"
+NO_LIMITS, IDLE = "no limits", "idle"
 
 
 @dataclass(frozen=True)
@@ -135,25 +125,23 @@ def _chart(
     if not wanted.any():
         return None
     within = (nights.nights >= baseline[0].toordinal()) & (nights.nights <= baseline[1].toordinal())
-    days, slides, values, errors = _by_night(nights, measure, wanted, within, bool(pattern))
-    kept = slides >= (1 if pattern else rules.least_slides)
-    days, slides, values, errors = days[kept], slides[kept], values[kept], errors[kept]
-    if not len(days):
+    found = gather_nights(nights, measure.name, wanted, within, bool(pattern))
+    found = found.of(found.slides >= (1 if pattern else rules.least_slides))
+    if not len(found.days):
         return None
-    first, final = (d.toordinal() for d in baseline)
-    at = (days >= first) & (days <= final)
-    limits, note = _limits(values[at], errors[at])
-    z = limits.z(values, errors) if limits else np.full(len(days), math.nan)
+    at = (found.days >= baseline[0].toordinal()) & (found.days <= baseline[1].toordinal())
+    limits, note = _limits(found.means[at], found.errors[at])
+    z = limits.z(found.means, found.errors) if limits else np.full(len(found.days), math.nan)
     broken = tuple(westgard(z, (WARNING, *rules.rules)))
-    state, since = _state(days, broken, limits is not None, rules.recent_days, last)
+    state, since = _state(found.days, broken, limits is not None, rules.recent_days, last)
     return Chart(
         measure,
         scanner,
         pattern,
-        tuple(date.fromordinal(int(d)) for d in days),
-        tuple(int(n) for n in slides),
-        values,
-        errors,
+        tuple(date.fromordinal(int(d)) for d in found.days),
+        tuple(int(n) for n in found.slides),
+        found.means,
+        found.errors,
         limits,
         z,
         broken,
@@ -162,34 +150,6 @@ def _chart(
         measure.name in rules.alarm,
         note,
     )
-
-
-def _by_night(
-    nights: Nights, measure: Measure, wanted: Mask, within: Mask, is_control: bool
-) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats, Floats]:
-    """Nights, slides, mean and its standard error of each night.
-
-    The spread of slides comes from the baseline alone. Values beyond its 1st and 99th percentile
-    are set to these, so that one patient moves no night (Badrick et al., Clin Chem 2019;65:962-971:
-    patient-based quality control). The screen's audit is a rate: its nights weigh slides by the
-    area that was audited.
-    """
-    x, weights = nights.values[measure.name][wanted], np.ones(int(wanted.sum()))
-    base = within[wanted]
-    if measure.name == RATE:
-        weights = np.where(nights.audited_mm2[wanted] > 0, nights.audited_mm2[wanted], 0.0)
-    elif base.sum() >= 2 and not is_control:
-        low, high = np.percentile(x[base], _TAILS)
-        x = np.clip(x, low, high) if low < high else x
-    days, place = np.unique(nights.nights[wanted], return_inverse=True)
-    slides, total = np.bincount(place), np.bincount(place, weights)
-    means = np.bincount(place, weights * x) / np.where(total > 0, total, np.nan)
-    if is_control:
-        return days, slides, means, np.zeros(len(days))
-    residual = weights * (x - means[place])
-    freedom = int(base.sum()) - len(np.unique(place[base]))
-    spread = math.sqrt(float(np.nansum(residual[base] ** 2)) / freedom) if freedom > 0 else 0.0
-    return days, slides, means, spread * np.sqrt(slides) / np.where(total > 0, total, np.nan)
 
 
 def _limits(values: Floats, errors: Floats) -> tuple[ControlLimits | None, str]:
@@ -202,7 +162,7 @@ def _limits(values: Floats, errors: Floats) -> tuple[ControlLimits | None, str]:
 
 
 def _state(
-    days: NDArray[np.int64],
+    days: Days,
     broken: Sequence[tuple[str, ...]],
     has_limits: bool,
     recent_days: int,

@@ -23,16 +23,24 @@ WORDS = {
 _RANGE_OF = {"lymphocyte": "lymphocytes"}  # ranges are of lymphocytes with their variant forms
 
 
-def flags_of(count: Count, rules: LaboratoryRules) -> dict[str, bool | None]:
-    """Each of `FLAGS` of one count; None where the count cannot tell it."""
+def flags_of(
+    count: Count, rules: LaboratoryRules, reference: Count | None = None
+) -> dict[str, bool | None]:
+    """Each of `FLAGS` of one count; None where the count cannot tell it.
+
+    A class that the reference cannot tell, such as bands that nobody split, moves no flag.
+    """
+    reference = reference or count
     found: dict[str, bool | None] = {}
     for name, least in rules.abnormal.items():
         quantity = QUANTITY[name]
-        found[name] = 100 * count.share(quantity) >= least if count.tells(quantity) else None
+        told = count.tells(quantity) and reference.tells(quantity)
+        found[name] = 100 * count.share(quantity) >= least if told else None
     found["distribution"] = any(
         not low <= 100 * count.share(quantity) <= high
         for name, (low, high) in rules.ranges.items()
         if count.tells(quantity := QUANTITY[_RANGE_OF.get(name, name)])
+        and reference.tells(quantity)
     )
     found["morphology"] = any(bool(found[name]) for name in rules.abnormal)
     found["abnormal"] = bool(found["distribution"] or found["morphology"])
@@ -79,7 +87,7 @@ def flag_agreements(
 ) -> list[FlagAgreement]:
     """The agreement on each flag of paired counts."""
     pairs = [
-        (flags_of(a, rules), flags_of(b, rules)) for a, b in zip(reference, method, strict=True)
+        (flags_of(a, rules), flags_of(b, rules, a)) for a, b in zip(reference, method, strict=True)
     ]
     found = []
     for flag in FLAGS:

@@ -319,3 +319,10 @@ def test_bad_input_is_refused_and_writes_nothing(laboratory, tmp_path, invoke):
     with pytest.raises(UsageError, match="is no folder"):
         read_nights(tmp_path / "gone", SlideTimes())
     assert read_slide_table(None) == {}
+
+
+def test_a_drift_of_all_slides_is_shown_as_large_as_it_is():
+    rng = np.random.default_rng(8)
+    values = 7.2 + rng.normal(0, 0.1, (60, 12))
+    values[-1] += 2.0
+    assert chart_of(values).values[-1] == pytest.approx(values[-1].mean())

@@ -286,3 +286,48 @@ def test_the_worked_example_runs_and_finds_what_the_simulation_knows(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "intervals hold the truth" in done.stdout
     assert (tmp_path / "example" / "monitor" / "monitor.html").is_file()
+
+
+def test_bands_that_nobody_split_move_no_flag():
+    from hemax_batch.laboratory.counts import Count
+    from hemax_batch.laboratory.flags import flag_agreements
+    from hemax_batch.laboratory.rules import LaboratoryRules
+
+    by_hand = Count("S", "A", 100, {"neutrophils": 60, "lymphocyte": 34, "monocyte": 6})
+    by_tool = Count(
+        "S",
+        "tool",
+        100,
+        {"band_neutrophil": 20, "segmented_neutrophil": 40, "lymphocyte": 34, "monocyte": 6},
+    )
+    flags = {f.flag: f for f in flag_agreements([by_hand], [by_tool], LaboratoryRules())}
+    assert flags["distribution"].true_negative == 1
+    split = flag_agreements([by_tool], [by_tool], LaboratoryRules())
+    assert {f.flag: f for f in split}["distribution"].true_positive == 1
+
+
+def test_names_are_shown_as_text(laboratory, tmp_path, invoke):
+    """A slide's name that is HTML stays a name."""
+    (tmp_path / "scans.csv").write_text("slide,result\n<b>1</b>,S001\n<i>2</i>,none\n")
+    rows = [f"{name},<u>A</u>,100,100" for name in ("<b>1</b>", "<i>2</i>")]
+    manual = tmp_path / "manual.csv"
+    manual.write_text("\n".join(["slide,examiner,cells,lymphocyte", *rows]))
+    args = (manual, laboratory / "results", "--scans", tmp_path / "scans.csv")
+    assert invoke("verify", *args, "--out", tmp_path / "v").exit_code == 0
+    page = (tmp_path / "v" / "verification.html").read_text()
+    assert "&lt;b&gt;1" in page and "&lt;i&gt;2" in page
+    assert not any(tag in page for tag in ("<b>", "<i>", "<u>"))
+
+
+def test_the_documentations_table_is_what_the_example_gives(verified, truth):
+    """`docs/laboratory.md` prints figures of the simulated laboratory: exactly these."""
+    text = (Path(__file__).parents[2] / "docs" / "laboratory.md").read_text("utf-8")
+    for who, key, classes in (
+        ("tool", "bias", verified[1]["classes"]),
+        ("second examiner", "examiners", verified[1]["between_examiners"]),
+    ):
+        for name in ("neutrophils", "band_neutrophil", "lymphocytes", "blast"):
+            bias = classes[name]["bias"]
+            interval = f"{bias['low95']:.2f} to {bias['high95']:.2f}"
+            figures = f"{truth['study'][key][name]:.2f} | {bias['value']:.2f} | {interval}"
+            assert f"| {who}: {name.replace('_', ' ')} | {figures} |" in text
