@@ -18,6 +18,7 @@ from .statistics.estimate import NO_ESTIMATE
 CRITERION_WORDS = {
     "slides": "slides compared",
     "within_limits": "share of slides within the binomial limits",
+    "within_difference": "share of slides whose difference counting explains",
     "bias": "bias, percentage points",
     "slope": "Passing-Bablok slope",
     "intercept": "Passing-Bablok intercept, percentage points",
@@ -95,6 +96,7 @@ def _of_quantity(limit: Limit, found: Comparison | None) -> Estimate:
         return NO_ESTIMATE
     return {
         "within_limits": found.within,
+        "within_difference": found.within_difference,
         "bias": found.difference.bias,
         "slope": found.passing_bablok.slope,
         "intercept": found.passing_bablok.intercept,

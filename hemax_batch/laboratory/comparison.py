@@ -25,6 +25,7 @@ from .statistics import (
     proportion,
     root_mean_square,
     spearman,
+    within_difference_limits,
     within_limits,
 )
 from .statistics.estimate import NO_ESTIMATE, Floats
@@ -43,6 +44,7 @@ class Comparison:
     x, y              the per cents of each slide
     within            share of slides within the binomial limits of both counts, as a fraction;
     absent of NRBC
+    within_difference share of slides whose difference counting alone explains; absent of NRBC
     chance_within     the share that two counts of the same blood would reach
     difference        Bland-Altman of y - x
     counting_sd       the SD of y - x that counting alone gives; NaN of NRBC
@@ -57,6 +59,7 @@ class Comparison:
     cells_x: Floats
     cells_y: Floats
     within: Estimate
+    within_difference: Estimate
     chance_within: float
     difference: BlandAltman
     counting_sd: float
@@ -94,12 +97,14 @@ def _compare(quantity: Quantity, reference: Sequence[Count], method: Sequence[Co
     k1, n1 = _counted(quantity, reference)
     k2, n2 = _counted(quantity, method)
     x, y = 100 * k1 / n1, 100 * k2 / n2
-    share, chance, spread = NO_ESTIMATE, math.nan, math.nan
+    share, explained, chance, spread = NO_ESTIMATE, NO_ESTIMATE, math.nan, math.nan
     if (
         quantity.name != NRBC
     ):  # nucleated red cells are no part of the cells counted, so no binomial share
         p = (k1 + k2) / (n1 + n2)
-        share = proportion(int(np.sum(within_limits(k1, n1, k2, n2))), len(reference))
+        counts = (k1, n1, k2, n2)
+        share = proportion(int(np.sum(within_limits(*counts))), len(reference))
+        explained = proportion(int(np.sum(within_difference_limits(*counts))), len(reference))
         chance = float(
             np.mean(
                 [
@@ -121,6 +126,7 @@ def _compare(quantity: Quantity, reference: Sequence[Count], method: Sequence[Co
         n1,
         n2,
         share,
+        explained,
         chance,
         bland_altman(y - x),
         spread,

@@ -17,6 +17,7 @@ from .svg import Plot
 
 _WIDTH, _HEIGHT = 520.0, 190.0
 _MOST_TICKS = 7
+_MANY_NIGHTS = 150  # from so many on points are smaller
 
 
 def control_figure(
@@ -54,11 +55,12 @@ def control_figure(
 def _dot(c: Chart, i: int) -> tuple[str, str, float]:
     """Colour, words and size of a night's point."""
     broken = c.broken[i]
+    size = 1.0 if len(c.nights) < _MANY_NIGHTS else 0.65
     if not broken:
-        return "point", "", 1.7
+        return "point", "", 1.7 * size
     value = f"{c.values[i]:.{c.measure.digits}f} {c.measure.unit}"
     told = f"{c.nights[i]}: {value}, {c.slides[i]} slides, z {c.z[i]:+.1f}"
-    return ("bad" if rejected(broken) else "warned"), f"{told}; {', '.join(broken)}", 3.0
+    return ("bad" if rejected(broken) else "warned"), f"{told}; {', '.join(broken)}", 3.0 * size
 
 
 def _y_range(c: Chart) -> tuple[float, float]:

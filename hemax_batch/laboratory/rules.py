@@ -36,6 +36,7 @@ _MORPHOLOGY = FLAGS[3:]
 #: criterion -> whether its limit is a least value, a most value or a range, and what it is of
 CRITERIA: dict[str, tuple[str, tuple[str, ...]]] = {
     "within_limits": ("least", tuple(QUANTITY)),
+    "within_difference": ("least", tuple(QUANTITY)),
     "bias": ("most", tuple(QUANTITY)),
     "slope": ("range", tuple(QUANTITY)),
     "intercept": ("range", tuple(QUANTITY)),

@@ -37,6 +37,9 @@ CLASS_COLUMNS = (
     "within_low95",
     "within_high95",
     "within_by_chance",
+    "within_difference",
+    "within_difference_low95",
+    "within_difference_high95",
     *(
         f"{line}_{what}{end}"
         for line in ("passing_bablok", "orthogonal")
@@ -155,6 +158,7 @@ def _comparison(c: Comparison) -> dict[str, object]:
         "upper_limit": estimate(ba.upper),
         "within": estimate(c.within),
         "within_by_chance": figure(c.chance_within),
+        "within_difference": estimate(c.within_difference),
         "passing_bablok": {
             "slope": estimate(c.passing_bablok.slope),
             "intercept": estimate(c.passing_bablok.intercept),
@@ -199,6 +203,7 @@ def class_rows(v: Verification) -> Iterator[list[str]]:
                 ba.upper.value,
                 *_three(c.within),
                 c.chance_within,
+                *_three(c.within_difference),
             ]
             for line in (c.passing_bablok, c.deming):
                 numbers += [*_three(line.slope), *_three(line.intercept)]

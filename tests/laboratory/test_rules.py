@@ -22,7 +22,7 @@ def test_the_printed_rules_are_read_and_defaults_hold_without(invoke, tmp_path):
     ) <= set(LaboratoryRules().monitor.alarm)
     assert {limit.words for limit in rules.acceptance} >= {
         "within ±4",
-        "at least 0.7",
+        "at least 0.9",
         "0.9 to 1.1",
     }
     assert read_rules(None) == LaboratoryRules() and not LaboratoryRules().acceptance

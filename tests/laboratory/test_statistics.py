@@ -181,6 +181,27 @@ def test_chance_agreement_is_what_simulated_counts_reach():
     )
 
 
+def test_limits_of_a_difference_are_those_of_the_reviewers_agreement():
+    """The formula that `retally` uses for two reviewers, here for many slides at once."""
+    from hemax_batch.review.agreement import difference_limits
+
+    rng = np.random.default_rng(2)
+    n1, n2 = rng.integers(1, 300, 300), rng.integers(1, 1500, 300)
+    k1, k2 = rng.binomial(n1, 0.3), rng.binomial(n2, 0.4)
+    limits = [difference_limits(*map(int, v)) for v in zip(k1, n1, k2, n2, strict=True)]
+    expected = [low <= 0 <= high for low, high in limits]
+    assert s.within_difference_limits(k1, n1, k2, n2).tolist() == expected
+    assert not s.within_difference_limits(0, 0, 1, 2)
+
+
+@pytest.mark.parametrize(("n1", "n2"), [(200, 200), (400, 350), (200, 1000)])
+def test_counting_explains_nearly_all_differences_of_the_same_blood(n1, n2):
+    rng = np.random.default_rng(3)
+    for p in (0.02, 0.1, 0.5):
+        k1, k2 = rng.binomial(n1, p, 20_000), rng.binomial(n2, p, 20_000)
+        assert s.within_difference_limits(k1, n1, k2, n2).mean() > 0.945
+
+
 def test_counting_sd_is_that_of_simulated_counts():
     rng = np.random.default_rng(1)
     d = rng.binomial(100, 0.3, 40_000) / 100 - rng.binomial(200, 0.3, 40_000) / 200

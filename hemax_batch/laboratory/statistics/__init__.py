@@ -12,7 +12,12 @@ from .agreement import (
     root_mean_square,
 )
 from .control import ControlLimits, control_limits, rejected, westgard
-from .counting import chance_within_limits, counting_sd, within_limits
+from .counting import (
+    chance_within_limits,
+    counting_sd,
+    within_difference_limits,
+    within_limits,
+)
 from .estimate import Estimate, clopper_pearson, mean_estimate, proportion, sd_estimate
 from .regression import Line, deming, passing_bablok, pearson, spearman
 from .repeatability import Repeatability, repeatability
@@ -41,5 +46,6 @@ __all__ = [
     "sd_estimate",
     "spearman",
     "westgard",
+    "within_difference_limits",
     "within_limits",
 ]

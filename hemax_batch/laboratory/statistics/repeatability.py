@@ -35,7 +35,7 @@ def repeatability(
     mean v of p (1 - p) / n over the same degrees of freedom, with p the slide's pooled share. The
     interval is that of `sd_estimate` with (Σ f v)² / Σ f v² degrees of freedom, f = scans - 1:
     slides without the class tell nothing of it. Source: CLSI EP05 and EP15 (repeatability as the
-    within-run component); Satterthwaite, Biometrics 1946;2:110-114.
+    within-run component); Satterthwaite, Biometrics Bull 1946;2:110-114.
 
     Parameters
     ----------
