@@ -112,7 +112,8 @@ def stained_cores(
 def _is_stained(pixels: np.ndarray, stain: StainProfile) -> np.ndarray:
     """Return where any channel absorbs at least _STAINED_OD more than glass: bool [h, w]."""
     limits = (np.array(stain.background_rgb) + 1) * 10**-_STAINED_OD - 1
-    return np.any(pixels < limits, axis=2)
+    stained: np.ndarray = np.any(pixels < limits, axis=2)
+    return stained
 
 
 def _mark(
