@@ -1,4 +1,4 @@
-"""Records that flow between the packages: frozen, picklable, with shapes checked when they are made.
+"""Records that flow between the packages: frozen, picklable, with checked shapes.
 
 They contain no open handles and no dicts of objects. Coordinates are level-0 pixels of the slide
 unless a name says otherwise. Rectangles are x0, y0, x1, y1, half-open.

@@ -19,8 +19,6 @@ CLAIM = "pre-classification, for review by a qualified morphologist; research us
 
 @dataclass(frozen=True)
 class CellClass:
-    """One class of cells."""
-
     """One class of cells.
 
     Attributes
@@ -136,7 +134,7 @@ ATTRIBUTE_NAMES: tuple[str, ...] = tuple(a.name for a in ATTRIBUTES)
 
 
 def attribute_slices() -> dict[str, slice]:
-    """Where each attribute lies in a concatenated [N, A] array of attribute probabilities.
+    """Return the place of each attribute in a concatenated [N, A] array of probabilities.
 
     >>> attribute_slices()["cytoplasm_colour"]
     slice(3, 6, None)
@@ -152,11 +150,11 @@ N_CLASSES = len(CLASSES)
 N_ATTRIBUTE_STATES = sum(len(a.states) for a in ATTRIBUTES)
 
 
-#: Where on a smear a place lies (slides.zones), from none to too many red cells.
+#: Zones of a smear (slides.zones), from no red cells to too many.
 ZONES = ("blank", "feathered", "monolayer", "thick")
 
 
 def fingerprint() -> str:
-    """SHA-256 (hex) of class and attribute names in order: what a checkpoint must match."""
+    """Return the SHA-256 (hex) of class and attribute names in order. A checkpoint must match it."""
     text = json.dumps([CLASS_NAMES, [(a.name, a.states) for a in ATTRIBUTES]])
     return hashlib.sha256(text.encode()).hexdigest()
