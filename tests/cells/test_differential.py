@@ -179,6 +179,8 @@ def test_clinical_order():
         "basophil",
         "monocyte",
         "lymphocyte",
+        "variant_lymphocyte",
+        "plasma_cell",
     )
     assert tuple(count_differential([]).shares) == WHITE_NAMES
     assert differential.LOINC == {
