@@ -27,6 +27,7 @@ from ..vocabulary import ATTRIBUTES, CLASS_NAMES, UNIDENTIFIED, WHITE_NAMES
 from .outlines import Outlines, read_outlines
 
 REMEDY = "run `hemax-batch run` on the slide again (with --overwrite)"
+TEACHING_COLUMN = "teaches"  # optional: how much a decision on the cell would teach the network
 _DAMAGE = (
     ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError, EOFError, RuntimeError,
     csv.Error, zlib.error, zipfile.BadZipFile,
@@ -53,6 +54,7 @@ class LoadedCell:
     review: bool
     reasons: str
     explanation: str
+    teaches: float | None = None  # how much a decision on it would teach; None where no column says so
 
     @property
     def centre(self) -> tuple[float, float]:
@@ -197,6 +199,7 @@ def _cell(row: dict[str, str], slide_id: str, line: int) -> LoadedCell:
             _yes(row["review"]),
             row["review_reasons"],
             row["explanation"],
+            _figure(row.get(TEACHING_COLUMN, "")),
         )
     except KeyError as error:
         raise ValueError(f"line {line}: there is no column {error}") from error
