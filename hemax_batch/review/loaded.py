@@ -18,6 +18,7 @@ from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import get_args, get_origin, get_type_hints
 
+from ..cells.own_classes import own_classes
 from ..errors import ResultsError
 from ..outputs.pictures import read_pictures
 from ..outputs.tables import read_table
@@ -245,6 +246,7 @@ def load_differential(folder: Path) -> dict:
         if not all(isinstance(text, str) for text in (*d["warnings"], *d["not_assessed"])):
             raise ValueError("a warning is no text")
         _typed(d["rules"], reference_ranges_of=str)
+        own_classes(d["rules"].get("own_classes", {}))
     return d
 
 

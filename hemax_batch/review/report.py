@@ -14,6 +14,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from ..cells.own_classes import own_classes
 from ..errors import HemaxError, OutputError, ResultsError
 from ..vocabulary import ATTRIBUTES, CLAIM, CLASS_NAMES, UNIDENTIFIED
 from .clinical_rows import class_rows, facts, percent
@@ -23,6 +24,7 @@ from .outlines import svg_path
 from .overview import draw_overview
 from .pages import environment, inline, script_json, write_page
 from .similarity import similarity_vectors
+from .state import review_states
 
 REPORT_NAME = "report.html"
 MOST_CELLS = 20_000  # some 100 MB of page; a smear of so many white cells is no smear, and memory must stay bounded
@@ -76,8 +78,9 @@ def gallery_order(cells: tuple[LoadedCell, ...]) -> list[LoadedCell]:
 
 def _context(slide: LoadedSlide) -> dict:
     """What the template asks for."""
-    classes = class_list()
-    style, style_hash = inline(("page.css", "report.css", "desk.css", "print.css"), colour_rules())
+    own = own_classes(slide.differential["rules"].get("own_classes", {}))
+    classes = class_list(own)
+    style, style_hash = inline(("page.css", "report.css", "desk.css", "print.css"), colour_rules(own))
     script, script_hash = inline(_SCRIPTS)
     ordered = gallery_order(slide.cells)
     drawn = draw_overview(slide)
@@ -91,6 +94,7 @@ def _context(slide: LoadedSlide) -> dict:
         "percent": percent,
         "classes": classes,
         "teaching": any(cell.teaches is not None for cell in ordered),
+        "reviews": review_states(slide.folder),
         "overview": drawn,
         "style": style,
         "style_hash": style_hash,
