@@ -40,9 +40,11 @@ function make(tag, className = "", text = "") {
   return element;
 }
 
+const SVG = document.querySelector("svg").namespaceURI;
+
 /** A new SVG element with its attributes. */
 function draw(tag, attributes) {
-  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  const element = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
   return element;
 }

@@ -14,7 +14,7 @@ function judge(className) {
   if (!list.length) return;
   const changes = markChanges(list.map((index) => [CELLS[index], className ?? classNow(CELLS[index])]));
   const from = CELLS[list[0]];
-  const next = sequence.slice(placeOf[list.at(-1)] + 1).find((index) => !selected.has(index)) ?? list.at(-1);
+  const next = nextAfter(list);
   const before = list.length === 1 ? classNow(from) : "";
   carryOut("decision", changes);
   update(next);
@@ -22,6 +22,13 @@ function judge(className) {
   const done = className && className !== before ? `${before ? `${words(before)} → ` : ""}${words(className)}` : `${before ? words(before) : "each class"} approved`;
   const who = list.length === 1 ? `Cell ${from.id}` : plural(list.length, "cell");
   say(`${who}: ${done}. ${marks.size} of ${CELLS.length} reviewed.`);
+}
+
+/** The cell after those that were decided on. Cells that a decision brought into a class are passed over. */
+function nextAfter(list) {
+  const isMoved = (cell) => classNow(cell) !== cell.class;
+  const below = sequence.slice(placeOf[list.at(-1)] + 1).filter((index) => !selected.has(index));
+  return below.find((index) => !isMoved(CELLS[index])) ?? below[0] ?? list.at(-1);
 }
 
 function undo() {
