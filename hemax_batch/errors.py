@@ -84,15 +84,15 @@ class ReadError(SlideError):
     """A part of an otherwise readable slide could not be decoded (a corrupt tile, a lost mount)."""
 
 
-def exit_code_of(failed: int, of: int) -> int:
+def exit_code_for(failed: int, of: int) -> int:
     """0 where none of so many slides failed, 3 where some did, 4 where all did."""
     return 0 if not failed else 4 if failed == of else 3
 
 
-def told(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """What a library's error says, on one line: a reason is a cell of a table and a line of a log.
 
-    >>> told(ValueError("sampling factors 2,2\nshould be 1,1"))
+    >>> one_line(ValueError("sampling factors 2,2\nshould be 1,1"))
     'sampling factors 2,2 should be 1,1'
     """
     return " ".join(str(error).splitlines())

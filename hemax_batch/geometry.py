@@ -44,7 +44,7 @@ def inside(points_xy: np.ndarray, rect_xyxy) -> np.ndarray:
     return (x >= x0) & (x < x1) & (y >= y0) & (y < y1)
 
 
-def filled(mask: np.ndarray) -> np.ndarray:
+def fill_holes(mask: np.ndarray) -> np.ndarray:
     """A mask, bool [h, w], with its holes filled: background that no path of side-by-side pixels joins to the border.
 
     What `ndimage.binary_fill_holes` gives, in one pass instead of one for each pixel of depth.

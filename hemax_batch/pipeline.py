@@ -14,31 +14,37 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .errors import HemaxError, OutputError, SlideError, UnreadableSlideError, UsageError
-from .model.checkpoint import WeightsCard, read_card, refuse_shuffled
-from .model.openvino_network import check_engine
+from .inference.config import InferenceConfig
+from .inference.plan_task import PlanTask, plan_slide
+from .model.checkpoint import WeightsCard, read_card, reject_shuffled_labels
+from .model.engines.selection import check_engine
+from .publishing.run_record import RunSummary, summarise_run, write_run_record
+from .results.cleanup import remove_stale_files
 from .results.folder import ResultsFolder
-from .results.journal import Failure, RegionJournal, forget_failure, note_failure, read_failure
-from .results.leftovers import clear_leftovers
+from .results.journal import (
+    RegionJournal,
+    SlideFailure,
+    clear_failure,
+    read_failure,
+    record_failure,
+)
 from .results.lock import OutputLock
-from .running.aside import Aside, GivenUp, NoAnswer
-from .running.planning import PlanJob, plan_slide
-from .running.progress import Reporter
-from .running.regions import Look
-from .running.resources import cpu_limit
-from .running.run_record import RunSummary, summarise, write_run_record
-from .running.slide_work import SlideWork
-from .running.stopping import StopFlag
-from .running.workers import Workers
-from .running.workqueue import WorkQueue
+from .scheduling.executor_factory import ExecutorFactory
+from .scheduling.progress import ProgressReporter
+from .scheduling.resources import cpu_limit
+from .scheduling.slide_job import SlideJob
+from .scheduling.stopping import StopFlag
+from .scheduling.subprocess_caller import CallCancelled, CallTimedOut, SubprocessCaller
+from .scheduling.work_queue import WorkQueue
 from .settings import RunOptions, RunSettings
-from .slides.companions import unchanged_for_s
-from .slides.discovery import SlideFile, check_there, find_slides
+from .slides.discovery import SlideFile, check_inputs_exist, find_slides
+from .slides.formats.companion_files import seconds_since_change
 from .slides.reader import record_slide
 
 _FIND_TIMEOUT_S = (
     3600.0  # for all inputs: a share with a million files takes its time, one that is gone for ever
 )
-_SILENT_TIMEOUT_S = 10.0
+_UNRESPONSIVE_TIMEOUT_S = 10.0
 
 
 def run(inputs: Sequence[str], out: Path, settings: RunSettings, options: RunOptions) -> RunSummary:
@@ -46,43 +52,49 @@ def run(inputs: Sequence[str], out: Path, settings: RunSettings, options: RunOpt
 
     Raises UsageError, WeightsError, OutputError, LockedError or StoppedError where the run cannot begin.
     """
-    results, card = ResultsFolder(out), refuse_shuffled(read_card(options.weights))
+    results, card = ResultsFolder(out), reject_shuffled_labels(read_card(options.weights))
     check_engine(settings.engine)
     with (
-        Aside() as aside,
+        SubprocessCaller() as subprocess_caller,
         StopFlag(options.max_minutes) as stop,
-        OutputLock(_prepared(results, inputs, aside), options.wait_lock_s, stop.check),
-        Reporter(options.quiet, options.log_json) as reporter,
+        OutputLock(
+            _prepare_results_folder(results, inputs, subprocess_caller),
+            options.wait_lock_s,
+            stop.check,
+        ),
+        ProgressReporter(options.quiet, options.log_json) as reporter,
     ):
-        aside.give_up = lambda: bool(stop.reason)
-        job = Run(results, settings, options, card, aside)
-        results.tidy()
-        clear_leftovers(results)
-        files = job.find(inputs)
-        aside.give_up = lambda: bool(stop)  # --max-minutes too: the slides are known now
-        results.remember_ids({str(f.path): f.slide_id for f in files})
+        subprocess_caller.is_cancelled = lambda: bool(stop.reason)
+        context = RunContext(results, settings, options, card, subprocess_caller)
+        results.recover_interrupted()
+        remove_stale_files(results)
+        files = context.find_slides(inputs)
+        subprocess_caller.is_cancelled = lambda: bool(
+            stop
+        )  # --max-minutes too: the slides are known now
+        results.save_ids({str(f.path): f.slide_id for f in files})
         reporter.run_started(len(files), str(results.root))
 
-        def conclude() -> RunSummary:
-            summary = job.conclude(queue.works, stop)
+        def write_run_outputs() -> RunSummary:
+            summary = context.write_run_outputs(queue.jobs, stop)
             reporter.run_ended(summary.text, summary.exit_code)
             return summary
 
         queue = WorkQueue(
             files,
-            job.look(),
+            context.inference_config(),
             settings.core_um,
             settings.max_unreadable,
             stop,
             reporter,
-            admit=job.admit,
-            prepare=job.prepare,
-            finish=job.finish,
-            workers=job.workers,
-            apart=job.apart,
-            hung=lambda: reporter.warning(conclude().text),
+            open_slide=context.open_slide,
+            preload_writers=context.preload_writers,
+            publish=context.publish,
+            executors=context.executors,
+            call_with_timeout=context.call_with_timeout,
+            on_hang=lambda: reporter.warning(write_run_outputs().text),
             fail_fast=options.fail_fast,
-            cpu_for_gpu=options.on_gpu_loss == "cpu",
+            cpu_after_gpu_loss=options.on_gpu_loss == "cpu",
         )
         with closing(queue):
             try:
@@ -91,23 +103,30 @@ def run(inputs: Sequence[str], out: Path, settings: RunSettings, options: RunOpt
                 stop.stop(str(error), error.exit_code)
             except Exception as error:
                 stop.stop(f"unexpected {type(error).__name__}: {error}", HemaxError.exit_code)
-                conclude()
+                write_run_outputs()
                 raise
-            return conclude()
+            return write_run_outputs()
 
 
-def _prepared(results: ResultsFolder, inputs: Sequence[str], aside: Aside) -> Path:
+def _prepare_results_folder(
+    results: ResultsFolder, inputs: Sequence[str], subprocess_caller: SubprocessCaller
+) -> Path:
     """The folder of the results' state, made where it is missing, but not for inputs that do not exist: it may lie in one."""
-    _searched(aside, inputs, check_there, inputs)
+    _search_with_timeout(subprocess_caller, inputs, check_inputs_exist, inputs)
     results.prepare()
     return results.state
 
 
-def _searched(aside: Aside, inputs: Sequence[str], function: Callable, *arguments: object):
+def _search_with_timeout(
+    subprocess_caller: SubprocessCaller,
+    inputs: Sequence[str],
+    function: Callable,
+    *arguments: object,
+):
     """`function(*arguments)`, which looks for slides, apart. UsageError where it hangs."""
     try:
-        return aside.call(function, *arguments, timeout_s=_FIND_TIMEOUT_S)
-    except NoAnswer as error:
+        return subprocess_caller.call(function, *arguments, timeout_s=_FIND_TIMEOUT_S)
+    except CallTimedOut as error:
         raise UsageError(
             f"{', '.join(map(str, inputs))}: searching for slides {error}; is the share mounted?"
         ) from None
@@ -118,61 +137,65 @@ def dry_run(
     out: Path,
     settings: RunSettings,
     options: RunOptions,
-    say: Callable[[str], None],
+    echo: Callable[[str], None],
 ) -> RunSummary:
     """Say what `run` would do with each slide, opening and planning it but writing nothing."""
-    card = refuse_shuffled(read_card(options.weights))
+    card = reject_shuffled_labels(read_card(options.weights))
     check_engine(settings.engine)
-    with Aside() as aside:
-        return _dry_run(inputs, Run(ResultsFolder(out), settings, options, card, aside), say)
+    with SubprocessCaller() as subprocess_caller:
+        return _dry_run(
+            inputs, RunContext(ResultsFolder(out), settings, options, card, subprocess_caller), echo
+        )
 
 
-def _dry_run(inputs: Sequence[str], job: Run, say: Callable[[str], None]) -> RunSummary:
-    works = [SlideWork(file) for file in job.find(inputs)]
-    for work in works:
-        work.state = "working"
+def _dry_run(inputs: Sequence[str], context: RunContext, echo: Callable[[str], None]) -> RunSummary:
+    jobs = [SlideJob(file) for file in context.find_slides(inputs)]
+    for job in jobs:
+        job.state = "working"
         try:
-            job.decide(work)
-            if work.state == "working":
-                plan = job.apart(
-                    work,
-                    job.options.region_timeout_s,
+            context.resume_decision(job)
+            if job.state == "working":
+                plan = context.call_with_timeout(
+                    job,
+                    context.options.region_timeout_s,
                     plan_slide,
-                    PlanJob(work.slide, job.settings.core_um),
+                    PlanTask(job.slide, context.settings.core_um),
                 )
-                finished = len(work.journal.finished(remove_damaged=False))
-                work.reason = f"{len(plan.regions)} regions, {plan.scanned_mm2:.1f} mm², {finished} finished before"
+                finished = len(job.journal.finished(remove_damaged=False))
+                job.reason = f"{len(plan.regions)} regions, {plan.scanned_mm2:.1f} mm², {finished} finished before"
         except SlideError as error:
-            work.state, work.reason = "failed", str(error)
-        would = "would be done" if work.state == "working" else work.state
-        say(f"{work.slide_id}: {would}" + (f" ({work.reason})" if work.reason else ""))
-    summary = summarise(works, "", 0, 0.0, str(job.results.root))
-    to_do = sum(work.state == "working" for work in works)
+            job.state, job.reason = "failed", str(error)
+        outcome = "would be done" if job.state == "working" else job.state
+        echo(f"{job.slide_id}: {outcome}" + (f" ({job.reason})" if job.reason else ""))
+    summary = summarise_run(jobs, "", 0, 0.0, str(context.results.root))
+    to_do = sum(job.state == "working" for job in jobs)
     return RunSummary(
-        summary.exit_code, f"{len(works)} slides, {to_do} to do; --dry-run: nothing was written"
+        summary.exit_code, f"{len(jobs)} slides, {to_do} to do; --dry-run: nothing was written"
     )
 
 
 @dataclass
-class Run:
+class RunContext:
     """What the steps of one run share, and the steps that concern one slide."""
 
     results: ResultsFolder
     settings: RunSettings
     options: RunOptions
     card: WeightsCard
-    aside: Aside
-    silent: set[Path] = field(default_factory=set)  # folders in which opening a slide hung
-    begun: float = field(default_factory=time.time)
-    workers: Workers = field(init=False)
+    subprocess_caller: SubprocessCaller
+    unresponsive_folders: set[Path] = field(
+        default_factory=set
+    )  # folders in which opening a slide hung
+    started: float = field(default_factory=time.time)
+    executors: ExecutorFactory = field(init=False)
 
     def __post_init__(self):
-        self.workers = Workers(self.options, self.settings.core_um, self.settings.engine)
+        self.executors = ExecutorFactory(self.options, self.settings.core_um, self.settings.engine)
 
-    def look(self) -> Look:
+    def inference_config(self) -> InferenceConfig:
         """How every region is looked at."""
         weights = os.path.abspath(self.options.weights) if self.options.weights else None
-        return Look(
+        return InferenceConfig(
             weights,
             self.card.sha256,
             self.settings.exhaustive,
@@ -183,126 +206,135 @@ class Run:
             engine=self.settings.engine,
         )
 
-    def find(self, inputs: Sequence[str]) -> list[SlideFile]:
+    def find_slides(self, inputs: Sequence[str]) -> list[SlideFile]:
         """The slides that `inputs` name; [] where the run is told to stop meanwhile."""
         try:
-            return _searched(self.aside, inputs, find_slides, inputs, self.results.known_ids())
-        except GivenUp:
+            return _search_with_timeout(
+                self.subprocess_caller, inputs, find_slides, inputs, self.results.known_ids()
+            )
+        except CallCancelled:
             return []
 
-    def apart(self, work: SlideWork, timeout_s: float, function: Callable, *arguments: object):
+    def call_with_timeout(
+        self, job: SlideJob, timeout_s: float, function: Callable, *arguments: object
+    ):
         """`function(*arguments)`, which reads a slide, in a process that is ended where it hangs; 0: after the time
         that opening may take. A slide beside one that hung is given far less: its share may be gone.
 
-        Raises UnreadableSlideError where it hangs or ends that process, GivenUp where the run is told to stop.
+        Raises UnreadableSlideError where it hangs or ends that process, CallCancelled where the run is told to stop.
         """
         timeout_s = timeout_s or self.options.open_timeout_s
-        if work.file.path.parent in self.silent:
-            timeout_s = min(timeout_s, _SILENT_TIMEOUT_S)
+        if job.file.path.parent in self.unresponsive_folders:
+            timeout_s = min(timeout_s, _UNRESPONSIVE_TIMEOUT_S)
         try:
-            value = self.aside.call(function, *arguments, timeout_s=timeout_s)
-        except NoAnswer as error:
-            self.silent.add(work.file.path.parent)
+            value = self.subprocess_caller.call(function, *arguments, timeout_s=timeout_s)
+        except CallTimedOut as error:
+            self.unresponsive_folders.add(job.file.path.parent)
             raise UnreadableSlideError(
-                f"slide {work.slide_id!r} ({work.file.path}): reading it {error}; is its share still mounted, "
+                f"slide {job.slide_id!r} ({job.file.path}): reading it {error}; is its share still mounted, "
                 "is the file sound?"
             ) from None
-        self.silent.discard(work.file.path.parent)
+        self.unresponsive_folders.discard(job.file.path.parent)
         return value
 
-    def admit(self, work: SlideWork) -> None:
+    def open_slide(self, job: SlideJob) -> None:
         """Open a slide and decide what becomes of it; then clear away what other circumstances left."""
-        self.decide(work)
-        if work.journal is not None:
-            work.journal.sweep()
-        if work.state == "skipped" or (work.state == "working" and self.options.overwrite):
-            work.journal.clear()  # of a skipped one: a run killed between publishing and this left it
-        if work.state == "skipped":
-            forget_failure(self.results.state, work.slide_id)
-        if work.state == "working" and self.options.retry_failed:
-            work.journal.forget_hung()
+        self.resume_decision(job)
+        if job.journal is not None:
+            job.journal.remove_other_fingerprints()
+        if job.state == "skipped" or (job.state == "working" and self.options.overwrite):
+            job.journal.clear()  # of a skipped one: a run killed between publishing and this left it
+        if job.state == "skipped":
+            clear_failure(self.results.state, job.slide_id)
+        if job.state == "working" and self.options.retry_failed:
+            job.journal.clear_hung()
 
-    def decide(self, work: SlideWork) -> None:
+    def resume_decision(self, job: SlideJob) -> None:
         """Leave `work` as working, or end it: current already, or failed before and unchanged. Changes no file.
 
         Raises SlideError where the slide cannot be opened, or its results folder is not ours.
         """
-        path, settle_s = work.file.path, self.options.settle_s
-        if settle_s and (quiet_s := self.apart(work, 0.0, unchanged_for_s, path)) < settle_s:
-            work.state = "not reached"
-            work.reason = (
-                f"changed {quiet_s:.0f} s ago, --settle {settle_s:g}: the next run takes it"
-            )
+        path, settle_s = job.file.path, self.options.settle_s
+        if (
+            settle_s
+            and (age_s := self.call_with_timeout(job, 0.0, seconds_since_change, path)) < settle_s
+        ):
+            job.state = "not reached"
+            job.reason = f"changed {age_s:.0f} s ago, --settle {settle_s:g}: the next run takes it"
             return
-        work.slide = self.apart(work, 0.0, record_slide, path, work.slide_id, self.settings.mpp)
-        work.fingerprint = self.settings.result_fingerprint(
-            work.slide.fingerprint, self.card.sha256
+        job.slide = self.call_with_timeout(
+            job, 0.0, record_slide, path, job.slide_id, self.settings.mpp
         )
-        work.journal = RegionJournal.of(self.results.state, work.slide_id, work.fingerprint)
-        self.results.check_ours(work.slide_id)
+        job.fingerprint = self.settings.result_fingerprint(job.slide.fingerprint, self.card.sha256)
+        job.journal = RegionJournal.for_slide(self.results.state, job.slide_id, job.fingerprint)
+        self.results.check_ownership(job.slide_id)
         if self.options.overwrite:
             return
-        record = self.results.record(work.slide_id)
-        if record is not None and record.fingerprint == work.fingerprint:
+        record = self.results.record(job.slide_id)
+        if record is not None and record.fingerprint == job.fingerprint:
             if not (self.options.retry_failed and record.unreadable_regions):
-                work.state, work.cells, work.warnings = "skipped", record.cells, record.warnings
+                job.state, job.cells, job.warnings = "skipped", record.cells, record.warnings
             return
-        before = read_failure(self.results.state, work.slide_id)
+        before = read_failure(self.results.state, job.slide_id)
         if (
             before is not None
-            and before.fingerprint == work.fingerprint
+            and before.fingerprint == job.fingerprint
             and not self.options.retry_failed
         ):
-            work.state, work.reason = (
+            job.state, job.reason = (
                 "failed",
                 f"failed before and unchanged (--retry-failed tries again): {before.reason}",
             )
 
-    def prepare(self) -> None:
+    def preload_writers(self) -> None:
         """Load what publishing needs, while the workers work."""
-        from .running import publish  # noqa: F401 - loads zarr
+        from .publishing import publish  # noqa: F401 - loads zarr
 
-    def finish(self, work: SlideWork) -> None:
+    def publish(self, job: SlideJob) -> None:
         """All regions are in the journal (or lost): publish the slide, then drop its journal."""
-        from .running.publish import publish_slide
+        from .publishing.publish import publish_slide
 
         min_confidence = self.settings.min_confidence
         if min_confidence is None:
             min_confidence = self.card.min_confidence
         processes = cpu_limit() if self.options.workers is None else self.options.workers
         record = publish_slide(
-            self.results, work, self.settings, min_confidence, self.card.sha256, processes
+            self.results, job, self.settings, min_confidence, self.card.sha256, processes
         )
-        work.cells, work.warnings = record.cells, record.warnings
-        work.journal.clear()
-        forget_failure(self.results.state, work.slide_id)
+        job.cells, job.warnings = record.cells, record.warnings
+        job.journal.clear()
+        clear_failure(self.results.state, job.slide_id)
 
-    def conclude(self, works: list[SlideWork], stop: StopFlag) -> RunSummary:
+    def write_run_outputs(self, jobs: list[SlideJob], stop: StopFlag) -> RunSummary:
         """Note what failed for good; write the tables over all slides, `run.json` and `index.html`; the summary."""
+        from .publishing.run_tables import write_run_tables
         from .review.index import write_index
-        from .running.publish import write_run_tables
 
         def summary() -> RunSummary:
-            return summarise(
-                works, stop.reason, stop.exit_code, time.time() - self.begun, str(self.results.root)
+            return summarise_run(
+                jobs,
+                stop.reason,
+                stop.exit_code,
+                time.time() - self.started,
+                str(self.results.root),
             )
 
         try:
-            for work in works:
-                if work.failed_for_good:
-                    note_failure(
-                        self.results.state, work.slide_id, Failure(work.fingerprint, work.reason)
+            for job in jobs:
+                if job.failed_permanently:
+                    record_failure(
+                        self.results.state, job.slide_id, SlideFailure(job.fingerprint, job.reason)
                     )
             write_run_tables(self.results)
             write_run_record(
                 self.results,
-                works,
+                jobs,
                 self.settings,
                 self.options,
                 self.card.sha256,
-                self.begun,
+                self.started,
                 summary(),
-                self.workers.description,
+                self.executors.description,
             )
             write_index(self.results)  # last: it has the slides that failed from run.json
         except OutputError as error:

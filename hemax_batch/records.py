@@ -17,7 +17,7 @@ Rect = tuple[int, int, int, int]
 
 PICTURE_UM = 24.0  # side of a cell's picture, whose middle is the middle of the cell's box: promyelocytes reach 21 µm
 #: A cell this near to its patch's middle is the one that the patch is centred on: candidates sit on nuclei, cells are 7-20 µm wide.
-OWN_UM = 5.0
+CENTRAL_CELL_UM = 5.0
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class StainProfile:
 
     background_rgb: tuple[float, float, float]  # clear glass, 0..255
     rbc_od_rgb: tuple[float, float, float]  # a typical red cell
-    nucleus_od_threshold: float  # the screen's threshold, on the scale that slides.screen names
+    nucleus_od_threshold: float  # the screen's threshold, on the scale that slides.screening names
     warnings: tuple[str, ...] = ()
 
 
@@ -116,10 +116,10 @@ class Cells:
     off_centre_um    float32 [N], distance of the cell from the centre of the patch that saw it
     region_index     int32 [N], the region whose task found it
     pictures         N JPEGs for the report, PICTURE_UM a side round the middle of the box (b"" where none was kept);
-                     while a slide is published, where each lies in its journal (results.kept)
-    unfamiliar       float32 [N], how unlike the known cells each looks: above 1, more than 99 in 100 of them
-                     (model.familiarity); 0 where the weights cannot say
-    outlines         N texts, the masks' outlines as cells.geojson holds them (outputs.outlined; b"" where they were not
+                     while a slide is published, where each lies in its journal (results.region_blobs)
+    ood_score        float32 [N], how unlike the known cells each looks: above 1, more than 99 in 100 of them
+                     (model.out_of_distribution); 0 where the weights cannot say
+    outlines         N texts, the masks' outlines as cells.geojson holds them (outputs.outlines; b"" where they were not
                      traced yet); while a slide is published, where each lies, as of `pictures`
     """
 
@@ -133,13 +133,13 @@ class Cells:
     off_centre_um: np.ndarray
     region_index: np.ndarray
     pictures: tuple[bytes, ...]
-    unfamiliar: np.ndarray | None = None  # an array once it is made
+    ood_score: np.ndarray | None = None  # an array once it is made
     outlines: tuple[bytes, ...] | None = None  # N of them likewise
 
     def __post_init__(self):
         n = len(self.boxes_xyxy)
-        if self.unfamiliar is None:
-            object.__setattr__(self, "unfamiliar", np.zeros(n, np.float32))
+        if self.ood_score is None:
+            object.__setattr__(self, "ood_score", np.zeros(n, np.float32))
         if self.outlines is None:
             object.__setattr__(self, "outlines", (b"",) * n)
         wanted = {
@@ -151,7 +151,7 @@ class Cells:
             "mask_hw": (n, 2),
             "off_centre_um": (n,),
             "region_index": (n,),
-            "unfamiliar": (n,),
+            "ood_score": (n,),
         }
         for name, shape in wanted.items():
             if getattr(self, name).shape != shape:
@@ -214,7 +214,7 @@ class Cells:
 
 
 @dataclass(frozen=True)
-class Squares:
+class FilmSquares:
     """How dense the film is in S squares of the slide-wide lattice of slides.zones; equal wherever they are measured.
 
     places        int32 [S, 2], column and row of each square
@@ -242,7 +242,7 @@ class Squares:
                 raise ValueError(f"Squares.{f.name} has shape {shape} for {n} squares")
 
     @classmethod
-    def empty(cls) -> Squares:
+    def empty(cls) -> FilmSquares:
         """No squares."""
         i, d = np.zeros(0, np.int32), np.zeros(0)
         return cls(np.zeros((0, 2), np.int32), i, i, i, d, i, d)
@@ -283,7 +283,7 @@ class RegionResult:
     passed_over_um2: float = 0.0
     audited_um2: float = 0.0
     audit_cells: int = 0
-    squares: Squares = field(default_factory=Squares.empty)
+    squares: FilmSquares = field(default_factory=FilmSquares.empty)
     overview: OverviewPiece = field(default_factory=OverviewPiece.empty)
     focus: float = float("nan")  # variance of the Laplacian at the screen's scale, stain-normalised
     seconds_read: float = 0.0
@@ -293,7 +293,7 @@ class RegionResult:
 
 
 @dataclass(frozen=True)
-class RegionFigures:
+class RegionReport:
     """What is known of one region once its slide is counted: a row of `regions.csv`. NaN where nothing was measured.
 
     state      "read" or "unreadable"
@@ -302,7 +302,7 @@ class RegionFigures:
     reason     why some or all of it is left out
     quality    what is wrong with focus or stain
     zones_mm2  area of each of vocabulary.ZONES
-    cover, overlap, stain_contrast, nuclear_contrast   see slides.zones.film_figures, of the squares it reaches into
+    cover, overlap, stain_contrast, nuclear_contrast   see slides.zones.film_statistics, of the squares it reaches into
     """
 
     index: int

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from .cells.counting import COUNT_IN
+from .cells.cell_selection import COUNT_IN
 from .cells.rules import Rules
 from .errors import UsageError
 
@@ -46,19 +46,19 @@ class RunSettings:
     rules: Rules = field(default_factory=Rules)
 
     def __post_init__(self):
-        _within("--mpp", self.mpp, 0.0, 100.0, open_low=True)
-        _within("--core-um", self.core_um, 50.0, 5000.0)
-        _within("--audit", self.audit, 0.0, 1.0)
-        _within("--min-confidence", self.min_confidence, 0.0, 1.0)
-        _within("--target-cells", self.target_cells, 1, 1_000_000)
+        _check_range("--mpp", self.mpp, 0.0, 100.0, open_low=True)
+        _check_range("--core-um", self.core_um, 50.0, 5000.0)
+        _check_range("--audit", self.audit, 0.0, 1.0)
+        _check_range("--min-confidence", self.min_confidence, 0.0, 1.0)
+        _check_range("--target-cells", self.target_cells, 1, 1_000_000)
         for name, value, known in (
             ("--count-in", self.count_in, COUNT_IN),
             ("--engine", self.engine, ENGINES),
         ):
             if value not in known:
                 raise UsageError(f"{name} {value}: must be one of {', '.join(known)}")
-        _within("--wbc", self.wbc, 0.0, 10_000.0, open_low=True)
-        _within("--max-unreadable", self.max_unreadable, 0.0, 1.0)
+        _check_range("--wbc", self.wbc, 0.0, 10_000.0, open_low=True)
+        _check_range("--max-unreadable", self.max_unreadable, 0.0, 1.0)
 
     def result_fingerprint(self, slide_fingerprint: str, weights_sha256: str) -> str:
         """SHA-256 (hex) that decides what may be reused: slide content, weights, every setting here, format."""
@@ -106,14 +106,14 @@ class RunOptions:
     command_line: tuple[str, ...] = field(default=())
 
     def __post_init__(self):
-        _within("--batch-size", self.batch_size, 1, 4096)
-        _within("--workers", self.workers, 0, 4096)
-        _within("--gpus", self.gpus, 0, 1024)
-        _within("--max-minutes", self.max_minutes, 0.0, 1e6)
-        _within("--wait-lock", self.wait_lock_s, 0.0, 1e7)
-        _within("--settle", self.settle_s, 0.0, 1e7)
-        _within("--open-timeout", self.open_timeout_s, 1.0, 1e6)
-        _within("--region-timeout", self.region_timeout_s, 1.0, 1e6)
+        _check_range("--batch-size", self.batch_size, 1, 4096)
+        _check_range("--workers", self.workers, 0, 4096)
+        _check_range("--gpus", self.gpus, 0, 1024)
+        _check_range("--max-minutes", self.max_minutes, 0.0, 1e6)
+        _check_range("--wait-lock", self.wait_lock_s, 0.0, 1e7)
+        _check_range("--settle", self.settle_s, 0.0, 1e7)
+        _check_range("--open-timeout", self.open_timeout_s, 1.0, 1e6)
+        _check_range("--region-timeout", self.region_timeout_s, 1.0, 1e6)
         if self.scheduler and self.scheduler_file:
             raise UsageError(
                 f"--scheduler {self.scheduler} and --scheduler-file {self.scheduler_file}: give one of them"
@@ -129,7 +129,7 @@ class TlsFiles:
     key: Path
 
 
-def _within(
+def _check_range(
     name: str, value: float | None, low: float, high: float, open_low: bool = False
 ) -> None:
     """Raise UsageError unless `value` is None or lies in low..high (`open_low`: above low)."""

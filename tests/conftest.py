@@ -1,10 +1,10 @@
-"""Fixtures shared by the tests. Slides are painted small and real: see `painted.py`."""
+"""Fixtures shared by the tests. Slides are painted small and real: see `paint_patches.py`."""
 
 from __future__ import annotations
 
 import hypothesis
 import pytest
-from painted import SlideMaker
+from painted_slides import SlideMaker
 
 # a time limit on an example fails on a loaded machine, where nothing is wrong; the suite is timed as a whole
 hypothesis.settings.register_profile("hemax", deadline=None)
@@ -30,10 +30,10 @@ def fault(monkeypatch):
     """Orders a fault of `painted_network` for runs in this process and their workers."""
 
     def order(words: str) -> None:
-        from hemax_batch.running import scheduler
+        from hemax_batch.scheduling import dask_cluster
 
         monkeypatch.setenv("HEMAX_TEST_FAULT", words)
         # the fork server keeps the environment that it was started in, which may have been an earlier test's
-        monkeypatch.setattr(scheduler, "METHOD", "spawn")
+        monkeypatch.setattr(dask_cluster, "START_METHOD", "spawn")
 
     return order

@@ -87,7 +87,7 @@ def test_the_installed_package_has_the_command_and_the_version():
 
     assert metadata.version("hemax-batch") == hemax_batch.__version__
     scripts = metadata.entry_points(group="console_scripts", name="hemax-batch")
-    assert [entry.value for entry in scripts] == ["hemax_batch.cli:main"]
+    assert [entry.value for entry in scripts] == ["hemax_batch.cli.app:main"]
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ touch "$out" "${out%.safetensors}.md"
 
 
 def test_the_script_that_makes_the_shipped_weights_is_what_their_card_says(tmp_path):
-    from hemax_batch.learning.card import _commands
+    from hemax_batch.learning.evaluation.model_card import _commands
     from hemax_batch.model.checkpoint import read_card
 
     (tmp_path / "bin").mkdir()

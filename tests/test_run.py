@@ -1,6 +1,5 @@
 """The run as a laboratory meets it: whole runs on painted slides, with a stand-in for the network."""
 
-import csv
 import json
 import os
 import resource
@@ -16,16 +15,18 @@ import painted_network
 import pytest
 import tifffile
 import zarr
+from checkout import SUPPORT
 from click.testing import CliRunner
-from painted import smear, write_field, write_pyramid
+from painted_slides import smear, write_field, write_pyramid
+from run_results import content, left_behind, reason, rows, states
 
 from hemax_batch import pipeline
-from hemax_batch.cli import main
+from hemax_batch.cli.app import main
 from hemax_batch.errors import OutputError
-from hemax_batch.running import workqueue
-from hemax_batch.running.run_record import summarise
+from hemax_batch.publishing.run_record import summarise_run
+from hemax_batch.scheduling import work_queue
 
-COMMAND = [sys.executable, str(Path(__file__).with_name("painted_network.py")), "run"]
+COMMAND = [sys.executable, str(SUPPORT / "painted_network.py"), "run"]
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +39,7 @@ def slide(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _painted(monkeypatch):
-    monkeypatch.setattr(workqueue, "process_region", painted_network.process_region)
+    monkeypatch.setattr(work_queue, "process_region", painted_network.process_region)
 
 
 @pytest.fixture
@@ -54,35 +55,6 @@ def go(weights, tmp_path):
 
 def arguments(slide, out, weights, *more):
     return [str(a) for a in (slide, "--out", out, "--weights", weights, "--core-um", 64, *more)]
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    """Every file of a slide's results."""
-    return {
-        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
-    }
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(path.read_text("utf-8").splitlines()))
-
-
-def states(out: Path) -> dict[str, str]:
-    return {s["slide"]: s["state"] for s in json.loads((out / "run.json").read_text())["slides"]}
-
-
-def reason(out: Path, slide_id: str) -> str:
-    return next(
-        s["reason"]
-        for s in json.loads((out / "run.json").read_text())["slides"]
-        if s["slide"] == slide_id
-    )
-
-
-def left_behind(out: Path) -> list[str]:
-    """What lies in the state folder besides the lock and the ids: unfinished work."""
-    names = (str(p.relative_to(out / ".hemax")) for p in (out / ".hemax").rglob("*") if p.is_file())
-    return sorted(n for n in names if not n.startswith("lock.") and n != "ids.json")
 
 
 def test_a_run_gives_tables_masks_and_a_record(go, slide, tmp_path):
@@ -291,7 +263,7 @@ def test_a_dry_run_leaves_a_damaged_region_to_the_next_run(go, slide, tmp_path, 
     def full(*_):
         raise OutputError("no space left")
 
-    monkeypatch.setattr(pipeline.Run, "finish", full)
+    monkeypatch.setattr(pipeline.RunContext, "publish", full)
     assert go(slide).exit_code == OutputError.exit_code
     [damaged] = (tmp_path / "out").rglob("00003.region")
     damaged.write_bytes(b"damaged")
@@ -301,7 +273,7 @@ def test_a_dry_run_leaves_a_damaged_region_to_the_next_run(go, slide, tmp_path, 
 
 
 def damage_tiles(path: Path, count: int) -> None:
-    """Overwrite the compressed data of the first `count` tiles of level 0 with noise."""
+    """Overwrite the compressed data of the first `count_differential` tiles of level 0 with noise."""
     with tifffile.TiffFile(path) as tiff:
         spans = list(zip(tiff.pages[0].dataoffsets, tiff.pages[0].databytecounts, strict=True))
     with open(path, "r+b") as file:
@@ -335,15 +307,15 @@ def test_unreadable_regions_are_counted_and_too_many_fail_the_slide(
 def test_a_slide_that_vanishes_in_the_middle_fails_alone(go, slide, tmp_path, monkeypatch):
     doomed = tmp_path / "doomed.tif"
     doomed.write_bytes(slide.read_bytes())
-    from hemax_batch.running import regions
+    from hemax_batch.inference import worker_cache
 
     def vanish(job):
         if job.slide.slide_id == "doomed" and job.region.index == 2:
             doomed.unlink(missing_ok=True)
-            regions._forget(job.slide)
+            worker_cache.close_cached_reader(job.slide)
         return painted_network.process_region(job)
 
-    monkeypatch.setattr(workqueue, "process_region", vanish)
+    monkeypatch.setattr(work_queue, "process_region", vanish)
     result = go(doomed, slide)
     assert result.exit_code == 3 and states(tmp_path / "out") == {
         "doomed": "failed",
@@ -352,7 +324,7 @@ def test_a_slide_that_vanishes_in_the_middle_fails_alone(go, slide, tmp_path, mo
     assert "doomed.tif" in reason(tmp_path / "out", "doomed") and "mounted" in reason(
         tmp_path / "out", "doomed"
     )
-    monkeypatch.setattr(workqueue, "process_region", painted_network.process_region)
+    monkeypatch.setattr(work_queue, "process_region", painted_network.process_region)
     doomed.write_bytes(slide.read_bytes())  # the share is back: no need to ask for another try
     assert go(doomed, slide).exit_code == 0
 
@@ -378,7 +350,7 @@ def test_fail_fast_and_max_minutes_stop_in_good_order(go, slide, tmp_path):
 )
 def test_that_time_ran_out_hides_no_failure_and_is_nothing_where_all_was_done(states_then, code):
     works = [SimpleNamespace(state=state, cells=0) for state in states_then]
-    assert summarise(works, "--max-minutes 1 reached", 7, 60.0, "out").exit_code == code
+    assert summarise_run(works, "--max-minutes 1 reached", 7, 60.0, "out").exit_code == code
 
 
 def spawn(*args, env=None, limit_bytes=None):
@@ -481,7 +453,7 @@ def test_what_a_kill_left_between_two_renames_is_settled(tmp_path):
         (results.state / "old" / name / "result.json").write_text("{}")
     (tmp_path / "replaced").mkdir()
     (results.state / "making" / "half").mkdir(parents=True)
-    results.tidy()
+    results.recover_interrupted()
     assert (tmp_path / "orphan" / "result.json").exists() and (tmp_path / "replaced").exists()
     assert not list((results.state / "old").iterdir()) and not (results.state / "making").exists()
 

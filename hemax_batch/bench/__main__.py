@@ -13,9 +13,9 @@ from pathlib import Path
 import click
 
 from .. import __version__
-from ..running.resources import cpu_limit
-from .cases import Bench
-from .table import as_text, growth
+from ..scheduling.resources import cpu_limit
+from .benchmark import Benchmark
+from .markdown_table import fit_growth, markdown_table
 
 _PYTHON = click.Path(exists=True, dir_okay=False, path_type=Path)
 _SLIDE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -61,7 +61,7 @@ _QUICK_CELLS, _FULL_CELLS = (2_000, (16_000, 8_000)), (1_000_000, (200_000, 100_
     default="bench",
     help="For bench.json, bench.md and profile.txt.",
 )
-def main(slides, quick, sizes, cores, repeat, wants_recall, peer_python, cells, out):
+def main(slides, quick, sizes, cores, repeat, recall_only, peer_python, cells, out):
     """Measure side by side, in one go: a run; reading alone; the network alone; OpenSlide's reading; the plain loop of
     DeepZoom tiles; a peer's engine (hemax_batch/bench/peer.py says how to set it up); one worker against several;
     merging made-up cells; growth with the slide's size.
@@ -76,11 +76,11 @@ def main(slides, quick, sizes, cores, repeat, wants_recall, peer_python, cells, 
     """
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out) as folder:
-        bench = Bench(Path(folder), cores, repeat, peer_python)
+        bench = Benchmark(Path(folder), cores, repeat, peer_python)
         sides = _sides(sizes, quick)
         if not sides and not slides:
             raise click.UsageError("nothing to measure: give SLIDES, or --sizes other than 0")
-        if wants_recall:
+        if recall_only:
             paths = slides or [_synthetic(Path(folder), sides[-1])]
             figures = {"recall": [bench.recall(path) for path in paths]}
         else:
@@ -92,7 +92,8 @@ def main(slides, quick, sizes, cores, repeat, wants_recall, peer_python, cells, 
                 figures["merging and writing"] = bench.merging(cells or made_up, size_px)
     figures = {"machine": _machine(cores, repeat)} | figures
     text = "\n".join(
-        as_text(name, rows if isinstance(rows, list) else [rows]) for name, rows in figures.items()
+        markdown_table(name, rows if isinstance(rows, list) else [rows])
+        for name, rows in figures.items()
     )
     (out / "bench.json").write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
     (out / "bench.md").write_text(text, "utf-8")
@@ -106,7 +107,7 @@ def _sides(sizes: str | None, quick: bool) -> list[int]:
     return [int(side) for side in sizes.split(",") if int(side)]
 
 
-def _everything(bench: Bench, folder: Path, sides: list[int], slides: tuple[Path, ...]) -> dict:
+def _everything(bench: Benchmark, folder: Path, sides: list[int], slides: tuple[Path, ...]) -> dict:
     """What is measured of slides, by name."""
     made, rows = [_synthetic(folder, side) for side in sides], []
     for path in [*made, *slides]:
@@ -120,7 +121,7 @@ def _everything(bench: Bench, folder: Path, sides: list[int], slides: tuple[Path
     kinds = {"synthetic": rows[: len(made)], "given": rows[len(made) :]}
     figures["growth"] = [
         {"of": name, "slides": kind}
-        | growth([row["megapixels"] for row in some], [row[name] for row in some])
+        | fit_growth([row["megapixels"] for row in some], [row[name] for row in some])
         for kind, some in kinds.items()
         if len({row["megapixels"] for row in some}) > 1
         for name in ("run_s", "peak_mb")

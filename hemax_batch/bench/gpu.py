@@ -26,18 +26,18 @@ from pathlib import Path
 import numpy as np
 
 from ..records import PatchBatch
-from ..running.resources import cpu_limit
-from ..smear import draw_cell_patch
+from ..scheduling.resources import cpu_limit
+from ..synthetic import draw_cell_patch
 from ..vocabulary import CLASS_NAMES
 from .gpu_agreement import agreement
-from .gpu_busy import GpuBusy
-from .table import as_text
+from .gpu_utilisation import GpuUtilisation
+from .markdown_table import markdown_table
 
 _MPP, _TOP_KERNELS = 0.12, 15
 
 
 @dataclass(frozen=True)
-class Effort:
+class MeasuringPlan:
     """How much is measured: patches painted and compared, batch sizes, least seconds of a figure; what has not begun
     after `cut_after_s` is left out."""
 
@@ -48,7 +48,7 @@ class Effort:
     cut_after_s: float = 33.0
 
 
-WITHOUT_GPU = Effort(
+WITHOUT_GPU = MeasuringPlan(
     painted=2, compared=4, batch_sizes=(1, 2), figure_s=0.2, cut_after_s=float("inf")
 )
 
@@ -66,7 +66,7 @@ class Figure:
 
 
 def measure(
-    out: Path, weights: str | None = None, effort: Effort | None = None
+    out: Path, weights: str | None = None, effort: MeasuringPlan | None = None
 ) -> dict[str, object]:
     """All of it, written to `out` after every step, so that what stops half-way leaves what it had.
 
@@ -76,40 +76,40 @@ def measure(
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    effort = effort or (Effort() if device == "cuda" else WITHOUT_GPU)
-    pixels = painted(effort.painted)
+    effort = effort or (MeasuringPlan() if device == "cuda" else WITHOUT_GPU)
+    pixels = paint_patches(effort.painted)
     predictor = load(device, weights)
-    told = {
+    report = {
         "machine": machine(device),
         "patches painted": len(pixels),
-        "painted and loaded after_s": _since(begun),
+        "painted and loaded after_s": _seconds_since(begun),
     }
-    told["figures"] = []
+    report["figures"] = []
     for figure in figures(predictor, pixels, effort, begun + effort.cut_after_s):
-        told["figures"].append(asdict(figure))
-        _write(out, told)
-    told["agreement"] = agreement(predictor, of_patches(pixels, effort.compared), _MPP, weights)
-    _write(out, told)
-    told["kernels"] = kernels(predictor, of_patches(pixels, effort.batch_sizes[0]))
-    told["took_s"] = _since(begun)
-    _write(out, told)
-    return told
+        report["figures"].append(asdict(figure))
+        _write(out, report)
+    report["agreement"] = agreement(predictor, batch_of(pixels, effort.compared), _MPP, weights)
+    _write(out, report)
+    report["kernels"] = kernels(predictor, batch_of(pixels, effort.batch_sizes[0]))
+    report["took_s"] = _seconds_since(begun)
+    _write(out, report)
+    return report
 
 
-def painted(n: int) -> np.ndarray:
+def paint_patches(n: int) -> np.ndarray:
     """Patches of synthetic cells, all classes in turn: uint8 [n, 3, 320, 320]; the same whatever the cores."""
     with ProcessPoolExecutor(min(cpu_limit(), n), multiprocessing.get_context("spawn")) as pool:
-        return np.stack(list(pool.map(_painted, range(n))))
+        return np.stack(list(pool.map(_paint_patch, range(n))))
 
 
-def _painted(seed: int) -> np.ndarray:
+def _paint_patch(seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     return draw_cell_patch(rng, CLASS_NAMES[seed % len(CLASS_NAMES)], 320, _MPP)[0].transpose(
         2, 0, 1
     )
 
 
-def of_patches(pixels: np.ndarray, n: int) -> PatchBatch:
+def batch_of(pixels: np.ndarray, n: int) -> PatchBatch:
     """A batch of n: the painted ones, then these mirrored, and so on."""
     both = np.concatenate([pixels, pixels[..., ::-1]])
     return PatchBatch(both[np.arange(n) % len(both)], np.zeros((n, 2)), 1.0)
@@ -125,12 +125,12 @@ def load(device: str, weights: str | None):
     return Predictor.load(weights, device)
 
 
-def figures(predictor, pixels: np.ndarray, effort: Effort, until: float):
+def figures(predictor, pixels: np.ndarray, effort: MeasuringPlan, until: float):
     """Figures, one after the other; none begins after `until` (perf_counter)."""
     import torch
 
     for batch_size in effort.batch_sizes:
-        batch = of_patches(pixels, batch_size)
+        batch = batch_of(pixels, batch_size)
         predictor.batch_size = batch_size
         for name, call in _calls(predictor, batch).items():
             if time.perf_counter() > until:
@@ -145,16 +145,16 @@ def figures(predictor, pixels: np.ndarray, effort: Effort, until: float):
 def _calls(predictor, batch: PatchBatch) -> dict:
     """What is timed, by name."""
     network = predictor.network
-    there = network.there(batch.pixels)
+    to_device = network.to_device(batch.pixels)
     calls = {
-        "network": lambda: network.said(there),
+        "network": lambda: network.run_network(to_device),
         "answers": lambda: network(batch.pixels),
         "cells": lambda: predictor(batch, _MPP),
     }
     if predictor.device == "cuda":
         calls = {
             "network": calls.pop("network"),
-            "recorded": lambda: network.recorded(batch.pixels),
+            "recorded": lambda: network.replay_graph(batch.pixels),
             **calls,
         }
     return calls
@@ -169,13 +169,13 @@ def _figure(figure: Figure, call, warm_up: int, least_s: float) -> Figure:
         call()
     if cuda:
         torch.cuda.reset_peak_memory_stats()
-    _wait()
+    _synchronise()
     calls, begun = 0, time.perf_counter()
-    with GpuBusy() as busy:
+    with GpuUtilisation() as busy:
         while calls == 0 or time.perf_counter() - begun < least_s:
             call()
             calls += 1
-            _wait()
+            _synchronise()
     took_s = time.perf_counter() - begun
     peak_mb = round(torch.cuda.max_memory_allocated() / 2**20) if cuda else None
     return replace(
@@ -186,7 +186,7 @@ def _figure(figure: Figure, call, warm_up: int, least_s: float) -> Figure:
     )
 
 
-def _wait() -> None:
+def _synchronise() -> None:
     """Until the GPU has done all that was asked of it."""
     import torch
 
@@ -208,7 +208,7 @@ def kernels(predictor, batch: PatchBatch, calls: int = 3) -> dict[str, object]:
         begun = time.perf_counter()
         for _ in range(calls):
             predictor.network(batch.pixels)
-        _wait()
+        _synchronise()
         wall_us = (time.perf_counter() - begun) * 1e6
     field = "self_device_time_total" if cuda else "self_cpu_time_total"
     events = [
@@ -247,24 +247,24 @@ def machine(device: str) -> dict[str, object]:
     }
 
 
-def as_tables(told: dict[str, object]) -> str:
+def as_tables(report: dict[str, object]) -> str:
     """The same for people."""
     titles = {
-        "machine": [told["machine"]],
-        "figures": told["figures"],
-        "agreement": [told["agreement"]],
+        "machine": [report["machine"]],
+        "figures": report["figures"],
+        "agreement": [report["agreement"]],
     }
-    shares = {k: v for k, v in told["kernels"].items() if k != "top"}
-    titles |= {"profile": [shares], "kernels": told["kernels"]["top"]}
-    return "\n".join(as_text(title, rows) for title, rows in titles.items())
+    shares = {k: v for k, v in report["kernels"].items() if k != "top"}
+    titles |= {"profile": [shares], "kernels": report["kernels"]["top"]}
+    return "\n".join(markdown_table(title, rows) for title, rows in titles.items())
 
 
-def _since(begun: float) -> float:
+def _seconds_since(begun: float) -> float:
     return round(time.perf_counter() - begun, 1)
 
 
-def _write(out: Path, told: dict) -> None:
-    out.write_text(json.dumps(told, indent=1) + "\n", "utf-8")
+def _write(out: Path, report: dict) -> None:
+    out.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

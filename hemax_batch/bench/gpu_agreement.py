@@ -8,7 +8,7 @@ import numpy as np
 
 from ..geometry import pairwise_iou
 from ..records import PatchBatch
-from ..running.resources import cpu_limit
+from ..scheduling.resources import cpu_limit
 
 _SAME_IOU = 0.5
 
@@ -22,13 +22,15 @@ def agreement(predictor, batch: PatchBatch, mpp: float, weights: str | None) -> 
         parts = [
             PatchBatch(batch.pixels[i : i + 1], batch.origins[:1], 1.0) for i in range(len(batch))
         ]
-        wanted = [said.cells for said in threads.map(lambda part: reference(part, mpp), parts)]
-    said = predictor(batch, mpp)
-    found = [said.cells.take(said.patch_index == i) for i in range(len(batch))]
-    return {"patches": len(batch)} | compared(wanted, found)
+        wanted = [
+            prediction.cells for prediction in threads.map(lambda part: reference(part, mpp), parts)
+        ]
+    prediction = predictor(batch, mpp)
+    found = [prediction.cells.take(prediction.patch_index == i) for i in range(len(batch))]
+    return {"patches": len(batch)} | compare_cells(wanted, found)
 
 
-def compared(wanted: list, found: list) -> dict[str, object]:
+def compare_cells(wanted: list, found: list) -> dict[str, object]:
     """Cells of the same patches, by two machines: how many are the same, their classes, how far boxes are apart."""
     same_class, off_px, off_probability = [], [0.0], [0.0]
     for a, b in zip(wanted, found, strict=True):

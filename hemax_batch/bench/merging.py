@@ -20,13 +20,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..cells.contours import outlines_of
+from ..cells.contours import trace_outlines
 from ..mask_packing import pack_mask
-from ..outputs.outlined import outline_text
+from ..outputs.outlines import outline_text
+from ..publishing.publish import publish_slide
 from ..records import PICTURE_UM, Cells, Region, RegionResult, Slide, StainProfile, TilePlan
 from ..results.folder import ResultsFolder
 from ..results.journal import RegionJournal
-from ..running.publish import SlideWork, publish_slide
+from ..scheduling.slide_job import SlideJob
 from ..settings import RunSettings
 from ..slides.discovery import SlideFile
 from ..vocabulary import ATTRIBUTES, N_CLASSES
@@ -36,7 +37,7 @@ _VARIANTS = 24  # masks and pictures
 _PICTURE_PX = round(PICTURE_UM / 0.12)
 
 
-def made_up_work(root: Path, size_px: tuple[int, int] = SLIDE_PX) -> SlideWork:
+def synthetic_job(root: Path, size_px: tuple[int, int] = SLIDE_PX) -> SlideJob:
     """A slide of `size_px` (width, height) whose regions are all looked at; its journal lies in results folder `root`."""
     width, height = size_px
     slide = Slide(
@@ -64,8 +65,8 @@ def made_up_work(root: Path, size_px: tuple[int, int] = SLIDE_PX) -> SlideWork:
         width * height * 6.25e-8,
         0.0,
     )
-    journal = RegionJournal.of(ResultsFolder(root).state, slide.slide_id, "f" * 64)
-    return SlideWork(
+    journal = RegionJournal.for_slide(ResultsFolder(root).state, slide.slide_id, "f" * 64)
+    return SlideJob(
         SlideFile(Path(slide.path), slide.slide_id), slide, "f" * 64, journal, plan, state="working"
     )
 
@@ -73,20 +74,20 @@ def made_up_work(root: Path, size_px: tuple[int, int] = SLIDE_PX) -> SlideWork:
 def fill_journal(root: Path, n_cells: int, size_px: tuple[int, int] = SLIDE_PX) -> None:
     """Spread `n_cells` evenly over the regions, and write these down."""
     ResultsFolder(root).prepare()
-    work, random = made_up_work(root, size_px), np.random.default_rng(0)
-    drawings = [_Drawing.of(_mask(random), _picture(random)) for _ in range(_VARIANTS)]
-    edges = np.linspace(0, n_cells, len(work.plan.regions) + 1).astype(int)
-    for region, start, stop in zip(work.plan.regions, edges, edges[1:], strict=False):
-        work.journal.save(_region(region, int(stop - start), drawings, random))
+    job, random = synthetic_job(root, size_px), np.random.default_rng(0)
+    drawings = [_CellTemplate.of(_mask(random), _picture(random)) for _ in range(_VARIANTS)]
+    edges = np.linspace(0, n_cells, len(job.plan.regions) + 1).astype(int)
+    for region, start, stop in zip(job.plan.regions, edges, edges[1:], strict=False):
+        job.journal.save(_region(region, int(stop - start), drawings, random))
 
 
 def publish(
     root: Path, size_px: tuple[int, int] = SLIDE_PX, processes: int = 0
 ) -> dict[str, float]:
     """Publish what `fill_journal` left. Seconds, those of all cores too, and peak memory before and after (MB)."""
-    work = made_up_work(root, size_px)
+    job = synthetic_job(root, size_px)
     before_mb, begun, cpu_begun = _peak_mb(), time.perf_counter(), _cpu_s()
-    record = publish_slide(ResultsFolder(root), work, RunSettings(), 0.5, "0" * 64, processes)
+    record = publish_slide(ResultsFolder(root), job, RunSettings(), 0.5, "0" * 64, processes)
     wall_s, cpu_s = time.perf_counter() - begun, _cpu_s() - cpu_begun
     return {
         "cells": record.cells,
@@ -99,7 +100,7 @@ def publish(
 
 
 @dataclass(frozen=True)
-class _Drawing:
+class _CellTemplate:
     """A cell as thousands share it: its packed mask, its picture, and the rings of cell and nucleus at the origin."""
 
     hw: tuple[int, int]
@@ -108,8 +109,8 @@ class _Drawing:
     rings: tuple[list[np.ndarray], list[np.ndarray]]
 
     @classmethod
-    def of(cls, mask: np.ndarray, picture: bytes) -> _Drawing:
-        traced = outlines_of([mask > 0, mask == 2], np.zeros((2, 2), int))
+    def of(cls, mask: np.ndarray, picture: bytes) -> _CellTemplate:
+        traced = trace_outlines([mask > 0, mask == 2], np.zeros((2, 2), int))
         return cls(
             mask.shape,
             pack_mask(mask),
@@ -118,11 +119,11 @@ class _Drawing:
         )
 
     def outline_at(self, x: int, y: int) -> bytes:
-        """What `outputs.outlined` would trace of it there."""
+        """What `outputs.outlines` would trace of it there."""
         return outline_text(*([(ring + (x, y)).tolist() for ring in rings] for rings in self.rings))
 
 
-def _region(region: Region, n: int, drawings: list[_Drawing], random) -> RegionResult:
+def _region(region: Region, n: int, drawings: list[_CellTemplate], random) -> RegionResult:
     """A region with `n` cells on a jittered lattice, so that none is another's duplicate where there is room."""
     x0, y0, x1, y1 = region.core
     across = max(1, math.ceil(math.sqrt(n)))
@@ -176,7 +177,7 @@ def _picture(random) -> bytes:
 
 
 def _peak_mb() -> float:
-    """Of this process; `bench.watched` sees those that it starts."""
+    """Of this process; `bench.process_monitor` sees those that it starts."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -29,28 +29,30 @@ BATCH, LOADERS = 8, 1
 PATCH_PX, STRIDE_PX = 320, 192
 
 
-def extrapolated(told: dict[str, float], of: str = "s", stride_px: float = STRIDE_PX) -> float:
-    """Seconds ("s") or processor seconds ("cpu_s") of the whole slide, from what `measure` tells; with another stride,
+def extrapolate_s(measured: dict[str, float], of: str = "s", stride_px: float = STRIDE_PX) -> float:
+    """Seconds ("s") or processor seconds ("cpu_s") of the whole slide, from what `measure_cells` tells; with another stride,
     so many patches more or fewer.
 
     >>> told = {"before_s": 2.0, "timed_s": 10.0, "after_s": 1.0, "items": 50, "of_items": 1000}
-    >>> extrapolated(told), extrapolated(told, "s", 2 * STRIDE_PX)
+    >>> extrapolate_s(told), extrapolate_s(told, "s", 2 * STRIDE_PX)
     (203.0, 53.0)
     """
-    patches = told["of_items"] * (STRIDE_PX / stride_px) ** 2
+    patches = measured["of_items"] * (STRIDE_PX / stride_px) ** 2
     return round(
-        told[f"before_{of}"] + told[f"timed_{of}"] / told["items"] * patches + told[f"after_{of}"],
+        measured[f"before_{of}"]
+        + measured[f"timed_{of}"] / measured["items"] * patches
+        + measured[f"after_{of}"],
         1,
     )
 
 
-def wrapped():
+def wrap_network():
     """HemaX as a model of TIAToolbox's, and the card of its weights."""
     import torch
     from tiatoolbox.models.models_abc import ModelABC
 
     from ..model import checkpoint
-    from ..model.hemax import fold_norms
+    from ..model.hemax import fold_batch_norms
 
     class Wrapped(ModelABC):
         """Patches uint8 [B, H, W, 3] to what each query is: float32 [B, Q, classes and none and box]."""
@@ -60,9 +62,9 @@ def wrapped():
             self.network = network
 
         def forward(self, patches):
-            said = self.network(patches)
+            output = self.network(patches)
             return torch.cat(
-                [said.class_logits[-1].float().softmax(-1), said.boxes_cxcywh[-1].float()], -1
+                [output.class_logits[-1].float().softmax(-1), output.boxes_cxcywh[-1].float()], -1
             )
 
         @staticmethod
@@ -80,10 +82,10 @@ def wrapped():
             return answers[..., :-4].max(axis=1).argmax(axis=-1)
 
     network, card = checkpoint.load()
-    return Wrapped(fold_norms(network)), card
+    return Wrapped(fold_batch_norms(network)), card
 
 
-def thinned(engine_class, count: int):
+def subsample_engine(engine_class, count: int):
     """The engine with fewer patches, evenly spread, and a clock round its inference."""
 
     class Thinned(engine_class):
@@ -116,7 +118,7 @@ def measure(slide: Path, mpp: float, cores: int, count: int, folder: Path) -> di
     from tiatoolbox.models.engine.patch_predictor import PatchPredictor
 
     torch.set_num_threads(cores)
-    model, card = wrapped()
+    model, card = wrap_network()
     working = [{"units": "mpp", "resolution": card.mpp}]
     ioconfig = IOPatchPredictorConfig(
         input_resolutions=working,
@@ -124,7 +126,7 @@ def measure(slide: Path, mpp: float, cores: int, count: int, folder: Path) -> di
         patch_input_shape=(PATCH_PX, PATCH_PX),
         stride_shape=(STRIDE_PX, STRIDE_PX),
     )
-    engine = thinned(PatchPredictor, count)(
+    engine = subsample_engine(PatchPredictor, count)(
         model,
         batch_size=BATCH,
         num_workers=LOADERS,

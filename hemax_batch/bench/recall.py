@@ -23,8 +23,8 @@ def recall(everywhere: Path, screened: Path, truth: Path | None = None) -> dict[
     that were there to be found.
     """
     (wanted, named), (found, _) = _cells(everywhere), _cells(screened)
-    hit = _among(wanted, found)
-    told = {
+    hit = _matched(wanted, found)
+    report = {
         "everywhere": len(wanted),
         "screened": len(found),
         "of_them_found": int(hit.sum()),
@@ -34,9 +34,9 @@ def recall(everywhere: Path, screened: Path, truth: Path | None = None) -> dict[
         "recall_of_named": _share(hit[named]),
     }
     labelled = _cells(truth)[0] if truth else np.zeros((0, 4))
-    seen = labelled[_among(labelled, wanted)]
-    again = _among(seen, found)
-    return told | {
+    seen = labelled[_matched(labelled, wanted)]
+    again = _matched(seen, found)
+    return report | {
         "labelled": len(labelled),
         "labelled_everywhere": len(seen),
         "of_these_found": int(again.sum()),
@@ -44,7 +44,7 @@ def recall(everywhere: Path, screened: Path, truth: Path | None = None) -> dict[
     }
 
 
-def _among(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+def _matched(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Whether each box [N, 4] is in `others` [M, 4] too: bool [N]."""
     hit = np.zeros(len(boxes), bool)
     for k in range(0, len(boxes) if len(others) else 0, _AT_A_TIME):

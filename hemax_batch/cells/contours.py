@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 _TOLERANCE_PX = 0.5
-_TOGETHER = 128  # masks on one canvas, so that memory stays bounded
+_MASKS_PER_CANVAS = 128  # masks on one canvas, so that memory stays bounded
 
 # Marching squares on 2 x 2 pixels, the case being 1 (top left) + 2 (top right) + 4 (bottom left) + 8 (bottom right):
 # from which side of the square the line comes and to which it goes, with the inside on its right as seen on a screen.
@@ -28,22 +28,24 @@ _SECOND = {6: (_LEFT, _BOTTOM), 9: (_BOTTOM, _RIGHT)}
 Ring = list[list[float]]  # [[x, y], …], the last point the first again
 
 
-def outlines_of(masks: Sequence[np.ndarray], masks_xy: np.ndarray) -> list[list[Ring]]:
+def trace_outlines(masks: Sequence[np.ndarray], masks_xy: np.ndarray) -> list[list[Ring]]:
     """Of each of N masks, bool [h, w] with the top left pixel at `masks_xy` int [N, 2], the outer rings of its pieces.
 
     Holes are filled. The enclosed area is near the number of pixels; a ring never crosses itself. A mask's outline
     depends on it and its place alone, whatever is traced beside it.
 
-    >>> outlines_of([np.ones((1, 2), bool)], np.array([[10, 20]]))
+    >>> trace_outlines([np.ones((1, 2), bool)], np.array([[10, 20]]))
     [[[[10.0, 20.5], [10.5, 20.0], [12.0, 20.5], [11.5, 21.0], [10.0, 20.5]]]]
     """
     found: list[list[Ring]] = []
-    for start in range(0, len(masks), _TOGETHER):
-        found += _outlined(masks[start : start + _TOGETHER], masks_xy[start : start + _TOGETHER])
+    for start in range(0, len(masks), _MASKS_PER_CANVAS):
+        found += _trace_together(
+            masks[start : start + _MASKS_PER_CANVAS], masks_xy[start : start + _MASKS_PER_CANVAS]
+        )
     return found
 
 
-def _outlined(masks: Sequence[np.ndarray], masks_xy: np.ndarray) -> list[list[Ring]]:
+def _trace_together(masks: Sequence[np.ndarray], masks_xy: np.ndarray) -> list[list[Ring]]:
     """Steps: draw all on one canvas, trace, tell whose each ring is, move it to its place, fill holes, simplify."""
     canvas, tops = _canvas(masks)
     points, ends = trace_rings(canvas)
@@ -58,16 +60,16 @@ def _outlined(masks: Sequence[np.ndarray], masks_xy: np.ndarray) -> list[list[Ri
     outer = _is_outer(points, ends)
     if not outer.all():
         holed = set(owner[~outer].tolist())
-        return _outlined(
-            [_filled(mask) if k in holed else mask for k, mask in enumerate(masks)], masks_xy
+        return _trace_together(
+            [_fill_holes(mask) if k in holed else mask for k, mask in enumerate(masks)], masks_xy
         )
     found: list[list[Ring]] = [[] for _ in masks]
-    for whose, ring in zip(owner.tolist(), _simplified(points, lengths), strict=True):
+    for whose, ring in zip(owner.tolist(), _simplify(points, lengths), strict=True):
         found[whose].append(ring)
     return found
 
 
-def _filled(mask: np.ndarray) -> np.ndarray:
+def _fill_holes(mask: np.ndarray) -> np.ndarray:
     """Without its holes, nor the islands in them, whose rings would lie in another's; pixels that touch by a corner
     let the outside through."""
     from scipy import ndimage
@@ -146,7 +148,7 @@ def _is_outer(points: np.ndarray, ends: np.ndarray) -> np.ndarray:
     return np.add.reduceat(cross, np.concatenate([[0], ends[:-1]])) > 0
 
 
-def _simplified(points: np.ndarray, lengths: np.ndarray) -> list[Ring]:
+def _simplify(points: np.ndarray, lengths: np.ndarray) -> list[Ring]:
     """Closed rings, points [V, 2] one after the other, with fewer points (Douglas & Peucker, GEOS), each as it was
     where that would make it invalid."""
     import shapely  # here: of a run's processes only those that trace need it
@@ -164,14 +166,14 @@ def _simplified(points: np.ndarray, lengths: np.ndarray) -> list[Ring]:
     good[good] = shapely.is_valid(rings) & (shapely.area(rings) > 0)
     listed, ends = simple.tolist(), np.cumsum(counts).tolist()
     return [
-        listed[end - count : end] if fine else _simplified_with_care(polygon)
+        listed[end - count : end] if fine else _simplify_safely(polygon)
         for fine, count, end, polygon in zip(
             good.tolist(), counts.tolist(), ends, polygons, strict=True
         )
     ]
 
 
-def _simplified_with_care(polygon) -> Ring:
+def _simplify_safely(polygon) -> Ring:
     """As above without crossing itself, for ten times the time; as it was where even that is invalid."""
     import shapely
 

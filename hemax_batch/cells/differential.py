@@ -108,7 +108,7 @@ def clopper_pearson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
     return low, high
 
 
-def share_of(k: int, n: int) -> Share:
+def compute_share(k: int, n: int) -> Share:
     """k of n."""
     if n == 0:
         return Share(0, math.nan, math.nan, math.nan)
@@ -116,7 +116,7 @@ def share_of(k: int, n: int) -> Share:
     return Share(k, 100 * k / n, 100 * low, 100 * high)
 
 
-def count(
+def count_differential(
     class_names: Iterable[str],
     target_cells: int = 200,
     wbc: float | None = None,
@@ -144,12 +144,10 @@ def count(
         if wbc is not None and per_100 >= rules.nrbc_correction_per_100
         else None
     )
-    shares = {name: share_of(found[name], n) for name in white}
-    others = [
-        c.name for c in (*CLASSES, *given) if not c.white and c.name != "erythroblast"
-    ]
+    shares = {name: compute_share(found[name], n) for name in white}
+    others = [c.name for c in (*CLASSES, *given) if not c.white and c.name != "erythroblast"]
     outside = {name: found[name] for name in others if found[name]}
-    neutrophils = share_of(sum(found[name] for name in NEUTROPHIL_NAMES), n)
+    neutrophils = compute_share(sum(found[name] for name in NEUTROPHIL_NAMES), n)
     flags = (
         *_flags_on_numbers(n, target_cells, unidentified, rules),
         *_flags_on_cells(shares, nrbc, rules),
@@ -217,18 +215,18 @@ def _flags_on_correction(
 ) -> list[Flag]:
     if not per_100 >= rules.nrbc_correction_per_100:
         return []
-    told = f"{per_100:.1f} nucleated red cells per 100 white cells"
+    text = f"{per_100:.1f} nucleated red cells per 100 white cells"
     if corrected is None:
         return [
             Flag(
                 "nrbc_correction_per_100",
-                f"{told}: correct the analyser's white count (--wbc gives it)",
+                f"{text}: correct the analyser's white count (--wbc gives it)",
             )
         ]
     return [
         Flag(
             "nrbc_correction_per_100",
-            f"{told}: white count corrected from {wbc:.2f} to {corrected:.2f}",
+            f"{text}: white count corrected from {wbc:.2f} to {corrected:.2f}",
         )
     ]
 

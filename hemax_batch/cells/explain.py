@@ -1,276 +1,180 @@
-"""How each cell is read: its final class, how sure the network is, and when and why a person must look.
+"""The sentence on each cell, as a morphologist would say it. Only what the network was taught is ever spoken of.
 
-An explanation is checked against its class: a sure attribute that the class does not allow (`CONTRADICTIONS`) sends the
-cell to review, with the class kept. A cell that the network is unsure of becomes `unidentified`. Decisions are made for
-all cells at once, as arrays; words are put together for a few thousand at a time, when they are written.
+    Segmented neutrophil (confidence 0.97): multilobed (segmented) nucleus, fine granules, pale or light blue cytoplasm;
+    large, 14.4 µm across, 2.0 times a red cell; nucleus/cytoplasm area ratio 0.52 (nucleus 34 % of the cell), abundant
+    cytoplasm.
+
+The words for an attribute depend on its two likeliest states and on how sure they are in five steps: so all that can
+be said of it is a table, made once, and what is said of a million cells is looked up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 
 import numpy as np
 
-from ..records import Cells
-from ..vocabulary import (
-    ATTRIBUTES,
-    CLASS_NAMES,
-    CLASSES,
-    NEUTROPHIL_NAMES,
-    UNIDENTIFIED,
-    attribute_slices,
-)
-from .measure import Measures
-from .plausible import (
-    ANY_NUCLEUS_FRACTION,
-    CONTRADICTIONS,
-    NUCLEUS_FRACTION,
-    SIZE_UM,
-    SURE_ATTRIBUTE,
-)
-from .sentences import named, sentences, with_article
+from ..vocabulary import ATTRIBUTES, CLASSES, Attribute, attribute_slices
+from .measure import CellMeasures
 
-MANY_UNFAMILIAR = 0.1  # this tool's own: one known cell in a hundred is expected to be
+PLAIN_ATTRIBUTE = 0.6  # below it the sentence says "probably", or "X or Y"
+UNCLEAR_ATTRIBUTE = 0.4  # below it, that it is unclear
+RIVAL_ATTRIBUTE = 0.3  # a second state this likely is named beside an unsure first
+SURE_CLASS = 0.8  # below it the sentence names the next class too
+SCANT, ABUNDANT = 0.70, 0.40  # nucleus/cell area: above, a scant rim; below, abundant cytoplasm
 
-NAMES = (*CLASS_NAMES, UNIDENTIFIED)  # of `Readings.class_index`
-_UNIDENTIFIED = len(CLASS_NAMES)
-_BASOPHIL = CLASS_NAMES.index("basophil")
-_SPLIT = np.isin(CLASS_NAMES, NEUTROPHIL_NAMES)
-#: Per attribute, bool [classes, states]: whether a state speaks against a class.
-_AGAINST = {
-    a.name: np.array(
-        [[s in CONTRADICTIONS.get(c, {}).get(a.name, ()) for s in a.states] for c in CLASS_NAMES]
-    )
-    for a in ATTRIBUTES
+#: Where measuring parts small cells from large ones as WBCAtt's pathologists do: 13.9 µm, 1.9 red cells of 7.3 µm (400
+#: training cells of the PBC; 0.85 of 399 others agree, and 0.87 with the network). "large, 13 µm" would confuse.
+LARGE_FROM_RBC_DIAMETERS = 1.9
+
+_UNCLEAR = {
+    "granularity": "unclear granulation",
+    "cytoplasm_colour": "cytoplasm of unclear colour",
+    "nucleus_shape": "nucleus of unclear shape",
 }
-_FRACTIONS = np.array(
-    [NUCLEUS_FRACTION.get(name, ANY_NUCLEUS_FRACTION) for name in NAMES]
-)  # float64 [classes + 1, 2]
+_CERTAINTY_STEPS = 5  # how sure: see `_phrase`
 
 
-@dataclass(frozen=True)
-class Reading:
-    """How one cell is read: its final class, and why a person should look (empty = no particular reason)."""
-
-    class_name: str
-    confidence: float  # of the likeliest class, also where the cell is unidentified
-    reasons: tuple[str, ...]
-    explanation: str
-
-    @property
-    def review(self) -> bool:
-        """Whether a person should look."""
-        return bool(self.reasons)
+def with_article(words: str) -> str:
+    """ "an eosinophil", "a blast"."""
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
-@dataclass(frozen=True)
-class Readings:
-    """How N cells are read, as arrays parallel to them.
-
-    ranked       int64 [N, 2], the likeliest class and the next
-    confidences  float64 [N, 2], theirs
-    class_index  int64 [N], the final class: an index into NAMES
-    split        bool [N], surely a neutrophil, but band or segmented is unsure: it keeps its class
-    bare         bool [N], unidentified because hardly any nucleus was outlined
-    against      bool [N, A], which attributes contradict the class
-    strange      bool [N], unlike the cells that the network knows
-    cut          bool [N], by the edge of the slide
-    """
-
-    cells: Cells
-    measures: Measures
-    min_confidence: float
-    ranked: np.ndarray
-    confidences: np.ndarray
-    class_index: np.ndarray
-    split: np.ndarray
-    bare: np.ndarray
-    against: np.ndarray
-    strange: np.ndarray
-    cut: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.class_index)
-
-    @cached_property
-    def names(self) -> list[str]:
-        """The final class of each cell."""
-        return [NAMES[k] for k in self.class_index.tolist()]
-
-    @property
-    def low(self) -> np.ndarray:
-        """bool [N], unidentified because no class is sure enough."""
-        return (self.class_index == _UNIDENTIFIED) & ~self.bare
-
-    @property
-    def odd_size(self) -> np.ndarray:
-        """bool [N], smaller or larger than nucleated cells are, or without an outline."""
-        return ~(
-            (self.measures.diameter_um >= SIZE_UM[0]) & (self.measures.diameter_um <= SIZE_UM[1])
-        )
-
-    @property
-    def odd_fraction(self) -> np.ndarray:
-        """bool [N], with no nucleus, or one that is too small or too large for the class."""
-        fraction, (low, high) = self.measures.nucleus_fraction, _FRACTIONS[self.class_index].T
-        return ~((fraction >= low) & (fraction <= high))
-
-    @cached_property
-    def review(self) -> np.ndarray:
-        """bool [N], whether a person should look."""
-        seen = self.split | self.low | self.against.any(1) | self.strange | self.cut
-        return seen | self.odd_size | self.odd_fraction
-
-    def __iter__(self) -> Iterator[Reading]:
-        explanations, reasons = self.words(slice(None))
-        for name, confidence, why, said in zip(
-            self.names, self.confidences[:, 0].tolist(), reasons, explanations, strict=True
-        ):
-            yield Reading(name, confidence, why, said)
-
-    def words(self, rows: slice) -> tuple[list[str], list[tuple[str, ...]]]:
-        """The explanations of some cells, and why a person should look at each ((): no particular reason)."""
-        heads = [
-            self._head(*one)
-            for one in zip(
-                self.ranked[rows].tolist(),
-                self.confidences[rows].tolist(),
-                self.class_index[rows].tolist(),
-                self.bare[rows].tolist(),
-                strict=True,
-            )
-        ]
-        at = np.arange(len(self))[rows]
-        reasons: list[tuple[str, ...]] = [()] * len(at)
-        for k in np.flatnonzero(self.review[at]).tolist():
-            reasons[k] = tuple(self._reasons(int(at[k])))
-        hidden = self.class_index[rows] == _BASOPHIL
-        return sentences(
-            heads, self.cells.attribute_probs[rows], self.measures, rows, hidden
-        ), reasons
-
-    def _head(
-        self, ranked: list[int], confidences: list[float], class_index: int, bare: bool
-    ) -> str:
-        (first, second), (confidence, next_best) = ranked, confidences
-        if class_index != _UNIDENTIFIED:
-            return named(first, second, confidence, next_best)
-        one = f"{with_article(CLASSES[first].words)} ({confidence:.2f})"
-        if bare:
-            return f"Unidentified: looks most like {one}, but hardly any nucleus"
-        other = f"{with_article(CLASSES[second].words)} ({next_best:.2f})"
-        return f"Unidentified: most like {one} or {other}, below the {self.min_confidence:.2f} asked for"
-
-    def _reasons(self, i: int) -> list[str]:
-        first, second = (CLASSES[k].words for k in self.ranked[i])
-        sure, next_best = self.confidences[i].tolist()
-        found = []
-        if self.split[i]:
-            found.append(f"band or segmented neutrophil ({sure:.2f} for {first}, {next_best:.2f})")
-        elif self.class_index[i] == _UNIDENTIFIED and not self.bare[i]:
-            found.append(f"low confidence ({sure:.2f} for {first}, {next_best:.2f} for {second})")
-        if self.against[i].any():
-            found += _contradictions(self.cells.attribute_probs[i], first, self.against[i])
-        if self.strange[i]:
-            times = f"{self.cells.unfamiliar[i]:.1f} times the distance that 99 in 100 of those keep within"
-            found.append(f"unlike the cells that the network knows ({times})")
-        if self.cut[i]:
-            found.append("cut by the edge of the slide")
-        return found + self._odd_measures(i)
-
-    def _odd_measures(self, i: int) -> list[str]:
-        found, k = [], int(self.class_index[i])
-        diameter, fraction = self.measures.diameter_um[i], self.measures.nucleus_fraction[i]
-        if not SIZE_UM[0] <= diameter <= SIZE_UM[1]:
-            found.append(
-                f"unusual size ({diameter:.1f} µm across; usual is {SIZE_UM[0]:g} to {SIZE_UM[1]:g})"
-            )
-        low, high = _FRACTIONS[k].tolist()
-        if np.isnan(fraction):
-            found.append("no nucleus found")
-        elif not low <= fraction <= high:
-            words = "nucleated cell" if k == _UNIDENTIFIED else CLASSES[k].words
-            usual = f"for {with_article(words)} {100 * low:.0f} to {100 * high:.0f} %"
-            found.append(f"unusual N:C (nucleus {100 * fraction:.0f} % of the cell; {usual})")
-        return found
-
-
-def read_cells(
-    cells: Cells, measures: Measures, slide_size: tuple[int, int], min_confidence: float
-) -> Readings:
-    """How each cell is read. `slide_size` is (width, height) in level-0 pixels.
-
-    Steps: the two likeliest classes; is the network sure, and is there a nucleus; the final class; reasons to doubt it.
-    """
-    ranked = np.argsort(-cells.class_probs, axis=1, kind="stable")[:, :2]
-    confidences = np.take_along_axis(cells.class_probs, ranked, 1).astype(np.float64)
-    unsure = confidences[:, 0] < min_confidence
-    # surely a neutrophil: total neutrophils must not lose it to a split that people disagree on too
-    split = unsure & _SPLIT[ranked].all(1) & (confidences.sum(1) >= min_confidence)
-    # every cell that is counted here is nucleated: what shows none is a platelet, dirt, or wrongly outlined
-    bare = (~unsure | split) & ~(measures.nucleus_fraction >= ANY_NUCLEUS_FRACTION[0])  # NaN: none
-    split &= ~bare
-    is_named = split | ~(unsure | bare)
-    x0, y0, x1, y1 = cells.boxes_xyxy.T
-    return Readings(
-        cells,
-        measures,
-        min_confidence,
-        ranked,
-        confidences,
-        np.where(is_named, ranked[:, 0], _UNIDENTIFIED),
-        split,
-        bare,
-        _speaks_against(cells.attribute_probs, ranked[:, 0]) & is_named[:, None],
-        cells.unfamiliar > 1,
-        (x0 <= 0) | (y0 <= 0) | (x1 >= slide_size[0]) | (y1 >= slide_size[1]),
+def class_phrase(first: int, second: int, confidence: float, next_best: float) -> str:
+    """ "Monocyte (confidence 0.62; otherwise lymphocyte, 0.30)"."""
+    words = CLASSES[first].words
+    otherwise = (
+        f"; otherwise {CLASSES[second].words}, {next_best:.2f}" if confidence < SURE_CLASS else ""
     )
+    return f"{words[0].upper()}{words[1:]} (confidence {confidence:.2f}{otherwise})"
 
 
-def _speaks_against(attribute_probs: np.ndarray, class_index: np.ndarray) -> np.ndarray:
-    """Which attributes of N cells, float [N, states], surely speak against their classes, int [N]: bool [N, A]."""
-    found = np.zeros((len(class_index), len(ATTRIBUTES)), bool)
-    for k, (name, part) in enumerate(attribute_slices().items()):
-        probs = attribute_probs[:, part]
-        found[:, k] = (probs.max(1) >= SURE_ATTRIBUTE) & _AGAINST[name][
-            class_index, probs.argmax(1)
-        ]
+def explanation_sentences(
+    heads: list[str],
+    attribute_probs: np.ndarray,
+    measures: CellMeasures,
+    rows: slice,
+    hidden: np.ndarray,
+) -> list[str]:
+    """The sentences on the n cells of `rows`, which begin with `heads`.
+
+    attribute_probs  float [n, states], of those cells; `measures` are of all
+    hidden           bool [n], whether granules may hide the nucleus's border, as in basophils: N:C is doubtful then
+    """
+    parts = attribute_slices()
+    phrases = {a.name: _phrases(attribute_probs[:, parts[a.name]], a) for a in ATTRIBUTES}
+    sizes, ratios = (
+        _size_phrases(measures, rows, phrases["size_vs_rbc"]),
+        _nc_phrases(measures, rows, hidden),
+    )
+    return [
+        f"{head}: {shape}, {granules}, {colour}; {size}; {ratio}."
+        for head, shape, granules, colour, size, ratio in zip(
+            heads,
+            phrases["nucleus_shape"],
+            phrases["granularity"],
+            phrases["cytoplasm_colour"],
+            sizes,
+            ratios,
+            strict=True,
+        )
+    ]
+
+
+def _phrases(probs: np.ndarray, attribute: Attribute) -> list[str]:
+    """The likeliest states of one attribute in words, of N cells: float [N, states]."""
+    ranked = np.argsort(-probs, axis=1, kind="stable")[:, :2]
+    best, rival = np.take_along_axis(probs, ranked, 1).T
+    # 0 plain; with a rival 1 or, where the best is very unsure, 2; without one 3, or 4
+    step = np.where(
+        best >= PLAIN_ATTRIBUTE, 0, 3 - 2 * (rival >= RIVAL_ATTRIBUTE) + (best < UNCLEAR_ATTRIBUTE)
+    )
+    table, states = _phrase_table(attribute), len(attribute.states)
+    return [
+        table[k]
+        for k in ((ranked[:, 0] * states + ranked[:, 1]) * _CERTAINTY_STEPS + step).tolist()
+    ]
+
+
+@cache
+def _phrase_table(attribute: Attribute) -> list[str]:
+    """All that can be said of an attribute: by likeliest state, then the next, then how sure."""
+    words = attribute.words
+    return [
+        _phrase(attribute, best, rival, step)
+        for best in words
+        for rival in words
+        for step in range(_CERTAINTY_STEPS)
+    ]
+
+
+def _phrase(attribute: Attribute, best: str, rival: str, step: int) -> str:
+    """Plain where it is sure, "X or Y", "unclear", or "probably X" where it is not."""
+    if step == 0:
+        return best
+    if attribute.name not in _UNCLEAR:
+        return ""  # of two sizes neither is likely: the figures that follow say it better
+    if step <= 2 and " or " not in best + rival:
+        return _either(best, rival) if best != rival else ""
+    if step in (2, 4):
+        return _UNCLEAR[attribute.name]
+    return f"probably {with_article(best) if best.endswith('nucleus') else best}"
+
+
+def _either(one: str, other: str) -> str:
+    """Two noun phrases of one noun, joined.
+
+    >>> _either("round nucleus", "bilobed nucleus"), _either("no granules", "fine granules")
+    ('round or bilobed nucleus', 'no granules or fine ones')
+    """
+    (adjective, _), (other_adjective, _) = one.rsplit(" ", 1), other.rsplit(" ", 1)
+    if adjective == "no":
+        return f"{one} or {other_adjective} ones"
+    return f"{one} or none" if other_adjective == "no" else f"{adjective} or {other}"
+
+
+def _size_phrases(measures: CellMeasures, rows: slice, categories: list[str]) -> list[str]:
+    """Of some cells the category that the network saw, where the ruler agrees, the diameter, and against what."""
+    reference = ""
+    if measures.rbc_is_assumed:
+        reference = f" of normal size ({measures.rbc_diameter_um:.1f} µm: too few were measured)"
+    found = []
+    for category, diameter, times in zip(
+        categories,
+        measures.diameter_um[rows].tolist(),
+        measures.diameter_vs_rbc[rows].tolist(),
+        strict=True,
+    ):
+        # where the network sees it otherwise than the ruler, the figures say it better
+        seen = (
+            f"{category}, "
+            if category and (category == "large") == (times >= LARGE_FROM_RBC_DIAMETERS)
+            else ""
+        )
+        words = f"{seen}{diameter:.1f} µm across, {times:.1f} times a red cell{reference}"
+        found.append(words if diameter == diameter else "no outline was found")  # NaN is not itself
     return found
 
 
-def _contradictions(
-    attribute_probs: np.ndarray, class_words: str, against: np.ndarray
-) -> list[str]:
-    """Reasons, one for each attribute of one cell, float [states], that speaks `against` its class, bool [A]."""
-    states = [
-        a.words[int(attribute_probs[part].argmax())]
-        for a, part in zip(ATTRIBUTES, attribute_slices().values(), strict=True)
-    ]
-    return [
-        f"explanation contradicts class: {state} in {with_article(class_words)}"
-        for state, speaks in zip(states, against, strict=True)
-        if speaks
-    ]
-
-
-def contradicts(attribute_probs: np.ndarray, class_name: str) -> bool:
-    """Whether the explanation of one cell, float [A], speaks against its class."""
-    return bool(
-        _speaks_against(attribute_probs[None], np.array([CLASS_NAMES.index(class_name)])).any()
-    )
-
-
-def words_on_unfamiliar(cells: Cells) -> str:
-    """The sentence on a slide of which many cells are unlike what the network knows; "" where they are few.
-
-    Then it is not the cells that are odd: confidences and thresholds were fitted to other pictures than these.
-    """
-    odd = int((cells.unfamiliar > 1).sum())
-    if odd <= MANY_UNFAMILIAR * len(cells):
-        return ""
-    return (
-        f"{odd} of {len(cells)} cells look unlike those that the network knows: another stain, scanner or focus? It is "
-        "surer of them than it should be; `hemax-batch calibrate` fits it to labelled images of your own"
-    )
+def _nc_phrases(measures: CellMeasures, rows: slice, hidden: np.ndarray) -> list[str]:
+    """Of some cells the N:C by both of its definitions."""
+    found = []
+    for ratio, fraction, doubtful in zip(
+        measures.nc_ratio[rows].tolist(),
+        measures.nucleus_fraction[rows].tolist(),
+        hidden.tolist(),
+        strict=True,
+    ):
+        rim = (
+            ", scant rim of cytoplasm"
+            if fraction > SCANT
+            else ", abundant cytoplasm"
+            if fraction < ABUNDANT
+            else ""
+        )
+        rim = "; granules may hide the nucleus's border" if doubtful else rim
+        words = f"nucleus/cytoplasm area ratio {ratio:.2f} (nucleus {100 * fraction:.0f} % of the cell){rim}"
+        if ratio != ratio:  # NaN
+            words = "the nucleus fills the cell; no cytoplasm was outlined"
+        found.append(words if fraction == fraction else "no nucleus was outlined")
+    return found

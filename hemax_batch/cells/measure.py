@@ -14,11 +14,11 @@ from ..mask_packing import count_pixels
 from ..records import Cells
 
 NORMAL_RBC_UM = 7.3  # mean diameter of a normal red cell on a dried smear (7-8 µm)
-ENOUGH_RBC = 20
+MIN_RBC = 20
 
 
 @dataclass(frozen=True)
-class Measures:
+class CellMeasures:
     """Of N cells, parallel to them; areas in µm², NaN where a figure does not exist (an empty field in the tables).
 
     nc_ratio          nucleus area / cytoplasm area. NaN without a nucleus or without cytoplasm: 0 and infinity would be
@@ -26,7 +26,7 @@ class Measures:
     nucleus_fraction  nucleus area / cell area, 0..1; 1 where the nucleus fills the cell, NaN without a nucleus
     diameter_um       of the circle with the cell's area; NaN where nothing was outlined
     diameter_vs_rbc   diameter_um / rbc_diameter_um
-    rbc_diameter_um   the slide's median red cell, or `NORMAL_RBC_UM` where fewer than `ENOUGH_RBC` were measured
+    rbc_diameter_um   the slide's median red cell, or `NORMAL_RBC_UM` where fewer than `MIN_RBC` were measured
     rbc_measured      how many were
     """
 
@@ -42,10 +42,10 @@ class Measures:
     @property
     def rbc_is_assumed(self) -> bool:
         """Whether too few red cells were measured, so that a normal one stands in for them."""
-        return self.rbc_measured < ENOUGH_RBC
+        return self.rbc_measured < MIN_RBC
 
 
-def measure(cells: Cells, mpp: float, rbc_diameters_um: np.ndarray) -> Measures:
+def measure_cells(cells: Cells, mpp: float, rbc_diameters_um: np.ndarray) -> CellMeasures:
     """Measure all cells of a slide.
 
     mpp               µm per level-0 pixel, the scale of the masks
@@ -64,8 +64,8 @@ def measure(cells: Cells, mpp: float, rbc_diameters_um: np.ndarray) -> Measures:
     seen_cell = np.where(cell > 0, cell, np.nan)
     diameter = 2 * np.sqrt(seen_cell / np.pi)
     measured = rbc_diameters_um[np.isfinite(rbc_diameters_um)]
-    rbc = float(np.median(measured)) if len(measured) >= ENOUGH_RBC else NORMAL_RBC_UM
-    return Measures(
+    rbc = float(np.median(measured)) if len(measured) >= MIN_RBC else NORMAL_RBC_UM
+    return CellMeasures(
         nucleus,
         cell,
         seen_nucleus / cytoplasm,

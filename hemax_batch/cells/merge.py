@@ -1,6 +1,6 @@
 """One cell, one record: what two patches both saw is kept once, the same whatever the regions, workers or order.
 
-Two records are the same cell when their boxes' IoU is at least `SAME_IOU`, or at least `SAME_INSIDE` of the smaller
+Two records are the same cell when their boxes' IoU is at least `SAME_IOU`, or at least `SAME_CONTAINMENT` of the smaller
 box lies in the larger. Boxes alone can mislead where a small cell nestles against a large one; so below an IoU of
 `SURE_IOU` the masks decide: they must share at least `SAME_MASK` of the smaller.
 
@@ -24,35 +24,35 @@ from ..mask_packing import unpack_mask
 from ..records import Cells, MergedCells
 
 SAME_IOU = 0.5
-SAME_INSIDE = 0.7
+SAME_CONTAINMENT = 0.7
 SURE_IOU = 0.7  # from here on boxes alone decide: two cells that only touch never share so much
 SAME_MASK = 0.5
 _STEP_UM = 0.25  # off-centre distances within one step are alike, and the score decides
 
 
-def merge(parts: Iterable[Cells]) -> MergedCells:
+def merge_cells(parts: Iterable[Cells]) -> MergedCells:
     """All records of a slide -> its cells, numbered from 1 by place (row-major by the centre's y, then x, then box).
 
     Steps: join, find the pairs that are one cell, keep the best of each, order by place. Time is N log N, memory a few
     hundred bytes a record: a k-d tree gives the pairs of near records, and each is looked at once.
     """
     cells = Cells.concat(list(parts))
-    kept = np.flatnonzero(_kept(cells))
-    kept = kept[_by_place(cells.boxes_xyxy[kept])]
+    rows = np.flatnonzero(_survivors(cells))
+    rows = rows[_place_order(cells.boxes_xyxy[rows])]
     return MergedCells(
-        cells.take(kept),
-        np.arange(1, len(kept) + 1, dtype=np.int64),
-        {"duplicate": len(cells) - len(kept)},
+        cells.take(rows),
+        np.arange(1, len(rows) + 1, dtype=np.int64),
+        {"duplicate": len(cells) - len(rows)},
     )
 
 
-def _kept(cells: Cells) -> np.ndarray:
+def _survivors(cells: Cells) -> np.ndarray:
     """Which records survive: bool [N]. Greedy in the total order; a record falls to any better one that is kept."""
     n = len(cells)
-    alive = np.ones(n, bool)
+    kept = np.ones(n, bool)
     pairs = same_cell_pairs(cells)
     if len(pairs) == 0:
-        return alive
+        return kept
     rank = np.empty(n, np.int64)
     rank[_preference(cells)] = np.arange(n)
     better = np.where(rank[pairs[:, 0]] < rank[pairs[:, 1]], pairs[:, 0], pairs[:, 1])
@@ -60,9 +60,9 @@ def _kept(cells: Cells) -> np.ndarray:
     # by the better one's rank: when a pair is reached, everything that could end its better record has been decided
     order = np.argsort(rank[better], kind="stable")
     for a, b in zip(better[order].tolist(), worse[order].tolist(), strict=True):
-        if alive[a]:
-            alive[b] = False
-    return alive
+        if kept[a]:
+            kept[b] = False
+    return kept
 
 
 def _preference(cells: Cells) -> np.ndarray:
@@ -70,13 +70,13 @@ def _preference(cells: Cells) -> np.ndarray:
     b = cells.boxes_xyxy
     steps = np.round(cells.off_centre_um / _STEP_UM)
     content = np.zeros(len(cells), np.int64)
-    for row in _alike_in_place(cells, steps):
-        said = cells.class_probs[row].tobytes() + cells.attribute_probs[row].tobytes()
-        content[row] = zlib.crc32(said + cells.masks[row])
+    for row in _rows_with_twins(cells, steps):
+        probabilities = cells.class_probs[row].tobytes() + cells.attribute_probs[row].tobytes()
+        content[row] = zlib.crc32(probabilities + cells.masks[row])
     return np.lexsort((content, b[:, 3], b[:, 2], b[:, 0], b[:, 1], -cells.scores, steps))
 
 
-def _alike_in_place(cells: Cells, steps: np.ndarray) -> np.ndarray:
+def _rows_with_twins(cells: Cells, steps: np.ndarray) -> np.ndarray:
     """Rows that have a twin in box, score and step: few, so hashing them is cheap."""
     if len(cells) == 0:
         return np.zeros(0, np.int64)
@@ -94,7 +94,7 @@ def same_cell_pairs(cells: Cells) -> np.ndarray:
     inter, area_a, area_b = wh[:, 0] * wh[:, 1], area(a), area(b)
     iou = inter / np.maximum(area_a + area_b - inter, 1e-9)
     inside = inter / np.maximum(np.minimum(area_a, area_b), 1e-9)
-    same = (iou >= SAME_IOU) | (inside >= SAME_INSIDE)
+    same = (iou >= SAME_IOU) | (inside >= SAME_CONTAINMENT)
     for k in np.flatnonzero(same & (iou < SURE_IOU)):
         same[k] = mask_overlap(cells, *pairs[k]) >= SAME_MASK
     return pairs[same]
@@ -141,7 +141,7 @@ def _near_pairs(boxes: np.ndarray) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _by_place(boxes: np.ndarray) -> np.ndarray:
+def _place_order(boxes: np.ndarray) -> np.ndarray:
     centre = centres(boxes)
     return np.lexsort(
         (boxes[:, 3], boxes[:, 2], boxes[:, 1], boxes[:, 0], centre[:, 0], centre[:, 1])

@@ -1,10 +1,10 @@
 """Classes that a laboratory defines in its rules file. A reviewer gives them; the network does not know them.
 
-    [classes.hairy_cell]
-    words = "hairy cell"
-    white = true          # counted in the denominator; the default
-    key = "1"             # optional: a digit
-    colour = "#AA3377"    # optional
+[classes.hairy_cell]
+words = "hairy cell"
+white = true          # counted in the denominator; the default
+key = "1"             # optional: a digit
+colour = "#AA3377"    # optional
 """
 
 from __future__ import annotations
@@ -37,13 +37,20 @@ def own_classes(tables: object) -> tuple[OwnClass, ...]:
     >>> own_classes({"hairy_cell": {"words": "hairy cell"}})[0].key
     '1'
     """
-    if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
+    if not isinstance(tables, dict) or not all(
+        isinstance(table, dict) for table in tables.values()
+    ):
         raise ValueError("expected tables [classes.NAME] with words, white, key and colour")
     if len(tables) > MOST_CLASSES:
         raise ValueError(f"{len(tables)} classes; expected at most {MOST_CLASSES}")
     found: list[OwnClass] = []
     for name, table in tables.items():
-        given = {"words": name.replace("_", " "), "white": True, "key": "", "colour": "#555555"} | table
+        given = {
+            "words": name.replace("_", " "),
+            "white": True,
+            "key": "",
+            "colour": "#555555",
+        } | table
         _check(name, given, set(table), found)
         found.append(OwnClass(name, **given))
     return tuple(_with_keys(found))
@@ -62,13 +69,17 @@ def _check(name: str, given: dict, named: set[str], earlier: list[OwnClass]) -> 
     if not _NAME.fullmatch(name) or name in _TAKEN:
         raise ValueError(f"{where}: expected a new name of a-z, 0-9 and _, such as hairy_cell")
     if unknown := named - {"words", "white", "key", "colour"}:
-        raise ValueError(f"{where}: unknown {', '.join(sorted(unknown))}; known: words, white, key, colour")
+        raise ValueError(
+            f"{where}: unknown {', '.join(sorted(unknown))}; known: words, white, key, colour"
+        )
     words = given["words"]
     if not isinstance(words, str) or not words.isprintable() or not 0 < len(words.strip()) <= 40:
         raise ValueError(f"{where} words = {words!r}: expected 1 to 40 characters")
     if not isinstance(given["white"], bool):
         raise ValueError(f"{where} white = {given['white']!r}: expected true or false")
-    if given["key"] != "" and (not isinstance(given["key"], str) or given["key"] not in [*"0123456789"]):
+    if given["key"] != "" and (
+        not isinstance(given["key"], str) or given["key"] not in [*"0123456789"]
+    ):
         raise ValueError(f"{where} key = {given['key']!r}: expected a digit")
     if given["key"] and given["key"] in [own.key for own in earlier]:
         raise ValueError(f"{where} key = {given['key']!r}: another class has it")

@@ -112,9 +112,7 @@ class Rules:
                     f"{path}: no age group {age_group!r}; there are {', '.join(map(repr, groups)) or 'none'}"
                 )
             ranges, quoted = ranges | groups[age_group], f"{quoted}, {age_group}"
-        return cls(
-            **given, ranges=_arup_adults() | ranges, ranges_of=quoted, classes=classes
-        )
+        return cls(**given, ranges=_arup_adults() | ranges, ranges_of=quoted, classes=classes)
 
 
 def _checked_ranges(path: Path, ranges: object) -> dict[str, tuple[float, float]]:

@@ -1,1 +1,4 @@
-"""A slide's results in other programs' formats, made from the results alone: Parquet, AnnData, FHIR, DICOM."""
+"""A slide's results in other programs' formats: Parquet, AnnData, FHIR, DICOM.
+
+Each is made from the published results alone; `export` lists the formats.
+"""

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ..outputs.tables import read_table
-from ..review.loaded import load_record
+from ..review.load_results import load_record
 from ..vocabulary import ATTRIBUTE_NAMES, ATTRIBUTES, CLAIM, CLASS_NAMES, UNIDENTIFIED
 
 FIGURES = (

@@ -17,9 +17,9 @@ import pydicom
 from pydicom.sr.codedict import codes
 
 from .. import __version__
-from ..review.loaded import LoadedCell, load_cells, load_record, result_sha256
+from ..review.load_results import LoadedCell, load_cells, load_record, result_sha256
 from ..review.outlines import Outlines, Ring, read_outlines
-from ..slides.dicom import series_uid
+from ..slides.formats.dicom_series import series_uid
 from ..vocabulary import CLAIM
 from .export import NotApplicable
 

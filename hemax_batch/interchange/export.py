@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import HemaxError, OutputError, UsageError, exit_code_of, told
-from ..results.durable import flush
+from ..errors import HemaxError, OutputError, UsageError, exit_code_for, one_line
+from ..results.atomic_files import fsync_path
 from ..results.folder import ResultsFolder
 from ..results.lock import OutputLock
 
@@ -37,7 +37,7 @@ class NotApplicable(Exception):
     """A slide of which this export cannot be made, by its nature; the message says why."""
 
 
-def formats_of(names: Iterable[str]) -> tuple[Format, ...]:
+def select_formats(names: Iterable[str]) -> tuple[Format, ...]:
     """The formats by name. UsageError where a package that one needs is not installed."""
     wanted = set(names)
     chosen = tuple(f for f in FORMATS if f.name in wanted)
@@ -58,8 +58,8 @@ def _is_installed(package: str) -> bool:
 
 
 def export_all(
-    root: Path, slide_ids: Iterable[str], formats: Iterable[Format], say: Callable[[str], None],
-    renew: bool = True, wait_lock_s: float = 0.0,
+    root: Path, slide_ids: Iterable[str], formats: Iterable[Format], echo: Callable[[str], None],
+    overwrite: bool = True, wait_lock_s: float = 0.0,
 ) -> int:  # fmt: skip
     """Export the slides named, or all; with `renew` False only what is not there yet. A bad one never stops the others.
 
@@ -67,7 +67,7 @@ def export_all(
     LockedError where a run holds the folder.
     """
     results, wanted = ResultsFolder(root), set(slide_ids)
-    results.check_there()
+    results.require_existing()
     published = [record.slide_id for record in results.records()]
     if unknown := sorted(wanted - set(published)):
         raise UsageError(
@@ -78,34 +78,34 @@ def export_all(
         for slide_id in chosen:
             try:
                 for f in formats:
-                    _export(results, slide_id, f, say, renew)
+                    _export(results, slide_id, f, echo, overwrite)
             except Exception as error:  # other people's writers, on what may be odd slides
                 failed += 1
-                say(
-                    f"{slide_id}: failed: {error if isinstance(error, HemaxError) else f'{type(error).__name__}: {told(error)}'}"
+                echo(
+                    f"{slide_id}: failed: {error if isinstance(error, HemaxError) else f'{type(error).__name__}: {one_line(error)}'}"
                 )
-    return exit_code_of(failed, len(chosen))
+    return exit_code_for(failed, len(chosen))
 
 
 def _export(
-    results: ResultsFolder, slide_id: str, f: Format, say: Callable[[str], None], renew: bool
+    results: ResultsFolder, slide_id: str, f: Format, echo: Callable[[str], None], overwrite: bool
 ) -> None:
     """One file, written aside and renamed. What a slide is not fit for is said, and is no failure."""
     target = results.slide(slide_id) / f.file
-    if target.exists() and not renew:
+    if target.exists() and not overwrite:
         return
-    aside = (
+    partial = (
         results.state / f".{slide_id}.{os.getpid()}.partial.{f.file}"
     )  # some writers go by the ending
     try:
-        importlib.import_module(f".{f.module}", __package__).write(aside, results.slide(slide_id))
-        flush(aside)
-        aside.replace(target)
-    except NotApplicable as why:
-        say(f"{slide_id}: no {f.file}: {why}")
+        importlib.import_module(f".{f.module}", __package__).write(partial, results.slide(slide_id))
+        fsync_path(partial)
+        partial.replace(target)
+    except NotApplicable as reason:
+        echo(f"{slide_id}: no {f.file}: {reason}")
     except OSError as error:
         raise OutputError(
             f"{target}: cannot be written: {error.strerror or error}; check space and permissions"
         ) from error
     finally:
-        aside.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fhir.resources.R4B.diagnosticreport import DiagnosticReport
 
-from ..review.loaded import load_differential, load_record
+from ..review.load_results import load_differential, load_record
 from ..vocabulary import CLAIM
 
 _LOINC = "http://loinc.org"

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from ..errors import ResultsError
 from ..outputs.tables import CELL_COLUMNS, read_table
-from ..review.loaded import REMEDY, load_record
+from ..review.load_results import REMEDY, load_record
 from ..vocabulary import ATTRIBUTE_NAMES, CLAIM
 
 _TEXTS = {"slide", "class", *ATTRIBUTE_NAMES, "zone", "left_out", "review_reasons", "explanation"}

@@ -18,8 +18,15 @@ from ..errors import WeightsError
 
 FORMAT = "hemax-batch weights 1"
 SHIPPED = Path(__file__).parent / "weights" / "hemax-s.safetensors"
-SUMS = SHIPPED.parent / "SHA256SUMS"
+CHECKSUMS = SHIPPED.parent / "SHA256SUMS"
 _MAX_HEADER = 1 << 20
+#: How tensors' names begin that earlier versions wrote, and how they begin now.
+_RENAMED = {
+    "fine_look.": "roi_refinement.",
+    "gist.": "roi_context.",
+    "tint.": "cytoplasm_colour_head.",
+    "known.": "ood.",
+}
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,7 @@ def labels_were_shuffled(trained: dict) -> bool:
     return bool(trained.get("labels_shuffled") or (before and labels_were_shuffled(before)))
 
 
-def refuse_shuffled(card: WeightsCard) -> WeightsCard:
+def reject_shuffled_labels(card: WeightsCard) -> WeightsCard:
     """The card; WeightsError where the weights are a control."""
     if labels_were_shuffled(card.trained):
         raise WeightsError(
@@ -123,7 +130,7 @@ def _read_card(path: Path, _mtime: int, _size: int) -> WeightsCard:
             f"{path}: damaged: tensor data hash {found[:12]}…, header says {str(meta.get('data_sha256'))[:12]}…"
         )
     sha256 = _hash(path)
-    _check_sums(path, sha256)
+    _check_checksums(path, sha256)
     try:
         card = json.loads(meta["card"])
         return WeightsCard(path=str(path), sha256=sha256, **card)
@@ -131,14 +138,14 @@ def _read_card(path: Path, _mtime: int, _size: int) -> WeightsCard:
         raise WeightsError(f"{path}: its card is incomplete ({error})") from error
 
 
-def _check_sums(path: Path, sha256: str) -> None:
-    if path.parent != SUMS.parent.resolve() or not SUMS.exists():
+def _check_checksums(path: Path, sha256: str) -> None:
+    if path.parent != CHECKSUMS.parent.resolve() or not CHECKSUMS.exists():
         return
-    for line in SUMS.read_text().splitlines():
+    for line in CHECKSUMS.read_text().splitlines():
         expected, name = line.split()
         if name == path.name and expected != sha256:
             raise WeightsError(
-                f"{path}: SHA-256 {sha256[:12]}…, {SUMS.name} says {expected[:12]}…; install the package again"
+                f"{path}: SHA-256 {sha256[:12]}…, {CHECKSUMS.name} says {expected[:12]}…; install the package again"
             )
 
 
@@ -152,11 +159,11 @@ def save(
     min_confidence: float,
     trained: dict,
     metrics: dict,
-    known=None,
+    ood_detector=None,
 ) -> WeightsCard:
     """Write a network's weights (half precision, so 14 MB for `hemax-s`) and card; aside first, then renamed.
 
-    known  the `familiarity.Known` cells, where they were fitted to these very weights
+    ood_detector  the `out_of_distribution.OodDetector`, where it was fitted to these very weights
     """
     import torch
     from safetensors.torch import save as to_bytes
@@ -165,7 +172,9 @@ def save(
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     state = {k: v.to(torch.float16) if v.is_floating_point() else v for k, v in state.items()}
     state |= (
-        {name: torch.from_numpy(array) for name, array in known.arrays().items()} if known else {}
+        {name: torch.from_numpy(array) for name, array in ood_detector.arrays().items()}
+        if ood_detector
+        else {}
     )
     raw = to_bytes(state)
     start = 8 + int.from_bytes(raw[:8], "little")
@@ -187,35 +196,51 @@ def save(
         "data_sha256": hashlib.sha256(raw[start:]).hexdigest(),
         "card": json.dumps(card),
     }
-    aside = path.with_name(path.name + ".partial")
-    aside.write_bytes(to_bytes(state, metadata=meta))
-    os.replace(aside, path)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(to_bytes(state, metadata=meta))
+    os.replace(partial, path)
     return read_card(path)
 
 
-def load(path: str | Path | None = None, to_train: str = ""):
+def _current_name(name: str) -> str:
+    """A tensor's name as this version has it.
+
+    >>> _current_name("fine_look.conv1.weight"), _current_name("backbone.bn1.bias")
+    ('roi_refinement.conv1.weight', 'backbone.bn1.bias')
+    """
+    for old, new in _RENAMED.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
+
+
+def load(path: str | Path | None = None, arch_to_train: str = ""):
     """The network in eval mode (float32, on the CPU) and its card. WeightsError as `read_card`.
 
-    to_train: an architecture to be trained further; what of the file fits it by name and shape is taken, the rest begins
+    arch_to_train: an architecture to be trained further; what of the file fits it by name and shape is taken, the rest begins
     as built.
     """
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from .familiarity import PREFIX
     from .hemax import ARCHITECTURES, build
+    from .out_of_distribution import TENSOR_PREFIX
 
     card = read_card(path)
     if card.arch not in ARCHITECTURES:
         raise WeightsError(
             f"{card.path}: architecture {card.arch!r}; this version has {', '.join(ARCHITECTURES)}"
         )
-    model = build(to_train or card.arch)
+    model = build(arch_to_train or card.arch)
     try:
-        stored = {k: v for k, v in load_file(card.path).items() if not k.startswith(PREFIX)}
-        state = {k: v.float() if v.is_floating_point() else v for k, v in stored.items()}
-        if to_train:
+        stored = {_current_name(k): v for k, v in load_file(card.path).items()}
+        state = {
+            k: v.float() if v.is_floating_point() else v
+            for k, v in stored.items()
+            if not k.startswith(TENSOR_PREFIX)
+        }
+        if arch_to_train:
             own = model.state_dict()
             state = own | {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
         model.load_state_dict(state)
@@ -227,19 +252,23 @@ def load(path: str | Path | None = None, to_train: str = ""):
     return model.to(memory_format=torch.channels_last).eval(), card
 
 
-def load_known(path: str | Path | None = None):
-    """The `familiarity.Known` cells of a checkpoint; None where it has none. WeightsError as `read_card`."""
+def load_ood_detector(path: str | Path | None = None):
+    """The `OodDetector` of a checkpoint; None where it has none. WeightsError as `read_card`."""
     from safetensors import safe_open
 
-    from .familiarity import PREFIX, Known
+    from .out_of_distribution import TENSOR_PREFIX, OodDetector
 
     with safe_open(read_card(path).path, "np") as arrays:
-        return Known.of(
-            {name: arrays.get_tensor(name) for name in arrays.keys() if name.startswith(PREFIX)}
+        return OodDetector.from_arrays(
+            {
+                _current_name(name): arrays.get_tensor(name)
+                for name in arrays.keys()
+                if _current_name(name).startswith(TENSOR_PREFIX)
+            }
         )
 
 
-def average(paths: list[Path], out: Path) -> WeightsCard:
+def average_weights(paths: list[Path], out: Path) -> WeightsCard:
     """The mean of several trainings' weights (Wortsman et al. 2022), with the last one's card and no figures yet.
 
     WeightsError where they are not of one architecture, scale and patch.
@@ -251,9 +280,9 @@ def average(paths: list[Path], out: Path) -> WeightsCard:
             f"architectures {', '.join(sorted({c.arch for c in cards}))}: only alike ones can be averaged"
         )
     if len({(card.mpp, card.patch_px) for card in cards}) != 1:
-        told = "; ".join(f"{c.path}: {c.mpp:g} µm/px, patches of {c.patch_px} px" for c in cards)
+        scales = "; ".join(f"{c.path}: {c.mpp:g} µm/px, patches of {c.patch_px} px" for c in cards)
         raise WeightsError(
-            f"of different scale ({told}): only weights of the same one can be averaged"
+            f"of different scale ({scales}): only weights of the same one can be averaged"
         )
     states = [model.state_dict() for model, _ in loaded]
     mean = {

@@ -19,7 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .. import vocabulary
 from .backbone import BACKBONES
-from .looks import COLOUR, FineLook, Gist, Tint
+from .heads import COLOUR_STATES, CytoplasmColourHead, RoiContext, RoiRefinement
 from .transformer import DecoderLayer, EncoderLayer, grid_centres, sine_positions
 
 BOX_UNIT_PX = 96.0  # a typical cell at the working scale: what box sizes are expressed against
@@ -41,14 +41,18 @@ class HemaXConfig:
     memory_stride: int  # the map that the encoder sees: 16 or 32
     box_grid: int  # points a side that a decoder layer samples inside each box; 0 = none
     mask_channels: int = 64
-    tint: bool = (
+    cytoplasm_colour_head: bool = (
         False  # cytoplasm colour is read from the cell's own colours, and from nothing else
     )
 
 
 ARCHITECTURES = {
-    "hemax-s": HemaXConfig("hemax-s", "lite0", "image", 12, 192, 8, 2, 3, 768, 16, 5, tint=True),
-    "hemax-m": HemaXConfig("hemax-m", "lite2", "image", 12, 192, 8, 2, 3, 768, 16, 5, tint=True),
+    "hemax-s": HemaXConfig(
+        "hemax-s", "lite0", "image", 12, 192, 8, 2, 3, 768, 16, 5, cytoplasm_colour_head=True
+    ),
+    "hemax-m": HemaXConfig(
+        "hemax-m", "lite2", "image", 12, 192, 8, 2, 3, 768, 16, 5, cytoplasm_colour_head=True
+    ),
     "hemax-r50": HemaXConfig("hemax-r50", "resnet50", "learned", 10, 256, 8, 6, 6, 2048, 32, 0),
 }
 
@@ -83,7 +87,7 @@ def _conv(c_in: int, c_out: int, k: int = 1, groups: int = 1) -> nn.Sequential:
     )
 
 
-class Pyramid(nn.Module):
+class FeaturePyramid(nn.Module):
     """Feature pyramid with the transformer's encoder inside.
 
     Backbone maps -> (memory [B, S, D] with its positions, stride-16 map, stride-8 map [B, D, ...], embedding [B, C,
@@ -139,7 +143,7 @@ class HemaX(nn.Module):
         self.cfg = cfg
         d, c = cfg.d_model, cfg.mask_channels
         self.backbone = BACKBONES[cfg.backbone]()
-        self.pyramid = Pyramid(cfg, self.backbone.channels)
+        self.pyramid = FeaturePyramid(cfg, self.backbone.channels)
         self.decoder = nn.ModuleList(
             DecoderLayer(d, cfg.heads, cfg.hidden, cfg.box_grid) for _ in range(cfg.decoder_layers)
         )
@@ -166,12 +170,12 @@ class HemaX(nn.Module):
             nn.Linear(d, d), nn.ReLU(inplace=True), nn.Linear(d, 2 * (c + 2))
         )
         self.dense_head = nn.Conv2d(c, 2, 1)
-        self.fine_look = FineLook(c, d)
-        self.gist = Gist(self.backbone.channels[2:], d) if cfg.box_grid else None
-        self.tint = Tint() if cfg.tint else None
+        self.roi_refinement = RoiRefinement(c, d)
+        self.roi_context = RoiContext(self.backbone.channels[2:], d) if cfg.box_grid else None
+        self.cytoplasm_colour_head = CytoplasmColourHead() if cfg.cytoplasm_colour_head else None
 
     def forward(self, pixels: Tensor) -> HemaXOutput:
-        """Backbone -> pyramid and encoder -> queries -> decoder layers -> masks -> fine look and gist -> heads, and the colours' own."""
+        """Backbone -> pyramid and encoder -> queries -> decoder layers -> masks -> ROI refinement and roi_context -> heads, and the colours' own."""
         x = (pixels.float() - 127.0) / 128.0
         x = x.contiguous(memory_format=torch.channels_last)
         maps = self.backbone(x)
@@ -180,30 +184,38 @@ class HemaX(nn.Module):
             [x.new_full((), side) for side in (x.shape[-1], x.shape[-2])]
         )  # no word to the host
         q, boxes, heat = self._queries(m8, len(x))
-        first = boxes if heat is not None else None
+        first_boxes = boxes if heat is not None else None
         classes, attributes, all_boxes = [], [], []
         for i, layer in enumerate(self.decoder):
-            seen = boxes.detach()
-            q_pos = self._position(seen, q)
-            q = layer(q, q_pos, tokens, pos, seen, ((m8, 8), (m16, 16)))
-            boxes = self._refine(self.box_head(q), seen, canvas)
+            reference_boxes = boxes.detach()
+            q_pos = self._position(reference_boxes, q)
+            q = layer(q, q_pos, tokens, pos, reference_boxes, ((m8, 8), (m16, 16)))
+            boxes = self._refine(self.box_head(q), reference_boxes, canvas)
             all_boxes.append(boxes)
             if i + 1 < len(self.decoder):
                 classes.append(self.class_head(q))
                 attributes.append(self.attribute_head(q))
         dense = self.dense_head(embedding)
         masks = self._masks(q, boxes.detach(), embedding, dense)
-        q = q + self.fine_look(embedding, masks, boxes.detach())
-        if self.gist is not None:
-            q = q + self.gist(*maps[2:], boxes.detach())
+        q = q + self.roi_refinement(embedding, masks, boxes.detach())
+        if self.roi_context is not None:
+            q = q + self.roi_context(*maps[2:], boxes.detach())
         classes.append(self.class_head(q))
         attributes.append(self.attribute_head(q))
         if (
-            self.tint is not None and not self.training
+            self.cytoplasm_colour_head is not None and not self.training
         ):  # it is fitted apart, when all else is learnt
-            said, tint = attributes[-1], self.tint(pixels.float(), masks.detach(), boxes.detach())
+            attribute_logits, cytoplasm_colour_head = (
+                attributes[-1],
+                self.cytoplasm_colour_head(pixels.float(), masks.detach(), boxes.detach()),
+            )
             attributes[-1] = torch.cat(
-                [said[..., : COLOUR.start], tint.to(said.dtype), said[..., COLOUR.stop :]], -1
+                [
+                    attribute_logits[..., : COLOUR_STATES.start],
+                    cytoplasm_colour_head.to(attribute_logits.dtype),
+                    attribute_logits[..., COLOUR_STATES.stop :],
+                ],
+                -1,
             )
         return HemaXOutput(
             torch.stack(classes),
@@ -212,7 +224,7 @@ class HemaX(nn.Module):
             masks,
             dense,
             heat,
-            first,
+            first_boxes,
         )
 
     def _queries(self, m8: Tensor, batch: int) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -268,14 +280,14 @@ class HemaX(nn.Module):
         )
 
 
-def fold_norms(model: HemaX) -> HemaX:
+def fold_batch_norms(model: HemaX) -> HemaX:
     """The same network with each batch norm folded into the convolution before it (for inference only; eval mode)."""
     for module in model.modules():
         names = [n for n, _ in module.named_children()]
         for conv, norm in pairwise(names):
-            first, second = getattr(module, conv), getattr(module, norm)
-            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
-                setattr(module, conv, fuse_conv_bn_eval(first, second))
+            first_boxes, second = getattr(module, conv), getattr(module, norm)
+            if isinstance(first_boxes, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+                setattr(module, conv, fuse_conv_bn_eval(first_boxes, second))
                 setattr(module, norm, nn.Identity())
     return model
 

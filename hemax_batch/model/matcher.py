@@ -113,12 +113,12 @@ def match(class_logits: Tensor, boxes_cxcywh: Tensor, targets: Targets) -> Tenso
 
 def _costs(class_logits: Tensor, boxes_cxcywh: Tensor, targets: Targets) -> Tensor:
     """What it costs to give each query to each cell: [L, B, Q, K + 1], [L, B, Q, 4] -> [L, B, Q, N]."""
-    said, known = boxes_cxcywh[:, :, :, None], targets.boxes_cxcywh[:, None]
+    predicted, labelled = boxes_cxcywh[:, :, :, None], targets.boxes_cxcywh[:, None]
     # a product and a sum, as a matrix product would be rounded under autocast
     allowed_prob = (class_logits.softmax(-1)[:, :, :, None, :-1] * targets.allowed[:, None]).sum(-1)
-    l1 = (said - known).abs().sum(-1) / BOX_UNIT_PX
+    l1 = (predicted - labelled).abs().sum(-1) / BOX_UNIT_PX
     return (
         -CLASS_COST * allowed_prob
         + L1_COST * l1
-        - GIOU_COST * generalised_iou(to_xyxy(said), to_xyxy(known))
+        - GIOU_COST * generalised_iou(to_xyxy(predicted), to_xyxy(labelled))
     )

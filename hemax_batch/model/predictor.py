@@ -15,14 +15,14 @@ from PIL import Image
 from scipy import ndimage
 
 from .. import vocabulary
-from ..geometry import centres, corners, filled, pairwise_iou
+from ..geometry import centres, corners, fill_holes, pairwise_iou
 from ..mask_packing import pack_mask
 from ..records import PICTURE_UM, Cells, PatchBatch
 from . import checkpoint
-from .answers import Probabilities, in_masks
-from .familiarity import Known, box_means
-from .openvino_network import OpenVinoNetwork
-from .second_look import looked_again
+from .engines.selection import as_engine, load_engine
+from .network_output import NetworkProbabilities, mask_coordinates
+from .out_of_distribution import OodDetector, box_mean_features
+from .test_time_augmentation import augment_unsure_cells
 
 SAME_CELL_IOU = 0.6  # two queries on one cell of one patch
 PLATELET = vocabulary.CLASS_NAMES.index("platelet")
@@ -48,8 +48,8 @@ class Prediction:
 
 class Predictor:
     """A network with its card. Call it with a PatchBatch. `platelets`: whether they become cells too, for
-    evaluation; `known`: against which cells are told to be unfamiliar, if anything; `second_look`: whether cells of
-    which it is unsure are looked at again (see `second_look`)."""
+    evaluation; `known`: against which cells are told to be unfamiliar, if anything; `test_time_augmentation`: whether cells of
+    which it is unsure are looked at again (see `test_time_augmentation`)."""
 
     def __init__(
         self,
@@ -58,16 +58,16 @@ class Predictor:
         device: str = "cpu",
         batch_size: int | None = None,
         platelets: bool = False,
-        known: Known | None = None,
-        second_look: bool = True,
+        ood_detector: OodDetector | None = None,
+        test_time_augmentation: bool = True,
     ):
-        self.network, self.card, self.known, self.platelets = (
-            _engine(model, device),
+        self.network, self.card, self.ood_detector, self.platelets = (
+            as_engine(model, device),
             card,
-            known,
+            ood_detector,
             platelets,
         )
-        self.second_look = second_look
+        self.test_time_augmentation = test_time_augmentation
         self.batch_size = batch_size or (1 if self.device == "cpu" else 64)
 
     @classmethod
@@ -78,21 +78,19 @@ class Predictor:
         batch_size: int | None = None,
         platelets: bool = False,
         engine: str = "torch",
-        second_look: bool = True,
+        test_time_augmentation: bool = True,
     ) -> Predictor:
         """From a checkpoint (None = the shipped one). WeightsError as `checkpoint.read_card`; EngineError where the
         package of that engine is not there."""
-        if engine == "openvino":
-            card = checkpoint.read_card(path)
-            network = OpenVinoNetwork(card)
-        else:
-            from .hemax import fold_norms
-            from .torch_network import TorchNetwork
-
-            model, card = checkpoint.load(path)
-            network = TorchNetwork.ready_for_work(fold_norms(model), device)
+        network, card = load_engine(engine, path, device)
         return cls(
-            network, card, device, batch_size, platelets, checkpoint.load_known(path), second_look
+            network,
+            card,
+            device,
+            batch_size,
+            platelets,
+            checkpoint.load_ood_detector(path),
+            test_time_augmentation,
         )
 
     @property
@@ -112,71 +110,91 @@ class Predictor:
         found, patch_index, cut, platelets = [], [], [], 0
         saturated = np.zeros(len(batch), bool)
         for start in range(0, len(batch), self.batch_size):
-            said = self._said(batch.pixels[start : start + self.batch_size])
-            for i in range(len(said.scores)):
+            probabilities = self._probabilities(batch.pixels[start : start + self.batch_size])
+            for i in range(len(probabilities.scores)):
                 b = start + i
-                cells, touches, n_platelets, full = self._read_patch(
-                    said, i, batch, b, level0_mpp, slide_size
+                cells, cut_here, n_platelets, is_saturated = self._patch_cells(
+                    probabilities, i, batch, b, level0_mpp, slide_size
                 )
                 found.append(cells)
                 patch_index += [b] * len(cells)
-                cut.append(touches)
+                cut.append(cut_here)
                 platelets += n_platelets
-                saturated[b] = full
+                saturated[b] = is_saturated
         flat = np.concatenate(cut) if cut else np.zeros(0, bool)
         return Prediction(
             Cells.concat(found), np.array(patch_index, np.int32), flat, saturated, platelets
         )
 
-    def _said(self, pixels: np.ndarray) -> Probabilities:
+    def _probabilities(self, pixels: np.ndarray) -> NetworkProbabilities:
         """What the network says of patches uint8 [B, 3, H, W], with a second look at what it is unsure of."""
-        first = Probabilities.of(self.network(pixels), self.card.temperature)
-        if not self.second_look:
+        first = NetworkProbabilities.from_output(self.network(pixels), self.card.temperature)
+        if not self.test_time_augmentation:
             return first
-        return looked_again(
+        return augment_unsure_cells(
             first, pixels, self.card.mpp, self.card.temperature, self.network, self.batch_size
         )
 
-    def _read_patch(
-        self, said: Probabilities, i: int, batch: PatchBatch, b: int, level0_mpp: float, slide_size
+    def _patch_cells(
+        self,
+        probabilities: NetworkProbabilities,
+        i: int,
+        batch: PatchBatch,
+        b: int,
+        level0_mpp: float,
+        slide_size,
     ):
         """The cells of one patch, whether each is cut, the platelets, and whether the queries ran out."""
         size = np.array(batch.pixels.shape[:1:-1], float)  # W, H
-        sure = np.flatnonzero(said.sure[i])
-        full = len(sure) == said.scores.shape[1]
-        boxes = corners(said.boxes[i])
+        confident = np.flatnonzero(probabilities.confident[i])
+        is_saturated = len(confident) == probabilities.scores.shape[1]
+        boxes = corners(probabilities.boxes[i])
         centre = centres(boxes)
-        sure = sure[((centre[sure] >= 0) & (centre[sure] <= size)).all(1)]
-        keep = _one_query_a_cell(boxes, said.scores[i], sure)
-        is_platelet = said.class_probs[i][keep].argmax(1) == PLATELET
+        confident = confident[((centre[confident] >= 0) & (centre[confident] <= size)).all(1)]
+        keep = _suppress_duplicates(boxes, probabilities.scores[i], confident)
+        is_platelet = probabilities.class_probs[i][keep].argmax(1) == PLATELET
         wanted = keep if self.platelets else keep[~is_platelet]
-        unfamiliar = self._unfamiliar(said, i, boxes[wanted], batch.pixels.shape[:1:-1])
+        ood_score = self._ood_scores(probabilities, i, boxes[wanted], batch.pixels.shape[:1:-1])
         cells = [
-            self._cell(
-                said, i, q, boxes[q], unfamiliar[k : k + 1], batch, b, level0_mpp, slide_size
+            self._make_cell(
+                probabilities,
+                i,
+                q,
+                boxes[q],
+                ood_score[k : k + 1],
+                batch,
+                b,
+                level0_mpp,
+                slide_size,
             )
             for k, q in enumerate(wanted)
         ]
-        seen = Cells.concat([c for c in cells if c is not None])
-        in_patch = (seen.boxes_xyxy - np.tile(batch.origins[b], 2)) / batch.scale
-        touches = (in_patch[:, :2] < 1.5).any(1) | (in_patch[:, 2:] > size - 1.5).any(1)
-        return seen, touches, int(is_platelet.sum()), full
+        cells_seen = Cells.concat([c for c in cells if c is not None])
+        in_patch = (cells_seen.boxes_xyxy - np.tile(batch.origins[b], 2)) / batch.scale
+        cut_here = (in_patch[:, :2] < 1.5).any(1) | (in_patch[:, 2:] > size - 1.5).any(1)
+        return cells_seen, cut_here, int(is_platelet.sum()), is_saturated
 
-    def _unfamiliar(
-        self, said: Probabilities, i: int, boxes: np.ndarray, size_wh: tuple[int, int]
+    def _ood_scores(
+        self,
+        probabilities: NetworkProbabilities,
+        i: int,
+        boxes: np.ndarray,
+        size_wh: tuple[int, int],
     ) -> np.ndarray:
         """float32 [N] of boxes [N, 4] px: 0 where the weights cannot say."""
-        if self.known is None or not len(boxes):
+        if self.ood_detector is None or not len(boxes):
             return np.zeros(len(boxes), np.float32)
-        return self.known.distance(box_means(said.looks[i], boxes, size_wh))
+        return self.ood_detector.score(
+            box_mean_features(probabilities.backbone_features[i], boxes, size_wh)
+        )
 
-    def _cell(
+    def _make_cell(
         self,
-        said: Probabilities,
+        probabilities: NetworkProbabilities,
         i: int,
         q: int,
         box: np.ndarray,
-        unfamiliar: np.ndarray,
+        ood_score: np.ndarray,
         batch: PatchBatch,
         b: int,
         level0_mpp: float,
@@ -184,7 +202,7 @@ class Predictor:
     ) -> Cells | None:
         """One query as a record: its mask drawn on the slide's pixel lattice, its box the mask's extent."""
         drawn = _draw_mask(
-            said.masks[said.mask_row[i, q]],
+            probabilities.masks[probabilities.mask_row[i, q]],
             box,
             batch.origins[b],
             batch.scale,
@@ -200,9 +218,9 @@ class Predictor:
         off = float(np.hypot(*(centres(extent[None])[0] - middle)) * level0_mpp)
         return Cells(
             boxes_xyxy=extent[None],
-            scores=said.scores[i, q : q + 1].astype(np.float32),
-            class_probs=said.class_probs[i, q : q + 1],
-            attribute_probs=said.attribute_probs[i, q : q + 1],
+            scores=probabilities.scores[i, q : q + 1].astype(np.float32),
+            class_probs=probabilities.class_probs[i, q : q + 1],
+            attribute_probs=probabilities.attribute_probs[i, q : q + 1],
             mask_xy=np.array([[x0, y0]], np.int32),
             mask_hw=np.array([[h, w]], np.int32),
             masks=(pack_mask(mask),),
@@ -213,7 +231,7 @@ class Predictor:
                     batch.pixels[b], (centres(extent[None])[0] - batch.origins[b]) / batch.scale
                 ),
             ),
-            unfamiliar=unfamiliar,
+            ood_score=ood_score,
         )
 
     def _picture(self, pixels: np.ndarray, centre_px: np.ndarray) -> bytes:
@@ -228,16 +246,9 @@ class Predictor:
         return buffer.getvalue()
 
 
-def _engine(model, device: str):
-    """The engine that answers: `model` itself, or PyTorch's for a bare HemaX."""
-    if isinstance(model, OpenVinoNetwork):
-        return model
-    from .torch_network import TorchNetwork
-
-    return model if isinstance(model, TorchNetwork) else TorchNetwork(model, device)
-
-
-def _one_query_a_cell(boxes_xyxy: np.ndarray, scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def _suppress_duplicates(
+    boxes_xyxy: np.ndarray, scores: np.ndarray, rows: np.ndarray
+) -> np.ndarray:
     """Of queries on the same cell the surest, in falling order of score: indices into the queries."""
     kept: list[int] = []
     for q in rows[np.argsort(-scores[rows], kind="stable")]:
@@ -265,35 +276,37 @@ def _draw_mask(
         x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, slide_size[0]), min(y1, slide_size[1])
     if x1 - x0 < 2 or y1 - y0 < 2:
         return None
-    xs = in_masks((np.arange(x0, x1) + 0.5 - origin[0]) / scale)
-    ys = in_masks((np.arange(y0, y1) + 0.5 - origin[1]) / scale)
-    nucleus, cell = sample_at(logits, xs, ys) > 0
+    xs = mask_coordinates((np.arange(x0, x1) + 0.5 - origin[0]) / scale)
+    ys = mask_coordinates((np.arange(y0, y1) + 0.5 - origin[1]) / scale)
+    nucleus, cell = sample_bilinear(logits, xs, ys) > 0
     pieces, n = ndimage.label(cell)
     if n == 0:
         return None
     if n > 1:
         cell = pieces == np.bincount(pieces.ravel())[1:].argmax() + 1
-    cell = filled(cell)
+    cell = fill_holes(cell)
     rows, columns = np.flatnonzero(cell.any(1)), np.flatnonzero(cell.any(0))
     tight = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     label = cell[tight].astype(np.uint8) + (nucleus & cell)[tight]
     return label, int(x0 + columns[0]), int(y0 + rows[0])
 
 
-def sample_at(maps: np.ndarray, xs: np.ndarray, ys: np.ndarray) -> np.ndarray:
+def sample_bilinear(maps: np.ndarray, xs: np.ndarray, ys: np.ndarray) -> np.ndarray:
     """Bilinear samples float32 [C, len(ys), len(xs)] of maps [C, h, w] on a grid of places, in map pixels whose centres
     lie at 0.5, 1.5, …; the border goes on outside.
 
-    >>> sample_at(np.array([[[0.0, 4.0]]], np.float32), np.array([0.5, 1.0, 9.0]), np.array([0.5])).tolist()
+    >>> sample_bilinear(np.array([[[0.0, 4.0]]], np.float32), np.array([0.5, 1.0, 9.0]), np.array([0.5])).tolist()
     [[[0.0, 2.0, 4.0]]]
     """
-    low, high, part = _between(ys, maps.shape[1])
+    low, high, part = _interpolation_weights(ys, maps.shape[1])
     bands = maps[:, low] * (1 - part)[:, None] + maps[:, high] * part[:, None]
-    low, high, part = _between(xs, maps.shape[2])
+    low, high, part = _interpolation_weights(xs, maps.shape[2])
     return bands[:, :, low] * (1 - part) + bands[:, :, high] * part
 
 
-def _between(places: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _interpolation_weights(
+    places: np.ndarray, size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The two map pixels that each place lies between, and its part of the way from one to the other (float32)."""
     at = np.clip(places - 0.5, 0, size - 1)
     low = at.astype(int)

@@ -94,14 +94,14 @@ class DecoderLayer(nn.Module):
         x = self.norm2(x + self.cross_attention(x, pos, memory, memory_pos))
         if self.grid:
             b, q, d = x.shape
-            looked = torch.cat(
+            box_samples = torch.cat(
                 [sample_in_boxes(m, boxes, self.grid, s) for m, s in maps], 2
             )  # [B, Q, 2G², D]
             zero = torch.zeros_like(x).reshape(b * q, 1, d)
-            seen = self.box_attention(
-                x.reshape(b * q, 1, d), zero, looked.flatten(0, 1), self.grid_position
+            attended = self.box_attention(
+                x.reshape(b * q, 1, d), zero, box_samples.flatten(0, 1), self.grid_position
             )
-            x = self.norm3(x + seen.reshape(b, q, d))
+            x = self.norm3(x + attended.reshape(b, q, d))
         return self.norm4(x + self.ffn(x))
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..cells.explain import NAMES, Readings
-from ..cells.measure import Measures
+from ..cells.classify import CALL_NAMES, CellCalls
+from ..cells.measure import CellMeasures
 from ..records import MergedCells
 from ..vocabulary import CLAIM, CLASSES, UNIDENTIFIED, UNIDENTIFIED_COLOUR
-from .outlined import outline_texts
-from .rows import row_blocks
+from .outlines import outline_texts
+from .tables import row_blocks
 
 _COLOURS = {c.name: c.colour for c in CLASSES} | {UNIDENTIFIED: UNIDENTIFIED_COLOUR}
 _NAMESPACE = uuid.UUID(
@@ -27,34 +27,34 @@ _NAMESPACE = uuid.UUID(
 
 
 def write_geojson(
-    path: Path, slide_id: str, merged: MergedCells, measures: Measures, readings: Readings,
+    path: Path, slide_id: str, merged: MergedCells, measures: CellMeasures, calls: CellCalls,
     read: Callable[..., bytes] = bytes,
 ) -> None:  # fmt: skip
     """Write a FeatureCollection, some thousand features at a time. The caller renames the file into place.
 
-    read  gives the text of what stands in `Cells.outlines`, where that is only its place (results.kept); what was not
+    read  gives the text of what stands in `Cells.outlines`, where that is only its place (results.region_blobs); what was not
           traced before is traced here
     """
     with open(path, "w", encoding="utf-8") as f:
         f.write(f'{{"type": "FeatureCollection", "claim": {json.dumps(CLAIM)}, "features": [\n')
-        for rows in row_blocks(len(readings)):
+        for rows in row_blocks(len(calls)):
             f.write(",\n" if rows.start else "")
-            f.write(",\n".join(_features(slide_id, merged, measures, readings, rows, read)))
-        f.write("\n]}\n" if len(readings) else "]}\n")
+            f.write(",\n".join(_features(slide_id, merged, measures, calls, rows, read)))
+        f.write("\n]}\n" if len(calls) else "]}\n")
 
 
 def _features(
     slide_id: str,
     merged: MergedCells,
-    measures: Measures,
-    readings: Readings,
+    measures: CellMeasures,
+    calls: CellCalls,
     rows: slice,
     read: Callable[..., bytes],
 ) -> Iterator[str]:
     """The features of some cells."""
-    numbers, explanations, reasons = merged.ids[rows].tolist(), *readings.words(rows)
+    numbers, explanations, reasons = merged.ids[rows].tolist(), *calls.explain(rows)
     figures = {
-        "confidence": readings.confidences[rows, 0],
+        "confidence": calls.confidences[rows, 0],
         "nucleus area um^2": measures.nucleus_area_um2[rows],
         "cell area um^2": measures.cell_area_um2[rows],
         "nucleus/cytoplasm area ratio": measures.nc_ratio[rows],
@@ -62,9 +62,9 @@ def _features(
         "diameter um": measures.diameter_um[rows],
         "diameter/red cell": measures.diameter_vs_rbc[rows],
     }
-    for number, kind, measurements, said, why, outline in zip(
+    for number, kind, measurements, explanation, cell_reasons, outline in zip(
         numbers,
-        readings.class_index[rows].tolist(),
+        calls.class_index[rows].tolist(),
         _measurements(figures),
         explanations,
         reasons,
@@ -76,15 +76,15 @@ def _features(
         yield (
             f'{{"type": "Feature", "id": "{_object_id(slide_id, number)}", "geometry": {geometry}, "properties": {{'
             f'"objectType": "cell", "name": "{number}", "classification": {_CLASSIFICATIONS[kind]}, '
-            f'"measurements": {measurements}, "metadata": {{"explanation": {quoted(said)}, '
-            f'"review": {quoted("; ".join(why))}}}}}{nucleus}}}'
+            f'"measurements": {measurements}, "metadata": {{"explanation": {quoted(explanation)}, '
+            f'"review": {quoted("; ".join(cell_reasons))}}}}}{nucleus}}}'
         )
 
 
-#: Of each of `NAMES`.
+#: Of each of `CALL_NAMES`.
 _CLASSIFICATIONS = [
     json.dumps({"name": name, "color": [int(_COLOURS[name][k : k + 2], 16) for k in (1, 3, 5)]})
-    for name in NAMES
+    for name in CALL_NAMES
 ]
 
 
@@ -92,17 +92,17 @@ def _measurements(figures: dict[str, np.ndarray]) -> Iterator[str]:
     """The object of each cell's measurements; those that do not exist (NaN) are left out."""
     names = [f"{json.dumps(name)}: " for name in figures]
     for values in zip(*(column.tolist() for column in figures.values()), strict=True):
-        told = [
+        entries = [
             f"{name}{round(v, 4)}"
             for name, v in zip(names, values, strict=True)
             if math.isfinite(v)
         ]
-        yield f"{{{', '.join(told)}}}"
+        yield f"{{{', '.join(entries)}}}"
 
 
 def _outlines(merged: MergedCells, rows: slice, read: Callable[..., bytes]) -> list[bytes]:
     """The texts of some cells' outlines."""
-    texts = [read(kept) for kept in merged.cells.outlines[rows]]
+    texts = [read(blob) for blob in merged.cells.outlines[rows]]
     missing = [k for k, text in enumerate(texts) if not text]
     traced = outline_texts(merged.cells.take(np.array(missing, int) + rows.start))
     for k, text in zip(missing, traced, strict=True):

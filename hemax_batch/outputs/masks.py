@@ -27,9 +27,9 @@ from zarr.codecs import ZstdCodec
 
 from ..records import Cells, MergedCells, Slide
 from ..vocabulary import CLASSES, UNIDENTIFIED, UNIDENTIFIED_COLOUR
-from . import painting
-from .painting import BLOCK_LEVELS, Block, Crops, Place, forget_canvas, halve, paint_block
-from .shards import LEVEL, sharding
+from . import mask_blocks
+from .mask_blocks import BLOCK_LEVELS, Block, MaskCrops, Place, free_canvas, halve, paint_block
+from .zarr_shards import LEVEL, sharding_codec
 
 SMALLEST_PX = 1024  # the pyramid ends when both sides are at most this
 NAMED_CELLS = 20_000  # colours and properties are written for so many cells at the most: they are text in the metadata
@@ -41,7 +41,7 @@ def write_masks(
     slide: Slide,
     merged: MergedCells,
     class_names: list[str],
-    spread: Callable[..., Iterator] = map,
+    map_blocks: Callable[..., Iterator] = map,
 ) -> None:
     """Write both labels of a slide to a new folder `path`; the caller renames it into place.
 
@@ -64,11 +64,11 @@ def write_masks(
     def blocks() -> Iterator[Block]:
         for place, rows in _cells_by_block(merged.cells, slide):
             touched.append(place)
-            yield Block(labels, place, (slide.height, slide.width), Crops.of(merged, rows))
+            yield Block(labels, place, (slide.height, slide.width), MaskCrops.of(merged, rows))
 
-    for _ in spread(paint_block, blocks()):
+    for _ in map_blocks(paint_block, blocks()):
         pass
-    forget_canvas()
+    free_canvas()
     for arrays in levels:
         _make_smaller_levels(arrays, touched)
 
@@ -129,10 +129,10 @@ def _create_label(
 def _storage(level: int) -> dict:
     """How a level is stored: those that are written block by block as shards, the others as chunks."""
     if level < BLOCK_LEVELS:
-        side = painting.BLOCK_PX >> level
+        side = mask_blocks.BLOCK_PX >> level
         return {
             "chunks": (side, side),
-            "serializer": sharding(painting.CHUNK_PX),
+            "serializer": sharding_codec(mask_blocks.CHUNK_PX),
             "compressors": None,
         }
     side = _small_chunk_px()
@@ -141,7 +141,7 @@ def _storage(level: int) -> dict:
 
 def _small_chunk_px() -> int:
     """Side of a chunk of the smaller levels: what a block is at the last of its own, so that blocks never share one."""
-    return painting.BLOCK_PX >> (BLOCK_LEVELS - 1)
+    return mask_blocks.BLOCK_PX >> (BLOCK_LEVELS - 1)
 
 
 def _multiscale(name: str, mpp: float, shapes: list[Place], folder: str = "") -> dict:
@@ -173,7 +173,11 @@ def _cells_by_block(cells: Cells, slide: Slide) -> Iterator[tuple[Place, list[in
     low = np.maximum(cells.mask_xy, 0)
     high = np.minimum(cells.mask_xy + cells.mask_hw[:, ::-1], (slide.width, slide.height)) - 1
     for i, ((x0, y0), (x1, y1)) in enumerate(
-        zip((low // painting.BLOCK_PX).tolist(), (high // painting.BLOCK_PX).tolist(), strict=True)
+        zip(
+            (low // mask_blocks.BLOCK_PX).tolist(),
+            (high // mask_blocks.BLOCK_PX).tolist(),
+            strict=True,
+        )
     ):
         for by in range(y0, y1 + 1):
             for bx in range(x0, x1 + 1):

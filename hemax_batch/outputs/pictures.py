@@ -20,12 +20,12 @@ _OVERVIEW_QUALITY = 85
 def write_pictures(path: Path, merged: MergedCells, read: Callable[..., bytes] = bytes) -> None:
     """Write the pictures that were kept, one in memory at a time. The caller renames the file into place.
 
-    read  gives the JPEG of what stands in `Cells.pictures`, where that is only its place (results.kept)
+    read  gives the JPEG of what stands in `Cells.pictures`, where that is only its place (results.region_blobs)
     """
-    kept = zip(merged.ids.tolist(), merged.cells.pictures, strict=True)
+    pictures = zip(merged.ids.tolist(), merged.cells.pictures, strict=True)
     with open(path, "wb", _BUFFER_BYTES) as archive:
         write_stored(
-            archive, ((f"{i}.jpg", jpeg) for i, picture in kept if (jpeg := read(picture)))
+            archive, ((f"{i}.jpg", jpeg) for i, picture in pictures if (jpeg := read(picture)))
         )
 
 

@@ -16,15 +16,15 @@ from typing import TextIO
 
 import numpy as np
 
-from ..cells.counting import Counting
+from ..cells.cell_selection import CellSelection
+from ..cells.classify import CellCalls
 from ..cells.differential import Differential, Share
-from ..cells.explain import Readings
-from ..cells.measure import Measures
+from ..cells.measure import CellMeasures
 from ..cells.rules import NEUTROPHILS
-from ..records import MergedCells, RegionFigures
+from ..records import MergedCells, RegionReport
 from ..vocabulary import ATTRIBUTES, CLASS_NAMES, WHITE_NAMES, ZONES, attribute_slices
-from .rows import row_blocks
 
+ROWS = 4096  # cells are written so many at a time: fast as arrays are, in memory that does not grow
 _FORMULA = (
     "=",
     "+",
@@ -66,6 +66,16 @@ REGION_COLUMNS = (
 )  # fmt: skip
 
 
+def row_blocks(n: int, size: int = ROWS) -> Iterator[slice]:
+    """The rows of n cells, in order, so many at a time.
+
+    >>> list(row_blocks(5, 2))
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    for start in range(0, n, size):
+        yield slice(start, min(start + size, n))
+
+
 def safe_text(text: str) -> str:
     """Text that no spreadsheet takes for a formula, on one line, of valid UTF-8 (file names need not be).
 
@@ -84,7 +94,7 @@ def plain_text(text: str) -> str:
     return text.removeprefix("'").translate(_HIDDEN)
 
 
-def _number(value: float | None, decimals: int) -> str:
+def _format_number(value: float | None, decimals: int) -> str:
     """Fixed decimals; empty where there is no figure; never "-0.00"."""
     if value is None or not math.isfinite(value):
         return ""
@@ -92,46 +102,44 @@ def _number(value: float | None, decimals: int) -> str:
     return shown.lstrip("-") if float(shown) == 0 else shown
 
 
-def _yes(value: bool) -> str:
+def _format_bool(value: bool) -> str:
     return "true" if value else "false"
 
 
 def cell_rows(
     slide_id: str,
     merged: MergedCells,
-    measures: Measures,
-    readings: Readings,
-    counting: Counting | None = None,
+    measures: CellMeasures,
+    calls: CellCalls,
+    selection: CellSelection | None = None,
 ) -> Iterator[tuple[str, ...]]:
     """A row of text per cell, in the order of `CELL_COLUMNS`, made some thousand at a time. Without `counting` every
     cell counts."""
     slide = safe_text(slide_id)
-    for rows in row_blocks(len(readings)):
-        yield from zip(
-            *_cell_columns(slide, merged, measures, readings, counting, rows), strict=True
-        )
+    for rows in row_blocks(len(calls)):
+        yield from zip(*_cell_columns(slide, merged, measures, calls, selection, rows), strict=True)
 
 
 def _cell_columns(
     slide: str,
     merged: MergedCells,
-    measures: Measures,
-    readings: Readings,
-    counting: Counting | None,
+    measures: CellMeasures,
+    calls: CellCalls,
+    selection: CellSelection | None,
     rows: slice,
 ) -> Iterator[list[str]]:
     """The columns of some cells, in the order of `CELL_COLUMNS`."""
-    cells, names, n = merged.cells, readings.names[rows], rows.stop - rows.start
+    cells, names, n = merged.cells, calls.names[rows], rows.stop - rows.start
     yield [slide] * n
     yield list(map(str, merged.ids[rows].tolist()))
     yield names
-    yield numbers(readings.confidences[rows, 0], 4)
-    yield from (numbers(column, 1) for column in cells.boxes_xyxy[rows].T)
-    yield from (numbers(column, 4) for column in cells.class_probs[rows].T)
+    yield format_column(calls.confidences[rows, 0], 4)
+    yield from (format_column(column, 1) for column in cells.boxes_xyxy[rows].T)
+    yield from (format_column(column, 4) for column in cells.class_probs[rows].T)
     for a, part in zip(ATTRIBUTES, attribute_slices().values(), strict=True):
         probs = cells.attribute_probs[rows, part]
         yield [a.states[k] for k in probs.argmax(1).tolist()]
-        yield numbers(probs.max(1), 4)
+        yield format_column(probs.max(1), 4)
     for column, decimals in (
         (measures.diameter_um, 2),
         (measures.diameter_vs_rbc, 3),
@@ -140,32 +148,35 @@ def _cell_columns(
         (measures.nc_ratio, 4),
         (measures.nucleus_fraction, 4),
     ):
-        yield numbers(column[rows], decimals)
+        yield format_column(column[rows], decimals)
     zones, left_out = (
-        (counting.zones[rows], counting.left_out[rows]) if counting else ([""] * n, [""] * n)
+        (selection.zones[rows], selection.left_out[rows]) if selection else ([""] * n, [""] * n)
     )
-    explanations, reasons = readings.words(rows)
+    explanations, reasons = calls.explain(rows)
     yield zones
-    yield [_yes(name in WHITE_NAMES and not why) for name, why in zip(names, left_out, strict=True)]
+    yield [
+        _format_bool(name in WHITE_NAMES and not reason)
+        for name, reason in zip(names, left_out, strict=True)
+    ]
     yield left_out
-    yield list(map(_yes, readings.review[rows].tolist()))
-    yield [safe_text("; ".join(why)) if why else "" for why in reasons]
+    yield list(map(_format_bool, calls.review[rows].tolist()))
+    yield [safe_text("; ".join(reason)) if reason else "" for reason in reasons]
     yield list(map(safe_text, explanations))
 
 
-def numbers(values: np.ndarray, decimals: int) -> list[str]:
-    """A column, float [n], as `_number` writes each value; those that need no care together.
+def format_column(values: np.ndarray, decimals: int) -> list[str]:
+    """A column, float [n], as `_format_number` writes each value; those that need no care together.
 
-    >>> numbers(np.array([1.0, np.nan, -0.004]), 2)
+    >>> format_column(np.array([1.0, np.nan, -0.004]), 2)
     ['1.00', '', '0.00']
     """
     shown = (f"%.{decimals}f\n" * len(values) % tuple(values.tolist())).split("\n")[:-1]
     for k in np.flatnonzero(np.signbit(values) | ~np.isfinite(values)).tolist():
-        shown[k] = _number(float(values[k]), decimals)
+        shown[k] = _format_number(float(values[k]), decimals)
     return shown
 
 
-def region_rows(slide_id: str, regions: Iterable[RegionFigures]) -> Iterator[list[str]]:
+def region_rows(slide_id: str, regions: Iterable[RegionReport]) -> Iterator[list[str]]:
     """A row of text per region, in the order of `REGION_COLUMNS`."""
     for r in regions:
         row = [
@@ -174,17 +185,19 @@ def region_rows(slide_id: str, regions: Iterable[RegionFigures]) -> Iterator[lis
             *(str(int(v)) for v in r.core),
             r.state,
             r.zone,
-            _yes(r.used),
+            _format_bool(r.used),
         ]
         row += [safe_text(r.reason), r.quality]
-        row += [_number(v, 6) for v in (r.area_mm2, r.used_mm2, r.left_out_mm2, *r.zones_mm2)]
         row += [
-            _number(v, 4)
+            _format_number(v, 6) for v in (r.area_mm2, r.used_mm2, r.left_out_mm2, *r.zones_mm2)
+        ]
+        row += [
+            _format_number(v, 4)
             for v in (r.focus, r.stain_contrast, r.nuclear_contrast, r.cover, r.overlap)
         ]
         yield [
             *row,
-            _number(r.rbc_per_mm2, 0),
+            _format_number(r.rbc_per_mm2, 0),
             str(r.cells),
             str(r.white_cells),
             str(r.white_cells_used),
@@ -195,13 +208,13 @@ def differential_row(
     slide_id: str, path: str, d: Differential, to_review: int, warnings: tuple[str, ...]
 ) -> list[str]:
     """A slide's row, in the order of `DIFFERENTIAL_COLUMNS`. `to_review`: cells that a person should look at."""
-    row = [safe_text(slide_id), str(d.n_white), str(d.target_cells), _yes(d.sufficient)]
+    row = [safe_text(slide_id), str(d.n_white), str(d.target_cells), _format_bool(d.sufficient)]
     for name in (NEUTROPHILS, *WHITE_NAMES):
-        row += _share(d.share(name))
+        row += _share_columns(d.share(name))
     row += [
         str(d.nrbc),
-        _number(d.nrbc_per_100, 2),
-        _number(d.corrected_wbc, 2),
+        _format_number(d.nrbc_per_100, 2),
+        _format_number(d.corrected_wbc, 2),
         str(d.unidentified),
         str(to_review),
     ]
@@ -215,8 +228,13 @@ def differential_row(
     ]
 
 
-def _share(s: Share) -> list[str]:
-    return [str(s.count), _number(s.percent, 2), _number(s.low, 2), _number(s.high, 2)]
+def _share_columns(s: Share) -> list[str]:
+    return [
+        str(s.count),
+        _format_number(s.percent, 2),
+        _format_number(s.low, 2),
+        _format_number(s.high, 2),
+    ]
 
 
 def write_table(path: Path, columns: Iterable[str], rows: Iterable[Sequence[str]]) -> None:
@@ -225,7 +243,7 @@ def write_table(path: Path, columns: Iterable[str], rows: Iterable[Sequence[str]
         _write(f, columns, rows)
 
 
-def as_table(columns: Iterable[str], rows: Iterable[Sequence[str]]) -> bytes:
+def encode_table(columns: Iterable[str], rows: Iterable[Sequence[str]]) -> bytes:
     """The same as bytes, for a small table."""
     text = io.StringIO(newline="")
     _write(text, columns, rows)

@@ -1,1 +1,4 @@
-"""What is already done and how it is kept: the results folder, its lock, the journal of regions, durable writes."""
+"""The results folder: what lies where, its lock, the journal of regions, atomic writes.
+
+What a slide's results were made from is in `slide_record`.
+"""

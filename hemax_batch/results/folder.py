@@ -14,63 +14,15 @@ import json
 import os
 import re
 import shutil
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..cells.audit import ScreenAudit
-from ..cells.counting import SmearAccount
 from ..errors import OutputError, SlideError, UsageError
-from ..settings import FORMAT_VERSION
-from .durable import flush, write_bytes
+from .atomic_files import fsync_path, write_file
+from .slide_record import RESULT_NAME, SlideRecord, read_record, write_record
 
 STATE_FOLDER = ".hemax"
-RESULT_NAME = "result.json"
 SLIDE_ID = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)  # never a path that leads out of the folder
 RUN_FILES = ("differential.csv", "cells.csv", "run.json", "index.html")
-
-
-@dataclass(frozen=True)
-class ScanFigures:
-    """What was scanned and what it cost, over all regions of a slide that could be read."""
-
-    scanned_mm2: float
-    blank_mm2: float
-    proposals: int
-    patches: int
-    saturated: int
-    platelets: int
-    audited_mm2: float
-    audit_cells: int
-
-
-@dataclass(frozen=True)
-class SlideRecord:
-    """What a slide's published results were made from, and what to know of them; `result.json` beside them.
-
-    Holds no time of day, so that the same work gives the same bytes.
-    """
-
-    format: int
-    slide_id: str
-    path: str
-    width: int  # level-0 pixels
-    height: int
-    mpp: float  # µm per level-0 pixel
-    fingerprint: str
-    slide_fingerprint: str
-    weights_sha256: str
-    version: str
-    cells: int
-    regions: int
-    unreadable_regions: tuple[int, ...]
-    unreadable_share: float
-    warnings: tuple[str, ...]
-    duplicates: int
-    rbc_diameter_um: float
-    rbc_measured: int
-    figures: ScanFigures
-    smear: SmearAccount | None = None
-    screen_audit: ScreenAudit | None = None
 
 
 class ResultsFolder:
@@ -133,7 +85,7 @@ class ResultsFolder:
         """The folders of slides, by name: whatever holds a `result.json`, readable or not."""
         return sorted(path.parent for path in self.root.glob(f"*/{RESULT_NAME}"))
 
-    def check_there(self) -> None:
+    def require_existing(self) -> None:
         """UsageError where no run has ever written here."""
         if not self.state.is_dir():
             raise UsageError(
@@ -152,12 +104,12 @@ class ResultsFolder:
         except (OSError, ValueError, AttributeError):
             return {record.path: record.slide_id for record in self.records()}
 
-    def remember_ids(self, ids: dict[str, str]) -> None:
+    def save_ids(self, ids: dict[str, str]) -> None:
         """Add to `known_ids`."""
         known = {**self.known_ids(), **ids}
-        write_bytes(self.state / "ids.json", json.dumps(known, indent=0, sort_keys=True).encode())
+        write_file(self.state / "ids.json", json.dumps(known, indent=0, sort_keys=True).encode())
 
-    def tidy(self) -> None:
+    def recover_interrupted(self) -> None:
         """Settle what a killed run left: earlier results go back where nothing replaced them, and else away.
 
         To be called by the run that holds the lock.
@@ -169,7 +121,7 @@ class ResultsFolder:
                 old.rename(self.slide(old.name))
         shutil.rmtree(self.state / "making", ignore_errors=True)
 
-    def making(self, slide_id: str) -> Path:
+    def staging_folder(self, slide_id: str) -> Path:
         """A new, empty folder in which a slide's results are made; what a killed run left there is removed."""
         folder = self.state / "making" / slide_id
         try:
@@ -182,30 +134,30 @@ class ResultsFolder:
             ) from error
         return folder
 
-    def publish(self, made: Path, record: SlideRecord) -> None:
+    def publish(self, staged: Path, record: SlideRecord) -> None:
         """Put `made` in the place of the slide's earlier results, `record` with it.
 
         Between the two renames an instant without results is possible, never half of them; what a kill in that instant
         leaves in `.hemax/old` is the earlier result, and the next run publishes the slide again from its journal.
         """
-        write_record(made, record)
+        write_record(staged, record)
         target, old = self.slide(record.slide_id), self.state / "old" / record.slide_id
         try:
-            self.check_ours(record.slide_id)
+            self.check_ownership(record.slide_id)
             shutil.rmtree(old, ignore_errors=True)
             old.parent.mkdir(exist_ok=True)
-            _flush_tree(made)
+            _flush_tree(staged)
             if target.exists():
                 target.rename(old)
-            made.rename(target)
-            flush(self.root)
+            staged.rename(target)
+            fsync_path(self.root)
         except OSError as error:
             raise OutputError(
                 f"{target}: cannot be put in place: {error.strerror}; check space and permissions"
             ) from error
         shutil.rmtree(old, ignore_errors=True)
 
-    def check_ours(self, slide_id: str) -> None:
+    def check_ownership(self, slide_id: str) -> None:
         """SlideError where something that we did not write is in the place of the slide's results."""
         target = self.slide(slide_id)
         if os.path.lexists(target) and not _is_ours(target):
@@ -218,37 +170,17 @@ class ResultsFolder:
 def _is_ours(folder: Path) -> bool:
     """Whether it holds a `result.json` of ours, of whatever version; one that is damaged counts with masks beside it."""
     try:
-        said = json.loads((folder / RESULT_NAME).read_text("utf-8"))
-        return said["slide_id"] == folder.name and "slide_fingerprint" in said
+        record = json.loads((folder / RESULT_NAME).read_text("utf-8"))
+        return record["slide_id"] == folder.name and "slide_fingerprint" in record
     except OSError:
         return False
     except (ValueError, TypeError, KeyError):
         return (folder / "masks.zarr").is_dir()
 
 
-def write_record(folder: Path, record: SlideRecord) -> None:
-    """`result.json` into a slide's folder in the making."""
-    write_bytes(folder / RESULT_NAME, (json.dumps(asdict(record), indent=1) + "\n").encode())
-
-
-def read_record(folder: Path) -> SlideRecord | None:
-    """The record in a slide's results folder; None where there is none, or it is damaged or of another format."""
-    try:
-        raw = json.loads((folder / RESULT_NAME).read_text("utf-8"))
-        raw["figures"] = ScanFigures(**raw["figures"])
-        raw["smear"] = raw["smear"] and SmearAccount(**raw["smear"])
-        raw["screen_audit"] = raw["screen_audit"] and ScreenAudit(**raw["screen_audit"])
-        record = SlideRecord(**raw)
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-    if record.format != FORMAT_VERSION or record.slide_id != folder.name:
-        return None
-    return record
-
-
 def _flush_tree(folder: Path) -> None:
     """Every file and folder below to disk, so that the rename that follows never outruns the content."""
     for here, _, files in os.walk(folder):
         for name in files:
-            flush(Path(here, name))
-        flush(Path(here))
+            fsync_path(Path(here, name))
+        fsync_path(Path(here))

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..records import RegionResult
-from .durable import write_bytes
-from .region_file import from_bytes, to_bytes
+from .atomic_files import write_file
+from .region_file import decode_region, encode_region
 
 JOURNALS = "regions"
-_SHORT = 16  # characters of the fingerprint in a folder's name: 64 bits
+_FINGERPRINT_CHARS = 16  # characters of the fingerprint in a folder's name: 64 bits
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class RegionJournal:
     folder: Path
 
     @classmethod
-    def of(cls, state_folder: Path, slide_id: str, fingerprint: str) -> RegionJournal:
+    def for_slide(cls, state_folder: Path, slide_id: str, fingerprint: str) -> RegionJournal:
         """The journal of a slide in a results folder's `.hemax`; nothing is created yet."""
-        return cls(state_folder / JOURNALS / f"{slide_id}-{fingerprint[:_SHORT]}")
+        return cls(state_folder / JOURNALS / f"{slide_id}-{fingerprint[:_FINGERPRINT_CHARS]}")
 
-    def sweep(self) -> None:
+    def remove_other_fingerprints(self) -> None:
         """Remove journals of this slide under other fingerprints."""
-        slide_id = self.folder.name[:-_SHORT]
+        slide_id = self.folder.name[:-_FINGERPRINT_CHARS]
         for other in self.folder.parent.glob(f"{slide_id}*"):
             # of the same length: what follows a longer slide's id must not be taken for a fingerprint
             if other != self.folder and len(other.name) == len(self.folder.name):
@@ -45,7 +45,7 @@ class RegionJournal:
 
     def save(self, result: RegionResult) -> None:
         """Keep a finished region. OutputError where it cannot be written."""
-        write_bytes(self.path(result.region_index), to_bytes(result))
+        write_file(self.path(result.region_index), encode_region(result))
 
     def finished(self, remove_damaged: bool = True) -> set[int]:
         """Indices of the regions that are kept and whole. A damaged file is removed, for its region to be done again; one
@@ -53,7 +53,7 @@ class RegionJournal:
         done = set()
         for path in sorted(self.folder.glob("[0-9]*.region")):
             try:
-                from_bytes(path.read_bytes())
+                decode_region(path.read_bytes())
                 done.add(int(path.stem))
             except OSError:  # a share's passing trouble
                 continue
@@ -64,13 +64,13 @@ class RegionJournal:
 
     def note_hung(self, index: int) -> None:
         """Remember that a region hung in a process that could not end it but with itself."""
-        write_bytes(self.folder / f"{index:05d}.hung", b"")
+        write_file(self.folder / f"{index:05d}.hung", b"")
 
     def hung(self) -> list[int]:
         """The regions that `note_hung` was told of."""
         return sorted(int(path.stem) for path in self.folder.glob("[0-9]*.hung"))
 
-    def forget_hung(self) -> None:
+    def clear_hung(self) -> None:
         """Let them be tried again."""
         for path in self.folder.glob("[0-9]*.hung"):
             path.unlink(missing_ok=True)
@@ -78,7 +78,7 @@ class RegionJournal:
     def results(self) -> Iterator[RegionResult]:
         """The kept regions in the order of their index, one in memory at a time."""
         for path in self.paths():
-            yield from_bytes(path.read_bytes())
+            yield decode_region(path.read_bytes())
 
     def paths(self) -> list[Path]:
         """The files of the kept regions, in the order of their index."""
@@ -93,38 +93,38 @@ class RegionJournal:
         return self.folder / f"{index:05d}.region"
 
 
-def split_name(name: str) -> tuple[str, str]:
+def parse_journal_name(name: str) -> tuple[str, str]:
     """Slide id and beginning of the fingerprint of a journal's folder.
 
-    >>> split_name("smear-2-0123456789abcdef")
+    >>> parse_journal_name("smear-2-0123456789abcdef")
     ('smear-2', '0123456789abcdef')
     """
-    return name[: -_SHORT - 1], name[-_SHORT:]
+    return name[: -_FINGERPRINT_CHARS - 1], name[-_FINGERPRINT_CHARS:]
 
 
 @dataclass(frozen=True)
-class Failure:
+class SlideFailure:
     """Why a slide failed, under which fingerprint: tried again only when that changes or on request."""
 
     fingerprint: str
     reason: str
 
 
-def read_failure(state_folder: Path, slide_id: str) -> Failure | None:
+def read_failure(state_folder: Path, slide_id: str) -> SlideFailure | None:
     """What an earlier run noted of this slide, if anything."""
     try:
         noted = json.loads((state_folder / "failed" / f"{slide_id}.json").read_text("utf-8"))
-        return Failure(str(noted["fingerprint"]), str(noted["reason"]))
+        return SlideFailure(str(noted["fingerprint"]), str(noted["reason"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def note_failure(state_folder: Path, slide_id: str, failure: Failure) -> None:
+def record_failure(state_folder: Path, slide_id: str, failure: SlideFailure) -> None:
     """Remember that this slide failed for a reason that trying again would not change."""
     text = json.dumps({"fingerprint": failure.fingerprint, "reason": failure.reason})
-    write_bytes(state_folder / "failed" / f"{slide_id}.json", text.encode())
+    write_file(state_folder / "failed" / f"{slide_id}.json", text.encode())
 
 
-def forget_failure(state_folder: Path, slide_id: str) -> None:
+def clear_failure(state_folder: Path, slide_id: str) -> None:
     """Remove the note, if there is one."""
     (state_folder / "failed" / f"{slide_id}.json").unlink(missing_ok=True)

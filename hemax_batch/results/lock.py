@@ -26,7 +26,7 @@ _POLL_S = 0.5
 
 
 @dataclass(frozen=True)
-class Holder:
+class LockHolder:
     """Who holds a lock. `started` tells a process from a later one of the same pid; `space` is its pid namespace."""
 
     host: str
@@ -38,7 +38,7 @@ class Holder:
     released: bool = False
 
     @classmethod
-    def this_process(cls) -> Holder:
+    def this_process(cls) -> LockHolder:
         """Who we are."""
         now = time.strftime("%Y-%m-%d %H:%M:%S%z")
         return cls(
@@ -50,7 +50,7 @@ class Holder:
             now,
         )
 
-    def is_gone(self) -> bool:
+    def is_dead(self) -> bool:
         """Whether this holder certainly no longer runs. Of another host (or container) that cannot be told: False."""
         if self.released:
             return True
@@ -69,16 +69,16 @@ class OutputLock:
     meanwhile: called while waiting; what it raises ends the wait.
     """
 
-    def __init__(self, folder: Path, wait_s: float = 0.0, meanwhile: Callable[[], object] = bool):
+    def __init__(self, folder: Path, wait_s: float = 0.0, on_wait: Callable[[], object] = bool):
         self._folder = folder
         self._wait_s = wait_s
-        self._meanwhile = meanwhile
+        self._on_wait = on_wait
         self._mine: Path | None = None
 
     def __enter__(self) -> OutputLock:
         deadline = time.monotonic() + self._wait_s
         while not self._try_to_take():
-            self._meanwhile()
+            self._on_wait()
             if time.monotonic() >= deadline:
                 raise LockedError(self._explain())
             time.sleep(_POLL_S)
@@ -86,20 +86,20 @@ class OutputLock:
 
     def __exit__(self, *_) -> None:
         if self._mine is not None:
-            held = Holder(**json.loads(self._mine.read_text()))
-            _write_aside(self._mine, Holder(**{**asdict(held), "released": True})).replace(
+            held = LockHolder(**json.loads(self._mine.read_text()))
+            _write_aside(self._mine, LockHolder(**{**asdict(held), "released": True})).replace(
                 self._mine
             )
             self._mine = None
 
     def _try_to_take(self) -> bool:
         highest, holder = self._in_force()
-        if holder is not None and not holder.is_gone():
+        if holder is not None and not holder.is_dead():
             return False
         wanted = self._folder / f"lock.{highest + 1}"
-        aside = _write_aside(wanted, Holder.this_process())
+        partial = _write_aside(wanted, LockHolder.this_process())
         try:
-            os.link(aside, wanted)
+            os.link(partial, wanted)
         except FileExistsError:
             return False
         except OSError as error:
@@ -107,7 +107,7 @@ class OutputLock:
                 f"{self._folder}: cannot create the lock {wanted.name}: {error.strerror}"
             ) from error
         finally:
-            aside.unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
         if (
             self._in_force()[0] != highest + 1
         ):  # a later holder removed the number that we saw: we were asleep
@@ -123,14 +123,14 @@ class OutputLock:
         names = (p.name.removeprefix("lock.") for p in self._folder.glob("lock.*"))
         return sorted(int(name) for name in names if name.isdigit())
 
-    def _in_force(self) -> tuple[int, Holder | None]:
+    def _in_force(self) -> tuple[int, LockHolder | None]:
         """The highest number and who holds it; (0, None) where there is none."""
         numbers = self._numbers()
         if not numbers:
             return 0, None
         path = self._folder / f"lock.{numbers[-1]}"
         try:
-            return numbers[-1], Holder(**json.loads(path.read_text()))
+            return numbers[-1], LockHolder(**json.loads(path.read_text()))
         except FileNotFoundError:  # its holder has just been followed by another
             return self._in_force()
         except (ValueError, TypeError) as error:
@@ -141,7 +141,7 @@ class OutputLock:
     def _explain(self) -> str:
         number, holder = self._in_force()
         path = self._folder / f"lock.{number}"
-        if holder is None or holder.is_gone():
+        if holder is None or holder.is_dead():
             return f"{self._folder.parent}: another run took the results folder just now; try again"
         return (
             f"{self._folder.parent}: held by process {holder.pid} on {holder.host} since {holder.since}; wait for it "
@@ -149,11 +149,11 @@ class OutputLock:
         )
 
 
-def holder_of(folder: Path) -> str:
+def describe_holder(folder: Path) -> str:
     """Who holds the lock in `folder`, in words with the remedy; "" where nobody does. LockedError: it is damaged."""
     lock = OutputLock(folder)
     holder = lock._in_force()[1]
-    return "" if holder is None or holder.is_gone() else lock._explain()
+    return "" if holder is None or holder.is_dead() else lock._explain()
 
 
 def process_start(pid: int) -> str | None:
@@ -189,10 +189,10 @@ def _pid_space() -> str:
         return ""
 
 
-def _write_aside(target: Path, holder: Holder) -> Path:
-    aside = target.with_name(f".{target.name}.{socket.gethostname()}.{os.getpid()}")
+def _write_aside(target: Path, holder: LockHolder) -> Path:
+    partial = target.with_name(f".{target.name}.{socket.gethostname()}.{os.getpid()}")
     try:
-        with open(aside, "w") as file:
+        with open(partial, "w") as file:
             json.dump(asdict(holder), file)
             file.flush()
             os.fsync(file.fileno())
@@ -200,4 +200,4 @@ def _write_aside(target: Path, holder: Holder) -> Path:
         raise OutputError(
             f"{target.parent}: cannot write the lock: {error.strerror}; check space and permissions"
         ) from error
-    return aside
+    return partial

@@ -5,7 +5,7 @@
     head                                 blobs   the cells' pictures, one after the other, then their outlines
     blobs
 
-A slide's pictures and outlines are ten times the rest, so they can be left where they are (results.kept).
+A slide's pictures and outlines are ten times the rest, so they can be left where they are (results.region_blobs).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from ..records import Cells, OverviewPiece, RegionResult, Squares
+from ..records import Cells, FilmSquares, OverviewPiece, RegionResult
 
-ASIDE = ("pictures", "outlines")  # of `Cells`, in the order of their blobs
+BLOB_FIELDS = ("pictures", "outlines")  # of `Cells`, in the order of their blobs
 _NOT_SCALAR = ("cells", "rbc_diameters_um", "squares", "overview")
 _SCALARS = tuple(f.name for f in fields(RegionResult) if f.name not in _NOT_SCALAR)
-_ARRAYS = tuple(f.name for f in fields(Cells) if f.name not in ("masks", *ASIDE))
-_SQUARES = tuple(f.name for f in fields(Squares))
+_ARRAYS = tuple(f.name for f in fields(Cells) if f.name not in ("masks", *BLOB_FIELDS))
+_SQUARES = tuple(f.name for f in fields(FilmSquares))
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class Blobs:
     checks: np.ndarray
 
 
-def to_bytes(result: RegionResult) -> bytes:
+def encode_region(result: RegionResult) -> bytes:
     """A RegionResult as the bytes of its file."""
     cells = result.cells
-    blobs = [blob for name in ASIDE for blob in getattr(cells, name)]
+    blobs = [blob for name in BLOB_FIELDS for blob in getattr(cells, name)]
     arrays = {f"cells_{name}": getattr(cells, name) for name in _ARRAYS}
     arrays["masks_bytes"] = np.frombuffer(b"".join(cells.masks), np.uint8)
     arrays["masks_lengths"] = np.array([len(mask) for mask in cells.masks], np.int64)
@@ -63,33 +63,33 @@ def to_bytes(result: RegionResult) -> bytes:
     )
 
 
-def from_bytes(raw: bytes) -> RegionResult:
-    """The inverse of `to_bytes`. ValueError or KeyError where `raw` is damaged."""
-    stored, start = _unpacked(raw[12 : 12 + int.from_bytes(raw[4:12], "little")], raw[:4])
+def decode_region(raw: bytes) -> RegionResult:
+    """The inverse of `encode_region`. ValueError or KeyError where `raw` is damaged."""
+    stored, start = _decode_head(raw[12 : 12 + int.from_bytes(raw[4:12], "little")], raw[:4])
     blobs = _split(np.frombuffer(raw, np.uint8)[start:], stored["blobs_lengths"])
     if [google_crc32c.value(blob) for blob in blobs] != stored["blobs_checks"].tolist():
         raise ValueError("the CRC-32C of a picture or outline is not that of its content")
     n = len(blobs) // 2
-    return _result(stored, blobs[:n], blobs[n:])
+    return _region_result(stored, blobs[:n], blobs[n:])
 
 
-def read_head(file: BinaryIO, place: Callable[[int], object]) -> tuple[RegionResult, Blobs]:
+def read_region_head(file: BinaryIO, place: Callable[[int], object]) -> tuple[RegionResult, Blobs]:
     """A region from its file but for the blobs, and where these lie; `place` of its row stands for those of a cell.
 
     ValueError or KeyError where the head is damaged, or the file shorter or longer than the head says.
     """
     check, length = file.read(4), int.from_bytes(file.read(8), "little")
-    stored, start = _unpacked(file.read(length), check)
+    stored, start = _decode_head(file.read(length), check)
     blobs = Blobs(
         start + np.concatenate([[0], np.cumsum(stored["blobs_lengths"])]), stored["blobs_checks"]
     )
     if (size := file.seek(0, 2)) != blobs.ends[-1]:
         raise ValueError(f"{size} bytes, its head speaks of {blobs.ends[-1]}")
     places = tuple(map(place, range(len(blobs.checks) // 2)))
-    return _result(stored, places, places), blobs
+    return _region_result(stored, places, places), blobs
 
 
-def _unpacked(head: bytes, check: bytes) -> tuple[dict[str, np.ndarray], int]:
+def _decode_head(head: bytes, check: bytes) -> tuple[dict[str, np.ndarray], int]:
     """The arrays of a head, and where the blobs after it begin."""
     if zlib.crc32(head) != int.from_bytes(check, "little"):
         raise ValueError("its CRC-32 is not that of its content")
@@ -99,7 +99,7 @@ def _unpacked(head: bytes, check: bytes) -> tuple[dict[str, np.ndarray], int]:
         raise ValueError(str(error)) from error
 
 
-def _result(stored: dict[str, np.ndarray], pictures: tuple, outlines: tuple) -> RegionResult:
+def _region_result(stored: dict[str, np.ndarray], pictures: tuple, outlines: tuple) -> RegionResult:
     scalars = json.loads(stored["scalars_json"].tobytes())
     scalars["notes"] = tuple(scalars["notes"])
     columns = {name: stored[f"cells_{name}"] for name in _ARRAYS}
@@ -107,7 +107,7 @@ def _result(stored: dict[str, np.ndarray], pictures: tuple, outlines: tuple) -> 
     return RegionResult(
         cells=Cells(**columns, masks=masks, pictures=pictures, outlines=outlines),
         rbc_diameters_um=stored["rbc_diameters_um"],
-        squares=Squares(**{name: stored[f"squares_{name}"] for name in _SQUARES}),
+        squares=FilmSquares(**{name: stored[f"squares_{name}"] for name in _SQUARES}),
         overview=OverviewPiece(*stored["overview_xy"].tolist(), stored["overview_pixels"]),
         **scalars,
     )

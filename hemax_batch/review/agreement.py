@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from ..cells.differential import Differential, clopper_pearson
 from ..cells.rules import NEUTROPHILS
 from ..vocabulary import UNIDENTIFIED
-from .applied import Reviewed
+from .apply_corrections import SlideReview
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Difference:
 class Agreement:
     """Two reviews of the same results. `disputed`: cells that both looked at and call differently."""
 
-    first: Reviewed
-    second: Reviewed
+    first: SlideReview
+    second: SlideReview
     seen_by_both: tuple[int, ...]  # cell ids, as are
     disputed: tuple[int, ...]
     kappa: float  # of the cells that both looked at; NaN where it says nothing
@@ -63,7 +63,7 @@ class Agreement:
     merged_count: Differential
 
 
-def agreement_of(first: Reviewed, second: Reviewed) -> Agreement:
+def compare_reviews(first: SlideReview, second: SlideReview) -> Agreement:
     """Compare and merge. Where both looked and agree, their class; where they differ, unidentified, for a third look;
     where one looked, that one's; else as it was."""
     both = sorted(first.decided & second.decided)

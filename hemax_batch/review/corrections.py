@@ -86,7 +86,7 @@ def read_corrections(path: Path, own_classes: bool = False) -> list[Correction]:
                 problems += _contradiction(found.setdefault(key, correction), correction)
     except csv.Error as error:
         raise UsageError(f"{path}: row {reader.line_num}: not a CSV table ({error})") from error
-    refuse(path, problems)
+    raise_problems(path, problems)
     if not found:
         raise UsageError(
             f"{path}: holds no decision; review some cells in report.html and export again"
@@ -106,7 +106,7 @@ def _contradiction(earlier: Correction, later: Correction) -> list[str]:
     return [f"{cell} is there twice, and not as in row {earlier.row}"]
 
 
-def refuse(path: Path, problems: list[str]) -> None:
+def raise_problems(path: Path, problems: list[str]) -> None:
     """UsageError naming the file and up to a dozen of its problems, where there are any."""
     if problems:
         more = len(problems) - _MOST_PROBLEMS
@@ -153,7 +153,9 @@ def corrections_text(path: Path) -> str:
         ) from error
 
 
-def _checked(raw: dict[str, str], row: int, own_classes: bool) -> tuple[Correction | None, list[str]]:
+def _checked(
+    raw: dict[str, str], row: int, own_classes: bool
+) -> tuple[Correction | None, list[str]]:
     """One row as a decision, or what is wrong with it."""
     wrong = []
     if not raw["cell_id"].isascii() or not raw["cell_id"].isdigit() or len(raw["cell_id"]) > 12:

@@ -11,12 +11,12 @@ from pathlib import Path
 from ..errors import ResultsError
 from ..results.folder import ResultsFolder
 from ..vocabulary import CLAIM, CLASSES
-from .clinical_rows import percent
-from .legend import class_list, colour_rules
-from .loaded import load_differential, load_record
-from .pages import environment, inline, write_page
+from .class_legend import class_list, colour_rules
+from .html_pages import environment, inline, write_page
+from .load_results import load_differential, load_record
 from .report import REPORT_NAME
-from .state import ReviewState, review_states
+from .report_rows import percent
+from .review_state import ReviewState, review_states
 from .urgency import LEVELS, Urgency, urgency_of
 
 INDEX_NAME = "index.html"

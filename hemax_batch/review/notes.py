@@ -28,7 +28,9 @@ class Notes:
         return {
             "signed_off": self.signed_off or None,
             "slide_comment": self.slide_comment,
-            "comments": [{"cell_id": i, "comment": text} for i, text in sorted(self.comments.items())],
+            "comments": [
+                {"cell_id": i, "comment": text} for i, text in sorted(self.comments.items())
+            ],
         }
 
 

@@ -17,17 +17,17 @@ from markupsafe import Markup
 from ..cells.own_classes import own_classes
 from ..errors import HemaxError, OutputError, ResultsError
 from ..vocabulary import ATTRIBUTES, CLAIM, CLASS_NAMES, UNIDENTIFIED
-from .clinical_rows import class_rows, facts, percent
-from .legend import class_list, colour_rules
-from .loaded import LoadedCell, LoadedSlide, load_record, load_slide
+from .class_legend import class_list, colour_rules
+from .html_pages import environment, inline, script_json, write_page
+from .load_results import LoadedCell, LoadedSlide, load_record, load_slide
 from .outlines import svg_path
-from .overview import draw_overview
-from .pages import environment, inline, script_json, write_page
+from .overview_map import draw_overview
+from .report_rows import class_rows, percent, slide_facts
+from .review_state import review_states
 from .similarity import similarity_vectors
-from .state import review_states
 
 REPORT_NAME = "report.html"
-MOST_CELLS = 20_000  # some 100 MB of page; a smear of so many white cells is no smear, and memory must stay bounded
+MAX_CELLS = 20_000  # some 100 MB of page; a smear of so many white cells is no smear, and memory must stay bounded
 _BLOCK_CELLS = (
     60  # pictures and outlines that the page parses at a time, when they come near the screen
 )
@@ -49,11 +49,11 @@ def write_report(folder: Path) -> Path:
 
 def write_report_or_say_why(folder: Path) -> Path:
     """As `write_report`, for a run: a slide's results stand whatever becomes of its report, so that anything but a
-    full or forbidden disk, or more than MOST_CELLS cells, gives a page that says what went wrong and how to go on."""
+    full or forbidden disk, or more than MAX_CELLS cells, gives a page that says what went wrong and how to go on."""
     try:
-        if (cells := load_record(folder).cells) > MOST_CELLS:
+        if (cells := load_record(folder).cells) > MAX_CELLS:
             raise ResultsError(
-                f"{cells} cells are more than the {MOST_CELLS} that a page is made of unasked"
+                f"{cells} cells are more than the {MAX_CELLS} that a page is made of unasked"
             )
         return write_report(folder)
     except OutputError:
@@ -80,7 +80,9 @@ def _context(slide: LoadedSlide) -> dict:
     """What the template asks for."""
     own = own_classes(slide.differential["rules"].get("own_classes", {}))
     classes = class_list(own)
-    style, style_hash = inline(("page.css", "report.css", "desk.css", "print.css"), colour_rules(own))
+    style, style_hash = inline(
+        ("page.css", "report.css", "desk.css", "print.css"), colour_rules(own)
+    )
     script, script_hash = inline(_SCRIPTS)
     ordered = gallery_order(slide.cells)
     drawn = draw_overview(slide)
@@ -90,7 +92,7 @@ def _context(slide: LoadedSlide) -> dict:
         "record": slide.record,
         "differential": slide.differential,
         "rows": class_rows(slide.differential),
-        "facts": facts(slide),
+        "facts": slide_facts(slide),
         "percent": percent,
         "classes": classes,
         "teaching": any(cell.teaches is not None for cell in ordered),
@@ -145,10 +147,12 @@ def _cell(cell: LoadedCell, slide: LoadedSlide, units_per_px: float) -> dict:
 def _blocks(slide: LoadedSlide, ordered: list[LoadedCell]) -> Iterator[Markup]:
     """Pictures and outlines, in the order of the gallery, a block at a time so that no page is ever whole in memory."""
     for start in range(0, len(ordered), _BLOCK_CELLS):
-        yield script_json([_looks(slide, cell) for cell in ordered[start : start + _BLOCK_CELLS]])
+        yield script_json(
+            [_picture_and_outlines(slide, cell) for cell in ordered[start : start + _BLOCK_CELLS]]
+        )
 
 
-def _looks(slide: LoadedSlide, cell: LoadedCell) -> list[str]:
+def _picture_and_outlines(slide: LoadedSlide, cell: LoadedCell) -> list[str]:
     """[JPEG in base64, outline of the cell, outline of the nucleus]; "" where there is none."""
     jpeg = base64.b64encode(slide.pictures.get(cell.cell_id, b"")).decode()
     outlines = slide.outlines.get(cell.cell_id)

@@ -23,27 +23,27 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ..errors import OutputError, ResultsError, UsageError
-from ..outputs.clinical import as_json
-from ..outputs.tables import as_table, safe_text
-from ..results.durable import write_bytes
+from ..outputs.differential_json import encode_json
+from ..outputs.tables import encode_table, safe_text
+from ..results.atomic_files import write_file
 from ..results.folder import ResultsFolder
 from ..results.lock import OutputLock
-from .agreement import Agreement, agreement_of
-from .applied import Reviewed, apply_file
+from .agreement import Agreement, compare_reviews
+from .apply_corrections import SlideReview, apply_corrections
 from .corrections import COLUMNS, correction_rows
 from .index import write_index
 from .report import REPORT_NAME, write_report
 from .review_record import SIDE_BY_SIDE_COLUMNS, agreement_record, review_record, side_by_side_rows
-from .state import FOLDER
+from .review_state import FOLDER
 
 _MAX_WBC = 10_000.0  # 10⁹/l, as `run --wbc` takes
 
 
 @dataclass(frozen=True)
-class Tally:
+class RetallyResult:
     """What `retally` did: a review per file and slide, and the agreement of each slide that two reviewed."""
 
-    reviews: tuple[Reviewed, ...]
+    reviews: tuple[SlideReview, ...]
     agreements: tuple[Agreement, ...]
 
 
@@ -53,7 +53,7 @@ def retally(
     reviewers: list[str],
     wbc: float | None = None,
     wait_lock_s: float = 0.0,
-) -> Tally:
+) -> RetallyResult:
     """Check the decisions of one or two files against the results in `root`, count again, and write the reviews.
 
     `reviewers`: who signs each file; none: as the files say. `wbc` (10⁹/l): in the place of the run's, before and
@@ -67,20 +67,20 @@ def retally(
     if wbc is not None and not 0 < wbc <= _MAX_WBC:
         raise UsageError(f"--wbc {wbc:g}: must be above 0 and at most {_MAX_WBC:g} (10^9/l)")
     results = ResultsFolder(root)
-    results.check_there()
+    results.require_existing()
     with OutputLock(results.state, wait_lock_s):
         reviews = []
         for i, path in enumerate(files):
-            reviews += apply_file(results, path, reviewers[i] if reviewers else "", wbc)
+            reviews += apply_corrections(results, path, reviewers[i] if reviewers else "", wbc)
         _refuse_one_reviewer_twice(reviews)
-        agreements = [agreement_of(*pair) for pair in _pairs(reviews)]
+        agreements = [compare_reviews(*pair) for pair in _pairs(reviews)]
         now = datetime.now(UTC).astimezone().isoformat(timespec="seconds")
         for review in reviews:
             _write(results.root / FOLDER / review.slide_id, review, now)
         for agreement in agreements:
             _write_agreement(results.root / FOLDER, agreement, now)
         show_state(results, [review.slide_id for review in reviews])
-    return Tally(tuple(reviews), tuple(agreements))
+    return RetallyResult(tuple(reviews), tuple(agreements))
 
 
 def show_state(results: ResultsFolder, slide_ids: list[str]) -> None:
@@ -92,7 +92,7 @@ def show_state(results: ResultsFolder, slide_ids: list[str]) -> None:
     write_index(results)
 
 
-def _refuse_one_reviewer_twice(reviews: list[Reviewed]) -> None:
+def _refuse_one_reviewer_twice(reviews: list[SlideReview]) -> None:
     seen = set()
     for review in reviews:
         if (key := (review.slide_id, review.file_name.casefold())) in seen:
@@ -102,14 +102,14 @@ def _refuse_one_reviewer_twice(reviews: list[Reviewed]) -> None:
         seen.add(key)
 
 
-def _pairs(reviews: list[Reviewed]) -> list[tuple[Reviewed, Reviewed]]:
-    first: dict[str, Reviewed] = {}
+def _pairs(reviews: list[SlideReview]) -> list[tuple[SlideReview, SlideReview]]:
+    first: dict[str, SlideReview] = {}
     return [(first[r.slide_id], r) for r in reviews if first.setdefault(r.slide_id, r) is not r]
 
 
-def _write(folder: Path, review: Reviewed, now: str) -> None:
+def _write(folder: Path, review: SlideReview, now: str) -> None:
     """Decisions, cells, differential; then the line in the trail."""
-    name, target, looked_at = review.file_name, folder / review.sha256[:16], review.decided
+    name, target, reviewed = review.file_name, folder / review.sha256[:16], review.decided
     decisions = _decisions(review)
     cells = [
         [
@@ -117,32 +117,32 @@ def _write(folder: Path, review: Reviewed, now: str) -> None:
             str(i),
             review.before[i],
             review.after[i],
-            "true" if i in looked_at else "false",
+            "true" if i in reviewed else "false",
         ]
         for i in sorted(review.before)
     ]
     columns = ("slide", "cell_id", "class_before", "class_after", "reviewed")
-    write_bytes(target / f"{name}.corrections.csv", decisions)
-    write_bytes(target / f"{name}.cells.csv", as_table(columns, cells))
-    write_bytes(
+    write_file(target / f"{name}.corrections.csv", decisions)
+    write_file(target / f"{name}.cells.csv", encode_table(columns, cells))
+    write_file(
         target / f"{name}.differential.csv",
-        as_table(SIDE_BY_SIDE_COLUMNS, side_by_side_rows(review)),
+        encode_table(SIDE_BY_SIDE_COLUMNS, side_by_side_rows(review)),
     )
-    write_bytes(target / f"{name}.json", as_json(review_record(review, now)))
+    write_file(target / f"{name}.json", encode_json(review_record(review, now)))
     line = {
         "time": now,
         "reviewer": review.reviewer,
         "result_sha256": review.sha256,
         "corrections_sha256": hashlib.sha256(decisions).hexdigest(),
-        "decided": len(looked_at),
+        "decided": len(reviewed),
         "reclassified": review.reclassified,
         "white_cells_before": review.count_before.n_white,
         "white_cells_after": review.count_after.n_white,
     }
-    _add_line(folder / "trail.jsonl", json.dumps(line, ensure_ascii=False))
+    _append_line(folder / "trail.jsonl", json.dumps(line, ensure_ascii=False))
 
 
-def _add_line(path: Path, line: str) -> None:
+def _append_line(path: Path, line: str) -> None:
     """Add to a file of lines; as a new whole file, since half a line would be no trail."""
     try:
         earlier = path.read_bytes() if path.exists() else b""
@@ -152,7 +152,7 @@ def _add_line(path: Path, line: str) -> None:
         ) from error
     if earlier and not earlier.endswith(b"\n"):
         earlier += b"\n"
-    write_bytes(path, earlier + line.encode() + b"\n")
+    write_file(path, earlier + line.encode() + b"\n")
 
 
 def _write_agreement(folder: Path, agreement: Agreement, now: str) -> None:
@@ -160,9 +160,11 @@ def _write_agreement(folder: Path, agreement: Agreement, now: str) -> None:
     sums = [hashlib.sha256(_decisions(review)).hexdigest() for review in (first, second)]
     name = "+".join(sorted((first.file_name, second.file_name)))
     target = folder / first.slide_id / first.sha256[:16]
-    write_bytes(target / f"{name}.agreement.json", as_json(agreement_record(agreement, sums, now)))
+    write_file(
+        target / f"{name}.agreement.json", encode_json(agreement_record(agreement, sums, now))
+    )
 
 
-def _decisions(review: Reviewed) -> bytes:
+def _decisions(review: SlideReview) -> bytes:
     """The corrections as applied, signed by who signed them."""
-    return as_table(COLUMNS, correction_rows(list(review.corrections), review.reviewer))
+    return encode_table(COLUMNS, correction_rows(list(review.corrections), review.reviewer))

@@ -6,11 +6,11 @@ import math
 
 from ..cells.differential import NOT_ASSESSED, Differential, Share
 from ..cells.rules import NEUTROPHILS
-from ..outputs.clinical import count_record
+from ..outputs.differential_json import count_record
 from ..outputs.tables import safe_text
 from ..vocabulary import CLAIM, REVIEW_CLASSES
 from .agreement import Agreement, Difference
-from .applied import Reviewed
+from .apply_corrections import SlideReview
 
 #: A row a class; what is no part of the white cells has a count and no per cent.
 SIDE_BY_SIDE_COLUMNS = (
@@ -27,7 +27,7 @@ _COUNTED_BY_EYE = {
 }
 
 
-def review_record(review: Reviewed, now: str) -> dict:
+def review_record(review: SlideReview, now: str) -> dict:
     """What one review says: who, when, of which results, how much of it, and the differential before and after."""
     cells, decided = len(review.before), len(review.decided)
     return {
@@ -42,8 +42,8 @@ def review_record(review: Reviewed, now: str) -> dict:
         "share_reviewed": round(decided / cells, 4),
         "cells_reclassified": review.reclassified,
         "complete": decided == cells,
-        "unidentified_not_looked_at": review.unidentified_not_looked_at,
-        "every_unidentified_decided": review.unidentified_not_looked_at == 0,
+        "unidentified_not_looked_at": review.unidentified_not_reviewed,
+        "every_unidentified_decided": review.unidentified_not_reviewed == 0,
         **review.notes.record(),
         "before": count_record(review.count_before),
         "after": count_record(review.count_after),
@@ -51,7 +51,7 @@ def review_record(review: Reviewed, now: str) -> dict:
     }
 
 
-def _assessed(review: Reviewed) -> dict:
+def _assessed(review: SlideReview) -> dict:
     """What nobody assessed, and what the reviewer counted by eye though the network cannot see it: what he used, and
     after a complete review also what he could have used (then none of it is among the cells that were found)."""
     own = review.published.rules.classes
@@ -66,7 +66,7 @@ def _assessed(review: Reviewed) -> dict:
     }
 
 
-def side_by_side_rows(review: Reviewed) -> list[list[str]]:
+def side_by_side_rows(review: SlideReview) -> list[list[str]]:
     """Total neutrophils, the classes in clinical order, then what lies outside the white cells."""
     before, after = review.count_before, review.count_after
     rows = [

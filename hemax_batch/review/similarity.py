@@ -7,7 +7,7 @@ import base64
 import numpy as np
 
 from ..vocabulary import ATTRIBUTES
-from .loaded import LoadedCell
+from .load_results import LoadedCell
 
 _ONE = 60  # what a certain attribute, or two standard deviations of a measure, is as a signed byte
 

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UsageError
-from . import dicom
-from .companions import data_folders
-from .naming import assign_ids, stem
+from .formats import dicom_series
+from .formats.companion_files import data_folders
+from .slide_ids import assign_ids, stem
 
 RESULTS_MARK = ".hemax"  # a folder that holds this one is a results folder of ours
-FIELD_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".jp2"})
-SLIDE_SUFFIXES = FIELD_SUFFIXES | {
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".jp2"})
+SLIDE_SUFFIXES = IMAGE_SUFFIXES | {
     ".svs", ".tif", ".tiff", ".btf", ".tf2", ".tf8", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu",
     ".vsi", ".zvi", ".czi", ".dcm", ".dicom",
 }  # fmt: skip
@@ -62,7 +62,7 @@ def find_slides(
     return [SlideFile(p, i) for p, i in zip(paths, ids, strict=True)]
 
 
-def check_there(inputs: Sequence[str | os.PathLike]) -> None:
+def check_inputs_exist(inputs: Sequence[str | os.PathLike]) -> None:
     """UsageError naming an input that does not exist."""
     for given in map(os.fspath, inputs):
         if not given.startswith("@") and not os.path.exists(given) and not glob.has_magic(given):
@@ -80,7 +80,7 @@ def _expand(given: str) -> list[Path]:
         return _search_folder(path, given)
     if path.exists():
         return _read_list(path) if path.suffix.lower() == ".txt" else [path]
-    check_there([given])
+    check_inputs_exist([given])
     return _search_glob(given)
 
 
@@ -100,9 +100,9 @@ def _search_folder(folder: Path, given: str) -> list[Path]:
 def _search_glob(pattern: str) -> list[Path]:
     matches = [Path(os.path.abspath(m)) for m in sorted(glob.glob(pattern, recursive=True))]
     found = [
-        m for m in matches if m.is_file() and _looks_like_slide(m) and not _is_of_results(m.parent)
+        m for m in matches if m.is_file() and _may_be_slide(m) and not _is_results_folder(m.parent)
     ]
-    for folder in (m for m in matches if m.is_dir() and not _is_of_results(m)):
+    for folder in (m for m in matches if m.is_dir() and not _is_results_folder(m)):
         found += sorted(_walk(folder))
     found = _without_sidecars(found)
     if not found:
@@ -145,7 +145,7 @@ def _walk(folder: Path) -> Iterator[Path]:
     visited: set[tuple[int, int]] = set()
     for here, folders, files in os.walk(folder, followlinks=True, onerror=_warn_unreadable):
         state = os.stat(here)
-        if (state.st_dev, state.st_ino) in visited or _is_of_results(Path(here)):
+        if (state.st_dev, state.st_ino) in visited or _is_results_folder(Path(here)):
             folders.clear()
             continue
         visited.add((state.st_dev, state.st_ino))
@@ -156,7 +156,7 @@ def _walk(folder: Path) -> Iterator[Path]:
             if not f.startswith(".") and not f.endswith(".zarr") and f not in data
         )
         # a dangling link stays in: that slide fails and says so, instead of being missed
-        candidates = (p for name in files if _looks_like_slide(p := Path(here, name)))
+        candidates = (p for name in files if _may_be_slide(p := Path(here, name)))
         yield from (p for p in candidates if p.is_file() or p.is_symlink())
 
 
@@ -168,25 +168,25 @@ def _warn_unreadable(error: OSError) -> None:
     )
 
 
-def _looks_like_slide(path: Path) -> bool:
+def _may_be_slide(path: Path) -> bool:
     if path.name.startswith("."):
         return False
     suffix = path.suffix.lower()
     # DICOM exports often bear a bare UID or no ending at all
     return suffix in SLIDE_SUFFIXES or (
-        (not suffix or suffix[1:].isdigit()) and dicom.series_uid(path) is not None
+        (not suffix or suffix[1:].isdigit()) and dicom_series.series_uid(path) is not None
     )
 
 
 def _without_sidecars(paths: list[Path]) -> list[Path]:
     """Leave out the pictures that scanners put beside a slide: `smear_thumbnail.jpg` beside `smear.svs`."""
-    slides = {(p.parent, stem(p)) for p in paths if p.suffix.lower() not in FIELD_SUFFIXES}
+    slides = {(p.parent, stem(p)) for p in paths if p.suffix.lower() not in IMAGE_SUFFIXES}
 
     def is_sidecar(path: Path) -> bool:
         head, _, word = stem(path).replace("-", "_").replace(".", "_").rpartition("_")
         owner = (path.parent, stem(path)[: len(head)])
         return (
-            path.suffix.lower() in FIELD_SUFFIXES
+            path.suffix.lower() in IMAGE_SUFFIXES
             and word.lower() in _SIDECAR_WORDS
             and owner in slides
         )
@@ -194,7 +194,7 @@ def _without_sidecars(paths: list[Path]) -> list[Path]:
     return [p for p in paths if not is_sidecar(p)]
 
 
-def _is_of_results(folder: Path) -> bool:
+def _is_results_folder(folder: Path) -> bool:
     """Whether a folder is what we made of a slide, or of reviews; slides of somebody's may lie beside it."""
     ours = folder.name == "reviews" or (folder / "result.json").is_file()
     return ours and (folder.parent / RESULTS_MARK).is_dir()
@@ -222,12 +222,12 @@ class _SeriesIndex:
 
     def representative(self, path: Path) -> Path:
         """The file that stands for the series of `path`; `path` itself where it is no DICOM file."""
-        uid = dicom.series_uid(path)
+        uid = dicom_series.series_uid(path)
         return self._in_folder(path.parent)[uid][0] if uid else path
 
     def folder_name(self, path: Path) -> str | None:
         """The folder's name, where it holds one series of several files: the files are called level-0 and so on."""
-        if path.parent not in self._folders or not dicom.series_uid(path):
+        if path.parent not in self._folders or not dicom_series.series_uid(path):
             return None
         members = list(self._folders[path.parent].values())
         return path.parent.name if len(members) == 1 and len(members[0]) > 1 else None
@@ -237,7 +237,7 @@ class _SeriesIndex:
         if folder not in self._folders:
             members: dict[str, list[Path]] = {}
             for path in sorted(p for p in folder.iterdir() if p.is_file()):
-                if uid := dicom.series_uid(path):
+                if uid := dicom_series.series_uid(path):
                     members.setdefault(uid, []).append(path)
             for files in members.values():
                 files.sort(key=lambda p: -p.stat().st_size)

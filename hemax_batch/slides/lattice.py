@@ -20,7 +20,7 @@ _ROUNDING = 1.02  # a level of 0.505 µm/px serves where 0.5 is asked for
 
 @dataclass(frozen=True)
 class Lattice:
-    """Lattice pixel (i, j) is the mean of `average` x `average` pixels of pyramid level `level`.
+    """Lattice pixel (i, j) is the mean of `average_weights` x `average_weights` pixels of pyramid level `level`.
 
     Its level-0 extent is step_px * (i .. i + 1); pixels cut by the right or bottom edge of the level are left out.
     """

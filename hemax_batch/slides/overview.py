@@ -14,12 +14,12 @@ import numpy as np
 
 from ..records import OverviewPiece, Rect, Slide, StainProfile
 from .lattice import block_mean, lattice_of
-from .screen import STEP_UM, SUPPORT_UM, View
+from .screening import STEP_UM, SUPPORT_UM, ScreenView
 
 LONG_SIDE_PX = 1600
 
 
-def block_of(slide: Slide) -> int:
+def block_size(slide: Slide) -> int:
     """Lattice pixels per overview pixel, each way.
 
     A scan of 20 x 40 mm at a lattice step of 0.5 µm has 80,000 lattice pixels on its long side: blocks of 50 (25 µm).
@@ -28,12 +28,12 @@ def block_of(slide: Slide) -> int:
     return max(1, math.ceil(max(lattice.width, lattice.height) / LONG_SIDE_PX))
 
 
-def overview_piece(view: View, core: Rect, slide: Slide) -> OverviewPiece:
+def overview_piece(view: ScreenView, core: Rect, slide: Slide) -> OverviewPiece:
     """The overview's pixels that `core` (level-0 pixels) reaches into; those cut by the slide's edge are left out.
 
     `view` is of the core's window. Where a block is wider than the window's margin (a scan over 75 mm long) nothing.
     """
-    lattice, block = view.lattice, block_of(slide)
+    lattice, block = view.lattice, block_size(slide)
     if view.pixels.size == 0 or (block + 1) * lattice.step_um > SUPPORT_UM:
         return OverviewPiece.empty()
     step_px = block * lattice.step_px
@@ -47,9 +47,11 @@ def overview_piece(view: View, core: Rect, slide: Slide) -> OverviewPiece:
     return OverviewPiece(x0, y0, np.ascontiguousarray(block_mean(pixels, block)))
 
 
-def assemble(slide: Slide, stain: StainProfile, pieces: Iterable[OverviewPiece]) -> np.ndarray:
+def assemble_overview(
+    slide: Slide, stain: StainProfile, pieces: Iterable[OverviewPiece]
+) -> np.ndarray:
     """The overview, uint8 [h, w, 3], at least one pixel each way; its pieces over glass."""
-    lattice, block = lattice_of(slide, STEP_UM), block_of(slide)
+    lattice, block = lattice_of(slide, STEP_UM), block_size(slide)
     canvas = np.empty(
         (max(1, lattice.height // block), max(1, lattice.width // block), 3), np.uint8
     )

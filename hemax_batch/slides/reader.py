@@ -15,19 +15,19 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-import openslide
 
-from ..errors import MissingMppError, ReadError, UnreadableSlideError, UnsuitableSlideError, told
+from ..errors import (
+    MissingMppError,
+    ReadError,
+    UnreadableSlideError,
+    UnsuitableSlideError,
+    one_line,
+)
 from ..records import Slide
-from . import ifd_guard
-from .companions import slide_files
-from .field import FieldImage
 from .fingerprint import fingerprint
-from .pixels import GLASS
-from .tiff import TiffSlide, agrees, choose_levels
-from .tiff_layout import HostileTiff, TiffLayout, UnsupportedTiff
-from .tiff_layout import parse as parse_tiff
-from .vendor import VendorSlide
+from .formats.backends import open_backend
+from .formats.companion_files import slide_files
+from .formats.pixel_formats import GLASS
 
 COARSEST_UM = 0.5  # a lymphocyte's nucleus is then 14 px wide: chromatin can no longer be judged
 FINEST_UM = 0.04  # beyond any objective; such a figure is a unit error
@@ -59,7 +59,7 @@ class SlideReader:
         except Exception as error:  # codecs raise a dozen kinds; none may stop the other regions
             place = f"level {level}, x {left}..{right}, y {top}..{bottom}"
             raise ReadError(
-                f"slide {self.slide.slide_id!r} ({self.slide.path}): cannot read {place}: {told(error)}; "
+                f"slide {self.slide.slide_id!r} ({self.slide.path}): cannot read {place}: {one_line(error)}; "
                 "copy the file again from the scanner if this persists"
             ) from error
         if inside.shape == (h, w, 3):
@@ -87,7 +87,7 @@ def open_slide(path: str | os.PathLike, slide_id: str, mpp: float | None = None)
     """
     path = Path(os.path.abspath(path))
     name = f"slide {slide_id!r} ({path})"
-    source = _open_source(path, name)
+    source = open_backend(path, name)
     try:
         spacing_um = _settle_mpp(name, source.spacing_um, mpp)
         slide = Slide(
@@ -136,7 +136,7 @@ def reopen(slide: Slide) -> SlideReader:
             f"{name}: changed since the run began (fingerprint {now[:12]}, was {slide.fingerprint[:12]}); "
             "run again once it is no longer being written"
         )
-    source = _open_source(path, name, slide)
+    source = open_backend(path, name, slide)
     if source.level_sizes != slide.level_sizes:
         source.close()
         raise UnreadableSlideError(
@@ -169,85 +169,6 @@ def _downsample(full: tuple[int, int], part: tuple[int, int]) -> float:
         ):
             return float(whole)
     return ratio
-
-
-def _open_source(path: Path, name: str, recorded: Slide | None = None):
-    """The backend for this file's content, or the one of its record; errors name the slide."""
-    try:
-        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
-            raise UnreadableSlideError("not a regular file; name the slide's main file")
-        with open(path, "rb") as file:
-            magic = file.read(4)
-        if not magic:
-            raise UnreadableSlideError(
-                "the file is empty (0 bytes); copy it again from the scanner"
-            )
-        if magic in ifd_guard.MAGIC:
-            ifd_guard.check_directories(path)
-            return _open_tiff(path) if recorded is None else _reopen_tiff(path, recorded)
-        if openslide.OpenSlide.detect_format(str(path)):
-            return VendorSlide(path)
-        return FieldImage(path)
-    except OSError as error:
-        raise UnreadableSlideError(
-            f"{name}: {error.strerror or error}; check the path, its permissions, and whether its share is mounted"
-        ) from error
-    except openslide.OpenSlideError as error:
-        raise UnreadableSlideError(
-            f"{name}: OpenSlide refuses it: {told(error)}; convert it to a tiled TIFF"
-        ) from error
-    except (UnsupportedTiff, HostileTiff, UnreadableSlideError) as error:
-        raise UnreadableSlideError(f"{name}: {told(error)}") from error
-
-
-def _open_tiff(path: Path):
-    """The fast path where it can be trusted, else OpenSlide.
-
-    Steps: parse; open with OpenSlide too; take the fast path with OpenSlide's levels if a few tiles agree, or with
-    the file's own levels where OpenSlide does not know the format.
-    """
-    try:
-        layout, refusal = parse_tiff(path), ""
-    except UnsupportedTiff as error:
-        layout, refusal = None, str(error)
-    try:
-        vendor_slide = VendorSlide(path)
-    except openslide.OpenSlideError:
-        if layout is None or not layout.pyramid:
-            raise UnsupportedTiff(refusal or layout.refusal) from None
-        return TiffSlide(path, layout.pyramid, layout.vendor, layout.spacing_um)
-    if layout is not None:
-        vendor_slide.spacing_um = vendor_slide.spacing_um or layout.spacing_um
-        fast = _agreeing_fast_path(path, layout, vendor_slide)
-        if fast is not None:
-            vendor_slide.close()
-            return fast
-    return vendor_slide
-
-
-def _agreeing_fast_path(
-    path: Path, layout: TiffLayout, vendor_slide: VendorSlide
-) -> TiffSlide | None:
-    try:
-        levels = choose_levels(layout.by_size, vendor_slide.level_sizes)
-    except UnsupportedTiff:
-        return None
-    if len(layout.pyramid) > len(levels) and layout.pyramid[0].size == levels[0].size:
-        levels = layout.pyramid  # OME keeps its pyramid in SubIFDs, where OpenSlide does not look
-    fast = TiffSlide(path, levels, vendor_slide.vendor, vendor_slide.spacing_um)
-    if agrees(fast, vendor_slide):
-        return fast
-    fast.close()
-    return None
-
-
-def _reopen_tiff(path: Path, recorded: Slide):
-    if recorded.backend == "openslide":
-        return VendorSlide(path)
-    layout = parse_tiff(path)
-    known = {level.size: level for level in layout.pyramid} | layout.by_size
-    levels = choose_levels(known, recorded.level_sizes)
-    return TiffSlide(path, levels, recorded.vendor, None)
 
 
 def _settle_mpp(name: str, spacing_um: tuple[float, float] | None, given: float | None) -> float:

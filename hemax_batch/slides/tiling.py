@@ -12,8 +12,8 @@ import numpy as np
 
 from ..records import Rect, Region, Slide, StainProfile, TilePlan
 from .lattice import Lattice, lattice_of, read_lattice
-from .quality import is_bright_field
-from .screen import SUPPORT_UM
+from .screening import SUPPORT_UM
+from .stain import is_bright_field
 
 CORE_UM = 400.0
 HALO_UM = SUPPORT_UM  # of the screen; a patch (38 µm) round a cell on a core's edge needs 19, the largest cell 25
@@ -21,11 +21,11 @@ _TILE_PX = (
     256  # cores are whole tiles of the usual file, so that few tiles are decoded for two cores
 )
 
-_LOOK_UM = 4.0  # the coarse look: a lymphocyte (7 µm) still covers a whole pixel
-_LOOK_PIXELS = (
+_COARSE_UM = 4.0  # the coarse look: a lymphocyte (7 µm) still covers a whole pixel
+_MAX_COARSE_PIXELS = (
     64_000_000  # of the file; what would take more has no useful pyramid: all of it is worked on
 )
-_LOOK_STRIPE_PX = 8_000_000  # lattice pixels held at once
+_COARSE_STRIPE_PX = 8_000_000  # lattice pixels held at once
 _STAINED_OD = 0.07  # of any channel: half of the palest red cell's; JPEG and shading on averaged pixels stay below
 
 
@@ -87,13 +87,13 @@ def stained_cores(reader, stain: StainProfile, core_px: int, columns: int, rows:
     if not is_bright_field(stain):
         return np.zeros((rows, columns), bool)
     slide = reader.slide
-    lattice = lattice_of(slide, _LOOK_UM)
+    lattice = lattice_of(slide, _COARSE_UM)
     level_width, level_height = slide.level_sizes[lattice.level]
-    too_slow = lattice.average > 2 and level_width * level_height > _LOOK_PIXELS
+    too_slow = lattice.average > 2 and level_width * level_height > _MAX_COARSE_PIXELS
     if too_slow or lattice.width < 1 or lattice.height < 1:
         return np.ones((rows, columns), bool)
     stained = np.zeros((rows, columns), bool)
-    stripe = max(1, _LOOK_STRIPE_PX // lattice.width)
+    stripe = max(1, _COARSE_STRIPE_PX // lattice.width)
     for top in range(0, lattice.height, stripe):
         bottom = min(top + stripe, lattice.height)
         pixels = read_lattice(

@@ -28,15 +28,15 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from ..records import Rect, Slide, Squares, StainProfile
+from ..records import FilmSquares, Rect, Slide, StainProfile
 from ..vocabulary import ZONES
 from .lattice import lattice_of
-from .screen import STEP_UM, SUPPORT_UM, View, blue_weight, nuclear_stain
+from .screening import STEP_UM, SUPPORT_UM, ScreenView, blue_weight, nuclear_stain
 
 BLANK, FEATHERED, MONOLAYER, THICK = range(len(ZONES))
 
 SQUARE_UM = 40.0  # at most, and less than the screen's margin: a square that a core reaches into lies in its window
-AROUND = 5  # squares each way
+NEIGHBOURHOOD = 5  # squares each way
 MIN_COVER, MAX_COVER, MAX_OVERLAP = 0.10, 0.75, 0.25
 BLANK_COVER, BLANK_NUCLEI = 0.01, 0.001
 
@@ -54,7 +54,7 @@ assert SQUARE_UM < SUPPORT_UM
 
 
 @dataclass(frozen=True)
-class Paving:
+class SquareGrid:
     """The slide's squares: columns x rows of them, `side` pixels of the screen's lattice, `side_px` level-0 pixels.
 
     Those at the right and bottom edge are cut.
@@ -66,28 +66,28 @@ class Paving:
     rows: int
 
 
-def paving_of(slide: Slide) -> Paving:
+def square_grid(slide: Slide) -> SquareGrid:
     """The squares of a slide.
 
     At a lattice step of 0.4 µm a square has 100 pixels; a slide of 16 x 8 mm has 400 x 200 squares.
     """
     lattice = lattice_of(slide, STEP_UM)
     side = max(1, int(SQUARE_UM / lattice.step_um))
-    return Paving(
+    return SquareGrid(
         side, side * lattice.step_px, -(-lattice.width // side), -(-lattice.height // side)
     )
 
 
-def measure_squares(view: View, core: Rect, slide: Slide) -> Squares:
+def measure_squares(view: ScreenView, core: Rect, slide: Slide) -> FilmSquares:
     """Measure every square that `core` (level-0 pixels) reaches into, row-major; `view` is of the core's window.
 
     Steps: cut out the squares, part nuclei from film, count each square's film by thickness, find its glass, sum up.
     """
-    paving, stain = paving_of(slide), view.stain
+    paving, stain = square_grid(slide), view.stain
     left, right = _reached(core[0], core[2], paving.side_px, paving.columns)
     top, bottom = _reached(core[1], core[3], paving.side_px, paving.rows)
     if view.pixels.size == 0 or left >= right or top >= bottom:
-        return Squares.empty()
+        return FilmSquares.empty()
     place = _place_of(view, (left, top, right, bottom), paving.side)
     green, nuclear = view.pixels[place][..., 1], view.nuclear[place] - _nuclear_of_glass(stain)
     columns, count = right - left, (right - left) * (bottom - top)
@@ -106,7 +106,7 @@ def measure_squares(view: View, core: Rect, slide: Slide) -> Squares:
     film, covered, overlaid, nuclei = (
         a.astype(np.int32) for a in (film, covered, overlaid, layers[:, _BINS])
     )
-    return Squares(places, film, covered, overlaid, single_od, nuclei, nuclear_od)
+    return FilmSquares(places, film, covered, overlaid, single_od, nuclei, nuclear_od)
 
 
 def thickness_of(layers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -128,10 +128,10 @@ def thickness_of(layers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray
     return total, singles + overlaid, overlaid, (single * above).sum(axis=1) / _BINS_PER_LAYER
 
 
-def classify(
+def classify_zones(
     film: np.ndarray, covered: np.ndarray, overlaid: np.ndarray, nuclei: np.ndarray
 ) -> np.ndarray:
-    """The zone, uint8 [...], of neighbourhoods by their pixels, int [...] each (see `Squares`)."""
+    """The zone, uint8 [...], of neighbourhoods by their pixels, int [...] each (see `FilmSquares`)."""
     cover = covered / np.maximum(film, 1)
     overlap = overlaid / np.maximum(covered, 1)
     zone = np.where((cover > MAX_COVER) | (overlap > MAX_OVERLAP), THICK, MONOLAYER)
@@ -147,7 +147,7 @@ class ZoneMap:
     zones: np.ndarray
     side_px: float
 
-    def at(self, points_xy: np.ndarray) -> np.ndarray:
+    def zones_at(self, points_xy: np.ndarray) -> np.ndarray:
         """Zones, uint8 [N], of points [N, 2] (level-0 pixels) where cells lie; blank is feathered there."""
         rows, columns = self.zones.shape
         if not rows or not columns:
@@ -170,13 +170,13 @@ class ZoneMap:
         return areas
 
 
-def zone_map(slide: Slide, parts: Iterable[Squares], lost: Iterable[Rect] = ()) -> ZoneMap:
+def zone_map(slide: Slide, parts: Iterable[FilmSquares], lost: Iterable[Rect] = ()) -> ZoneMap:
     """The map of a slide from the squares of its regions; a square that two of them measured is the same in both.
 
     A square that none measured is bare glass, for only that is left out of the plan: how much of it is measured hangs on
     the regions, and must not tell. Of cores that were `lost` nothing is known, and their squares count for nothing.
     """
-    paving, lattice = paving_of(slide), lattice_of(slide, STEP_UM)
+    paving, lattice = square_grid(slide), lattice_of(slide, STEP_UM)
     counts = np.zeros((4, paving.rows, paving.columns), np.int32)
     wide, high = (
         np.diff(np.minimum(np.arange(n + 1) * paving.side, size))
@@ -193,15 +193,15 @@ def zone_map(slide: Slide, parts: Iterable[Squares], lost: Iterable[Rect] = ()) 
         i, j = squares.places.T
         counts[:, j, i] = squares.film, squares.covered, squares.overlaid, squares.nuclei
     for axis in (1, 2):
-        counts = ndimage.correlate1d(counts, np.ones(AROUND, int), axis, mode="constant")
-    return ZoneMap(classify(*counts), paving.side_px)
+        counts = ndimage.correlate1d(counts, np.ones(NEIGHBOURHOOD, int), axis, mode="constant")
+    return ZoneMap(classify_zones(*counts), paving.side_px)
 
 
-def film_figures(squares: Squares) -> tuple[float, float, float, float]:
+def film_statistics(squares: FilmSquares) -> tuple[float, float, float, float]:
     """Of some squares together: cover, overlap, stain contrast, nuclear contrast; NaN where nothing is stained.
 
     stain contrast    mean green optical density, above the glass, of what single red cells cover
-    nuclear contrast  mean nuclear stain (see slides.screen) of the pixels of nuclei
+    nuclear contrast  mean nuclear stain (see slides.screening) of the pixels of nuclei
     """
     film, covered, overlaid, single_od, nuclei, nuclear_od = (
         float(a.sum(dtype=np.float64))
@@ -226,7 +226,7 @@ def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else math.nan
 
 
-def _place_of(view: View, squares: Rect, side: int) -> tuple[slice, slice]:
+def _place_of(view: ScreenView, squares: Rect, side: int) -> tuple[slice, slice]:
     """Where in the view a rectangle of squares lies, up to the lattice's end."""
     left, top, right, bottom = (edge * side for edge in squares)
     right, bottom = min(right, view.lattice.width), min(bottom, view.lattice.height)

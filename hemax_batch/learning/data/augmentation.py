@@ -1,0 +1,257 @@
+"""The stain, light and focus of other laboratories, on whole batches of patches, on whichever device they lie.
+
+What is done to which patch is drawn on the host (`draw_photometry`, numpy), so that it depends on the generator alone;
+doing it (`apply_photometry`) needs no word from the device.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...model.heads import optical_density
+
+BLUR, COARSE, JPEG, NOISE = range(4)
+_BLUR_REACH_PX = 5
+
+# Annex K of ITU-T T.81 (the JPEG standard): quantisation of luminance and chrominance at quality 50
+_LUMA = np.array(
+    [
+        16,
+        11,
+        10,
+        16,
+        24,
+        40,
+        51,
+        61,
+        12,
+        12,
+        14,
+        19,
+        26,
+        58,
+        60,
+        55,
+        14,
+        13,
+        16,
+        24,
+        40,
+        57,
+        69,
+        56,
+        14,
+        17,
+        22,
+        29,
+        51,
+        87,
+        80,
+        62,
+        18,
+        22,
+        37,
+        56,
+        68,
+        109,
+        103,
+        77,
+        24,
+        35,
+        55,
+        64,
+        81,
+        104,
+        113,
+        92,
+        49,
+        64,
+        78,
+        87,
+        103,
+        121,
+        120,
+        101,
+        72,
+        92,
+        95,
+        98,
+        112,
+        100,
+        103,
+        99,
+    ],
+    np.float32,
+).reshape(8, 8)
+_CHROMA = np.full((8, 8), 99, np.float32)
+_CHROMA[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
+_YCC = np.array(
+    [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]], np.float32
+)  # JFIF
+
+_K = np.arange(8)  # the cosine transform of 8 values
+_COSINES = (
+    np.cos((2 * _K[None] + 1) * _K[:, None] * np.pi / 16)
+    / 2
+    * np.where(_K == 0, 0.5**0.5, 1)[:, None]
+).astype(np.float32)
+
+_constants: dict[tuple, Tensor] = {}
+
+
+def _constant(array: np.ndarray, device: torch.device) -> Tensor:
+    """A small constant on the device, sent once: sending makes the host wait for the device."""
+    key = array.tobytes(), array.shape, device
+    if key not in _constants:
+        _constants[key] = torch.from_numpy(array).to(device)
+    return _constants[key]
+
+
+@dataclass(frozen=True)
+class Photometry:
+    """What is done to each of B patches.
+
+    mix          float32 [B, 3, 3], optical densities into optical densities
+    ground_gain  float32 [B, 1], ground_shift float32 [B, 3]: the new ground's optical density, from the old
+    slope        float32 [B, 2], relative brightness from edge to edge, x and y
+    degrading    patches by kind: {kind: int64 indices}; `strength` float32 [B] is of that kind (σ in px, factor,
+                 quality, σ of noise)
+    seed         of the noise
+    """
+
+    mix: np.ndarray
+    ground_gain: np.ndarray
+    ground_shift: np.ndarray
+    slope: np.ndarray
+    degrading: dict[int, np.ndarray]
+    strength: np.ndarray
+    seed: int
+
+
+def draw_photometry(
+    rng: np.random.Generator, count: int, stain: float = 1.0, as_stained: float = 0.0
+) -> Photometry:
+    """Stain always (strongly one time in four), light half the time, one degradation four times in ten.
+
+    Another laboratory's stain: a random near-identity mixing of optical densities and another ground colour, `stain` times
+    as far from its own (the ground's density, which is of glass and lamp, apart). A lamp off its centre: up to a fifth of
+    brightness across the patch. Degradations: defocus, a coarser scan (up to 0.30 µm/px), JPEG, sensor noise. A share
+    `as_stained` of patches keeps its own stain and light: what colour alone tells, as the cytoplasm's, is learnt from those.
+    """
+    f = np.float32
+    strong = np.where(rng.random(count) < 0.25, 2.0, 1.0)[:, None]
+    gains, gain = rng.normal(0, 0.16, (count, 3)), rng.normal(0, 0.15, (count, 1))
+    mix = rng.normal(0, 0.07, (count, 3, 3))
+    slope = rng.normal(0, 0.08, (count, 2)) * (rng.random((count, 1)) < 0.5)
+    kind = np.where(rng.random(count) < 0.4, rng.integers(4, size=count), -1)
+    span = np.array([(0.4, 1.6), (1.3, 2.5), (35, 85), (1, 6)])[kind.clip(0)]
+    ground_gain, ground_shift = rng.uniform(0.4, 1.6, (count, 1)), rng.normal(0, 0.03, (count, 3))
+    strength, seed = rng.uniform(span[:, 0], span[:, 1]), int(rng.integers(2**62))
+    own = rng.random((count, 1)) < as_stained
+    wide = np.where(own, 0.0, stain * strong)
+    mix = (np.eye(3) + mix * wide[..., None]) * np.exp((gains + gain) * wide)[:, None]
+    return Photometry(
+        mix.astype(f),
+        np.where(own, 1.0, ground_gain).astype(f),
+        (ground_shift * wide).astype(f),
+        np.where(own, 0.0, slope).astype(f),
+        {k: np.flatnonzero(kind == k) for k in range(4) if (kind == k).any()},
+        strength.astype(f),
+        seed,
+    )
+
+
+def apply_photometry(pixels: Tensor, drawn: Photometry) -> Tensor:
+    """Patches float [B, 3, S, S] in 0..255 (S a multiple of 16) as another laboratory would have seen them; uint8."""
+    device = pixels.device
+
+    def to(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(device, non_blocking=True)
+
+    x = _restain(pixels, to(drawn.mix), to(drawn.ground_gain), to(drawn.ground_shift))
+    x = _relight(x, to(drawn.slope))
+    for kind, rows in drawn.degrading.items():
+        at, strength = to(rows), drawn.strength[rows]
+        part = x[at]
+        if kind == BLUR:
+            part = _blur(part, to(strength))
+        elif kind == COARSE:
+            part = _downsample(part, float(strength[0]))
+        elif kind == JPEG:
+            part = _jpeg(part, to(strength))
+        else:
+            noise = torch.Generator(device).manual_seed(drawn.seed)
+            part = (
+                part
+                + torch.randn(part.shape, generator=noise, device=device)
+                * to(strength)[:, None, None, None]
+            )
+        x = x.index_copy(0, at, part)
+    return x.round().clamp(0, 255).to(torch.uint8)
+
+
+def _restain(pixels: Tensor, mix: Tensor, ground_gain: Tensor, ground_shift: Tensor) -> Tensor:
+    """The ground (the bright mode of each channel) is taken out first, so that stain and lamp vary apart."""
+    od = optical_density(pixels)
+    ground = torch.quantile(od[:, :, ::4, ::4].flatten(2), 0.08, dim=2)  # [B, 3]
+    new_ground = (ground * ground_gain + ground_shift).clamp(0, 0.35)
+    od = (
+        torch.einsum("bcyx,bcd->bdyx", od - ground[..., None, None], mix)
+        + new_ground[..., None, None]
+    )
+    return (256.0 * torch.exp(-math.log(10) * od) - 1.0).clamp(0, 255)
+
+
+def _relight(x: Tensor, slope: Tensor) -> Tensor:
+    ramp = torch.linspace(-0.5, 0.5, x.shape[-1], device=x.device)
+    across, down = slope[:, 0, None] * ramp, slope[:, 1, None] * ramp
+    return (x * (1 + across[:, None, None, :] + down[:, None, :, None])).clamp(0, 255)
+
+
+def _blur(x: Tensor, sigma_px: Tensor) -> Tensor:
+    """Each patch by its own Gaussian."""
+    n, c, s, _ = x.shape
+    reach = torch.arange(-_BLUR_REACH_PX, _BLUR_REACH_PX + 1, device=x.device)
+    kernel = torch.exp(-(reach**2) / (2 * sigma_px[:, None] ** 2))
+    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(c, 0)  # [nc, 11]
+    flat = F.pad(x.reshape(1, n * c, s, s), [_BLUR_REACH_PX] * 4, mode="reflect")
+    flat = F.conv2d(flat, kernel[:, None, :, None], groups=n * c)
+    return F.conv2d(flat, kernel[:, None, None], groups=n * c).reshape(n, c, s, s)
+
+
+def _downsample(x: Tensor, factor: float) -> Tensor:
+    small = F.interpolate(
+        x, size=int(x.shape[-1] / factor), mode="bicubic", antialias=True, align_corners=False
+    )
+    return F.interpolate(small, size=x.shape[-1], mode="bicubic", align_corners=False)
+
+
+def _jpeg(x: Tensor, quality: Tensor) -> Tensor:
+    """What JPEG at `quality` [n] (libjpeg's scale) leaves of patches [n, 3, S, S], chrominance at half the resolution."""
+    scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)[:, None, None] / 100
+    ycc = torch.einsum("dc,ncyx->ndyx", _constant(_YCC, x.device), x)
+    luma = _quantise(ycc[:, :1] - 128, _constant(_LUMA, x.device), scale) + 128
+    chroma = _quantise(F.avg_pool2d(ycc[:, 1:], 2), _constant(_CHROMA, x.device), scale)
+    chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False)
+    return torch.einsum(
+        "dc,ncyx->ndyx", _constant(np.linalg.inv(_YCC), x.device), torch.cat([luma, chroma], 1)
+    )
+
+
+def _quantise(x: Tensor, table: Tensor, scale: Tensor) -> Tensor:
+    """Blocks of 8 px: cosine transform, quantised by `comparison_table` times `scale` [n, 1, 1], and back. x [n, c, S, S]."""
+    d, step = (
+        _constant(_COSINES, x.device),
+        (table * scale).round().clamp(1, 255)[:, None, None, :, None, :],
+    )
+    n, c, s, _ = x.shape
+    blocks = x.reshape(n, c, s // 8, 8, s // 8, 8)
+    frequencies = torch.einsum("ui,ncaibj,vj->ncaubv", d, blocks, d)
+    frequencies = (frequencies / step).round() * step
+    return torch.einsum("ui,ncaubv,vj->ncaibj", d, frequencies, d).reshape(n, c, s, s)

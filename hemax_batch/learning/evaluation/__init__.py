@@ -1,0 +1,4 @@
+"""Measuring a checkpoint: metrics, calibration, faithfulness of explanations, pages, model card.
+
+Every figure has an interval.
+"""

@@ -1,0 +1,134 @@
+"""`differential.json`: one slide's differential for other programs, with codes, ranges, rules and the claim."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+
+from ..cells.cell_selection import SmearAreas
+from ..cells.differential import LOINC, NOT_ASSESSED, Differential
+from ..cells.measure import CellMeasures
+from ..cells.own_classes import own_classes, own_classes_record
+from ..cells.rules import NEUTROPHILS, SOURCES, Rules
+from ..cells.screening_audit import ScreenAudit
+from ..vocabulary import CLASSES, REVIEW_CLASSES
+
+
+def write_differential(
+    path: Path,
+    slide_id: str,
+    slide_path: str,
+    d: Differential,
+    measures: CellMeasures,
+    to_review: int,
+    warnings: tuple[str, ...],
+    smear: SmearAreas | None = None,
+    audit: ScreenAudit | None = None,
+) -> None:
+    """Write the record of one slide; figures that do not exist are null. The caller renames the file into place.
+
+    `smear` and `audit` say where was counted, and what the screen may have missed there.
+    """
+    record = {
+        "claim": d.claim,
+        "slide": slide_id,
+        "path": slide_path,
+        **count_record(d),
+        "to_review": to_review,
+        "red_cell_diameter_um": {
+            "median": _rounded(measures.rbc_diameter_um, 2),
+            "measured": measures.rbc_measured,
+            "assumed": measures.rbc_is_assumed,
+        },
+        "smear": smear and asdict(smear),
+        "screen_audit": audit and asdict(audit),
+        "warnings": list(warnings),
+        "not_assessed": list(NOT_ASSESSED),
+        "rules": _rules_record(d),
+    }
+    path.write_bytes(encode_json(record))
+
+
+def encode_json(record: dict) -> bytes:
+    """Indented UTF-8 that keeps names as they are; never NaN."""
+    text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return text.encode("utf-8", "backslashreplace")
+
+
+def count_record(d: Differential) -> dict:
+    """What was counted: total neutrophils first, then the classes in clinical order; NRBC; what stays outside; flags."""
+    return {
+        "white_cells": d.n_white,
+        "target_cells": d.target_cells,
+        "sufficient": d.sufficient,
+        "interval": "95 %, Clopper-Pearson (exact)",
+        "classes": [_class_record(d, name) for name in (NEUTROPHILS, *d.shares)],
+        "nucleated_red_cells": {
+            "count": d.nrbc,
+            "per_100_white": _rounded(d.nrbc_per_100, 4),
+            "wbc": d.wbc,
+            "corrected_wbc": _rounded(d.corrected_wbc, 2),
+        },
+        "unidentified": d.unidentified,
+        "outside": d.outside,
+        "flags": [{"rule": flag.rule, "words": flag.words} for flag in d.flags],
+    }
+
+
+def rules_from_record(record: dict) -> Rules:
+    """The rules that a `differential.json` was made with. KeyError, TypeError where it does not hold them."""
+    thresholds = {
+        name: entry["value"]
+        for name, entry in record["rules"].items()
+        if isinstance(entry, dict) and name != "own_classes"
+    }
+    ranges = {
+        c["class"]: tuple(c["reference_percent"])
+        for c in record["classes"]
+        if "reference_percent" in c
+    }
+    return Rules(
+        **thresholds,
+        ranges=ranges,
+        ranges_of=record["rules"]["reference_ranges_of"],
+        classes=own_classes(record["rules"].get("own_classes", {})),
+    )
+
+
+# four decimals: a reader who shows one must not round what is rounded already (5 of 68: 7.35 would be shown as 7.3)
+def _class_record(d: Differential, name: str) -> dict:
+    """A white class, or total neutrophils, which come first because the split into bands is unreliable."""
+    share = d.share(name)
+    words = {c.name: c.words for c in (*CLASSES, *REVIEW_CLASSES, *d.rules.classes)} | {
+        NEUTROPHILS: "neutrophil, band and segmented"
+    }
+    record = {
+        "class": name,
+        "words": words[name],
+        "count": share.count,
+        "percent": _rounded(share.percent, 4),
+        "low95": _rounded(share.low, 4),
+        "high95": _rounded(share.high, 4),
+    }
+    if name in LOINC:
+        record["loinc"] = LOINC[name]
+    if name in d.rules.ranges:
+        record["reference_percent"] = list(d.rules.ranges[name])
+    return record
+
+
+def _rules_record(d: Differential) -> dict:
+    """Every threshold with the default's source, so that a reader can tell what raised a flag."""
+    thresholds = {
+        name: {"value": getattr(d.rules, name), "default_from": source}
+        for name, source in SOURCES.items()
+        if name != "ranges"
+    }
+    own = {"own_classes": own_classes_record(d.rules.classes)} if d.rules.classes else {}
+    return {"reference_ranges_of": d.rules.ranges_of, **thresholds, **own}
+
+
+def _rounded(value: float | None, decimals: int) -> float | None:
+    return None if value is None or not math.isfinite(value) else round(float(value), decimals)

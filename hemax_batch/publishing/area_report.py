@@ -1,0 +1,232 @@
+"""What became of a slide's area, region by region and in all: read or lost, in which zone, counted or left out and why,
+and whether focus and stain were good enough."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from ..cells.cell_selection import CellSelection, SmearAreas
+from ..geometry import inside
+from ..inference.region_inference import RBC_FIELD_MPP, RBC_FIELD_PX, RBC_FIELD_STEP_UM
+from ..records import Region, RegionReport, RegionResult, Slide, TilePlan
+from ..slides.quality import MIN_FOCUS, MIN_STAIN_CONTRAST
+from ..slides.stain import FEW_RED_CELLS_PER_MM2
+from ..slides.zones import BLANK, MONOLAYER, ZoneMap, film_statistics
+from ..vocabulary import WHITE_NAMES, ZONES
+
+FIELD_FRACTION = (
+    RBC_FIELD_PX * RBC_FIELD_MPP / RBC_FIELD_STEP_UM
+) ** 2  # of the film, in which red cells are measured
+
+_UNEVEN_STAIN_RATIO = (
+    2.0  # times paler in one region than in another (10th and 90th percentile), the stain is uneven
+)
+_MIN_REGIONS = 10  # too few to say so
+_MIN_AREA_FRACTION = 0.01  # of a region's film, below which a zone's share is not worth a reason
+_OUT_OF_FOCUS_SHARE = 0.05  # of the regions, above which it is a warning
+
+
+def has_single_red_cells(zone_map: ZoneMap, slide: Slide, measured: int) -> bool:
+    """Whether what looks like the monolayer of a slide holds single red cells, of which `measured` were: tissue may be
+    as dense as a monolayer, but has hardly any."""
+    monolayer_mm2 = (
+        zone_map.areas_in((0, 0, slide.width, slide.height))[MONOLAYER] * (slide.mpp / 1000) ** 2
+    )
+    return measured > FEW_RED_CELLS_PER_MM2 * FIELD_FRACTION * monolayer_mm2
+
+
+def region_reports(
+    plan: TilePlan, results: Sequence[RegionResult], lost: Mapping[int, RegionResult], zone_map: ZoneMap,
+    selection: CellSelection, centres_xy: np.ndarray, class_names: Sequence[str], rbc_diameter_um: float,
+) -> list[RegionReport]:  # fmt: skip
+    """The figures of every region of the plan, in its order.
+
+    centres_xy       float64 [N, 2], of the slide's cells, whose final classes are `class_names`
+    rbc_diameter_um  of the slide's typical red cell
+    """
+    by_index = {result.region_index: result for result in results}
+    white = np.array([name in WHITE_NAMES for name in class_names], bool)
+    counts = np.array([not reason for reason in selection.left_out], bool)
+    mm2_per_px = (plan.slide.mpp / 1000) ** 2
+    figures = []
+    for region, cells in zip(
+        plan.regions,
+        _count_per_region(plan.regions, centres_xy, white, white & counts),
+        strict=True,
+    ):
+        if region.index in by_index:
+            areas_mm2 = zone_map.areas_in(region.core) * mm2_per_px
+            figures.append(
+                _readable_report(
+                    region, by_index[region.index], areas_mm2, selection, cells, rbc_diameter_um
+                )
+            )
+        else:
+            failure = lost[region.index].failure if region.index in lost else "not looked at"
+            figures.append(_unreadable_report(region, failure, mm2_per_px, cells))
+    return figures
+
+
+def _count_per_region(
+    regions: Sequence[Region], centres_xy: np.ndarray, *kinds: np.ndarray
+) -> Iterator[tuple[int, ...]]:
+    """How many of N cells, and how many of each of some `kinds`, bool [N], lie in each region's core.
+
+    Only those at a core's height are looked at: a slide has thousands of regions.
+    """
+    by_y = np.argsort(centres_xy[:, 1], kind="stable")
+    points, kinds = centres_xy[by_y], tuple(kind[by_y] for kind in kinds)
+    for region in regions:
+        start, stop = np.searchsorted(points[:, 1], (region.core[1], region.core[3]))
+        here = inside(points[start:stop], region.core)
+        yield int(here.sum()), *(int((here & kind[start:stop]).sum()) for kind in kinds)
+
+
+def _readable_report(
+    region: Region, result: RegionResult, areas_mm2: np.ndarray, selection: CellSelection, cells: tuple[int, int, int],
+    rbc_diameter_um: float,
+) -> RegionReport:  # fmt: skip
+    film_mm2 = areas_mm2.copy()
+    film_mm2[BLANK] = 0
+    main = ZONES[int(film_mm2.argmax())] if film_mm2.any() else "blank"
+    reasons = [selection.reason(zone) for zone in ZONES]
+    left_out_mm2 = float(
+        sum(area for area, reason in zip(film_mm2, reasons, strict=True) if reason)
+    )
+    reasons_shown = [
+        f"{reason} ({area:.4f} mm²)"
+        for area, reason in zip(film_mm2, reasons, strict=True)
+        if reason and area > _MIN_AREA_FRACTION * film_mm2.sum()
+    ]
+    cover, overlap, stain_contrast, nuclear_contrast = film_statistics(result.squares)
+    rbc_per_mm2 = cover / (math.pi / 4 * (rbc_diameter_um / 1000) ** 2)
+    return RegionReport(
+        region.index,
+        region.core,
+        "read",
+        main,
+        not selection.reason(main),
+        "bare glass" if main == "blank" else "; ".join(reasons_shown),
+        _quality_text(result.focus, stain_contrast),
+        float(areas_mm2.sum()),
+        float(film_mm2.sum()) - left_out_mm2,
+        left_out_mm2,
+        tuple(areas_mm2.tolist()),
+        result.focus,
+        stain_contrast,
+        nuclear_contrast,
+        cover,
+        overlap,
+        rbc_per_mm2,
+        *cells,
+    )
+
+
+def _unreadable_report(
+    region: Region, failure: str, mm2_per_px: float, cells: tuple[int, int, int]
+) -> RegionReport:
+    x0, y0, x1, y1 = region.core
+    area_mm2 = (x1 - x0) * (y1 - y0) * mm2_per_px
+    nan = math.nan
+    return RegionReport(
+        region.index,
+        region.core,
+        "unreadable",
+        "",
+        False,
+        f"could not be read: {failure}",
+        "",
+        area_mm2,
+        0.0,
+        area_mm2,
+        (nan,) * len(ZONES),
+        nan,
+        nan,
+        nan,
+        nan,
+        nan,
+        nan,
+        *cells,
+    )
+
+
+def _quality_text(focus: float, stain_contrast: float) -> str:
+    """What is wrong with a region, in words. A figure that could not be measured (NaN) is no fault."""
+    return "; ".join(
+        words
+        for words, wrong in (
+            ("out of focus", focus < MIN_FOCUS),
+            ("pale stain", stain_contrast < MIN_STAIN_CONTRAST),
+        )
+        if wrong
+    )
+
+
+def smear_areas(
+    regions: Sequence[RegionReport], selection: CellSelection, class_names: Sequence[str]
+) -> SmearAreas:
+    """The sums over a slide's regions."""
+    read = [r for r in regions if r.state == "read"]
+    blank, feathered, monolayer, thick = np.sum(
+        [r.zones_mm2 for r in read] or [(0.0,) * len(ZONES)], axis=0
+    ).tolist()
+    left_out = [
+        name for name, reason in zip(class_names, selection.left_out, strict=True) if reason
+    ]
+    return SmearAreas(
+        selection.counted_in,
+        selection.because,
+        len(left_out),
+        sum(name in WHITE_NAMES for name in left_out),
+        *(
+            round(float(sum(areas)), 6)
+            for areas in (
+                [r.area_mm2 for r in regions],
+                [monolayer],
+                [feathered],
+                [thick],
+                [blank],
+                [r.area_mm2 for r in regions if r.state != "read"],
+                [r.used_mm2 for r in regions],
+                [r.left_out_mm2 for r in regions],
+            )
+        ),
+        _median([r.focus for r in read]),
+        sum(r.focus < MIN_FOCUS for r in read),
+        _median([r.stain_contrast for r in read]),
+    )
+
+
+def quality_warnings(regions: Sequence[RegionReport]) -> list[str]:
+    """What is wrong with focus and stain over the slide: sentences for the warnings."""
+    warnings = []
+    focus = [r.focus for r in regions if not math.isnan(r.focus)]
+    contrast = [
+        r.stain_contrast
+        for r in regions
+        if r.zone == "monolayer" and not math.isnan(r.stain_contrast)
+    ]
+    blurred = sum(value < MIN_FOCUS for value in focus)
+    if blurred > _OUT_OF_FOCUS_SHARE * len(focus):
+        warnings.append(
+            f"{blurred} of {len(focus)} regions are out of focus (sharpness below {MIN_FOCUS:g})"
+        )
+    if contrast and np.median(contrast) < MIN_STAIN_CONTRAST:
+        warnings.append(
+            f"pale stain: red cells have an optical density of {np.median(contrast):.3f} (below {MIN_STAIN_CONTRAST:g})"
+        )
+    if len(contrast) >= _MIN_REGIONS:
+        low, high = np.percentile(contrast, [10, 90])
+        if high > _UNEVEN_STAIN_RATIO * low:
+            warnings.append(
+                f"uneven stain: red cells have an optical density of {low:.3f} in some regions, {high:.3f} in others"
+            )
+    return warnings
+
+
+def _median(values: Sequence[float]) -> float | None:
+    known = [value for value in values if not math.isnan(value)]
+    return round(float(np.median(known)), 4) if known else None

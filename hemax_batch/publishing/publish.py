@@ -1,0 +1,226 @@
+"""From a slide's finished regions to its results: merge, measure, explain, count, write aside, rename. And the tables
+over all slides, which are joined from those of the slides, so that they too hold what earlier nights did.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .. import __version__
+from ..cells.cell_selection import CellSelection, SmearAreas, select_cells, selection_warning
+from ..cells.classify import CellCalls, classify_cells, ood_warning
+from ..cells.differential import Differential, count_differential
+from ..cells.measure import CellMeasures, measure_cells
+from ..geometry import centres
+from ..outputs.differential_json import write_differential
+from ..outputs.geojson import write_geojson
+from ..outputs.masks import write_masks
+from ..outputs.pictures import write_overview, write_pictures
+from ..outputs.tables import (
+    CELL_COLUMNS,
+    DIFFERENTIAL_COLUMNS,
+    REGION_COLUMNS,
+    cell_rows,
+    differential_row,
+    region_rows,
+    write_table,
+)
+from ..records import MergedCells, RegionReport, Slide
+from ..results.atomic_files import as_output_error
+from ..results.folder import ResultsFolder
+from ..results.region_blobs import RegionBlobs
+from ..results.slide_record import SlideRecord, write_record
+from ..review.report import write_report_or_say_why
+from ..scheduling.process_pool import MIN_CELLS_FOR_POOL, ProcessPool
+from ..scheduling.slide_job import SlideJob, unreadable_share
+from ..settings import FORMAT_VERSION, RunSettings
+from ..slides.overview import assemble_overview
+from ..slides.zones import zone_map
+from ..vocabulary import ZONES
+from .area_report import has_single_red_cells, quality_warnings, region_reports, smear_areas
+from .slide_cells import SlideCells, collect_regions
+
+_MAX_NOTES = 12
+
+
+def publish_slide(
+    results: ResultsFolder, job: SlideJob, settings: RunSettings, min_confidence: float, weights_sha256: str,
+    processes: int = 0,
+) -> SlideRecord:  # fmt: skip
+    """Make a slide's results from its journal and put them in place at once; returns their record. A slide of very many
+    cells is written by so many `processes`.
+
+    Steps: gather the regions, merge their cells, measure, explain, see where on the smear they lie, count those that
+    count, write everything aside, the report of it last, rename. OutputError where the results folder cannot take them.
+    """
+    with RegionBlobs(job.journal) as blobs:
+        cells_found = collect_regions(job, blobs)
+        counts = _count_cells(job, cells_found, settings, min_confidence)
+        record = _make_record(job, cells_found, counts, weights_sha256)
+        folder = results.staging_folder(job.slide_id)
+        with as_output_error(results.slide(job.slide_id)):
+            _write_tables(folder, job.slide, cells_found, counts, record)
+            _write_cells(folder, job.slide, cells_found.merged, counts, blobs, processes)
+            overview = assemble_overview(
+                job.slide, job.plan.stain, [r.overview for r in cells_found.regions]
+            )
+            write_overview(folder / "overview.jpg", overview)
+            write_record(folder, record)  # the report reads the results back, this among them
+            write_report_or_say_why(folder)
+    results.publish(folder, record)
+    return record
+
+
+@dataclass(frozen=True)
+class _SlideCounts:
+    """What is said of a slide's cells, one by one and together."""
+
+    measures: CellMeasures
+    calls: CellCalls
+    selection: CellSelection
+    regions: list[RegionReport]
+    smear: SmearAreas
+    differential: Differential
+
+
+def _count_cells(
+    job: SlideJob, cells_found: SlideCells, settings: RunSettings, min_confidence: float
+) -> _SlideCounts:
+    slide, cells = job.slide, cells_found.merged.cells
+    measures = measure_cells(cells, slide.mpp, cells_found.diameters_um)
+    calls = classify_cells(cells, measures, (slide.width, slide.height), min_confidence)
+    names, centres_xy = calls.names, centres(cells.boxes_xyxy.astype(np.float64))
+    read = {r.region_index for r in cells_found.regions}
+    lost = [region.core for region in job.plan.regions if region.index not in read]
+    zones = zone_map(slide, [r.squares for r in cells_found.regions], lost)
+    selection = select_cells(
+        names,
+        [ZONES[z] for z in zones.zones_at(centres_xy).tolist()],
+        settings.count_in,
+        settings.target_cells,
+        is_smear=has_single_red_cells(zones, slide, len(cells_found.diameters_um)),
+    )
+    regions = region_reports(
+        job.plan,
+        cells_found.regions,
+        job.unreadable,
+        zones,
+        selection,
+        centres_xy,
+        names,
+        measures.rbc_diameter_um,
+    )
+    counted_names = [
+        name for name, reason in zip(names, selection.left_out, strict=True) if not reason
+    ]
+    differential = count_differential(
+        counted_names, settings.target_cells, settings.wbc, settings.rules
+    )
+    return _SlideCounts(
+        measures, calls, selection, regions, smear_areas(regions, selection, names), differential
+    )
+
+
+def _make_record(
+    job: SlideJob, cells_found: SlideCells, counts: _SlideCounts, weights_sha256: str
+) -> SlideRecord:
+    slide, merged, measures = job.slide, cells_found.merged, counts.measures
+    notices = [
+        ood_warning(merged.cells),
+        selection_warning(counts.selection, counts.calls.names),
+        cells_found.audit.warning(len(merged.ids)),
+        *quality_warnings(counts.regions),
+    ]
+    return SlideRecord(
+        FORMAT_VERSION,
+        slide.slide_id,
+        slide.path,
+        slide.width,
+        slide.height,
+        slide.mpp,
+        job.fingerprint,
+        slide.fingerprint,
+        weights_sha256,
+        __version__,
+        len(merged.ids),
+        len(job.plan.regions),
+        tuple(sorted(job.unreadable)),
+        round(unreadable_share(job), 6),
+        _warnings(job, notices, cells_found.notes),
+        merged.dropped["duplicate"],
+        measures.rbc_diameter_um,
+        measures.rbc_measured,
+        cells_found.figures,
+        counts.smear,
+        cells_found.audit,
+    )
+
+
+def _write_tables(
+    folder: Path, slide: Slide, cells_found: SlideCells, counts: _SlideCounts, record: SlideRecord
+) -> None:
+    """The slide's tables and its differential."""
+    rows = cell_rows(
+        slide.slide_id, cells_found.merged, counts.measures, counts.calls, counts.selection
+    )
+    write_table(folder / "cells.csv", CELL_COLUMNS, rows)
+    write_table(folder / "regions.csv", REGION_COLUMNS, region_rows(slide.slide_id, counts.regions))
+    to_review = int(counts.calls.review.sum())
+    row = differential_row(
+        slide.slide_id, slide.path, counts.differential, to_review, record.warnings
+    )
+    write_table(folder / "differential.csv", DIFFERENTIAL_COLUMNS, [row])
+    write_differential(
+        folder / "differential.json",
+        slide.slide_id,
+        slide.path,
+        counts.differential,
+        counts.measures,
+        to_review,
+        record.warnings,
+        counts.smear,
+        cells_found.audit,
+    )
+
+
+def _write_cells(
+    folder: Path,
+    slide: Slide,
+    merged: MergedCells,
+    counts: _SlideCounts,
+    blobs: RegionBlobs,
+    processes: int,
+) -> None:
+    """What shows the slide's cells: masks, pictures, outlines."""
+    with ProcessPool(processes if len(merged.ids) >= MIN_CELLS_FOR_POOL else 0) as pool:
+        write_masks(folder / "masks.zarr", slide, merged, counts.calls.names, pool.map)
+    write_pictures(folder / "pictures.zip", merged, blobs.picture)
+    write_geojson(
+        folder / "cells.geojson",
+        slide.slide_id,
+        merged,
+        counts.measures,
+        counts.calls,
+        blobs.outline,
+    )
+
+
+def _warnings(job: SlideJob, notices: list[str], notes: list[str]) -> tuple[str, ...]:
+    """What to know before the numbers are used, the weightiest first; `one_line` may hold empty sentences."""
+    warnings = list(job.plan.stain.warnings)
+    if job.unreadable:
+        share = 100 * unreadable_share(job)
+        warnings.append(
+            f"{share:.1f} % of the scanned area ({len(job.unreadable)} of {len(job.plan.regions)} regions) "
+            "could not be read"
+        )
+    warnings += filter(None, notices)
+    left_out = len(notes) - _MAX_NOTES
+    return (
+        *warnings,
+        *notes[:_MAX_NOTES],
+        *([f"and {left_out} more such notes"] if left_out > 0 else []),
+    )

@@ -1,0 +1,128 @@
+"""`run.json` and the last line: what was asked, on what, what became of each slide, and the exit code that says so."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+import sys
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from importlib import metadata
+
+from .. import __version__
+from ..errors import exit_code_for
+from ..results.atomic_files import write_file
+from ..results.folder import ResultsFolder
+from ..scheduling.resources import cpu_limit, memory_limit_bytes
+from ..scheduling.slide_job import SlideJob
+from ..scheduling.stopping import EXIT_MAX_MINUTES
+from ..settings import FORMAT_VERSION, RunOptions, RunSettings
+from ..vocabulary import CLAIM
+
+_PACKAGES = (
+    "torch", "numpy", "scipy", "scikit-image", "openslide-python", "openslide-bin", "tifffile", "imagecodecs", "zarr",
+    "dask", "distributed", "pillow", "safetensors", "openvino",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """How a run ended: the exit code and one line that says why."""
+
+    exit_code: int
+    text: str
+
+
+def summarise_run(
+    jobs: list[SlideJob], stop_reason: str, stop_code: int, seconds: float, out: str
+) -> RunSummary:
+    """The exit code: what stopped the run, else 4 where every slide failed, 3 where some did, 0 otherwise. That time ran out
+    hides no failure, and is nothing where all was done by then."""
+    states = Counter(job.state for job in jobs)
+    code = stop_code or exit_code_for(states["failed"], len(jobs))
+    if stop_code == EXIT_MAX_MINUTES:
+        code = exit_code_for(states["failed"], len(jobs)) or (
+            stop_code if states["not reached"] or not jobs else 0
+        )
+    parts = [f"{states[s]} {s}" for s in ("done", "skipped", "failed", "not reached") if states[s]]
+    cells = sum(job.cells for job in jobs if job.state == "done")
+    text = f"{len(jobs)} slide{'s' * (len(jobs) != 1)}: {', '.join(parts)}; {cells} cells in {seconds:.1f} s; {out}"
+    return RunSummary(code, f"{text} ({stop_reason})" if stop_reason else text)
+
+
+def write_run_record(
+    results: ResultsFolder, jobs: list[SlideJob], settings: RunSettings, options: RunOptions, weights_sha256: str,
+    started: float, summary: RunSummary, workers: str,
+) -> None:  # fmt: skip
+    """Write `run.json`, atomically."""
+    record = {
+        "claim": CLAIM,
+        "format": FORMAT_VERSION,
+        "summary": summary.text,
+        "exit_code": summary.exit_code,
+        "begun": _iso_time(started),
+        "ended": _iso_time(time.time()),
+        "seconds": round(time.time() - started, 2),
+        "command_line": list(options.command_line),
+        "settings": asdict(settings),
+        "weights": {
+            "path": str(options.weights) if options.weights else "shipped",
+            "sha256": weights_sha256,
+        },
+        "workers": workers,
+        "versions": {
+            "hemax-batch": __version__,
+            "python": platform.python_version(),
+            **_versions(),
+        },
+        "hardware": _hardware(),
+        "slides": [_slide_entry(job) for job in sorted(jobs, key=lambda w: w.slide_id)],
+    }
+    write_file(
+        results.root / "run.json",
+        (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace"),
+    )
+
+
+def _slide_entry(job: SlideJob) -> dict:
+    return {
+        "slide": job.slide_id,
+        "path": str(job.file.path),
+        "state": job.state,
+        "reason": job.reason,
+        "cells": job.cells,
+        "seconds": round(job.seconds, 2),
+        "fingerprint": job.fingerprint,
+        "regions": len(job.plan.regions) if job.plan else 0,
+        "unreadable_regions": sorted(job.unreadable),
+        "warnings": list(job.warnings),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def _hardware() -> dict:
+    return {
+        "host": socket.gethostname(),
+        "system": platform.platform(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "cores_usable": cpu_limit(),
+        "memory_gib": round(memory_limit_bytes() / 2**30, 1),
+        "executable": sys.executable,
+    }
+
+
+def _iso_time(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(seconds))

@@ -1,0 +1,78 @@
+"""What a slide's published results were made from: `result.json` beside them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..cells.cell_selection import SmearAreas
+from ..cells.screening_audit import ScreenAudit
+from ..settings import FORMAT_VERSION
+from .atomic_files import write_file
+
+RESULT_NAME = "result.json"
+
+
+@dataclass(frozen=True)
+class ScanFigures:
+    """What was scanned and what it cost, over all regions of a slide that could be read."""
+
+    scanned_mm2: float
+    blank_mm2: float
+    proposals: int
+    patches: int
+    saturated: int
+    platelets: int
+    audited_mm2: float
+    audit_cells: int
+
+
+@dataclass(frozen=True)
+class SlideRecord:
+    """What a slide's published results were made from, and what to know of them; `result.json` beside them.
+
+    Holds no time of day, so that the same work gives the same bytes.
+    """
+
+    format: int
+    slide_id: str
+    path: str
+    width: int  # level-0 pixels
+    height: int
+    mpp: float  # µm per level-0 pixel
+    fingerprint: str
+    slide_fingerprint: str
+    weights_sha256: str
+    version: str
+    cells: int
+    regions: int
+    unreadable_regions: tuple[int, ...]
+    unreadable_share: float
+    warnings: tuple[str, ...]
+    duplicates: int
+    rbc_diameter_um: float
+    rbc_measured: int
+    figures: ScanFigures
+    smear: SmearAreas | None = None
+    screen_audit: ScreenAudit | None = None
+
+
+def write_record(folder: Path, record: SlideRecord) -> None:
+    """`result.json` into a slide's folder in the making."""
+    write_file(folder / RESULT_NAME, (json.dumps(asdict(record), indent=1) + "\n").encode())
+
+
+def read_record(folder: Path) -> SlideRecord | None:
+    """The record in a slide's results folder; None where there is none, or it is damaged or of another format."""
+    try:
+        raw = json.loads((folder / RESULT_NAME).read_text("utf-8"))
+        raw["figures"] = ScanFigures(**raw["figures"])
+        raw["smear"] = raw["smear"] and SmearAreas(**raw["smear"])
+        raw["screen_audit"] = raw["screen_audit"] and ScreenAudit(**raw["screen_audit"])
+        record = SlideRecord(**raw)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    if record.format != FORMAT_VERSION or record.slide_id != folder.name:
+        return None
+    return record

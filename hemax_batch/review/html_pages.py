@@ -1,0 +1,65 @@
+"""What both pages are made with: templates, JSON that is safe in HTML, hashes for the page's policy, a durable file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from ..errors import OutputError
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def environment() -> jinja2.Environment:
+    """Jinja with everything escaped and nothing undefined let through."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def write_page(path: Path, pieces: Iterable[str]) -> Path:
+    """Write a page piece by piece, put in place at once. Text that is no valid Unicode (file names need not be) is
+    shown escaped."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as page:
+            page.writelines(pieces)
+            page.flush()
+            os.fsync(page.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OutputError(
+            f"{path}: cannot be written: {error.strerror or error}; check space and permissions"
+        ) from error
+    return path
+
+
+def script_json(value: object) -> Markup:
+    """JSON that may stand inside a <script> element: nothing in it can end the element or begin a comment.
+
+    >>> print(script_json("</script>"))
+    "\\u003c/script\\u003e"
+    """
+    text = json.dumps(
+        value, separators=(",", ":"), allow_nan=False
+    )  # ASCII: U+2028 and lone surrogates are escaped
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def inline(names: tuple[str, ...], more: str = "") -> tuple[Markup, str]:
+    """Style or script files joined as they stand, then `more`; and their hash as a Content-Security-Policy wants it."""
+    text = "\n".join((*((_TEMPLATES / name).read_text("utf-8") for name in names), more))
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return Markup(text), f"'sha256-{digest}'"

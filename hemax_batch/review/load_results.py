@@ -1,0 +1,360 @@
+"""One slide's published results, read back and checked: what the report and the re-tally build on.
+
+Whatever is missing, damaged, of another format or edited by hand is a ResultsError that names the file and the remedy.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, is_dataclass
+from pathlib import Path
+from typing import get_args, get_origin, get_type_hints
+
+from ..cells.own_classes import own_classes
+from ..errors import ResultsError
+from ..outputs.pictures import read_pictures
+from ..outputs.tables import read_table
+from ..results.slide_record import RESULT_NAME, SlideRecord, read_record
+from ..settings import FORMAT_VERSION
+from ..vocabulary import ATTRIBUTES, CLASS_NAMES, UNIDENTIFIED, WHITE_NAMES
+from .outlines import Outlines, read_outlines
+
+REMEDY = "run `hemax-batch run` on the slide again (with --overwrite)"
+TEACHING_COLUMN = "teaches"  # optional: how much a decision on the cell would teach the network
+_DAMAGE = (
+    ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError, EOFError, RuntimeError,
+    csv.Error, zlib.error, zipfile.BadZipFile,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LoadedCell:
+    """A row of `cells.csv`. Lengths in µm, the box in level-0 pixels; None where there is no figure."""
+
+    cell_id: int
+    class_name: str
+    confidence: float
+    box_xyxy: tuple[float, float, float, float]
+    states: tuple[
+        tuple[int, float], ...
+    ]  # of vocabulary.ATTRIBUTES: (index of the likeliest state, its probability)
+    diameter_um: float | None
+    diameter_vs_rbc: float | None
+    nc_ratio: float | None
+    nucleus_fraction: float | None
+    in_differential: bool
+    left_out: str  # why a cell that lies there does not count, whatever its class; "": it does
+    review: bool
+    reasons: str
+    explanation: str
+    teaches: float | None = (
+        None  # how much a decision on it would teach; None where no column says so
+    )
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """The middle of the box: of the cell's picture too."""
+        x0, y0, x1, y1 = self.box_xyxy
+        return (x0 + x1) / 2, (y0 + y1) / 2
+
+
+@dataclass(frozen=True)
+class LoadedRegion:
+    """A row of `regions.csv`: where was looked, and whether its cells count."""
+
+    rect: tuple[float, float, float, float]
+    state: str
+    zone: str
+    used: bool
+    reason: str
+    area_mm2: float
+
+
+@dataclass(frozen=True)
+class LoadedSlide:
+    """A slide's results. `differential` is `differential.json`, checked; `overview` is b"" and `regions` empty where
+    the run wrote none."""
+
+    folder: Path
+    sha256: str
+    record: SlideRecord
+    differential: dict
+    cells: tuple[LoadedCell, ...]
+    outlines: dict[int, Outlines]
+    pictures: dict[int, bytes]
+    regions: tuple[LoadedRegion, ...]
+    overview: bytes
+
+
+def load_slide(folder: Path) -> LoadedSlide:
+    """Read a slide's folder back. ResultsError, naming the file and the remedy, where that cannot be trusted."""
+    record = load_record(folder)
+    cells = load_cells(folder, record)
+    differential = load_differential(folder)
+    _check_counts(folder, differential, cells)
+    ids = {cell.cell_id for cell in cells}
+    with _results_errors(folder / "cells.geojson") as path:
+        outlines = read_outlines(path)
+        _only_known(outlines, ids)
+    with _results_errors(folder / "pictures.zip") as path:
+        pictures = read_pictures(path)
+        _only_known(pictures, ids)
+        if any(not jpeg.startswith(b"\xff\xd8") for jpeg in pictures.values()):
+            raise ValueError("a picture is no JPEG")
+    return LoadedSlide(
+        folder,
+        result_sha256(folder),
+        record,
+        differential,
+        cells,
+        outlines,
+        pictures,
+        _regions(folder),
+        _overview(folder),
+    )
+
+
+def load_record(folder: Path) -> SlideRecord:
+    """`result.json`. ResultsError says why it is not one that this version reads."""
+    path = folder / RESULT_NAME
+    with _results_errors(path):
+        record = read_record(folder)
+        if record is not None:
+            _check_types(record)
+            return record
+    if not path.is_file():
+        raise ResultsError(
+            f"{path}: is missing, so {folder.name!r} is half done or no result of hemax-batch; {REMEDY}"
+        )
+    with _results_errors(path):
+        raw = json.loads(path.read_text("utf-8"))
+        written, slide_id = raw["format"], raw["slide_id"]
+    if written != FORMAT_VERSION:
+        raise ResultsError(
+            f"{path}: is of format {written!r}, this version reads {FORMAT_VERSION}; {REMEDY}"
+        )
+    if slide_id != folder.name:
+        raise ResultsError(
+            f"{path}: is of slide {slide_id!r}, but its folder is {folder.name!r}; give the folder its name back"
+        )
+    raise ResultsError(
+        f"{path}: does not hold the entries of format {FORMAT_VERSION}: edited by hand? {REMEDY}"
+    )
+
+
+def _check_types(record: object) -> None:
+    """ValueError where an entry of a record, or of a record in it, is not of the type that it is declared with."""
+    for name, declared in get_type_hints(type(record)).items():
+        value, allowed = getattr(record, name), get_args(declared) or (declared,)
+        if is_dataclass(value):
+            _check_types(value)
+        elif get_origin(declared) is tuple:
+            if not isinstance(value, list) or not all(type(item) is allowed[0] for item in value):
+                raise ValueError(f"{name} is {value!r}")
+        elif type(value) not in allowed and not (float in allowed and type(value) is int):
+            raise ValueError(f"{name} is {value!r}")
+
+
+def load_cells(folder: Path, record: SlideRecord) -> tuple[LoadedCell, ...]:
+    """`cells.csv`, in its order. ResultsError where a row cannot be read, or they are not the cells of `record`."""
+    with _results_errors(folder / "cells.csv") as path:
+        cells = tuple(
+            _cell(row, record.slide_id, line) for line, row in enumerate(read_table(path), start=2)
+        )
+        if len({cell.cell_id for cell in cells}) != len(cells):
+            raise ValueError("a cell_id is there twice")
+        if len(cells) != record.cells:
+            raise ValueError(f"holds {len(cells)} cells, {RESULT_NAME} says {record.cells}")
+    return cells
+
+
+def _cell(row: dict[str, str], slide_id: str, line: int) -> LoadedCell:
+    try:
+        if row["slide"] != slide_id:
+            raise ValueError(f"is of slide {row['slide']!r}")
+        if row["class"] not in (*CLASS_NAMES, UNIDENTIFIED):
+            raise ValueError(f"{row['class']!r} is no class")
+        box = tuple(_parse_number(row[k]) for k in ("x0", "y0", "x1", "y1"))
+        states = tuple(
+            (a.states.index(row[a.name]), _parse_number(row[f"{a.name}_confidence"]))
+            for a in ATTRIBUTES
+        )
+        figures = (
+            _optional_number(row[k])
+            for k in ("diameter_um", "diameter_vs_rbc", "nc_ratio", "nucleus_fraction")
+        )
+        return LoadedCell(
+            int(row["cell_id"]),
+            row["class"],
+            _parse_number(row["confidence"]),
+            box,
+            states,
+            *figures,
+            _parse_bool(row["in_differential"]),
+            row["left_out"],
+            _parse_bool(row["review"]),
+            row["review_reasons"],
+            row["explanation"],
+            _optional_number(row.get(TEACHING_COLUMN, "")),
+        )
+    except KeyError as error:
+        raise ValueError(f"line {line}: there is no column {error}") from error
+    except ValueError as error:
+        raise ValueError(f"line {line}: {error}") from error
+
+
+def load_differential(folder: Path) -> dict:
+    """`differential.json`, with every entry that a report shows in its place. ResultsError otherwise."""
+    with _results_errors(folder / "differential.json") as path:
+        d = json.loads(path.read_text("utf-8"))
+        for entry in d["classes"]:
+            _typed(entry, words=str, count=int)
+            if entry["class"] not in ("neutrophils", *WHITE_NAMES):
+                raise ValueError(f"{entry['class']!r} is no white class")
+            for key in ("percent", "low95", "high95"):
+                _number_or_none(entry[key])
+            if "reference_percent" in entry:
+                _low, _high = map(float, entry["reference_percent"])
+        if [entry["class"] for entry in d["classes"]] != ["neutrophils", *WHITE_NAMES]:
+            raise ValueError("the classes are not those of this version, in clinical order")
+        _typed(
+            d,
+            white_cells=int,
+            target_cells=int,
+            sufficient=bool,
+            unidentified=int,
+            to_review=int,
+            claim=str,
+            interval=str,
+            rules=dict,
+            warnings=list,
+            not_assessed=list,
+            flags=list,
+        )
+        _typed(d["nucleated_red_cells"], count=int)
+        for key in ("per_100_white", "wbc", "corrected_wbc"):
+            _number_or_none(d["nucleated_red_cells"][key])
+        _number_or_none(d["red_cell_diameter_um"]["median"])
+        _typed(d["red_cell_diameter_um"], measured=int, assumed=bool)
+        for flag in d["flags"]:
+            _typed(flag, rule=str, words=str)
+        if not all(isinstance(text, str) for text in (*d["warnings"], *d["not_assessed"])):
+            raise ValueError("a warning is no text")
+        _typed(d["rules"], reference_ranges_of=str)
+        own_classes(d["rules"].get("own_classes", {}))
+    return d
+
+
+def _check_counts(folder: Path, differential: dict, cells: tuple[LoadedCell, ...]) -> None:
+    """The differential must be that of the cells: who edits one of the two files should hear of it."""
+    tally = Counter(cell.class_name for cell in cells if cell.in_differential)
+    for entry in differential["classes"][1:]:
+        if entry["count"] != tally[entry["class"]]:
+            raise ResultsError(
+                f"{folder / 'differential.json'}: counts {entry['count']} {entry['words']}, cells.csv holds "
+                f"{tally[entry['class']]}: one of them was edited by hand or comes from another run; {REMEDY}"
+            )
+
+
+def _regions(folder: Path) -> tuple[LoadedRegion, ...]:
+    if not (folder / "regions.csv").exists():
+        return ()
+    with _results_errors(folder / "regions.csv") as path:
+        return tuple(
+            LoadedRegion(
+                tuple(_parse_number(row[k]) for k in ("x0", "y0", "x1", "y1")),
+                row["state"],
+                row["zone"],
+                _parse_bool(row["used"]),
+                row["reason"],
+                _parse_number(row["area_mm2"]),
+            )
+            for row in read_table(path)
+        )
+
+
+def _overview(folder: Path) -> bytes:
+    if not (folder / "overview.jpg").exists():
+        return b""
+    with _results_errors(folder / "overview.jpg") as path:
+        jpeg = path.read_bytes()
+        if not jpeg.startswith(b"\xff\xd8"):
+            raise ValueError("is no JPEG")
+    return jpeg
+
+
+def result_sha256(folder: Path) -> str:
+    """What a review is a review of: SHA-256 (hex) over the bytes of `cells.csv`, then those of `result.json`.
+
+    ResultsError where either cannot be read.
+    """
+    digest = hashlib.sha256()
+    for name in ("cells.csv", RESULT_NAME):
+        with _results_errors(folder / name) as path:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _results_errors(path: Path) -> Iterator[Path]:
+    """Whatever goes wrong in reading `path`, as a ResultsError."""
+    try:
+        yield path
+    except ResultsError:
+        raise
+    except FileNotFoundError as error:
+        raise ResultsError(f"{path}: is missing; {REMEDY}") from error
+    except OSError as error:
+        raise ResultsError(
+            f"{path}: cannot be read: {error.strerror or error}; {REMEDY}"
+        ) from error
+    except _DAMAGE as error:
+        what = (
+            f"there is no entry {error}"
+            if isinstance(error, KeyError)
+            else str(error) or type(error).__name__
+        )
+        raise ResultsError(
+            f"{path}: is damaged or was edited by hand ({what}); {REMEDY}"
+        ) from error
+
+
+def _only_known(found: dict[int, object], ids: set[int]) -> None:
+    if unknown := sorted(set(found) - ids):
+        raise ValueError(f"holds cell {unknown[0]}, which cells.csv does not")
+
+
+def _parse_number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text!r} is no figure")
+    return value
+
+
+def _optional_number(text: str) -> float | None:
+    return _parse_number(text) if text else None
+
+
+def _parse_bool(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError(f"{text!r} is neither true nor false")
+    return text == "true"
+
+
+def _number_or_none(value: object) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise ValueError(f"{value!r} is no figure")
+
+
+def _typed(entry: dict, **types: type) -> None:
+    for name, wanted in types.items():
+        if type(entry[name]) is not wanted:
+            raise ValueError(f"{name} is {entry[name]!r}, expected {wanted.__name__}")

@@ -1,0 +1,58 @@
+"""`hemax-batch report`: the reports and the index made again from results alone, without slide or model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ..errors import HemaxError, OutputError, UsageError, exit_code_for
+from ..results.folder import ResultsFolder
+from ..results.lock import OutputLock
+from .index import write_index
+from .report import write_report
+
+
+def rebuild_reports(root: Path, slide_ids: tuple[str, ...], echo: Callable[[str], None]) -> int:
+    """Write the reports of all slides (or those of `slide_ids`) and the index; returns the exit code.
+
+    A slide whose results cannot be read back is said and never stops the others. UsageError where there are no such
+    results; LockedError where a run holds them; OutputError where they cannot be written.
+    """
+    results = ResultsFolder(root)
+    folders = results.folders()
+    if not folders:
+        raise UsageError(
+            f"{results.root}: holds no results of hemax-batch; name the folder that --out named"
+        )
+    known = {folder.name for folder in folders}
+    if unknown := [slide_id for slide_id in slide_ids if slide_id not in known]:
+        raise UsageError(
+            f"--slide {unknown[0]}: is not in {results.root}; there are {', '.join(sorted(known)[:8])}"
+        )
+    wanted = [folder for folder in folders if not slide_ids or folder.name in slide_ids]
+    _create_state_folder(results)
+    with OutputLock(results.state, 0.0):
+        failed = sum(not _rebuild_one(folder, echo) for folder in wanted)
+        echo(str(write_index(results)))
+    return exit_code_for(failed, len(wanted))
+
+
+def _create_state_folder(results: ResultsFolder) -> None:
+    """Results that were copied elsewhere may have come without `.hemax`."""
+    try:
+        results.state.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{results.root}: cannot be written: {error.strerror}; check permissions and space"
+        ) from error
+
+
+def _rebuild_one(folder: Path, echo: Callable[[str], None]) -> bool:
+    try:
+        echo(str(write_report(folder)))
+    except OutputError:
+        raise
+    except HemaxError as error:
+        echo(f"failed: {error}")
+        return False
+    return True

@@ -1,0 +1,56 @@
+"""Where worker processes come from: forked from a server process that has loaded what they need once, and nothing but code.
+
+Never from the run's own process, whose threads and GPU would not survive the fork. Light to import, because the server
+is best started before this process itself loads what it needs.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from multiprocessing import forkserver
+
+#: How dask is to start processes: "spawn" where there is no such server (Windows), each then loads torch itself.
+START_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+_COMMON_MODULES = ["distributed", "hemax_batch.scheduling.preload"]
+_PRELOAD = {
+    "torch": [
+        *_COMMON_MODULES,
+        "hemax_batch.model.engines.torch_engine",
+        "hemax_batch.model.hemax",
+        "safetensors.torch",
+    ],
+    "openvino": _COMMON_MODULES,
+}
+#: One thread for every numeric library, as there is a worker per core.
+SINGLE_THREAD_ENV = dict.fromkeys(
+    ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"
+)
+
+
+def start_forkserver(engine: str) -> None:
+    """Start the server if it is not running; it loads for seconds meanwhile, and ends with this process."""
+    if START_METHOD != "forkserver":
+        return
+    before = {name: os.environ.get(name) for name in SINGLE_THREAD_ENV}
+    os.environ.update(SINGLE_THREAD_ENV)
+    try:
+        forkserver.set_forkserver_preload(_PRELOAD[engine])
+        forkserver.ensure_running()
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def exit_with_parent() -> None:
+    """In a new process: have it end when the run's has, even one that was killed, whatever this one is at."""
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(0)

@@ -1,0 +1,226 @@
+"""What a run says while it works: bars on a terminal, timestamped lines in a log, JSON events for machines.
+
+`ProgressReporter` is told what happens and shows it in whichever way was asked for; it never decides anything.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..records import RegionResult
+
+_LINE_EVERY_S = 30.0  # plain progress lines: enough for a nightly log, not a flood
+
+
+@dataclass
+class _Counts:
+    regions: int = 0
+    planned: int = 0
+    cells: int = 0
+    failed_slides: int = 0
+    ended_slides: int = 0
+
+
+class ProgressReporter:
+    """Shows a run's progress on stderr: bars where it is a terminal, plain lines elsewhere, failures alone if `quiet`.
+
+    With `log_json` every event is appended to that file as one JSON object a line; the file is opened for each, so
+    that log rotation may move it at any time. Use as a context manager.
+    """
+
+    def __init__(self, quiet: bool = False, log_json: Path | None = None):
+        self._quiet = quiet
+        self._log_json = log_json
+        self._counts = _Counts()
+        self._started = time.monotonic()
+        self._last_line = 0.0
+        self._slides = 0
+        self._bars = _Bars() if not quiet and sys.stderr.isatty() else None
+
+    def __enter__(self) -> ProgressReporter:
+        if self._bars:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._bars:
+            self._bars.stop()
+
+    def run_started(self, slides: int, out: str) -> None:
+        """`slides` were found."""
+        self._slides = slides
+        self._log_event("run_started", slides=slides, out=out)
+        self._print_line(f"{slides} slide{'s' * (slides != 1)} to {out}")
+
+    def workers_started(self, description: str) -> None:
+        """Tasks run there from now on."""
+        self._log_event("workers_started", workers=description)
+        self._print_line(f"working on {description}")
+
+    def slide_planned(self, slide_id: str, regions: int, finished: int, mm2: float) -> None:
+        """`finished` of its regions were already done by an earlier run."""
+        self._counts.planned += regions - finished
+        self._log_event(
+            "slide_planned",
+            slide=slide_id,
+            regions=regions,
+            finished=finished,
+            scanned_mm2=round(mm2, 3),
+        )
+        self._print_line(
+            f"{slide_id}: {regions} regions, {mm2:.1f} mm²"
+            + (f", {finished} done before" if finished else "")
+        )
+        if self._bars:
+            self._bars.slide(slide_id, regions, finished)
+
+    def region_done(self, slide_id: str, result: RegionResult) -> None:
+        """One region came back."""
+        self._counts.regions += 1
+        self._counts.cells += len(result.cells)
+        self._log_event(
+            "region_done",
+            slide=slide_id,
+            region=result.region_index,
+            cells=len(result.cells),
+            patches=result.patches,
+            seconds_read=round(result.seconds_read, 3),
+            seconds_network=round(result.seconds_network, 3),
+            failure=result.failure,
+        )
+        if result.failure:
+            self._print_line(
+                f"{slide_id}: region {result.region_index} lost: {result.failure}", failure=True
+            )
+        if self._bars:
+            self._bars.advance(slide_id, self._rate())
+        elif time.monotonic() - self._last_line > _LINE_EVERY_S:
+            self._last_line = time.monotonic()
+            self._print_line(self._rate())
+
+    def slide_ended(
+        self, slide_id: str, state: str, cells: int, seconds: float, reason: str
+    ) -> None:
+        """`state`: done, skipped, failed or not reached."""
+        self._counts.ended_slides += 1
+        self._counts.failed_slides += state == "failed"
+        self._log_event(
+            "slide_ended",
+            slide=slide_id,
+            state=state,
+            cells=cells,
+            seconds=round(seconds, 2),
+            reason=reason,
+        )
+        text = f"{slide_id}: {state}" + (
+            f", {cells} cells in {seconds:.1f} s" if state == "done" else ""
+        )
+        self._print_line(text + (f": {reason}" if reason else ""), failure=state == "failed")
+        if self._bars:
+            self._bars.end(slide_id)
+
+    def warning(self, text: str) -> None:
+        """Something worth reading that stops nothing."""
+        self._log_event("warning", text=text)
+        self._print_line(f"warning: {text}", failure=True)
+
+    def run_ended(self, summary: str, exit_code: int) -> None:
+        """The last event; the summary itself is printed by the command line."""
+        self._log_event("run_ended", summary=summary, exit_code=exit_code)
+
+    def _rate(self) -> str:
+        """Progress over all in words: cells, regions a minute, time left."""
+        counts, elapsed = self._counts, time.monotonic() - self._started
+        per_s = counts.regions / max(elapsed, 1e-9)
+        left = (counts.planned - counts.regions) / per_s if per_s else 0
+        return (
+            f"slide {min(counts.ended_slides + 1, self._slides)} of {self._slides}, {counts.cells} cells, "
+            f"{60 * per_s:.0f} regions/min, {_format_duration(left)} left for what is planned, {counts.failed_slides} failed"
+        )
+
+    def _print_line(self, text: str, failure: bool = False) -> None:
+        if self._quiet and not failure:
+            return
+        if self._bars:
+            if failure:
+                self._bars.print(text)
+            return
+        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+    def _log_event(self, name: str, **values) -> None:
+        if self._log_json is None:
+            return
+        now = datetime.now().astimezone().isoformat(timespec="milliseconds")
+        line = json.dumps({"time": now, "event": name, **values}, ensure_ascii=False)
+        try:
+            with open(self._log_json, "a", encoding="utf-8", errors="surrogateescape") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            print(
+                f"--log-json {self._log_json}: {error.strerror}; no more events are written",
+                file=sys.stderr,
+            )
+            self._log_json = None
+
+
+class _Bars:
+    """A bar a slide in hand, and one line over all, drawn by rich."""
+
+    def __init__(self):
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._tasks = {}
+        self._overall = self._progress.add_task("starting", total=None)
+
+    def start(self) -> None:
+        self._progress.start()
+
+    def stop(self) -> None:
+        self._progress.stop()
+
+    def slide(self, slide_id: str, total: int, finished: int) -> None:
+        self._tasks[slide_id] = self._progress.add_task(
+            slide_id[:40], total=total, completed=finished
+        )
+
+    def advance(self, slide_id: str, overall: str) -> None:
+        self._progress.advance(self._tasks[slide_id])
+        self._progress.update(self._overall, description=overall)
+
+    def end(self, slide_id: str) -> None:
+        if slide_id in self._tasks:
+            self._progress.remove_task(self._tasks.pop(slide_id))
+
+    def print(self, text: str) -> None:
+        self._progress.console.print(text, markup=False, highlight=False)
+
+
+def _format_duration(seconds: float) -> str:
+    """
+    >>> _format_duration(59), _format_duration(3700)
+    ('0:59', '1:01:40')
+    """
+    whole = int(seconds)
+    hours, minutes = whole // 3600, whole % 3600 // 60
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"

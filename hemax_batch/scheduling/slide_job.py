@@ -1,0 +1,62 @@
+"""One slide on its way through a run."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from ..errors import SlideError
+from ..records import Region, RegionResult, Slide, TilePlan
+from ..results.journal import RegionJournal
+from ..slides.discovery import SlideFile
+
+
+@dataclass
+class SlideJob:
+    """One slide on its way. `state`: waiting, working, done, skipped, failed or not reached."""
+
+    file: SlideFile
+    slide: Slide | None = None
+    fingerprint: str = ""
+    journal: RegionJournal | None = None
+    plan: TilePlan | None = None
+    todo: deque[Region] = field(default_factory=deque)
+    in_flight: int = 0
+    unreadable: dict[int, RegionResult] = field(
+        default_factory=dict
+    )  # regions that could not be read
+    state: str = "waiting"
+    reason: str = ""
+    failed_permanently: bool = (
+        False  # trying again would not help, unless slide, weights or settings change
+    )
+    cells: int = 0
+    warnings: tuple[str, ...] = ()
+    started_at: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def slide_id(self) -> str:
+        return self.file.slide_id
+
+    def all_regions_finished(self) -> bool:
+        """Whether every region is back."""
+        return (
+            self.state == "working"
+            and self.plan is not None
+            and not self.todo
+            and not self.in_flight
+        )
+
+
+def unreadable_share(job: SlideJob) -> float:
+    """Share of the scanned area whose regions could not be read, 0..1."""
+    areas = {r.index: (r.core[2] - r.core[0]) * (r.core[3] - r.core[1]) for r in job.plan.regions}
+    return sum(areas[i] for i in job.unreadable) / max(1, sum(areas.values()))
+
+
+def failure_reason(job: SlideJob, error: BaseException) -> str:
+    """An error in words; an unexpected one with its kind and the slide's name."""
+    if isinstance(error, SlideError):
+        return str(error)
+    return f"slide {job.slide_id!r} ({job.file.path}): {type(error).__name__}: {error}"

@@ -1,0 +1,108 @@
+"""A single field from a microscope camera: PNG, JPEG, BMP and the like, held in memory as RGB.
+
+Stored pixels are taken as they lie; an EXIF orientation is not applied, so that coordinates are those of the file.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from ...errors import UnreadableSlideError
+from . import pixel_formats, spacing
+
+MAX_IMAGE_PX = 400_000_000  # 1.2 GB as RGB: beyond that it should be a tiled file
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "PPM", "JPEG2000")
+_opening = threading.Lock()
+
+
+class ImageBackend:
+    """One image of one level, decoded once."""
+
+    backend = "image"
+
+    def __init__(self, path: Path):
+        try:
+            with _open(path) as image:
+                self.vendor = (image.format or "image").lower()
+                self.level_sizes = (image.size,)
+                self.spacing_um = spacing.from_dpi(image.info.get("dpi"))
+                _refuse_oversize(image.size)
+                self._rgb = _decode(path, image)
+        except UnidentifiedImageError as error:
+            raise UnreadableSlideError(
+                "no slide or image format known here (by its content)"
+            ) from error
+        except (OSError, SyntaxError, ValueError, imagecodecs.PngError) as error:
+            raise UnreadableSlideError(f"the image cannot be decoded: {error}") from error
+
+    def read(self, level: int, x: int, y: int, w: int, h: int) -> np.ndarray:
+        """Pixels of a window inside the image: uint8 [h, w, 3]."""
+        return self._rgb[y : y + h, x : x + w]
+
+    def close(self) -> None:
+        """Let the pixels go."""
+        self._rgb = np.zeros((0, 0, 3), np.uint8)
+
+
+def _open(path: Path) -> Image.Image:
+    """The image, not decoded. Pillow has one limit of size for the whole process: it is ours meanwhile, and what is above
+    it by less than twice is left to `_refuse_oversize`, which knows the size."""
+    with (
+        _opening,
+        warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning),
+    ):
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_IMAGE_PX
+        try:
+            return Image.open(path, formats=_FORMATS)
+        except Image.DecompressionBombError as error:
+            raise _oversize(f"over {2 * MAX_IMAGE_PX // 10**6} Mpx") from error
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def _refuse_oversize(size: tuple[int, int]) -> None:
+    if size[0] * size[1] > MAX_IMAGE_PX:
+        raise _oversize(f"{size[0]}x{size[1]} px")
+
+
+def _oversize(size: str) -> UnreadableSlideError:
+    return UnreadableSlideError(
+        f"{size} in one untiled image, more than {MAX_IMAGE_PX // 10**6} Mpx; "
+        "convert it to a tiled TIFF (vips tiffsave --tile --pyramid)"
+    )
+
+
+def _decode(path: Path, image: Image.Image) -> np.ndarray:
+    if (
+        image.format == "PNG" and path.read_bytes()[24] == 16
+    ):  # Pillow would drop the low byte whatever the depth
+        return deep_to_rgb(imagecodecs.png_decode(path.read_bytes()))
+    if image.mode in ("F", "I"):
+        raise UnreadableSlideError(
+            f"samples of mode {image.mode!r}; export the field as 8- or 16-bit RGB"
+        )
+    if image.mode.startswith("I;16"):
+        return deep_to_rgb(np.asarray(image).astype(np.uint16))
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        return pixel_formats.over_glass(np.asarray(image.convert("RGBA")))
+    return np.asarray(image.convert("RGB"))
+
+
+def deep_to_rgb(samples: np.ndarray) -> np.ndarray:
+    """uint16 [h, w] or [h, w, 1..4] (grey, grey+alpha, RGB, RGBA) to uint8 RGB by its significant bits."""
+    samples = samples.reshape(*samples.shape[:2], -1)
+    colours = samples.shape[2] - (samples.shape[2] in (2, 4))
+    bits = pixel_formats.significant_bits(int(samples[..., :colours].max(initial=0)))
+    colour = pixel_formats.to_uint8(samples[..., :colours], bits)
+    rgb = pixel_formats.grey_to_rgb(colour) if colours == 1 else colour
+    if colours == samples.shape[2]:
+        return rgb
+    return pixel_formats.over_glass(
+        np.concatenate([rgb, (samples[..., colours:] >> 8).astype(np.uint8)], axis=2)
+    )

@@ -1,0 +1,88 @@
+"""One compressed TIFF tile to uint8 RGB.
+
+Every decoder is given the array it must fill, made from the directory's tile size, so that a tile that would unpack
+to more (a decompression bomb) or to less (damage) is an error and never an allocation.
+"""
+
+from __future__ import annotations
+
+import imagecodecs
+import numpy as np
+
+from . import pixel_formats
+from .tiff_layout import TiffLevel
+
+#: imagecodecs' own errors are RuntimeErrors; a damaged tag of the wrong type is a TypeError
+DECODE_ERRORS = (ValueError, TypeError, RuntimeError, OSError, MemoryError)
+_MIN_IS_WHITE, _RGB, _PALETTE, _SEPARATED, _YCBCR = 0, 2, 3, 5, 6
+_JPEG = 7
+_ASSOCIATED_ALPHA, _FREE_ALPHA = 1, 2
+
+
+def decode_samples(level: TiffLevel, parts: list[bytes], row: int) -> np.ndarray:
+    """Stored samples [h, w, samples] of a tile, from the compressed bytes of its planes (usually one)."""
+    height, width = level.tile_shape(row)
+    per_part = level.samples // level.planes
+    decoded = [_decode_part(level, data, (height, width, per_part)) for data in parts]
+    return decoded[0] if len(decoded) == 1 else np.concatenate(decoded, axis=2)
+
+
+def samples_to_rgb(level: TiffLevel, samples: np.ndarray, bits: int) -> np.ndarray:
+    """Samples [h, w, s] of `bits` significant bits to uint8 RGB [h, w, 3]."""
+    if level.photometric == _PALETTE:
+        return (level.colormap[:, samples[..., 0]] >> 8).astype(np.uint8).transpose(1, 2, 0)
+    colours = level.samples - len(level.extrasamples)
+    colour = pixel_formats.to_uint8(samples[..., :colours], bits)
+    if level.photometric == _SEPARATED:
+        return pixel_formats.cmyk_to_rgb(colour)
+    if level.photometric == _MIN_IS_WHITE:
+        colour = 255 - colour
+    rgb = pixel_formats.grey_to_rgb(colour) if colours == 1 else colour
+    if level.extrasamples and level.extrasamples[0] in (_ASSOCIATED_ALPHA, _FREE_ALPHA):
+        alpha = pixel_formats.to_uint8(samples[..., colours:], 8 * samples.dtype.itemsize)
+        return pixel_formats.over_glass(
+            np.concatenate([rgb, alpha], axis=2), level.extrasamples[0] == _ASSOCIATED_ALPHA
+        )
+    return rgb
+
+
+def _decode_part(level: TiffLevel, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    if level.compression == _JPEG:
+        return _decode_jpeg(level, data, shape)
+    if level.compression in (33005, 34712):
+        out = np.empty(shape if shape[2] > 1 else shape[:2], level.dtype.newbyteorder("="))
+        return imagecodecs.jpeg2k_decode(data, out=out).reshape(shape)
+    raw = _unpack(level.compression, data, int(np.prod(shape)) * level.dtype.itemsize)
+    samples = (
+        np.frombuffer(raw, level.dtype)
+        .astype(level.dtype.newbyteorder("="), copy=False)
+        .reshape(shape)
+    )
+    if level.predictor == 2:
+        samples = imagecodecs.delta_decode(samples, axis=-2)
+    return samples
+
+
+def _decode_jpeg(level: TiffLevel, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    if level.jpeg_header is not None:
+        data = level.jpeg_header + data + b"\xff\xd9"
+    # Aperio stores RGB without saying so in the JPEG stream; a JFIF stream is YCbCr whatever the directory says
+    stored = _RGB if level.photometric == _RGB and not level.jpeg_jfif and shape[2] == 3 else None
+    wanted = _RGB if shape[2] == 3 else None
+    out = np.empty(shape if shape[2] > 1 else shape[:2], np.uint8)
+    imagecodecs.jpeg8_decode(
+        data, tables=level.jpeg_tables, colorspace=stored, outcolorspace=wanted, out=out
+    )
+    return out.reshape(shape)
+
+
+def _unpack(compression: int, data: bytes, size: int) -> bytes | np.ndarray:
+    """Exactly `size` bytes; what is longer or shorter raises."""
+    if compression == 1:
+        raw = data[:size]
+    else:
+        codec = {5: "lzw", 8: "zlib", 32946: "zlib", 50000: "zstd", 32773: "packbits"}[compression]
+        raw = getattr(imagecodecs, f"{codec}_decode")(data, out=np.empty(size, np.uint8))
+    if len(raw) != size:
+        raise ValueError(f"a tile of {len(raw)} bytes, its size calls for {size}")
+    return raw

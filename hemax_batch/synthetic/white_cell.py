@@ -1,0 +1,300 @@
+"""One nucleated cell, platelet or speck of stain, painted with its exact masks.
+
+Sizes and fractions: haematology's typical values, moved to what the PBC pictures and the Zheng masks measure (a cell
+flattened on glass is larger, and its two-dimensional nucleus/cytoplasm ratio lower, than a textbook's).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from .cell_recipes import RECIPES, CellRecipe
+from .nucleus import nucleus_field
+from .stain import Stain
+from .texture import GRID_UM, Canvas, noise, packed_points, soft_step, stamp_granules
+
+RBC_UM = 7.3  # diameter of a red cell
+LARGE_FROM_RBC_DIAMETERS = (
+    1.96  # WBCAtt's annotators change from "small" to "big" at 14.3 µm (medians of PBC boxes)
+)
+_EDGE_UM = 0.22  # how soft a cell's border is at best focus
+
+
+@dataclass(frozen=True)
+class SmearCell:
+    """The truth of one cell. `label` uint8 [h, w]: 0 outside, 1 cytoplasm, 2 nucleus; its top-left pixel is (x0, y0).
+
+    The box is tight round label > 0. A platelet has no nucleus, and its attributes are "" (nobody annotates them).
+    """
+
+    class_name: str
+    box_xyxy: tuple[float, float, float, float]  # level-0 pixels, half-open
+    x0: int
+    y0: int
+    label: np.ndarray
+    granularity: str
+    cytoplasm_colour: str
+    nucleus_shape: str
+    size_vs_rbc: str
+    nc_ratio: float  # nucleus / cytoplasm, of the areas in `label`
+
+    @property
+    def nucleus_fraction(self) -> float:
+        """Nucleus / whole cell."""
+        return self.nc_ratio / (1 + self.nc_ratio)
+
+
+@dataclass(frozen=True)
+class PaintedCell:
+    """What is laid over the red cells: light let through [h, w, 3]; how far red cells are pushed away [h, w] (0..1)."""
+
+    x0: int
+    y0: int
+    through: np.ndarray
+    cover: np.ndarray | None
+    cell: SmearCell | None
+
+
+def paint_cell(
+    rng,
+    class_name: str,
+    xy: tuple[float, float],
+    mpp: float,
+    stain: Stain,
+    diameter_um=None,
+    focus_um=0.0,
+) -> PaintedCell:
+    """A nucleated cell of the given class centred at xy (pixels).
+
+    Steps: outline, nucleus of the recipe's shape and fraction, masks; densities of cytoplasm, nucleus and granules.
+    """
+    recipe = RECIPES[class_name]
+    radius_um = (diameter_um or draw_diameter_um(rng, class_name)) / 2
+    canvas = Canvas(2 * round((radius_um * 1.3 + 1.2 + 2 * focus_um) / mpp), mpp)
+    shape, colour = _choose(rng, recipe.shapes), _choose(rng, recipe.colours)
+    cell_depth, nucleus_depth = _depths(rng, recipe, shape, canvas, radius_um)
+    cell, nucleus = cell_depth > 0, nucleus_depth > 0
+    density = _cytoplasm(rng, recipe, canvas, cell_depth, nucleus_depth, stain, colour)
+    inside_nucleus = soft_step(nucleus_depth, max(_EDGE_UM, mpp))[..., None]
+    density += inside_nucleus * (_nucleus(rng, recipe, canvas, nucleus_depth, stain) - density)
+    density = _granules(rng, recipe, canvas, cell, nucleus, density, stain)
+    cover = soft_step(cell_depth, max(_EDGE_UM, mpp))
+    density *= cover[..., None]
+    x0, y0 = round(xy[0]) - canvas.side_px // 2, round(xy[1]) - canvas.side_px // 2
+    truth = _make_truth(class_name, cell, nucleus, x0, y0, mpp, (recipe.granularity, colour, shape))
+    return _to_light(x0, y0, density, cover, focus_um / mpp, truth)
+
+
+def draw_diameter_um(rng, class_name: str) -> float:
+    """A diameter of the class."""
+    r = RECIPES[class_name]
+    return float(
+        np.clip(rng.normal(r.diameter_um, r.diameter_sd), r.diameter_um * 0.78, r.diameter_um * 1.3)
+    )
+
+
+def _choose(rng, weighted: tuple[tuple[str, float], ...]) -> str:
+    weights = np.array([w for _, w in weighted])
+    return weighted[rng.choice(len(weighted), p=weights / weights.sum())][0]
+
+
+def _to_light(x0, y0, density, cover, blur_px, cell) -> PaintedCell:
+    """Defocus, and density to light."""
+    if blur_px > 0.3:
+        density = ndimage.gaussian_filter(density, (blur_px, blur_px, 0), truncate=2.5)
+        cover = None if cover is None else ndimage.gaussian_filter(cover, blur_px, truncate=2.5)
+    return PaintedCell(x0, y0, np.exp(density * np.float32(-np.log(10))), cover, cell)
+
+
+def _make_truth(class_name, cell, nucleus, x0, y0, mpp, attributes) -> SmearCell:
+    ys, xs = np.flatnonzero(cell.any(1)), np.flatnonzero(cell.any(0))
+    top, bottom, left, right = ys[0], ys[-1] + 1, xs[0], xs[-1] + 1
+    label = (cell.astype(np.uint8) + (cell & nucleus))[top:bottom, left:right]
+    box = tuple(float(v) for v in (x0 + left, y0 + top, x0 + right, y0 + bottom))
+    size_um = mpp * float(np.sqrt((right - left) * (bottom - top)))
+    size = (
+        ""
+        if class_name == "platelet"
+        else "large"
+        if size_um >= LARGE_FROM_RBC_DIAMETERS * RBC_UM
+        else "small"
+    )
+    ratio = float((label == 2).sum() / max((label == 1).sum(), 1))
+    return SmearCell(
+        class_name, box, int(x0 + left), int(y0 + top), label, *attributes, size, ratio
+    )
+
+
+# --- shapes -----------------------------------------------------------------------------------------------------
+
+
+def _outline(rng, recipe: CellRecipe, canvas: Canvas, radius_um: float) -> np.ndarray:
+    """Depth below the cell's border on the coarse grid."""
+    x, y = canvas.grid()
+    angle = np.arctan2(y, x)
+    radius = np.ones_like(angle)
+    for k in range(2, 6):
+        radius += rng.normal(0, recipe.uneven / k) * np.cos(k * angle + rng.uniform(0, 2 * np.pi))
+    depth = radius_um * np.clip(radius, 0.72, 1.28) - np.hypot(x, y)
+    return depth + recipe.rough_um * noise(rng, depth.shape, 1.3 / GRID_UM)
+
+
+def _depths(rng, recipe, shape, canvas, radius_um) -> tuple[np.ndarray, np.ndarray]:
+    """Depth (µm) below the border of cell and nucleus at every pixel; the nucleus has the recipe's share of the cell."""
+    outline = _outline(rng, recipe, canvas, radius_um)
+    fraction = float(np.clip(rng.normal(recipe.fraction, recipe.fraction_sd), 0.2, 0.93))
+    x, y = canvas.grid()
+    sway = 0.35 if shape in ("round", "indented") else 0.25
+    u = x + sway * noise(rng, outline.shape, 5 / GRID_UM)
+    v = y + sway * noise(rng, outline.shape, 5 / GRID_UM)
+    field = nucleus_field(shape, rng, u, v, radius_um, radius_um * np.sqrt(fraction))
+    inner = outline - rng.uniform(0.08, 0.35)
+    body = _shift_to_area(field.body, inner, fraction * (outline > 0).sum())
+    if field.strands is not None:
+        body = np.maximum(body, np.minimum(field.strands, inner))
+    return canvas.interpolate(outline), canvas.interpolate(body)
+
+
+def _shift_to_area(body: np.ndarray, inner: np.ndarray, wanted: float) -> np.ndarray:
+    """The field raised or lowered, and kept inside `inner`, so that it is positive at `wanted` points (halving)."""
+    low, high = -6.0, 6.0
+    for _ in range(12):
+        shift = (low + high) / 2
+        too_small = (np.minimum(body + shift, inner) > 0).sum() < wanted
+        low, high = (shift, high) if too_small else (low, shift)
+    return np.minimum(body + (low + high) / 2, inner)
+
+
+# --- densities --------------------------------------------------------------------------------------------------
+
+
+def _cytoplasm(rng, recipe, canvas, cell_depth, nucleus_depth, stain, colour) -> np.ndarray:
+    """Density [h, w, 3]: the colour, mottled; where it is basophilic, paler near the nucleus and deeper at the border."""
+    shape = cell_depth.shape
+    base = np.array(_cytoplasm_colour(rng, recipe, stain, colour), np.float32)
+    strength = (
+        1
+        + recipe.mottle * noise(rng, shape, 0.45 / canvas.mpp)
+        + 0.08 * noise(rng, shape, 2.5 / canvas.mpp)
+    )
+    strength *= 1 + recipe.basophilia * (
+        0.5 * np.exp(-cell_depth / 0.9) - 0.35 * np.exp(nucleus_depth / 0.8).clip(0, 1)
+    )
+    strength *= recipe.cytoplasm * rng.uniform(0.85, 1.15)
+    strength += 0.12 * np.exp(-np.abs(cell_depth - 0.15) / 0.15)  # the membrane
+    for _ in range(rng.poisson(recipe.vacuoles)):
+        strength *= 1 - 0.75 * _spot(rng, canvas, cell_depth, rng.uniform(0.3, 0.7))
+    return strength.clip(0.15, 2.5)[..., None] * base
+
+
+def _cytoplasm_colour(rng, recipe, stain, colour) -> np.ndarray:
+    """The stain's colour for a vocabulary state; granulocytes' light blue is a pink or clear one."""
+    pale, blue = np.array(stain.pale), np.array(getattr(stain, colour))
+    if colour == "light_blue":
+        return pale + (blue - pale) * np.clip(rng.normal(recipe.light_blueness, 0.15), 0, 1)
+    if recipe.haemoglobin:
+        return blue + (np.array(stain.red) - blue) * rng.uniform(0, recipe.haemoglobin)
+    return blue
+
+
+def _spot(rng, canvas, depth, radius_um) -> np.ndarray:
+    """A soft disc somewhere inside `depth` > radius: float32 [h, w], 0..1."""
+    ij = np.argwhere(depth > radius_um)
+    if not len(ij):
+        return np.zeros(depth.shape, np.float32)
+    y, x = ij[rng.integers(len(ij))]
+    return stamp_granules(
+        depth.shape, np.array([[x, y]]), np.array([radius_um / canvas.mpp]), np.ones(1)
+    )
+
+
+def _nucleus(rng, recipe, canvas, depth, stain) -> np.ndarray:
+    """Density [h, w, 3] of chromatin: clumps, pale gaps, a darker rim, nucleoli."""
+    clumps = noise(rng, depth.shape, recipe.clump_um / canvas.mpp)
+    strength = 1 + recipe.clump * (
+        np.tanh(1.5 * clumps) + 0.85 * noise(rng, depth.shape, 0.45 * recipe.clump_um / canvas.mpp)
+    )
+    strength -= recipe.gaps * np.clip(-clumps - 0.8, 0, 1)
+    strength += 0.18 * np.exp(-np.abs(depth - 0.2) / 0.2)
+    strength += 0.05 * noise(rng, depth.shape, 4 / canvas.mpp)
+    for _ in range(rng.poisson(recipe.nucleoli)):
+        strength *= 1 - 0.16 * _spot(rng, canvas, depth, rng.uniform(0.7, 1.2))
+    strength *= recipe.nucleus * rng.uniform(0.93, 1.05)
+    pinker = np.clip(1 - strength, 0, 0.6)[..., None] * np.array([-0.06, 0.0, 0.02], np.float32)
+    return strength[..., None] * np.array(stain.nucleus, np.float32) + pinker
+
+
+def _granules(rng, recipe, canvas, cell, nucleus, density, stain) -> np.ndarray:
+    """Density with the recipe's granules laid in: over the nucleus as strongly as the recipe says."""
+    for kind in recipe.granules:
+        colour = np.array(getattr(stain, kind.colour), np.float32)
+        room = cell if kind.over_nucleus > 0 else cell & ~nucleus
+        patchy = noise(rng, cell.shape, 3 / canvas.mpp) > rng.normal(kind.patchy, 0.3)
+        xy = packed_points(
+            rng, room & patchy, kind.spacing_um / canvas.mpp, 0.22 if kind.solid else 0.42
+        )
+        radii = kind.radius_um / canvas.mpp * rng.uniform(0.7, 1.25, len(xy))
+        strengths = rng.uniform(*kind.strength, len(xy))
+        amount = stamp_granules(cell.shape, xy, radii, strengths)
+        amount *= np.where(nucleus, kind.over_nucleus, 1.0)
+        density = (
+            density * (1 - (0.75 if kind.solid else 0.25) * amount[..., None])
+            + amount[..., None] * colour
+        )
+    return density
+
+
+# --- platelets and specks ---------------------------------------------------------------------------------------
+
+
+def paint_platelet(rng, xy, mpp: float, stain: Stain, focus_um=0.0) -> PaintedCell:
+    """A platelet: a little pale blue cytoplasm round purple granules."""
+    radius_um = float(np.clip(rng.normal(1.25, 0.3), 0.7, 2.4))
+    canvas = Canvas(2 * round((radius_um * 1.5 + 1.0 + 2 * focus_um) / mpp), mpp)
+    x, y = canvas.grid()
+    angle = np.arctan2(y, x)
+    uneven = 1 + sum(
+        rng.normal(0, 0.22 / k) * np.cos(k * angle + rng.uniform(0, 6.3)) for k in range(2, 6)
+    )
+    depth = canvas.interpolate(
+        (radius_um * uneven.clip(0.6, 1.5) - np.hypot(x, y)).astype(np.float32)
+    )
+    depth += 0.12 * noise(rng, depth.shape, 0.8 / mpp)
+    core = canvas.interpolate(
+        (radius_um * 0.8 - np.hypot(x - rng.normal(0, 0.15), y)).astype(np.float32)
+    )
+    xy_granules = packed_points(rng, (core > 0) & (depth > 0.1), 0.42 / mpp, 0.4)
+    radii = rng.uniform(0.16, 0.3, len(xy_granules)) / mpp
+    granules = stamp_granules(
+        depth.shape, xy_granules, radii, rng.uniform(0.5, 1.0, len(xy_granules))
+    )
+    cover = soft_step(depth, max(0.4, mpp))
+    haze = 0.25 * ndimage.gaussian_filter(granules, 0.25 / mpp)
+    colours = (np.array(c, np.float32) for c in (stain.light_blue, stain.basophil))
+    density = sum(
+        a[..., None] * c
+        for a, c in zip((0.75 * cover, cover * (0.6 * granules + haze)), colours, strict=True)
+    )
+    x0, y0 = round(xy[0]) - canvas.side_px // 2, round(xy[1]) - canvas.side_px // 2
+    truth = _make_truth(
+        "platelet", depth > 0, np.zeros(depth.shape, bool), x0, y0, mpp, ("", "", "")
+    )
+    return _to_light(x0, y0, density, None, focus_um / mpp, truth)
+
+
+def paint_speck(rng, xy, mpp: float, stain: Stain, focus_um=0.0) -> PaintedCell:
+    """Precipitated stain or dust: a few small dark grains. No cell."""
+    spread_um = rng.uniform(0.1, 1.2)
+    canvas = Canvas(2 * round((spread_um * 2 + 1.0 + 2 * focus_um) / mpp), mpp)
+    n = int(rng.integers(1, 7))
+    points = canvas.pixel_of(np.clip(rng.normal(0, spread_um / 2, (n, 2)), -spread_um, spread_um))
+    amount = stamp_granules(
+        (canvas.side_px,) * 2, points, rng.uniform(0.1, 0.35, n) / mpp, rng.uniform(0.3, 0.9, n)
+    )
+    colour = np.array(stain.basophil if rng.random() < 0.8 else (0.3, 0.3, 0.3), np.float32)
+    density = amount[..., None] * colour
+    x0, y0 = round(xy[0]) - canvas.side_px // 2, round(xy[1]) - canvas.side_px // 2
+    return _to_light(x0, y0, density, None, focus_um / mpp, None)
