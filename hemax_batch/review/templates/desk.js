@@ -147,9 +147,11 @@ new ResizeObserver(() => {
   if (byId("grid").clientHeight) arrangeAround(chosen);
 }).observe(byId("grid"));
 byId("grid").addEventListener("pointerdown", startDrag);
-byId("grid").addEventListener("pointermove", (event) => (drag ? moveDrag(event) : hover(event)));
-byId("grid").addEventListener("pointerup", endDrag);
-byId("grid").addEventListener("pointercancel", stopDrag);
+byId("grid").addEventListener("pointermove", (event) => drag || hover(event));
+/* A fast drag leaves the grid before its first move. */
+document.addEventListener("pointermove", moveDrag);
+document.addEventListener("pointerup", endDrag);
+document.addEventListener("pointercancel", stopDrag);
 byId("grid").addEventListener("dblclick", (event) => event.target.closest(".card") && openZoom());
 byId("grid").addEventListener("keydown", (event) => {
   hovered = -1;

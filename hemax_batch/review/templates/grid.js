@@ -45,9 +45,11 @@ function arrange() {
   byId("sheet").style.height = `${top + GAP}px`;
   grid.setAttribute("aria-rowcount", rows.length);
   grid.setAttribute("aria-colcount", columns);
+  const focused = document.activeElement.classList.contains("card");
   for (const element of rowElements.values()) element.remove();
   rowElements.clear();
   drawRows();
+  if (focused) tiles.get(chosen)?.focus({ preventScroll: true }); // a removed element loses the focus
 }
 
 /** The number of the row at a height of the sheet. */
