@@ -1,11 +1,11 @@
 /* The grid of cells. Only the rows near the screen are in the document; their places are computed, so nothing jumps. */
 
 const GAP = 3; // px between pictures
-const HEADING = 28; // px, height of a class heading
+const HEADING = 24; // px, height of a class heading
 const OVERSCAN = 500; // px drawn above and below the screen
 const DETAIL_UM = 3; // glass left round the widest cells
 
-let sizePx = 72; // side of a picture on the screen
+let sizePx = 66; // side of a picture on the screen
 let columns = 1;
 let rows = []; // from top to bottom: {top, height, group} of a heading, or {top, height, start, end} of cells
 let sequence = []; // shown cells in the order of the screen

@@ -52,6 +52,7 @@ function referenceOf(cell) {
 
 /** The reference cells of a class as small pictures; where none are kept, cells approved on this slide. */
 function referencePictures(className, exceptIndex) {
+  if (className === "unidentified") return { list: make("div"), said: "" };
   const kept = referencesOf(className).slice(-SHOWN_REFERENCES).reverse();
   const list = make("div", "references");
   for (const entry of kept) list.append(smallPicture(entry, `${entry.slide}, cell ${entry.id}, ${entry.reviewer}`));

@@ -1,6 +1,6 @@
 /* The large view: one cell with its neighbourhood, or two cells side by side. Class keys and arrows work in it too. */
 
-const FIELD_SIDE_UM = 72; // side of the neighbourhood
+const FIELD_SIDE_UM = 60; // side of the neighbourhood
 let comparing = []; // indices of the two cells that stand side by side, or empty
 
 function openZoom() {
@@ -48,6 +48,21 @@ function zoomPane(index) {
   return pane;
 }
 
+/** The cells of the slide that look most like a cell, with their classes now. */
+function alikePictures(index) {
+  const far = CELLS.map((_, other) => (other === index ? Infinity : distance(other, index)));
+  const nearest = [...far.keys()].sort((a, b) => far[a] - far[b]).slice(0, SHOWN_REFERENCES);
+  const list = make("div", "references");
+  for (const other of nearest) {
+    const looks = other === index ? null : looksOf(other);
+    if (!looks) continue;
+    const figure = make("figure");
+    figure.append(smallPicture(looks, `cell ${CELLS[other].id}`), make("figcaption", "", words(classNow(CELLS[other]))));
+    list.append(figure);
+  }
+  return list;
+}
+
 /** The stored pictures of all cells round a cell, each in its place. Glass without a found cell stays empty. */
 function neighbourhoodPane(index) {
   const [x0, y0] = CELLS[index].at.map((middle) => middle - FIELD_SIDE_UM / 2);
@@ -67,7 +82,8 @@ function neighbourhoodPane(index) {
   const said = `Neighbourhood, ${FIELD_SIDE_UM} µm a side: ${plural(near.length - 1, "other cell")}. Glass without a found cell is empty.`;
   const text = make("figcaption");
   const { list, said: about } = referencePictures(classNow(CELLS[index]), index);
-  text.append(make("p", "fine", said), make("p", "fine", about), list);
+  text.append(make("p", "fine", said), make("p", "fine", "Most alike on this slide"), alikePictures(index));
+  text.append(make("p", "fine", about), list);
   pane.append(svg, text);
   return pane;
 }
