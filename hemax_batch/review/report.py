@@ -33,7 +33,7 @@ _BLOCK_CELLS = (
 )
 _SCRIPTS = (
     "data.js", "history.js", "review.js", "csv.js", "references.js", "order.js", "grid.js", "selection.js", "pointer.js",
-    "panel.js", "zoom.js", "differential.js", "signoff.js", "print.js", "keys.js", "desk.js",
+    "panel.js", "zoom.js", "differential.js", "signoff.js", "print.js", "keys.js", "actions.js", "desk.js",
 )  # fmt: skip
 
 
