@@ -50,7 +50,7 @@ def test_processes_end_when_their_run_is_killed():
 def test_a_slide_written_by_processes_is_the_same_to_the_byte(tmp_path, monkeypatch):
     from hemax_batch.bench import merging
 
-    monkeypatch.setattr("hemax_batch.publishing.publish.MANY_CELLS", 50)
+    monkeypatch.setattr("hemax_batch.publishing.publish.MIN_CELLS_FOR_POOL", 50)
     made = {}
     for processes in (0, 2):
         root = tmp_path / str(processes)

@@ -47,7 +47,7 @@ def slides(tmp_path_factory):
 def go(weights):
     """Runs `hemax-batch run` in this process with the painted network: its exit code and output."""
 
-    def run(inputs, out, *more, executor_factory=0):
+    def run(inputs, out, *more, workers=0):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(work_queue, "process_region", painted_network.process_region)
             given = [
@@ -60,7 +60,7 @@ def go(weights):
                 "--core-um",
                 64,
                 "--workers",
-                executor_factory,
+                workers,
                 *more,
             ]
             result = CliRunner().invoke(main, [str(part) for part in given])
@@ -128,8 +128,8 @@ def test_a_call_that_hangs_or_crashes_is_given_up_and_the_next_one_works():
 
 def test_a_process_aside_ends_when_its_run_has_died(tmp_path):
     code = (
-        "import os, sys, time\nfrom hemax_batch.scheduling.subprocess_caller import Aside\n"
-        "aside = Aside(); aside.call(len, '', timeout_s=60)\n"
+        "import os, sys, time\nfrom hemax_batch.scheduling.subprocess_caller import SubprocessCaller\n"
+        "aside = SubprocessCaller(); aside.call(len, '', timeout_s=60)\n"
         "aside._connection.send((time.sleep, (3600,))); print(aside._process.pid, flush=True); os._exit(0)"
     )
     ran = subprocess.run(
@@ -187,7 +187,7 @@ def test_a_plan_blamed_for_a_neighbour_is_made_again_alone(
     go, slides, whole, tmp_path, monkeypatch, times, code
 ):
     monkeypatch.setattr(Blaming, "times", times)
-    monkeypatch.setattr(executor_factory, "connect", lambda *_: Blaming())
+    monkeypatch.setattr(executor_factory, "connect_executor", lambda *_: Blaming())
     out = tmp_path / "out"
     assert go(slides, out)[0] == code
     if code:
@@ -365,7 +365,7 @@ class Beside(SerialExecutor):
 @pytest.fixture
 def slowly_written(slides, tmp_path, monkeypatch):
     """Inputs: a slide whose writing takes longer than a run waits for workers, and one that fails meanwhile."""
-    finish = pipeline.RunContext.finish
+    finish = pipeline.RunContext.publish
 
     def slow(self, work):
         time.sleep(1.5)
@@ -374,7 +374,7 @@ def slowly_written(slides, tmp_path, monkeypatch):
 
     monkeypatch.setattr(pipeline.RunContext, "publish", slow)
     monkeypatch.setattr(work_queue, "_DRAIN_S", 0.1)
-    monkeypatch.setattr(executor_factory, "connect", lambda *_: Beside())
+    monkeypatch.setattr(executor_factory, "connect_executor", lambda *_: Beside())
     (tmp_path / "z_bad.tif").write_bytes(b"")
     listed = tmp_path / "list.txt"
     listed.write_text(f"{slides / 'two.tif'}\n{tmp_path / 'z_bad.tif'}\n")
@@ -394,7 +394,7 @@ def test_a_signal_leaves_time_to_conclude_though_a_slide_is_being_written_and_th
     go, slowly_written, tmp_path, monkeypatch, no_hard_limit
 ):
     monkeypatch.setattr(stopping, "_FINALISE_AFTER_S", 0.0)
-    end, out = work_queue.WorkQueue._end, tmp_path / "out"
+    end, out = work_queue.WorkQueue._end_slide, tmp_path / "out"
 
     def told_to_stop(self, work, state, reason=""):
         if state == "failed":
@@ -451,7 +451,7 @@ def test_a_second_signal_interrupts_only_what_may_be_left(no_hard_limit):
     with StopFlag() as stop:
         for _ in range(2):
             signal.raise_signal(signal.SIGINT)
-        with pytest.raises(StopNow), stop.interrupting():
+        with pytest.raises(StopNow), stop.interruptible():
             signal.raise_signal(signal.SIGINT)
         for number in (signal.SIGTERM, signal.SIGALRM):
             signal.raise_signal(number)
@@ -478,7 +478,7 @@ def test_a_signal_bounds_the_run_whatever_has_stopped_it_before(monkeypatch, sto
 def test_what_nobody_expected_is_one_slides_failure_when_it_is_opened_and_noted_when_it_is_not(
     go, slides, tmp_path, monkeypatch
 ):
-    decide = pipeline.RunContext.decide
+    decide = pipeline.RunContext.resume_decision
     monkeypatch.setattr(
         pipeline.RunContext,
         "resume_decision",
