@@ -2,8 +2,7 @@
 
 /** After any change: cells to their classes, tiles, counts, panel. */
 function update(keepOnScreen = chosen) {
-  arrangeAround(keepOnScreen);
-  refreshTiles();
+  arrangeAround(keepOnScreen); // draws every tile anew
   showCounts();
   showSelection();
 }
@@ -17,8 +16,10 @@ function judge(className) {
   const next = nextAfter(list);
   const before = list.length === 1 ? classNow(from) : "";
   carryOut("decision", changes);
+  moveTo(next);
   update(next);
-  choose(next);
+  intoView(next);
+  tiles.get(next)?.focus({ preventScroll: true });
   const done = className && className !== before ? `${before ? `${words(before)} → ` : ""}${words(className)}` : `${before ? words(before) : "each class"} approved`;
   const who = list.length === 1 ? `Cell ${from.id}` : plural(list.length, "cell");
   say(`${who}: ${done}. ${marks.size} of ${CELLS.length} reviewed.`);

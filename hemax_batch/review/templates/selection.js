@@ -8,13 +8,8 @@ const selected = new Set(); // cell indices
 /** Choose a cell. `keep`: leave the selection as it is; otherwise this cell alone is selected. */
 function choose(index, { focus = true, keep = false } = {}) {
   const before = chosen;
-  if (index !== chosen) previous = chosen;
-  chosen = index;
-  if (!keep) {
-    selected.clear();
-    if (index >= 0) selected.add(index);
-    anchor = index;
-  }
+  if (!keep) moveTo(index);
+  else if (index !== chosen) [previous, chosen] = [chosen, index];
   if (index >= 0) {
     if (focus) intoView(index);
     else drawRows();
@@ -23,6 +18,14 @@ function choose(index, { focus = true, keep = false } = {}) {
   if (before !== index && before >= 0 && !tiles.has(before)) drawRows();
   if (focus) tiles.get(index)?.focus({ preventScroll: true });
   showSelection();
+}
+
+/** Make a cell the chosen and only selected one, without drawing anything. */
+function moveTo(index) {
+  if (index !== chosen) previous = chosen;
+  chosen = anchor = index;
+  selected.clear();
+  if (index >= 0) selected.add(index);
 }
 
 /** Select all cells between the anchor and a cell, in the order of the screen. */
