@@ -44,6 +44,7 @@ def review_record(review: SlideReview, now: str) -> dict:
         "complete": decided == cells,
         "unidentified_not_looked_at": review.unidentified_not_reviewed,
         "every_unidentified_decided": review.unidentified_not_reviewed == 0,
+        **review.notes.record(),
         "before": count_record(review.count_before),
         "after": count_record(review.count_after),
         **_assessed(review),
@@ -53,7 +54,8 @@ def review_record(review: SlideReview, now: str) -> dict:
 def _assessed(review: SlideReview) -> dict:
     """What nobody assessed, and what the reviewer counted by eye though the network cannot see it: what he used, and
     after a complete review also what he could have used (then none of it is among the cells that were found)."""
-    words = {c.name: c.words for c in REVIEW_CLASSES}
+    own = review.published.rules.classes
+    words = {c.name: c.words for c in (*REVIEW_CLASSES, *own)}
     used = {c.class_after for c in review.corrections}
     counted = used.intersection(words)
     if len(review.decided) == len(review.before):
