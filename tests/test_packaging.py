@@ -87,7 +87,7 @@ def test_the_installed_package_has_the_command_and_the_version():
 
     assert metadata.version("hemax-batch") == hemax_batch.__version__
     scripts = metadata.entry_points(group="console_scripts", name="hemax-batch")
-    assert [entry.value for entry in scripts] == ["hemax_batch.cli.app:main"]
+    assert [entry.value for entry in scripts] == ["hemax_batch.cli:main"]
 
 
 @pytest.mark.parametrize(

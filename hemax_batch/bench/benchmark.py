@@ -96,7 +96,7 @@ class Benchmark:
         )
 
     def component(self, kind: str, slide: Path, count: int = 0) -> dict[str, float]:
-        """A piece by itself (see `work`), in so many cores; the middle of its repetitions."""
+        """A piece by itself (see `components`), in so many cores; the middle of its repetitions."""
         command = [
             sys.executable,
             "-m",

@@ -72,10 +72,10 @@ class CellCalls:
     ranked       int64 [N, 2], the likeliest class and the next
     confidences  float64 [N, 2], theirs
     class_index  int64 [N], the final class: an index into NAMES
-    split        bool [N], surely a neutrophil, but band or segmented is unsure: it keeps its class
-    bare         bool [N], unidentified because hardly any nucleus was outlined
-    against      bool [N, A], which attributes contradict the class
-    strange      bool [N], unlike the cells that the network knows
+    neutrophil_stage_unsure   bool [N], surely a neutrophil, but band or segmented is unsure: it keeps its class
+    no_nucleus   bool [N], unidentified because hardly any nucleus was outlined
+    contradicting_attributes   bool [N, A], which attributes contradict the class
+    out_of_distribution   bool [N], unlike the cells that the network knows
     cut          bool [N], by the edge of the slide
     """
 

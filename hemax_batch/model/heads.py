@@ -1,5 +1,7 @@
-"""Looks at each found cell by itself, on which class and attributes are decided besides the query: in detail, as a whole, and
-at its colours."""
+"""Heads that read each cell's region of interest: refinement, context and cytoplasm colour.
+
+Class and attributes are predicted from the query plus these features.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +20,18 @@ COLOUR_STATES = vocabulary.attribute_slices()["cytoplasm_colour"]
 
 
 def optical_density(pixels: Tensor) -> Tensor:
-    """-log10((v + 1) / 256) of pixels in 0..255: 0 for pure white."""
+    """Convert pixels in 0..255 to optical density, -log10((v + 1) / 256); white is 0."""
     return math.log10(256.0) - torch.log10(pixels.clamp(min=0) + 1)
 
 
 class RoiRefinement(nn.Module):
-    """A last look at each cell in detail: the stride-4 embedding and the query's own masks, resampled inside its box.
+    """Features of each cell in detail, from the stride-4 embedding and the query's own masks.
 
-    It is what class and attributes are decided on besides the query, so the masks are part of the decision.
+    Both are resampled on a 16 x 16 grid in the box, which is enlarged by 15 %. The masks are an
+    input of the class and attribute heads, so they take part in the decision.
     """
 
-    def __init__(self, channels: int, dim: int):
+    def __init__(self, channels: int, dim: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels + 2, 96, 3, 2, 1)
         self.conv2 = nn.Conv2d(96, 96, 3, 2, 1)
@@ -36,28 +39,35 @@ class RoiRefinement(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, embedding: Tensor, mask_logits: Tensor, boxes: Tensor) -> Tensor:
+        """Compute features [B, Q, D].
+
+        Parameters
+        ----------
+        embedding : Tensor [B, C, H/4, W/4]
+        mask_logits : Tensor [B, Q, 2, H/4, W/4]
+        boxes : Tensor [B, Q, 4]
+            Centre and size in pixels.
+        """
         b, q = boxes.shape[:2]
         g = REFINEMENT_GRID
         wide = torch.cat([boxes[..., :2], boxes[..., 2:] * 1.15], -1)
-        features = (
-            sample_in_boxes(embedding, wide, g, 4).flatten(0, 1).transpose(1, 2)
-        )  # [BQ, C, G²]
-        masks = sample_in_boxes(
-            mask_logits.flatten(0, 1).clamp(-8.0, 8.0) / 4, wide.reshape(b * q, 1, 4), g, 4
-        )
-        features = torch.cat([features, masks[:, 0].transpose(1, 2)], 1).unflatten(2, (g, g))
+        features = sample_in_boxes(embedding, wide, g, 4).flatten(0, 1).transpose(1, 2)
+        masks = mask_logits.flatten(0, 1).clamp(-8.0, 8.0) / 4
+        masks = sample_in_boxes(masks, wide.reshape(b * q, 1, 4), g, 4)[:, 0].transpose(1, 2)
+        features = torch.unflatten(torch.cat([features, masks], 1), 2, (g, g))  # [BQ, C + 2, G, G]
         features = F.relu(self.conv2(F.relu(self.conv1(features))))
-        return self.norm(self.out(features.flatten(1))).unflatten(0, (b, q))
+        return torch.unflatten(self.norm(self.out(features.flatten(1))), 0, (b, q))
 
 
 class RoiContext(nn.Module):
-    """What the backbone's deepest maps say of each cell as a whole: their mean over its box, a fifth wider.
+    """Features of each cell as a whole: the mean of the backbone's deepest maps over its box.
 
-    The straight way from pretrained features to class and attributes, beside the query's and the ROI refinement's. The last
-    layer begins at zero, so a network trained without one says the same until it has learnt.
+    The box is enlarged by 20 %. This is a direct path from pretrained features to class and
+    attributes. The last layer starts at zero, so adding this head does not change a trained
+    network.
     """
 
-    def __init__(self, channels: tuple[int, int], dim: int):
+    def __init__(self, channels: tuple[int, int], dim: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(sum(channels))
         self.hidden = nn.Linear(sum(channels), 2 * dim)
@@ -66,61 +76,79 @@ class RoiContext(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, f16: Tensor, f32: Tensor, boxes: Tensor) -> Tensor:
-        """Maps [B, C, h, w] at strides 16 and 32, boxes [B, Q, 4] (pixels) -> [B, Q, D]."""
+        """Compute features [B, Q, D].
+
+        Parameters
+        ----------
+        f16, f32 : Tensor [B, C, h, w]
+            Backbone maps at strides 16 and 32.
+        boxes : Tensor [B, Q, 4]
+            Centre and size in pixels.
+        """
         wide = torch.cat([boxes[..., :2], boxes[..., 2:] * 1.2], -1)
         means = [
             sample_in_boxes(f, wide, CONTEXT_GRID, stride).mean(2)
             for f, stride in ((f16, 16), (f32, 32))
         ]
-        return self.out(F.relu(self.hidden(self.norm(torch.cat(means, -1)))))
+        features: Tensor = self.out(F.relu(self.hidden(self.norm(torch.cat(means, -1)))))
+        return features
 
 
 class CytoplasmColourHead(nn.Module):
-    """Cytoplasm colour by the colours of each cell's nucleus, cytoplasm and surroundings, as its own masks part them: mean
-    and spread of the optical density, 18 numbers, through two hidden layers.
+    """Cytoplasm colour from the optical densities of nucleus, cytoplasm and surroundings.
 
-    Colour is what the deep maps, taught under ever other stains, forget first; and said of these numbers alone it is of
-    nothing else.
+    The cell's own masks separate the three parts. The head reads the mean and standard deviation
+    of each colour channel, 18 numbers, through two hidden layers. The deep maps are trained under
+    changing stain colours and keep little colour information. This head reads nothing but colour.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.hidden = nn.Sequential(nn.Linear(18, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU())
         self.out = nn.Linear(64, COLOUR_STATES.stop - COLOUR_STATES.start)
 
     def forward(self, pixels: Tensor, mask_logits: Tensor, boxes: Tensor) -> Tensor:
-        """Pixels [B, 3, H, W] in 0..255, masks [B, Q, 2, H/4, W/4], boxes [B, Q, 4] (pixels) -> logits [B, Q, states]."""
+        """Compute logits [B, Q, states].
+
+        Parameters
+        ----------
+        pixels : Tensor [B, 3, H, W]
+            Values in 0..255.
+        mask_logits : Tensor [B, Q, 2, H/4, W/4]
+        boxes : Tensor [B, Q, 4]
+            Centre and size in pixels.
+        """
         return self.classify(self.colour_features(pixels, mask_logits, boxes))
 
     def classify(self, colour_features: Tensor) -> Tensor:
-        """Colours [..., 18] -> logits [..., states]."""
-        parts = colour_features.unflatten(-1, (3, 2, 3))
-        scaled = torch.cat(
-            [8 * parts[..., :1, :] - 2, 24 * parts[..., 1:, :] - 2], -2
-        )  # of the order of 1
-        return self.out(self.hidden(scaled.flatten(-3)))
+        """Compute logits [..., states] of colour features [..., 18]."""
+        parts = torch.unflatten(colour_features, -1, (3, 2, 3))
+        # The scales bring means and deviations to the order of 1.
+        scaled = torch.cat([8 * parts[..., :1, :] - 2, 24 * parts[..., 1:, :] - 2], -2)
+        logits: Tensor = self.out(self.hidden(scaled.flatten(-3)))
+        return logits
 
     @staticmethod
     def colour_features(pixels: Tensor, mask_logits: Tensor, boxes: Tensor) -> Tensor:
-        """Optical densities [B, Q, 18]: of nucleus, cytoplasm and surroundings each mean and spread of red, green and blue."""
+        """Compute colour features [B, Q, 18]; arguments as for `forward`.
+
+        The order is part (nucleus, cytoplasm, surroundings), statistic (mean, standard
+        deviation), channel (red, green, blue).
+        """
         b, q = boxes.shape[:2]
         wide = torch.cat([boxes[..., :2], boxes[..., 2:] * 1.5], -1)
         density = F.avg_pool2d(optical_density(pixels), 4)
-        samples = sample_in_boxes(
-            torch.cat([density, torch.ones_like(density[:, :1])], 1), wide, REFINEMENT_GRID, 4
-        )  # [B, Q, G², 4]
-        cell_masks = mask_logits.flatten(0, 1).clamp(-8.0, 8.0)
-        cell_masks = (
-            sample_in_boxes(cell_masks, wide.reshape(b * q, 1, 4), REFINEMENT_GRID, 4)
-            .sigmoid()
-            .reshape(b, q, -1, 2)
-        )
-        nucleus, cell = cell_masks[..., 0] * cell_masks[..., 1], cell_masks[..., 1]
-        parts = (
-            torch.stack([nucleus, cell - nucleus, 1 - cell], 2) * samples[..., 3][:, :, None]
-        )  # [B, Q, 3, G²]
-        parts = (parts / parts.sum(-1, keepdim=True).clamp(min=0.5))[..., None]
-        density = samples[:, :, None, :, :3]
-        mean = (parts * density).sum(3)  # [B, Q, 3, 3]
-        spread = (parts * (density - mean[:, :, :, None]).square()).sum(3).clamp(min=1e-6).sqrt()
-        return torch.cat([mean, spread], -1).flatten(2)
+        # The fourth channel is 1 inside the patch and 0 outside it.
+        density = torch.cat([density, torch.ones_like(density[:, :1])], 1)
+        samples = sample_in_boxes(density, wide, REFINEMENT_GRID, 4)  # [B, Q, G², 4]
+        masks = mask_logits.flatten(0, 1).clamp(-8.0, 8.0)
+        masks = sample_in_boxes(masks, wide.reshape(b * q, 1, 4), REFINEMENT_GRID, 4)
+        masks = masks.sigmoid().reshape(b, q, -1, 2)
+        nucleus, cell = masks[..., 0] * masks[..., 1], masks[..., 1]
+        weights = torch.stack([nucleus, cell - nucleus, 1 - cell], 2)  # [B, Q, 3, G²]
+        weights = weights * samples[..., 3][:, :, None]
+        weights = (weights / weights.sum(-1, keepdim=True).clamp(min=0.5))[..., None]
+        values = samples[:, :, None, :, :3]
+        mean = (weights * values).sum(3)  # [B, Q, 3, 3]
+        variance = (weights * (values - mean[:, :, :, None]).square()).sum(3)
+        return torch.cat([mean, variance.clamp(min=1e-6).sqrt()], -1).flatten(2)

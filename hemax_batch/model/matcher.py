@@ -1,4 +1,4 @@
-"""Hungarian matching of queries to labelled cells (Carion et al. 2020), with partial labels, a batch at a time."""
+"""Hungarian matching of queries to labelled cells (Carion et al. 2020) with partial labels."""
 
 from __future__ import annotations
 
@@ -11,25 +11,38 @@ from torch import Tensor
 
 from .hemax import BOX_UNIT_PX
 
-CLASS_COST, L1_COST, GIOU_COST = 1.0, 5.0, 2.0  # DETR's, as in the paper's code
-WORST_COST = 1e6  # stands for a cost that is not a number, so that an assignment always exists
+#: DETR's weights, as in the code of the HemaX paper.
+CLASS_COST, L1_COST, GIOU_COST = 1.0, 5.0, 2.0
+#: Replaces a cost that is not a number, so an assignment always exists.
+WORST_COST = 1e6
 
 
 @dataclass
 class Targets:
-    """What is known of B patches of H x W px, each padded to N >= 1 cells; unknown is a value, never a class.
+    """Labels of B patches of H x W px, each padded to N >= 1 cells.
 
-    present       bool [B, N], which rows are cells; the rest is padding
-    boxes_cxcywh  float [B, N, 4], pixels
-    box_weight    float [B, N], 0 where the box is only nominal (centre known, extent not)
-    allowed       bool [B, N, K], the classes that the label allows (all True = any)
-    attributes    int64 [B, N, attributes], the state's index, -1 where unknown
-    nc_class      int64 [B, N], nuclear:cytoplasmic ratio as people judged it: 0 low, 1 high, -1 unknown
-    labels        uint8 [B, H/2, W/2], all the patch's cells on one map: 0 outside, 1 cytoplasm, 2 nucleus
-    mask_weight   float [B, N], 0 where a cell has no mask
-    ignore        bool [B, H/8, W/8], where an unlabelled cell may lie
+    Padding rows are never read: a batch with more padding has the same losses.
 
-    What padding rows say is never read: a batch padded further has the same losses.
+    Attributes
+    ----------
+    present : Tensor of bool [B, N]
+        Which rows are cells. The rest is padding.
+    boxes_cxcywh : Tensor [B, N, 4]
+        Boxes in pixels.
+    box_weight : Tensor [B, N]
+        0 where only the cell's centre is known and the box is nominal.
+    allowed : Tensor of bool [B, N, K]
+        Classes that the label allows; all True means any class.
+    attributes : Tensor of int64 [B, N, attributes]
+        Index of the state, -1 where unknown.
+    nc_class : Tensor of int64 [B, N]
+        Nuclear:cytoplasmic ratio as experts judged it: 0 low, 1 high, -1 unknown.
+    labels : Tensor of uint8 [B, H/2, W/2]
+        One map of all cells in the patch: 0 outside, 1 cytoplasm, 2 nucleus.
+    mask_weight : Tensor [B, N]
+        0 where a cell has no mask.
+    ignore : Tensor of bool [B, H/8, W/8]
+        Where an unlabelled cell may lie.
     """
 
     present: Tensor
@@ -42,17 +55,18 @@ class Targets:
     mask_weight: Tensor
     ignore: Tensor
 
-    def to(self, device) -> Targets:
-        """The same on another device; from pinned memory the host does not wait for it."""
+    def to(self, device: torch.device | str) -> Targets:
+        """Copy to another device; from pinned memory the host does not wait."""
         return Targets(*(v.to(device, non_blocking=True) for v in vars(self).values()))
 
     def masks(self) -> Tensor:
-        """Each cell's own mask, uint8 [B, N, H/2, W/2]: the labels in its box, 1 px wider low and 2 px high.
+        """Cut each cell's own mask from the labels: uint8 [B, N, H/2, W/2].
 
-        Position i stands for pixel 2 i + 1. A box over x 10..20 so reaches pixels 9..21, which are positions 4..10.
-        A cell without a mask has an empty one.
+        The box is enlarged by 1 px at its lower and 2 px at its upper bounds. Position i stands for
+        pixel 2 i + 1. A box over x 10..20 then reaches pixels 9..21, which are positions 4..10. A
+        cell without a mask has an empty one.
         """
-        # corners made from centre and size lie a rounding below the whole pixel that they were
+        # Rounding puts corners made from centre and size just below the original whole pixel.
         corners = to_xyxy(self.boxes_cxcywh) + 1e-3
         low, high = (corners[..., :2] - 1).floor(), (corners[..., 2:] + 2).floor()
         inside = []
@@ -66,13 +80,16 @@ class Targets:
 
 
 def to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
-    """[..., 4] centre and size to corners."""
+    """Convert boxes [..., 4] from centre and size to corners."""
     half = boxes_cxcywh[..., 2:] / 2
     return torch.cat([boxes_cxcywh[..., :2] - half, boxes_cxcywh[..., :2] + half], -1)
 
 
 def generalised_iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
-    """GIoU (Rezatofighi 2019) of broadcastable boxes [..., 4] -> [...]; 1 for equal boxes, down to -1."""
+    """Compute the generalised IoU (Rezatofighi et al. 2019) of broadcastable boxes [..., 4].
+
+    The result [...] is 1 for equal boxes and falls to -1.
+    """
     inter = (
         torch.minimum(a_xyxy[..., 2:], b_xyxy[..., 2:])
         - torch.maximum(a_xyxy[..., :2], b_xyxy[..., :2])
@@ -88,20 +105,31 @@ def generalised_iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
 
 @torch.no_grad()
 def match(class_logits: Tensor, boxes_cxcywh: Tensor, targets: Targets) -> Tensor:
-    """The cheapest one-to-one assignment of each layer and patch.
+    """Assign queries to cells one to one at the lowest cost, for each decoder layer and patch.
 
-    class_logits [L, B, Q, K + 1], boxes_cxcywh [L, B, Q, 4] in pixels, targets of B patches padded to N. Returns each
-    cell's query, int64 [L, B, N]; -1 in padding, and where there are more cells than queries: of n cells, min(Q, n)
-    have one. A partial label costs the probability of all the classes that it allows together.
+    A partial label costs the summed probability of all classes that it allows. The costs of all
+    layers and patches are copied to the host at once: this is the only synchronisation in a
+    training step.
 
-    The costs of all layers and patches travel to the host at once, the one time in a step that it waits for the device.
+    Parameters
+    ----------
+    class_logits : Tensor [L, B, Q, K + 1]
+    boxes_cxcywh : Tensor [L, B, Q, 4]
+        Boxes in pixels.
+    targets : Targets
+        Labels of B patches padded to N cells.
+
+    Returns
+    -------
+    Tensor of int64 [L, B, N]
+        Query of each cell. It is -1 in padding, and where a patch has more cells than queries: of
+        n cells, min(Q, n) have a query.
     """
-    cost = _costs(class_logits.float(), boxes_cxcywh.float(), targets).nan_to_num(
+    finite = _costs(class_logits.float(), boxes_cxcywh.float(), targets).nan_to_num(
         WORST_COST, WORST_COST, -WORST_COST
     )
-    cost = (
-        cost.masked_fill(~targets.present[:, None], torch.inf).cpu().numpy()
-    )  # infinite only in padding
+    # Only padding is infinite.
+    cost = finite.masked_fill(~targets.present[:, None], torch.inf).cpu().numpy()
     query = np.full((*cost.shape[:2], cost.shape[3]), -1)
     for b, present in enumerate(np.isfinite(cost[0, :, 0])):
         cells = np.flatnonzero(present)
@@ -112,9 +140,9 @@ def match(class_logits: Tensor, boxes_cxcywh: Tensor, targets: Targets) -> Tenso
 
 
 def _costs(class_logits: Tensor, boxes_cxcywh: Tensor, targets: Targets) -> Tensor:
-    """What it costs to give each query to each cell: [L, B, Q, K + 1], [L, B, Q, 4] -> [L, B, Q, N]."""
+    """Compute the cost of each pair of query and cell: [L, B, Q, N]."""
     predicted, labelled = boxes_cxcywh[:, :, :, None], targets.boxes_cxcywh[:, None]
-    # a product and a sum, as a matrix product would be rounded under autocast
+    # Autocast would round a matrix product, so this is a product and a sum.
     allowed_prob = (class_logits.softmax(-1)[:, :, :, None, :-1] * targets.allowed[:, None]).sum(-1)
     l1 = (predicted - labelled).abs().sum(-1) / BOX_UNIT_PX
     return (

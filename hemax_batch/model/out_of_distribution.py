@@ -1,9 +1,9 @@
-"""How unlike the cells that the network was measured on a cell looks: what it should not be trusted with.
+"""Out-of-distribution score of a cell: its distance from the cells the network was calibrated on.
 
-A cell's features are the mean of the backbone's stride-16 map inside its box: they know colour, sharpness and texture,
-which the last layers, trained to tell classes apart, have thrown away. Their Mahalanobis distance from the known cells
-(one Gaussian; after Lee et al. 2018) is divided by the limit that 99 in 100 known cells keep within. `calibrate` fits
-it (`learning.evaluation.ood_evaluation`); they lie in the checkpoint beside the network's.
+A cell's features are the mean of the backbone's stride-16 map inside its box. They hold colour,
+sharpness and texture, which the last layers discard. The score is the Mahalanobis distance from
+the calibration cells (one Gaussian, after Lee et al. 2018), divided by the limit that 99 % of
+those cells keep. `learning.evaluation.ood_evaluation` fits the detector. The checkpoint stores it.
 """
 
 from __future__ import annotations
@@ -12,44 +12,64 @@ from dataclasses import dataclass
 
 import numpy as np
 
-FEATURE_STAGE = 2  # of the backbone: stride 16. Earlier ones call every other laboratory strange, later ones hardly anything
-TENSOR_PREFIX = "ood."  # of its tensors in a checkpoint
+#: Index of the backbone's stride-16 map. Earlier maps score every other laboratory as out of
+#: distribution, later maps hardly any cell.
+FEATURE_STAGE = 2
+#: Prefix of the detector's tensors in a checkpoint.
+TENSOR_PREFIX = "ood."
 
 
 @dataclass(frozen=True)
 class OodDetector:
-    """Known cells: centre float32 [D], and whitening float32 [D, D], whose scale makes the limit 1."""
+    """Gaussian of the calibration cells' features.
+
+    Attributes
+    ----------
+    centre : ndarray of float32 [D]
+    whitening : ndarray of float32 [D, D]
+        Scaled so that a distance of 1 is the limit.
+    """
 
     centre: np.ndarray
     whitening: np.ndarray
 
     def score(self, features: np.ndarray) -> np.ndarray:
-        """float32 [N] of features [N, D]: above 1, unlike what is known."""
-        return np.linalg.norm((features - self.centre) @ self.whitening, axis=1).astype(np.float32)
+        """Score features [N, D]: float32 [N]; above 1 is out of distribution."""
+        whitened = (features - self.centre) @ self.whitening
+        distance: np.ndarray = np.linalg.norm(whitened, axis=1)
+        return distance.astype(np.float32)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """As a checkpoint keeps them."""
+        """Return the arrays as a checkpoint stores them."""
         return {f"{TENSOR_PREFIX}{name}": getattr(self, name) for name in ("centre", "whitening")}
 
     @classmethod
     def from_arrays(cls, state: dict[str, np.ndarray]) -> OodDetector | None:
-        """From a checkpoint's arrays; None where it has none."""
+        """Read a detector from a checkpoint's arrays; None if there is none."""
         if f"{TENSOR_PREFIX}centre" not in state:
             return None
-        return cls(
-            *(
-                state[f"{TENSOR_PREFIX}{name}"].astype(np.float32)
-                for name in ("centre", "whitening")
-            )
-        )
+        names = (f"{TENSOR_PREFIX}centre", f"{TENSOR_PREFIX}whitening")
+        return cls(*(state[name].astype(np.float32) for name in names))
 
 
 def box_mean_features(
     feature_map: np.ndarray, boxes_xyxy: np.ndarray, size_wh: tuple[int, int]
 ) -> np.ndarray:
-    """Mean of a map [D, h, w] over boxes [N, 4], in pixels of a patch `size_wh`: float32 [N, D].
+    """Average a map over boxes.
 
-    A box is what lies of it in the patch, and at least one place of the map.
+    A box counts where it lies inside the patch, and covers at least one map position.
+
+    Parameters
+    ----------
+    feature_map : ndarray [D, h, w]
+    boxes_xyxy : ndarray [N, 4]
+        Boxes in pixels of the patch.
+    size_wh : tuple of int
+        Size of the patch in pixels.
+
+    Returns
+    -------
+    ndarray of float32 [N, D]
     """
     d, h, w = feature_map.shape
     grid = np.asarray(boxes_xyxy, float).reshape(-1, 4) / np.tile(size_wh, 2) * [w, h, w, h]

@@ -56,7 +56,7 @@ class SlideReview:
 
     @property
     def sha256(self) -> str:
-        """Of the results that were reviewed (`loaded.result_sha256`)."""
+        """Of the results that were reviewed (`load_results.result_sha256`)."""
         return self.published.sha256
 
     @property

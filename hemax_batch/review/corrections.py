@@ -2,7 +2,7 @@
 
     slide,result_sha256,cell_id,class_before,class_after,action,reviewer,time
 
-`result_sha256` (`loaded.result_sha256`) says of which results they are; `action` is `reclassify` or `approve`; text
+`result_sha256` (`load_results.result_sha256`) says of which results they are; `action` is `reclassify` or `approve`; text
 cells carry the guard of `outputs.tables`. A byte-order mark, CRLF and blank lines, as editors leave them, are ignored.
 """
 

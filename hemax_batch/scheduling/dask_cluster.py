@@ -169,7 +169,7 @@ def _configure(local: bool) -> None:
         # a new process may take long on a loaded machine, and would be dropped meanwhile
         settings |= {"distributed.deploy.lost-worker-timeout": "600s"}
     dask.config.set(settings)
-    # it would import pandas and more here, to have the server for processes import them too; that is the nursery's matter
+    # it would import pandas and more here, to have the server for processes import them too; that is `forkserver`'s matter
     distributed.utils._forkserver_preload_set = True
     for name in (
         "",

@@ -35,7 +35,7 @@ class ExecutorFactory:
             pool.shutdown(wait=False)
 
     def get(self, job: SlideJob, alone: bool) -> DaskExecutor | SerialExecutor:
-        """The executor, once. Raises what `scheduler.connect` does. One slide of one region does not pay for starting processes."""
+        """The executor, once. Raises what `connect_executor` does. One slide of one region does not pay for starting processes."""
         requested = (
             self._options.workers is not None
             or self._options.scheduler

@@ -12,7 +12,7 @@ _POLL_S = 0.25
 
 
 class PublishQueue:
-    """The slides that are being written, or wait for that, by `finish(work)`; its length is how many."""
+    """The slides that are being written, or wait for that, by `publish(job)`; its length is how many."""
 
     def __init__(self, publish: Callable[[SlideJob], None]):
         self._publish = publish

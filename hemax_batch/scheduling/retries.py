@@ -19,7 +19,7 @@ class RetryPolicy:
         self._attempts: Counter[tuple] = Counter()
 
     def should_retry(self, job: SlideJob, region: Region | None) -> bool:
-        """Whether a plan or region that failed unexpectedly has a try left; it is a suspect then, and still owed."""
+        """Whether a plan or region that failed unexpectedly has a try left; it is quarantined then, and still owed."""
         if self._count_attempt(job, region, "") >= MAX_ATTEMPTS:
             return False
         job.in_flight += 1

@@ -110,7 +110,7 @@ class WorkQueue:
     def _submit_ready(self) -> None:
         """Submit until there is no room: regions of the earliest planned slide first, else the next slide's plan.
 
-        Suspects, regions and plans whose worker died, first wait until nothing else is in flight."""
+        Quarantined regions and plans whose worker died, first wait until nothing else is in flight."""
         while not self._stop and (
             self._executor is None or self._executor.in_flight < self._executor.capacity
         ):

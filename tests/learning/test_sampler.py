@@ -19,7 +19,7 @@ from hemax_batch.learning.data.image_cache import IGNORE_BIT, load_images
 from hemax_batch.learning.data.read_folder import read_folder
 from hemax_batch.learning.data.sampler import DIHEDRAL, PatchSampler
 from hemax_batch.model.losses import _dense_loss
-from hemax_batch.model.predictor import _draw_mask
+from hemax_batch.model.mask_drawing import draw_mask
 
 BLUE, SIZE = (40, 60, 200), (90, 120)  # height, width of the picture
 
@@ -114,10 +114,13 @@ def test_masks_are_read_where_training_puts_them(tmp_path, plain_light):
             optimiser.zero_grad()
             _dense_loss(logits, targets.masks(), targets).backward()
             optimiser.step()
-        drawn, x0, y0 = _draw_mask(
+        drawn = draw_mask(
             logits.detach()[0].numpy(), (0.0, 0.0, size, size), np.zeros(2), 1.0, (size, size), None
         )
-        off += [middle_of(part) + (x0, y0) - middle_of(blue) for part in (drawn > 0, drawn == 2)]
+        off += [
+            middle_of(part) + (drawn.x, drawn.y) - middle_of(blue)
+            for part in (drawn.label > 0, drawn.label == 2)
+        ]
     assert len(off) >= 8 and np.abs(np.mean(off, 0)).max() < 0.15
 
 

@@ -18,6 +18,7 @@ from hemax_batch.mask_packing import unpack_mask
 from hemax_batch.model import checkpoint, heads, hemax, losses
 from hemax_batch.model.backbone import SameConv
 from hemax_batch.model.engines.torch_engine import TorchEngine
+from hemax_batch.model.mask_drawing import sample_bilinear
 from hemax_batch.model.matcher import (
     CLASS_COST,
     GIOU_COST,
@@ -27,7 +28,7 @@ from hemax_batch.model.matcher import (
     match,
     to_xyxy,
 )
-from hemax_batch.model.predictor import Predictor, sample_bilinear
+from hemax_batch.model.predictor import Predictor
 from hemax_batch.records import PatchBatch
 
 K, A = vocabulary.N_CLASSES, vocabulary.N_ATTRIBUTE_STATES

@@ -1,6 +1,6 @@
 """Labelled smear images as one kind of record, whatever folder they came from; unknown labels stay unknown.
 
-Readers: `layout` (the documented one), `coco`, `leukox`, `public_sets`.
+Readers: `csv_layout` (the documented one), `coco`, `leukox`, `public_sets`; `read_folder` chooses.
 """
 
 from __future__ import annotations

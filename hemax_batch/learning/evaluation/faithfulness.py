@@ -5,7 +5,7 @@ interventions   a picture is changed in one attribute (`interventions`): the sha
                 weights in place of the one that explains, a new one for each cell
 occlusion       pixels of nucleus, cytoplasm or background are taken away, or given back, in steps (`occlusion`).
                 Control: as many pixels anywhere
-concept path    the class predicted from the explanation alone (`concepts`), fitted on other cells. Control: shuffled
+concept path    the class predicted from the explanation alone (`concept_path`), fitted on other cells. Control: shuffled
                 labels
 
 Regions are the network's own masks. Intervals: 95 %, bootstrap over cells.

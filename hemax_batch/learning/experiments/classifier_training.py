@@ -73,7 +73,7 @@ def _draw_crops(sampler: PatchSampler, rng: np.random.Generator, recipe) -> tupl
 def classify(
     model: Classifier, examples: list[Example], mpp: float, canvas_px: int, device: str
 ) -> np.ndarray:
-    """The class index of each labelled cell, in the order of `evaluate.look`, int [N]."""
+    """The class index of each labelled cell, in the order of `evaluate.predict_examples`, int [N]."""
     cells_to_classify = [(example, k) for example in examples for k in range(len(example.cells))]
     found, middle = [], torch.full((1, 2), canvas_px / 2)
     for start in range(0, len(cells_to_classify), _BATCH):

@@ -18,8 +18,8 @@ from PIL import Image
 
 from ...geometry import pairwise_iou
 from ...model.losses import NC_THRESHOLD
+from ...model.mask_drawing import sample_bilinear
 from ...model.network_output import mask_coordinates, softmax
-from ...model.predictor import sample_bilinear
 from ...vocabulary import CLASS_NAMES, NEUTROPHIL_NAMES, tells_type
 from ..data.centred_patches import centred_patch
 from ..data.examples import NC_CLASSES, Example, load_rgb

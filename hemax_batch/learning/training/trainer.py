@@ -1,7 +1,7 @@
 """Training HemaX, told top to bottom: examples -> patches -> loss -> weights.
 
 In stages. In the first, masks are taught by expert and synthetic masks and by boxes alone (projection loss); then the
-network draws masks for the other pictures, those that agree with the human boxes are kept (`pseudo`), and the second
+network draws masks for the other pictures, those that agree with the human boxes are kept (`pseudo_labels`), and the second
 stage learns from all; half-way, synthetic fields join. Last, the layer that reads cytoplasm colour is fitted (`cytoplasm_colour_head`).
 What step k sees depends on the seed, k and the process's rank only, so a killed training resumes to the same result.
 

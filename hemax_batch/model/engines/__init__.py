@@ -1,4 +1,4 @@
-"""What the network runs in: PyTorch or OpenVINO, behind one call from pixels to NetworkOutput.
+"""Engines that run the network: PyTorch and OpenVINO, from pixels to `NetworkOutput`.
 
 A new engine goes here; `selection` chooses by name.
 """

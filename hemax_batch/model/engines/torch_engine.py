@@ -1,29 +1,52 @@
-"""HemaX in PyTorch, answering for patches: the reference engine, and the one for GPUs."""
+"""PyTorch engine: the reference, and the engine for GPUs."""
 
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..hemax import HemaX, HemaXOutput
 from ..network_output import MIN_SCORE, NetworkOutput
 from ..out_of_distribution import FEATURE_STAGE
 from .memory_allocator import keep_freed_memory
 
 
-class TorchEngine:
-    """`model` (a HemaX in eval mode) on `device`. Call it with pixels uint8 [B, 3, H, W]; threads may share it."""
+@dataclass(frozen=True)
+class _RecordedGraph:
+    """A CUDA graph of the network with its input and output tensors."""
 
-    def __init__(self, model, device: str = "cpu"):
+    graph: torch.cuda.CUDAGraph
+    pixels: Tensor
+    outputs: tuple[Tensor, ...]
+
+
+class TorchEngine:
+    """A HemaX in eval mode on a device. Threads may share it.
+
+    Parameters
+    ----------
+    model
+        The network.
+    device
+        "cpu" or "cuda".
+    """
+
+    def __init__(self, model: HemaX, device: str = "cpu") -> None:
         self.model, self.device = model.to(device), torch.device(device)
-        self._graphs, self._graph_lock = {}, threading.Lock()
+        self._graphs: dict[tuple[int, ...], _RecordedGraph] = {}
+        self._graph_lock = threading.Lock()
 
     @classmethod
-    def for_worker(cls, model, device: str) -> TorchEngine:
-        """In a process that does nothing else: on the CPU with one thread, as there is a worker per core and sums keep
-        their order, and keeping what it frees."""
+    def for_worker(cls, model: HemaX, device: str) -> TorchEngine:
+        """Make an engine for a process that only runs inference.
+
+        On the CPU it uses one thread, because there is one worker per core and sums then keep
+        their order. It also keeps freed memory.
+        """
         if device == "cpu":
             torch.set_num_threads(1)
             keep_freed_memory()
@@ -31,75 +54,80 @@ class TorchEngine:
 
     @torch.inference_mode()
     def __call__(self, pixels: np.ndarray) -> NetworkOutput:
-        """Steps: pixels there, network, which queries are sure, only their masks gathered, all back at once."""
-        parts = (
-            self.replay_graph(pixels)
-            if self.device.type == "cuda"
-            else self.run_network(self.to_device(pixels))
-        )
-        logits, attributes, boxes, masks, backbone_features = (
-            part[: len(pixels)] for part in parts
-        )
+        """Run the network on patches uint8 [B, 3, H, W].
+
+        Steps: copy the pixels to the device, run the network, select the masks of confident
+        queries, copy all outputs back at once.
+        """
+        if self.device.type == "cuda":
+            padded = self.replay_graph(pixels)
+        else:
+            padded = self.run_network(self.to_device(pixels))
+        logits, attributes, boxes, masks, features = (part[: len(pixels)] for part in padded)
         confident = logits.softmax(-1)[..., -1] <= 1 - MIN_SCORE
-        parts = (logits, attributes, boxes, masks[confident].float(), backbone_features)
-        logits, attributes, boxes, masks, backbone_features, confident = self._to_host(
-            *parts, confident
-        )
-        return NetworkOutput(logits, attributes, boxes, confident, masks, backbone_features)
+        masks = masks[confident].float()
+        return NetworkOutput(*self._to_host(logits, attributes, boxes, confident, masks, features))
 
     @torch.inference_mode()
     def run_network(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """Class logits, attribute logits, boxes, all masks' logits, looks."""
+        """Run the network on patches on the device.
+
+        Returns
+        -------
+        tuple of Tensor
+            Class logits, attribute logits and boxes of the last layer, mask logits of all
+            queries, backbone features. All but the masks are float32.
+        """
         output, backbone_features = self._forward_with_features(pixels)
-        parts = (
-            output.class_logits[-1],
-            output.attribute_logits[-1],
-            output.boxes_cxcywh[-1],
+        return (
+            output.class_logits[-1].float(),
+            output.attribute_logits[-1].float(),
+            output.boxes_cxcywh[-1].float(),
             output.mask_logits,
-            backbone_features,
+            backbone_features.float(),
         )
-        return tuple(part if part is output.mask_logits else part.float() for part in parts)
 
     @torch.inference_mode()
     def replay_graph(self, pixels: np.ndarray) -> tuple[Tensor, ...]:
-        """The same on a GPU by a CUDA graph, recorded at the first batch of a shape: starting the network's some thousand
-        kernels one by one takes the host longer than the GPU is at work. Batches are filled up to a power of two, so that
-        few shapes are recorded; what the filling says is to be left out."""
+        """Run the network as a CUDA graph, recorded at the first batch of a shape.
+
+        Launching the network's thousand kernels one by one takes the host longer than the GPU
+        works. Batches are padded to a power of two, so few shapes are recorded. The returned
+        tensors include the padding.
+        """
         shape = (1 << (len(pixels) - 1).bit_length(), *pixels.shape[1:])
         with self._graph_lock:
             if shape not in self._graphs:
-                self._graphs[shape] = self._capture_graph(shape)
-            graph, to_device, run_network = self._graphs[shape]
-            to_device[: len(pixels)].copy_(self.to_device(pixels))
-            graph.replay()
-            return tuple(
-                part.clone() for part in run_network
-            )  # the next replay writes where these lie
+                self._graphs[shape] = self._record_graph(shape)
+            recorded = self._graphs[shape]
+            recorded.pixels[: len(pixels)].copy_(self.to_device(pixels))
+            recorded.graph.replay()
+            # The next replay overwrites the outputs.
+            return tuple(part.clone() for part in recorded.outputs)
 
-    def _capture_graph(self, shape: tuple[int, ...]):
-        """The graph, the tensor that it reads pixels from, and those that it writes to."""
-        to_device = torch.zeros(shape, dtype=torch.uint8, device=self.device)
-        side_stream = torch.cuda.Stream(self.device)
+    def _record_graph(self, shape: tuple[int, ...]) -> _RecordedGraph:
+        """Record a CUDA graph for batches of a shape."""
+        pixels = torch.zeros(shape, dtype=torch.uint8, device=self.device)
+        side_stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         side_stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(side_stream):
-            for _ in range(
-                2
-            ):  # libraries choose their kernels and fetch their memory outside the recording
-                self.run_network(to_device)
+            # Libraries choose kernels and allocate memory in the first runs, outside the graph.
+            for _ in range(2):
+                self.run_network(pixels)
         torch.cuda.current_stream(self.device).wait_stream(side_stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            run_network = self.run_network(to_device)
-        return graph, to_device, run_network
+            outputs = self.run_network(pixels)
+        return _RecordedGraph(graph, pixels, outputs)
 
-    def _forward_with_features(self, pixels: Tensor):
-        """The network's output, and the map of its backbone that `familiarity` speaks of, taken as it passes."""
-        feature_maps, own_thread = [], threading.get_ident()
+    def _forward_with_features(self, pixels: Tensor) -> tuple[HemaXOutput, Tensor]:
+        """Return the network's output and the backbone map for the out-of-distribution score."""
+        feature_maps: list[Tensor] = []
+        own_thread = threading.get_ident()
 
-        def record_features(_module, _arguments, maps):
-            if (
-                threading.get_ident() == own_thread
-            ):  # a cluster's worker may run several, with one network
+        def record_features(_module: nn.Module, _arguments: object, maps: list[Tensor]) -> None:
+            # A cluster's worker may run several threads with one network.
+            if threading.get_ident() == own_thread:
                 feature_maps.append(maps[FEATURE_STAGE])
 
         hook = self.model.backbone.register_forward_hook(record_features)
@@ -110,16 +138,14 @@ class TorchEngine:
             hook.remove()
 
     def to_device(self, pixels: np.ndarray) -> Tensor:
-        """The pixels on the device; to a GPU from pinned memory, so that this process need not wait for the copy."""
+        """Copy pixels to the device; to a GPU from pinned memory, without waiting."""
         tensor = torch.from_numpy(np.ascontiguousarray(pixels))
-        return (
-            tensor
-            if self.device.type == "cpu"
-            else tensor.pin_memory().to(self.device, non_blocking=True)
-        )
+        if self.device.type == "cpu":
+            return tensor
+        return tensor.pin_memory().to(self.device, non_blocking=True)
 
     def _to_host(self, *tensors: Tensor) -> list[np.ndarray]:
-        """Arrays on the host; from a GPU all copies are under way before the one wait."""
+        """Copy tensors to the host; from a GPU all copies start before the one wait."""
         if self.device.type == "cpu":
             return [tensor.numpy() for tensor in tensors]
         on_host = [
