@@ -108,3 +108,11 @@ class SmearAreas:
     focus: float | None  # the median region's, see slides.quality.focus
     regions_out_of_focus: int
     stain_contrast: float | None  # the median region's, see slides.zones.film_statistics
+    nuclear_contrast: float | None = None  # likewise
+    background_red: float | None = None  # clear glass, 0..255, as are the next two
+    background_green: float | None = None
+    background_blue: float | None = None
+    red_cell_od_red: float | None = None  # a typical red cell's optical density, and the next two
+    red_cell_od_green: float | None = None
+    red_cell_od_blue: float | None = None
+    unfamiliar_cells: int | None = None  # of `records.Cells.ood_score` above 1

@@ -8,6 +8,7 @@ from .. import __version__
 from ..errors import HemaxError
 from .doctor import doctor
 from .evaluation import compare, evaluate, faithfulness, transfer
+from .laboratory import monitor, verify
 from .models import models
 from .review import export, report, retally
 from .run import run
@@ -56,6 +57,8 @@ for _command in (
     faithfulness,
     compare,
     transfer,
+    verify,
+    monitor,
     models,
 ):
     _command.context_settings |= main.context_settings  # also where it is called by itself

@@ -11,7 +11,7 @@ import numpy as np
 from ..cells.cell_selection import CellSelection, SmearAreas
 from ..geometry import inside
 from ..inference.region_inference import RBC_FIELD_MPP, RBC_FIELD_PX, RBC_FIELD_STEP_UM
-from ..records import Region, RegionReport, RegionResult, Slide, TilePlan
+from ..records import Region, RegionReport, RegionResult, Slide, StainProfile, TilePlan
 from ..slides.quality import MIN_FOCUS, MIN_STAIN_CONTRAST
 from ..slides.stain import FEW_RED_CELLS_PER_MM2
 from ..slides.zones import BLANK, MONOLAYER, ZoneMap, film_statistics
@@ -213,6 +213,24 @@ def smear_areas(
         sum(r.focus < MIN_FOCUS for r in read),
         _median([r.stain_contrast for r in read]),
     )
+
+
+def stain_figures(
+    stain: StainProfile, regions: Sequence[RegionReport], ood_score: np.ndarray
+) -> dict[str, float | int | None]:
+    """How a slide is stained and how strange its cells are, as entries of `SmearAreas`.
+
+    `ood_score` is float [N], of the slide's cells.
+    """
+    colours = ("red", "green", "blue")
+    glass = zip(colours, stain.background_rgb, strict=True)
+    red_cell = zip(colours, stain.rbc_od_rgb, strict=True)
+    return {
+        "nuclear_contrast": _median([r.nuclear_contrast for r in regions if r.state == "read"]),
+        **{f"background_{colour}": round(float(value), 2) for colour, value in glass},
+        **{f"red_cell_od_{colour}": round(float(value), 4) for colour, value in red_cell},
+        "unfamiliar_cells": int((ood_score > 1).sum()),
+    }
 
 
 def quality_warnings(regions: Sequence[RegionReport]) -> list[str]:

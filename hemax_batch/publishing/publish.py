@@ -4,7 +4,7 @@ over all slides, which are joined from those of the slides, so that they too hol
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +40,13 @@ from ..settings import FORMAT_VERSION, RunSettings
 from ..slides.overview import assemble_overview
 from ..slides.zones import zone_map
 from ..vocabulary import ZONES
-from .area_report import has_single_red_cells, quality_warnings, region_reports, smear_areas
+from .area_report import (
+    has_single_red_cells,
+    quality_warnings,
+    region_reports,
+    smear_areas,
+    stain_figures,
+)
 from .slide_cells import SlideCells, collect_regions
 
 _MAX_NOTES = 12
@@ -120,9 +126,9 @@ def _count_cells(
     differential = count_differential(
         counted_names, settings.target_cells, settings.wbc, settings.rules
     )
-    return _SlideCounts(
-        measures, calls, selection, regions, smear_areas(regions, selection, names), differential
-    )
+    stained = stain_figures(job.plan.stain, regions, cells.ood_score)
+    smear = replace(smear_areas(regions, selection, names), **stained)
+    return _SlideCounts(measures, calls, selection, regions, smear, differential)
 
 
 def _make_record(
