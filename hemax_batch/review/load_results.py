@@ -156,6 +156,9 @@ def _check_types(record: object) -> None:
         value, allowed = getattr(record, name), get_args(declared) or (declared,)
         if is_dataclass(value):
             _check_types(value)
+        elif get_origin(declared) is tuple and is_dataclass(allowed[0]):
+            for item in value:
+                _check_types(item)
         elif get_origin(declared) is tuple:
             if not isinstance(value, list) or not all(type(item) is allowed[0] for item in value):
                 raise ValueError(f"{name} is {value!r}")
