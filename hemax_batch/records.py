@@ -303,6 +303,14 @@ class OverviewPiece:
 
 
 @dataclass(frozen=True)
+class DamagedArea:
+    """A place of a slide (level-0 pixels) that could not be decoded: usually one tile."""
+
+    rect: Rect
+    reason: str
+
+
+@dataclass(frozen=True)
 class RegionResult:
     """The result of one region's task: its cells and its costs.
 
@@ -330,6 +338,8 @@ class RegionResult:
         Variance of the Laplacian at the screen's scale, normalised by the stain.
     failure
         Why the region could not be read. "" means that it was read.
+    damaged
+        Places that could not be decoded, of all that the region read, also beyond its core.
     """
 
     region_index: int
@@ -349,6 +359,7 @@ class RegionResult:
     seconds_network: float = 0.0
     failure: str = ""
     notes: tuple[str, ...] = field(default=())
+    damaged: tuple[DamagedArea, ...] = field(default=())
 
 
 @dataclass(frozen=True)
@@ -395,6 +406,7 @@ class RegionReport:
     cells: int
     white_cells: int
     white_cells_used: int
+    unreadable_mm2: float = 0.0  # all of a region's area, or that of its damaged tiles
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from ..errors import (
     UnsuitableSlideError,
     one_line,
 )
-from ..records import Slide
+from ..records import DamagedArea, Rect, Slide
 from .fingerprint import fingerprint
 from .formats.backends import open_backend
 from .formats.companion_files import slide_files
@@ -39,14 +39,18 @@ _MAX_ASPECT = 1.05  # µm/px along x divided by µm/px along y
 class SlideReader:
     """An open slide. Use as a context manager, or call `close`."""
 
-    def __init__(self, slide: Slide, source: SlideBackend) -> None:
+    def __init__(self, slide: Slide, source: SlideBackend, glass_for_damage: bool = False) -> None:
         self.slide = slide
+        self._on_damage = self._note_damage if glass_for_damage else None
+        self.damaged: dict[Rect, str] = {}  # level-0 pixels: why they could not be decoded
         self._source = source
 
     def read(self, level: int, x: int, y: int, w: int, h: int) -> np.ndarray:
         """Read pixels x..x+w, y..y+h of `level`: uint8 [h, w, 3].
 
-        Coordinates are pixels of that level. Pixels outside the slide are white (255).
+        Coordinates are pixels of that level. Pixels outside the slide are white (255). If the
+        reader was opened with `glass_for_damage`, places that cannot be decoded are white too, and
+        `damaged` lists them.
 
         Raises
         ------
@@ -58,7 +62,9 @@ class SlideReader:
         if left >= right or top >= bottom:
             return np.full((h, w, 3), GLASS, np.uint8)
         try:
-            inside = self._source.read(level, left, top, right - left, bottom - top)
+            inside = self._source.read(
+                level, left, top, right - left, bottom - top, self._on_damage
+            )
         except MemoryError:  # most likely the machine's: the region is tried again in small batches
             raise
         except Exception as error:  # codecs raise many types; none may stop the other regions
@@ -73,6 +79,23 @@ class SlideReader:
         out = np.full((h, w, 3), GLASS, np.uint8)
         out[top - y : bottom - y, left - x : right - x] = inside
         return out
+
+    def _note_damage(self, level: int, rect: Rect, reason: str) -> None:
+        factor = self.slide.level_downsamples[level]
+        x0, y0, x1, y1 = rect
+        at_level_0 = (
+            math.floor(x0 * factor),
+            math.floor(y0 * factor),
+            min(math.ceil(x1 * factor), self.slide.width),
+            min(math.ceil(y1 * factor), self.slide.height),
+        )
+        place = f"level {level}, x {x0}..{x1}, y {y0}..{y1}"
+        self.damaged[at_level_0] = f"{place}: {reason}"
+
+    def take_damaged(self) -> tuple[DamagedArea, ...]:
+        """What could not be decoded since the last call, by place."""
+        taken, self.damaged = self.damaged, {}
+        return tuple(DamagedArea(rect, reason) for rect, reason in sorted(taken.items()))
 
     def close(self) -> None:
         """Close the file and release its cached tiles."""
@@ -137,8 +160,10 @@ def check_unchanged(slide: Slide) -> None:
     reopen(slide).close()
 
 
-def reopen(slide: Slide) -> SlideReader:
+def reopen(slide: Slide, glass_for_damage: bool = False) -> SlideReader:
     """Open a recorded slide again with the same backend, in this or another process.
+
+    With `glass_for_damage` the reader returns glass for damaged places (see `SlideReader.read`).
 
     Raises
     ------
@@ -164,7 +189,7 @@ def reopen(slide: Slide) -> SlideReader:
         raise UnreadableSlideError(
             f"{name}: has levels {source.level_sizes}, had {slide.level_sizes}; run again"
         )
-    return SlideReader(slide, source)
+    return SlideReader(slide, source, glass_for_damage)
 
 
 def downsamples(level_sizes: tuple[tuple[int, int], ...]) -> tuple[float, ...]:

@@ -200,13 +200,18 @@ class ZoneMap:
         return areas
 
 
-def zone_map(slide: Slide, parts: Iterable[FilmSquares], lost: Iterable[Rect] = ()) -> ZoneMap:
+def zone_map(
+    slide: Slide,
+    parts: Iterable[FilmSquares],
+    lost: Iterable[Rect] = (),
+    damaged: Iterable[Rect] = (),
+) -> ZoneMap:
     """Compute the zone map of a slide from the squares of its regions.
 
     A square that two regions measured has equal counts in both. A square that no region measured is
     bare glass, because the plan leaves out only glass. It counts with its whole area, so the map
     does not depend on the regions. Squares of `lost` cores count as nothing, because nothing is
-    known of them.
+    known of them. The same holds for squares that a `damaged` place reaches into.
     """
     grid, lattice = square_grid(slide), lattice_of(slide, STEP_UM)
     counts = np.zeros((4, grid.rows, grid.columns), np.int32)
@@ -215,13 +220,18 @@ def zone_map(slide: Slide, parts: Iterable[FilmSquares], lost: Iterable[Rect] = 
         for n, size in ((grid.columns, lattice.width), (grid.rows, lattice.height))
     )
     counts[0] = heights[:, None] * widths
-    for x0, y0, x1, y1 in lost:
-        rows = slice(*_reached(y0, y1, grid.side_px, grid.rows))
-        columns = slice(*_reached(x0, x1, grid.side_px, grid.columns))
-        counts[0, rows, columns] = 0
+
+    def clear(rects: Iterable[Rect]) -> None:
+        for x0, y0, x1, y1 in rects:
+            rows = slice(*_reached(y0, y1, grid.side_px, grid.rows))
+            columns = slice(*_reached(x0, x1, grid.side_px, grid.columns))
+            counts[:, rows, columns] = 0
+
+    clear(lost)
     for squares in parts:
         i, j = squares.places.T
         counts[:, j, i] = squares.film, squares.covered, squares.overlaid, squares.nuclei
+    clear(damaged)
     for axis in (1, 2):
         counts = ndimage.correlate1d(counts, np.ones(NEIGHBOURHOOD, int), axis, mode="constant")
     return ZoneMap(classify_zones(*counts), grid.side_px)

@@ -15,6 +15,8 @@ from PIL import Image, UnidentifiedImageError
 
 from ...errors import UnreadableSlideError
 from . import pixel_formats, spacing
+from .jpeg import decode_jpeg
+from .slide_backend import OnDamage
 
 MAX_IMAGE_PX = 400_000_000  # 1.2 GB as RGB; a larger image should be a tiled file
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "PPM", "JPEG2000")
@@ -42,7 +44,9 @@ class ImageBackend:
         except (OSError, SyntaxError, ValueError, imagecodecs.PngError) as error:
             raise UnreadableSlideError(f"the image cannot be decoded: {error}") from error
 
-    def read(self, level: int, x: int, y: int, w: int, h: int) -> np.ndarray:
+    def read(
+        self, level: int, x: int, y: int, w: int, h: int, on_damage: OnDamage | None = None
+    ) -> np.ndarray:
         """Return the pixels of a window inside the image: uint8 [h, w, 3]."""
         return self._rgb[y : y + h, x : x + w]
 
@@ -87,6 +91,10 @@ def _decode(path: Path, image: Image.Image) -> np.ndarray:
     # Pillow would drop the low byte of a 16-bit PNG, whatever its depth.
     if image.format == "PNG" and path.read_bytes()[24] == 16:
         return deep_to_rgb(imagecodecs.png_decode(path.read_bytes()))
+    if image.format == "JPEG":
+        rgb = _decode_jpeg(path.read_bytes(), image)
+        if rgb is not None:
+            return rgb
     if image.mode in ("F", "I"):
         raise UnreadableSlideError(
             f"samples of mode {image.mode!r}; export the field as 8- or 16-bit RGB"
@@ -96,6 +104,17 @@ def _decode(path: Path, image: Image.Image) -> np.ndarray:
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         return pixel_formats.over_glass(np.asarray(image.convert("RGBA")))
     return np.asarray(image.convert("RGB"))
+
+
+def _decode_jpeg(data: bytes, image: Image.Image) -> np.ndarray | None:
+    """Decode a grey or RGB JPEG to uint8 RGB [h, w, 3].
+
+    The result is None for four inks. libjpeg has then checked the stream, and Pillow converts it.
+    """
+    pixels = decode_jpeg(data, (image.height, image.width, len(image.getbands())))
+    if pixels.shape[2] == 1:
+        return pixel_formats.grey_to_rgb(pixels)
+    return pixels if pixels.shape[2] == 3 else None
 
 
 def deep_to_rgb(samples: np.ndarray) -> np.ndarray:
