@@ -21,7 +21,6 @@ from ..vocabulary import (
     CLASSES,
     NEUTROPHIL_NAMES,
     REVIEW_CLASSES,
-    REVIEW_NAMES,
     UNIDENTIFIED,
     WHITE_NAMES,
 )
@@ -132,10 +131,11 @@ def count_differential(
     """
     rules = rules or Rules()
     found = Counter(class_names)
-    known = (*CLASS_NAMES, UNIDENTIFIED, *REVIEW_NAMES)
+    given = (*REVIEW_CLASSES, *rules.classes)  # what only a reviewer gives
+    known = (*CLASS_NAMES, UNIDENTIFIED, *(c.name for c in given))
     if unknown := sorted(set(found) - set(known)):
         raise UsageError(f"{', '.join(map(repr, unknown))}: no class; known: {', '.join(known)}")
-    white = (*WHITE_NAMES, *(c.name for c in REVIEW_CLASSES if c.white and found[c.name]))
+    white = (*WHITE_NAMES, *(c.name for c in given if c.white and found[c.name]))
     n = sum(found[name] for name in white)
     nrbc, unidentified = found["erythroblast"], found[UNIDENTIFIED]
     per_100 = 100 * nrbc / n if n else math.nan
@@ -145,9 +145,7 @@ def count_differential(
         else None
     )
     shares = {name: compute_share(found[name], n) for name in white}
-    others = [
-        c.name for c in (*CLASSES, *REVIEW_CLASSES) if not c.white and c.name != "erythroblast"
-    ]
+    others = [c.name for c in (*CLASSES, *given) if not c.white and c.name != "erythroblast"]
     outside = {name: found[name] for name in others if found[name]}
     neutrophils = compute_share(sum(found[name] for name in NEUTROPHIL_NAMES), n)
     flags = (

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from ..errors import UsageError
 from ..vocabulary import WHITE_NAMES
+from .own_classes import OwnClass, own_classes
 
 NEUTROPHILS = "neutrophils"  # bands and segmented together
 
@@ -58,6 +59,7 @@ class Rules:
     unidentified_percent     of white and unidentified cells together
     ranges                   reference ranges (low, high) in per cent of white cells
     ranges_of                whose they are, as flags and reports quote it
+    classes                  the laboratory's own classes for the review
     """
 
     blast_count: float = 1
@@ -70,6 +72,7 @@ class Rules:
     unidentified_percent: float = 10.0
     ranges: dict[str, tuple[float, float]] = field(default_factory=_arup_adults)
     ranges_of: str = "adults, ARUP"
+    classes: tuple[OwnClass, ...] = ()
 
     @classmethod
     def from_toml(cls, path: Path, age_group: str | None = None) -> Rules:
@@ -93,6 +96,10 @@ class Rules:
             given.pop("ranges_of", None),
         )
         groups = _checked_groups(path, given.pop("age_groups", {}))
+        try:
+            classes = own_classes(given.pop("classes", {}))
+        except ValueError as error:
+            raise UsageError(f"{path}: {error}") from error
         if ranges_of is not None and not isinstance(ranges_of, str):
             raise UsageError(f"{path}: ranges_of = {ranges_of!r}: expected text")
         for name, value in given.items():
@@ -105,7 +112,7 @@ class Rules:
                     f"{path}: no age group {age_group!r}; there are {', '.join(map(repr, groups)) or 'none'}"
                 )
             ranges, quoted = ranges | groups[age_group], f"{quoted}, {age_group}"
-        return cls(**given, ranges=_arup_adults() | ranges, ranges_of=quoted)
+        return cls(**given, ranges=_arup_adults() | ranges, ranges_of=quoted, classes=classes)
 
 
 def _checked_ranges(path: Path, ranges: object) -> dict[str, tuple[float, float]]:
