@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import openslide
@@ -10,6 +11,7 @@ from ...errors import UnreadableSlideError, one_line
 from ...records import Slide
 from . import tiff_directories
 from .image_backend import ImageBackend
+from .jpeg_headers import JpegHeaders
 from .openslide_backend import OpenSlideBackend
 from .slide_backend import SlideBackend
 from .tiff_backend import TiffBackend, agrees_with, choose_levels
@@ -80,6 +82,7 @@ def _open_tiff(path: Path) -> SlideBackend:
             raise UnsupportedTiff(layout.refusal if layout else refusal) from None
         return TiffBackend(path, layout.pyramid, layout.vendor, layout.spacing_um)
     if layout is not None:
+        vendor_slide.check_window = JpegHeaders(path, layout).check
         vendor_slide.spacing_um = vendor_slide.spacing_um or layout.spacing_um
         direct = _agreeing_tiff_backend(path, layout, vendor_slide)
         if direct is not None:
@@ -105,10 +108,23 @@ def _agreeing_tiff_backend(
     return None
 
 
+<<<<<<< HEAD
 def _reopen_tiff(path: Path, recorded: Slide) -> SlideBackend:
     """Open a TIFF with the backend and levels of its record."""
     if recorded.backend == "openslide":
         return OpenSlideBackend(path)
+=======
+def _guarded_openslide(path: Path) -> OpenSlideBackend:
+    slide = OpenSlideBackend(path)
+    with suppress(UnsupportedTiff):
+        slide.check_window = JpegHeaders(path, parse_tiff(path)).check
+    return slide
+
+
+def _reopen_tiff(path: Path, replay_graph: Slide):
+    if replay_graph.backend == "openslide":
+        return _guarded_openslide(path)
+>>>>>>> main
     layout = parse_tiff(path)
     known = {level.size: level for level in layout.pyramid} | layout.by_size
     levels = choose_levels(known, recorded.level_sizes)

@@ -11,10 +11,12 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import tifffile
 
 from . import spacing
+<<<<<<< HEAD
 from .tiff_checks import (
     JPEG,
     HostileTiff,
@@ -22,9 +24,30 @@ from .tiff_checks import (
     check_claims,
     check_pixels,
     check_tiles,
+=======
+
+MAX_TILE_PX = 2**26  # 8192 squared; writers use 256 to 2048
+MAX_STRIP_PX = 150_000_000  # an untiled image in one strip is held whole
+MAX_PX_PER_BYTE = 100_000  # an empty sparse slide with 512 px tiles has 16,000
+MAX_LOST_SHARE = (
+    0.01  # of the tiles, beyond the file's end: more is a truncated file, not a damaged tile
+>>>>>>> main
 )
 
 _MAX_PAGES = 64
+<<<<<<< HEAD
+=======
+_NONE, _JPEG = 1, 7
+JPEG2000 = (33005, 34712)
+#: imagecodecs' names of codecs that give bytes, and of those that give an image of their own size.
+BYTE_CODECS = {
+    5: "lzw", 8: "zlib", 32946: "zlib", 50013: "zlib", 32773: "packbits", 34925: "lzma", 50000: "zstd",
+}  # fmt: skip
+IMAGE_CODECS = {
+    22610: "jpegxr", 34934: "jpegxr", 34887: "lerc", 34933: "png", 50001: "webp", 50002: "jpegxl", 52546: "jpegxl",
+}  # fmt: skip
+COMPRESSIONS = {_NONE, _JPEG, *JPEG2000, *BYTE_CODECS, *IMAGE_CODECS}
+>>>>>>> main
 
 # tifffile logs problems that are harmless here (a bad thumbnail) or become errors below.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
@@ -193,6 +216,55 @@ def _level(page: tifffile.TiffPage | tifffile.TiffFrame, file_bytes: int) -> Tif
     return level
 
 
+<<<<<<< HEAD
+=======
+def _check_claims(page: tifffile.TiffPage, file_bytes: int) -> None:
+    w, h = page.imagewidth, page.imagelength
+    if w < 1 or h < 1 or page.imagedepth != 1:
+        raise UnsupportedTiff(f"an image of {w}x{h}x{page.imagedepth} px")
+    if w * h > MAX_PX_PER_BYTE * file_bytes:
+        raise HostileTiff(
+            f"claims {w}x{h} px in a file of {file_bytes} bytes; damaged, or no slide: copy it again"
+        )
+    if page.is_tiled and page.tilewidth * page.tilelength > MAX_TILE_PX:
+        raise HostileTiff(
+            f"claims tiles of {page.tilewidth}x{page.tilelength} px for {w}x{h} px, the limit is {MAX_TILE_PX} px; "
+            "write it with tiles of 256 or 512 px"
+        )
+
+
+def _check_pixels(page: tifffile.TiffPage) -> None:
+    if page.compression not in COMPRESSIONS:
+        raise UnsupportedTiff(f"compression {page.compression!r}; save it as JPEG, deflate or LZW")
+    codec = (BYTE_CODECS | IMAGE_CODECS).get(int(page.compression))
+    if codec and not getattr(imagecodecs, codec.upper()).available:
+        raise UnsupportedTiff(f"compression {codec}, which this build of imagecodecs has not")
+    if (
+        page.dtype is None
+        or page.dtype not in (np.uint8, np.uint16)
+        or page.bitspersample not in (8, 16)
+    ):
+        raise UnsupportedTiff(
+            f"{page.bitspersample}-bit samples of type {page.dtype}; a stained smear is 8- or 16-bit RGB, export it so"
+        )
+    colours = page.samplesperpixel - len(page.extrasamples)
+    allowed = {0: (1,), 1: (1,), 2: (3,), 3: (1,), 5: (4,), 6: (3,)}.get(int(page.photometric), ())
+    if colours not in allowed or len(page.extrasamples) > 1:
+        raise UnsupportedTiff(
+            f"{page.samplesperpixel} channels of photometric kind {int(page.photometric)}: not a grey or RGB image "
+            "(fluorescence?); export it as RGB"
+        )
+    if page.photometric == 6 and page.compression != _JPEG:
+        raise UnsupportedTiff("YCbCr colours without JPEG; save it as RGB")
+    if not isinstance(page.jpegtables, (bytes, type(None))):
+        raise UnsupportedTiff(
+            f"JPEG tables of type {type(page.jpegtables).__name__}; damaged: copy it again"
+        )
+    if page.predictor not in (1, 2):
+        raise UnsupportedTiff(f"predictor {page.predictor}; save it without")
+
+
+>>>>>>> main
 def _spacing(tiff: tifffile.TiffFile) -> spacing.Spacing | None:
     """Return µm/px from OME or Aperio metadata, else from the resolution tags."""
     if tiff.is_ome:
