@@ -63,3 +63,20 @@ def test_the_interval_is_over_patients():
 def test_without_patients_there_are_no_figures():
     assert patient_figures([cell("", "monocyte", "monocyte")]) == {}
     assert patient_figures([]) == {}
+
+
+def test_the_card_is_one_page_and_keeps_every_figure_beside_it(tmp_path):
+    import json
+
+    from hemax_batch.learning.evaluation.model_card import figures_path, write_card
+    from hemax_batch.model.checkpoint import read_card
+
+    card = read_card()
+    write_card(card, tmp_path / "card.md")
+    text = (tmp_path / "card.md").read_text("utf-8")
+    assert len(text.splitlines()) < 110
+    assert json.loads(figures_path(tmp_path / "card.md").read_text("utf-8")) == card.metrics
+    for source in card.trained["images"]:
+        assert card.trained["images"][source] >= 0 and source
+    if "apl" in card.trained["images"]:
+        assert "No licence text came with: apl" in text
