@@ -1,11 +1,10 @@
-"""From a slide's finished regions to its results: merge, measure, explain, count, write aside, rename. And the tables
-over all slides, which are joined from those of the slides, so that they too hold what earlier nights did.
-"""
+"""Publish a slide: merge, measure, explain, count, write aside, rename."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -56,11 +55,12 @@ def publish_slide(
     results: ResultsFolder, job: SlideJob, settings: RunSettings, min_confidence: float, weights_sha256: str,
     processes: int = 0,
 ) -> SlideRecord:  # fmt: skip
-    """Make a slide's results from its journal and put them in place at once; returns their record. A slide of very many
-    cells is written by so many `processes`.
+    """Make a slide's results from its journal and put them in place at once.
 
-    Steps: gather the regions, merge their cells, measure, explain, see where on the smear they lie, count those that
-    count, write everything aside, the report of it last, rename. OutputError where the results folder cannot take them.
+    Steps: collect the regions and merge their cells, measure, explain, find each cell's zone, count,
+    write everything aside with the report last, rename. Very many cells are written by `processes`.
+
+    Raises OutputError if the results folder cannot be written. Returns the record of the results.
     """
     with RegionBlobs(job.journal) as blobs:
         cells_found = collect_regions(job, blobs)
@@ -74,7 +74,7 @@ def publish_slide(
                 job.slide, job.plan.stain, [r.overview for r in cells_found.regions]
             )
             write_overview(folder / "overview.jpg", overview)
-            write_record(folder, record)  # the report reads the results back, this among them
+            write_record(folder, record)  # the report reads it
             write_report_or_say_why(folder)
     results.publish(folder, record)
     return record
@@ -82,7 +82,7 @@ def publish_slide(
 
 @dataclass(frozen=True)
 class _SlideCounts:
-    """What is said of a slide's cells, one by one and together."""
+    """Measures, calls and counts of a slide's cells."""
 
     measures: CellMeasures
     calls: CellCalls
@@ -95,6 +95,7 @@ class _SlideCounts:
 def _count_cells(
     job: SlideJob, cells_found: SlideCells, settings: RunSettings, min_confidence: float
 ) -> _SlideCounts:
+    """Measure, classify, select and count a slide's cells."""
     slide, cells = job.slide, cells_found.merged.cells
     measures = measure_cells(cells, slide.mpp, cells_found.diameters_um)
     calls = classify_cells(cells, measures, (slide.width, slide.height), min_confidence)
@@ -126,7 +127,7 @@ def _count_cells(
     differential = count_differential(
         counted_names, settings.target_cells, settings.wbc, settings.rules
     )
-    stained = stain_figures(job.plan.stain, regions, cells.ood_score)
+    stained: dict[str, Any] = stain_figures(job.plan.stain, regions, cells.ood_score)
     smear = replace(smear_areas(regions, selection, names), **stained)
     return _SlideCounts(measures, calls, selection, regions, smear, differential)
 
@@ -134,6 +135,7 @@ def _count_cells(
 def _make_record(
     job: SlideJob, cells_found: SlideCells, counts: _SlideCounts, weights_sha256: str
 ) -> SlideRecord:
+    """Return the record of a slide's results."""
     slide, merged, measures = job.slide, cells_found.merged, counts.measures
     notices = [
         ood_warning(merged.cells),
@@ -168,6 +170,7 @@ def _make_record(
 
 
 def _unreadable_places(job: SlideJob) -> tuple[UnreadablePlace, ...]:
+    """Return the damaged places with their areas."""
     um2_per_px = job.slide.mpp**2
     return tuple(
         UnreadablePlace(
@@ -180,7 +183,7 @@ def _unreadable_places(job: SlideJob) -> tuple[UnreadablePlace, ...]:
 def _write_tables(
     folder: Path, slide: Slide, cells_found: SlideCells, counts: _SlideCounts, record: SlideRecord
 ) -> None:
-    """The slide's tables and its differential."""
+    """Write the slide's tables and its differential."""
     rows = cell_rows(
         slide.slide_id, cells_found.merged, counts.measures, counts.calls, counts.selection
     )
@@ -212,7 +215,7 @@ def _write_cells(
     blobs: RegionBlobs,
     processes: int,
 ) -> None:
-    """What shows the slide's cells: masks, pictures, outlines."""
+    """Write the slide's masks, pictures and outlines."""
     with ProcessPool(processes if len(merged.ids) >= MIN_CELLS_FOR_POOL else 0) as pool:
         write_masks(folder / "masks.zarr", slide, merged, counts.calls.names, pool.map)
     write_pictures(folder / "pictures.zip", merged, blobs.picture)
@@ -227,6 +230,7 @@ def _write_cells(
 
 
 def _unreadable_warning(job: SlideJob) -> str:
+    """Return the warning of what could not be read."""
     parts = []
     if job.unreadable:
         parts.append(f"{len(job.unreadable)} of {len(job.plan.regions)} regions")
@@ -238,13 +242,13 @@ def _unreadable_warning(job: SlideJob) -> str:
         )
     mm2 = sum(unreadable_areas(job).values()) * job.slide.mpp**2 / 1e6
     return (
-        f"{100 * unreadable_share(job):.2g} % of the scanned area ({mm2:.3g} mm²; {'; '.join(parts)}) "
-        "could not be read"
+        f"{100 * unreadable_share(job):.2g} % of the scanned area ({mm2:.3g} mm²; "
+        f"{'; '.join(parts)}) could not be read"
     )
 
 
 def _warnings(job: SlideJob, notices: list[str], notes: list[str]) -> tuple[str, ...]:
-    """What to know before the numbers are used, the weightiest first; `one_line` may hold empty sentences."""
+    """Return the warnings, the most important first. `notices` may contain empty strings."""
     warnings = list(job.plan.stain.warnings)
     if job.unreadable or job.damaged:
         warnings.append(_unreadable_warning(job))
