@@ -12,8 +12,9 @@ from .cells.rules import Rules
 from .errors import UsageError
 
 #: Raised whenever results of an earlier version could differ from this one's, so that they are made again.
-FORMAT_VERSION = 8
+FORMAT_VERSION = 9
 ENGINES = ("torch", "openvino")
+PRECISIONS = ("f32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class RunSettings:
     mpp             µm per level-0 pixel for all slides; None: as each slide says
     core_um         side of a region's core
     engine          what the network runs in: "torch", or "openvino" (on the CPU), whose last bits differ
+    precision       the network's arithmetic on the CPU: "f32", or "bf16" (OpenVINO, a CPU with bf16 instructions)
     exhaustive      the network looks everywhere instead of where the screen points
     audit           share of the passed-over glass that the network looks at, to estimate what the screen misses
     min_confidence  below it a cell is `unidentified`; None: as the weights' card says
@@ -36,6 +38,7 @@ class RunSettings:
     mpp: float | None = None
     core_um: float = 400.0
     engine: str = "torch"
+    precision: str = "f32"
     exhaustive: bool = False
     audit: float = 0.01
     min_confidence: float | None = None
@@ -54,9 +57,12 @@ class RunSettings:
         for name, value, known in (
             ("--count-in", self.count_in, COUNT_IN),
             ("--engine", self.engine, ENGINES),
+            ("--precision", self.precision, PRECISIONS),
         ):
             if value not in known:
                 raise UsageError(f"{name} {value}: must be one of {', '.join(known)}")
+        if self.precision == "bf16" and self.engine != "openvino":
+            raise UsageError("--precision bf16: only --engine openvino has it; use --precision f32")
         _check_range("--wbc", self.wbc, 0.0, 10_000.0, open_low=True)
         _check_range("--max-unreadable", self.max_unreadable, 0.0, 1.0)
 

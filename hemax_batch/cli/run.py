@@ -49,9 +49,15 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
 )
 @click.option(
     "--engine",
-    type=click.Choice(["torch", "openvino"]),
-    default="torch",
-    help="What the network runs in; OpenVINO, a package apart, is faster without a GPU.",
+    type=click.Choice(["auto", "torch", "openvino"]),
+    default="auto",
+    help="What the network runs in. `auto`: OpenVINO on this machine's CPU where it is installed, else PyTorch.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "f32", "bf16"]),
+    default="auto",
+    help="The network's arithmetic in OpenVINO. `auto`: bf16 where this CPU has the instructions, else f32.",
 )
 @click.option(
     "--batch-size",
@@ -204,6 +210,7 @@ def run(inputs, out, **given):
     local = given["workers"] != 0 and not (
         given["scheduler"] or given["scheduler_file"] or given["dry_run"]
     )
+    given["engine"], given["precision"] = _resolve_engine(given)
     if (
         local and not out.exists()
     ):  # there is work to do for sure: workers load while this process does
@@ -241,3 +248,14 @@ def run(inputs, out, **given):
             click.echo(f"hemax-batch: not exported: {error}", err=True)
             exported = error.exit_code
     sys.exit(summary.exit_code or exported)
+
+
+def _resolve_engine(given: dict) -> tuple[str, str]:
+    """Say which engine and precision `auto` means. The workers of an existing cluster may have GPUs: PyTorch finds them."""
+    from ..model.engines.selection import resolve_engine
+    from ..scheduling.resources import visible_gpus
+
+    engine, precision = given["engine"], given["precision"]
+    elsewhere = given["scheduler"] or given["scheduler_file"]
+    on_cpu = engine == "openvino" or not (elsewhere or (given["gpus"] != 0 and visible_gpus()))
+    return resolve_engine(engine, precision, on_cpu and not elsewhere)
