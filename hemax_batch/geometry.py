@@ -26,6 +26,39 @@ def pairwise_iou(a_xyxy: np.ndarray, b_xyxy: np.ndarray) -> np.ndarray:
     return inter / np.maximum(union, 1e-9)
 
 
+def union_area(rects_xyxy: np.ndarray) -> float:
+    """Area that rectangles [N, 4] cover together; an inverted one covers nothing.
+
+    >>> union_area(np.array([[0, 0, 2, 2], [1, 0, 3, 2]]))
+    6.0
+    """
+    rects = rects_xyxy[(rects_xyxy[:, :2] < rects_xyxy[:, 2:]).all(1)]
+    xs, ys = np.unique(rects[:, ::2]), np.unique(rects[:, 1::2])
+    covered = np.zeros((max(len(ys) - 1, 0), max(len(xs) - 1, 0)), bool)
+    for x0, y0, x1, y1 in rects:
+        covered[slice(*np.searchsorted(ys, (y0, y1))), slice(*np.searchsorted(xs, (x0, x1)))] = True
+    return float(np.diff(ys) @ covered @ np.diff(xs)) if covered.size else 0.0
+
+
+def clipped(rects_xyxy: np.ndarray, rect) -> np.ndarray:
+    """The parts of rectangles [N, 4] inside another; those outside it are inverted or empty."""
+    low, high = np.maximum(rects_xyxy[:, :2], rect[:2]), np.minimum(rects_xyxy[:, 2:], rect[2:])
+    return np.concatenate([low, high], 1)
+
+
+def touching(boxes_xyxy: np.ndarray, rects_xyxy: np.ndarray) -> np.ndarray:
+    """Whether each box [N, 4] shares area with any rectangle [M, 4]: bool [N]."""
+    hit = np.zeros(len(boxes_xyxy), bool)
+    for x0, y0, x1, y1 in rects_xyxy:
+        hit |= (
+            (boxes_xyxy[:, 0] < x1)
+            & (boxes_xyxy[:, 2] > x0)
+            & (boxes_xyxy[:, 1] < y1)
+            & (boxes_xyxy[:, 3] > y0)
+        )
+    return hit
+
+
 def centres(boxes_xyxy: np.ndarray) -> np.ndarray:
     """Centres [N, 2] (x, y) of boxes [N, 4]."""
     return (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2

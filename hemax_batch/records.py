@@ -263,6 +263,14 @@ class OverviewPiece:
 
 
 @dataclass(frozen=True)
+class DamagedArea:
+    """A place of a slide (level-0 pixels) whose pixels could not be decoded, and why: usually one tile."""
+
+    rect: Rect
+    reason: str
+
+
+@dataclass(frozen=True)
 class RegionResult:
     """What one task brings back: its cells and what it cost. Small: of the slide's pixels only pictures of its cells
     and its part of the overview.
@@ -271,6 +279,7 @@ class RegionResult:
     passed_over_um2   area of the squares in which the screen saw nothing
     audited_um2, audit_cells   area of the random sample of them, and cells HemaX found there
     squares           how dense the film is in every square that the core reaches into
+    damaged           what could not be decoded of all that this region read, beyond its core too
     """
 
     region_index: int
@@ -290,6 +299,7 @@ class RegionResult:
     seconds_network: float = 0.0
     failure: str = ""  # why this region could not be read ("" = it could)
     notes: tuple[str, ...] = field(default=())
+    damaged: tuple[DamagedArea, ...] = field(default=())
 
 
 @dataclass(frozen=True)
@@ -325,6 +335,7 @@ class RegionReport:
     cells: int
     white_cells: int
     white_cells_used: int
+    unreadable_mm2: float = 0.0  # all of a region's area, or that of its damaged tiles
 
 
 @dataclass(frozen=True)

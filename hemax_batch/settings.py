@@ -12,7 +12,7 @@ from .cells.rules import Rules
 from .errors import UsageError
 
 #: Raised whenever results of an earlier version could differ from this one's, so that they are made again.
-FORMAT_VERSION = 8
+FORMAT_VERSION = 9
 ENGINES = ("torch", "openvino")
 
 

@@ -37,7 +37,10 @@ CLASSES: tuple[CellClass, ...] = (
     CellClass("basophil", "basophil", "#332288"),
     CellClass("monocyte", "monocyte", "#117733"),
     CellClass("lymphocyte", "lymphocyte", "#44AA99"),
+    CellClass("variant_lymphocyte", "variant lymphocyte", "#66CCBB"),
+    CellClass("plasma_cell", "plasma cell", "#4477AA"),
     CellClass("erythroblast", "nucleated red cell", "#88CCEE", white=False),
+    CellClass("smudge", "smudge cell", "#A0A0C8", white=False),
     CellClass("platelet", "platelet", "#999933", white=False),
 )
 CLASS_NAMES: tuple[str, ...] = tuple(c.name for c in CLASSES)
@@ -68,10 +71,7 @@ UNIDENTIFIED_COLOUR = "#BBBBBB"
 #: What a reviewer may call a cell besides the above. The network knows none of these, so they are no part of
 #: `fingerprint()`, and "not assessed" stands until a person has looked.
 REVIEW_CLASSES: tuple[CellClass, ...] = (
-    CellClass("variant_lymphocyte", "variant lymphocyte", "#66CCBB"),
-    CellClass("plasma_cell", "plasma cell", "#4477AA"),
     CellClass("other", "other white cell", "#777777"),
-    CellClass("smudge", "smudge cell", "#A0A0C8", white=False),
     CellClass("artefact", "artefact", "#555555", white=False),
 )
 REVIEW_NAMES: tuple[str, ...] = tuple(c.name for c in REVIEW_CLASSES)

@@ -124,8 +124,14 @@ class SmearAreas:
         Cells of any class that do not count.
     focus : float, optional
         Median over regions of `slides.quality.focus`; None if not measured.
-    stain_contrast : float, optional
+    stain_contrast, nuclear_contrast : float, optional
         Median over regions, see `slides.zones.film_statistics`; None if not measured.
+    background_red, background_green, background_blue : float, optional
+        Colour of clear glass, 0..255.
+    red_cell_od_red, red_cell_od_green, red_cell_od_blue : float, optional
+        Optical density of a typical red cell.
+    unfamiliar_cells : int, optional
+        Cells that are out of distribution (`records.Cells.ood_score` above 1).
     """
 
     counted_in: str
@@ -143,3 +149,11 @@ class SmearAreas:
     focus: float | None
     regions_out_of_focus: int
     stain_contrast: float | None
+    nuclear_contrast: float | None = None
+    background_red: float | None = None
+    background_green: float | None = None
+    background_blue: float | None = None
+    red_cell_od_red: float | None = None
+    red_cell_od_green: float | None = None
+    red_cell_od_blue: float | None = None
+    unfamiliar_cells: int | None = None

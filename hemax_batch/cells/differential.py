@@ -21,7 +21,6 @@ from ..vocabulary import (
     CLASSES,
     NEUTROPHIL_NAMES,
     REVIEW_CLASSES,
-    REVIEW_NAMES,
     UNIDENTIFIED,
     WHITE_NAMES,
 )
@@ -177,10 +176,11 @@ def count_differential(
     """
     rules = rules or Rules()
     counts = Counter(class_names)
-    known = (*CLASS_NAMES, UNIDENTIFIED, *REVIEW_NAMES)
+    given = (*REVIEW_CLASSES, *rules.classes)  # Classes that only a reviewer gives.
+    known = (*CLASS_NAMES, UNIDENTIFIED, *(c.name for c in given))
     if unknown := sorted(set(counts) - set(known)):
         raise UsageError(f"{', '.join(map(repr, unknown))}: no class; known: {', '.join(known)}")
-    white = (*WHITE_NAMES, *(c.name for c in REVIEW_CLASSES if c.white and counts[c.name]))
+    white = (*WHITE_NAMES, *(c.name for c in given if c.white and counts[c.name]))
     n = sum(counts[name] for name in white)
     nrbc, unidentified = counts["erythroblast"], counts[UNIDENTIFIED]
     per_100 = 100 * nrbc / n if n else math.nan
@@ -190,9 +190,7 @@ def count_differential(
         else None
     )
     shares = {name: compute_share(counts[name], n) for name in white}
-    others = [
-        c.name for c in (*CLASSES, *REVIEW_CLASSES) if not c.white and c.name != "erythroblast"
-    ]
+    others = [c.name for c in (*CLASSES, *given) if not c.white and c.name != "erythroblast"]
     outside = {name: counts[name] for name in others if counts[name]}
     neutrophils = compute_share(sum(counts[name] for name in NEUTROPHIL_NAMES), n)
     flags = (

@@ -35,6 +35,8 @@ CONTRADICTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "basophil": {"granularity": ("agranular", "fine")},
     "monocyte": {"granularity": ("coarse",), "nucleus_shape": ("multilobed",)},
     "lymphocyte": {"granularity": ("coarse",), "nucleus_shape": ("band", *_LOBED)},
+    "variant_lymphocyte": {"granularity": ("coarse",), "nucleus_shape": ("band", *_LOBED)},
+    "plasma_cell": {"granularity": ("coarse",), "nucleus_shape": ("band", *_LOBED)},
     "erythroblast": {"granularity": ("coarse",), "nucleus_shape": ("band", *_LOBED)},
 }
 
@@ -53,6 +55,8 @@ NUCLEUS_FRACTION: dict[str, tuple[float, float]] = {
     "basophil": (0.15, 0.85),
     "monocyte": (0.18, 0.80),
     "lymphocyte": (0.25, 0.95),
+    "variant_lymphocyte": (0.20, 0.95),
+    "plasma_cell": (0.15, 0.85),
     "erythroblast": (0.15, 0.90),
 }
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from ..errors import UsageError
 from ..vocabulary import WHITE_NAMES
+from .own_classes import OwnClass, own_classes
 
 #: Name of band and segmented neutrophils together.
 NEUTROPHILS = "neutrophils"
@@ -69,6 +70,8 @@ class Rules:
         Reference ranges (low, high) in per cent of white cells, by class.
     ranges_of : str
         Source of the ranges, as flags and reports quote it.
+    classes : tuple of OwnClass
+        The laboratory's own classes for the review.
     """
 
     blast_count: float = 1
@@ -81,6 +84,7 @@ class Rules:
     unidentified_percent: float = 10.0
     ranges: dict[str, tuple[float, float]] = field(default_factory=_arup_adults)
     ranges_of: str = "adults, ARUP"
+    classes: tuple[OwnClass, ...] = ()
 
     @classmethod
     def from_toml(cls, path: Path, age_group: str | None = None) -> Rules:
@@ -116,6 +120,10 @@ class Rules:
             given.pop("ranges_of", None),
         )
         groups = _checked_groups(path, given.pop("age_groups", {}))
+        try:
+            classes = own_classes(given.pop("classes", {}))
+        except ValueError as error:
+            raise UsageError(f"{path}: {error}") from error
         if ranges_of is not None and not isinstance(ranges_of, str):
             raise UsageError(f"{path}: ranges_of = {ranges_of!r}: expected text")
         for name, value in given.items():
@@ -128,7 +136,7 @@ class Rules:
                     f"{path}: no age group {age_group!r}; there are {', '.join(map(repr, groups)) or 'none'}"
                 )
             ranges, quoted = ranges | groups[age_group], f"{quoted}, {age_group}"
-        return cls(**given, ranges=_arup_adults() | ranges, ranges_of=quoted)
+        return cls(**given, ranges=_arup_adults() | ranges, ranges_of=quoted, classes=classes)
 
 
 def _checked_ranges(path: Path, ranges: object) -> dict[str, tuple[float, float]]:

@@ -42,6 +42,7 @@ def infer_region(task: RegionTask, predictor) -> RegionResult:
     """Steps: one coarse look, candidates, density of the film, red cells, patches, crowded patches again in smaller
     windows, follow-ups, outlines, the audit."""
     reader, card, region = cached_reader(task.slide), predictor.card, task.region
+    reader.take_damaged()  # of a region that was read before
     patch_predictor = PatchPredictor(reader, predictor, task.config.batch_size)
     started = time.perf_counter()
     view = screening.read_view(reader, region.window, task.stain)
@@ -97,6 +98,7 @@ def infer_region(task: RegionTask, predictor) -> RegionResult:
         seconds_read=seconds_screen + patch_predictor.seconds_read,
         seconds_network=patch_predictor.seconds_network,
         notes=notes + _saturation_notes(windows),
+        damaged=reader.take_damaged(),
     )
 
 

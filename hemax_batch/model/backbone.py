@@ -40,6 +40,35 @@ def _norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
 
 
+def mix_style(x: Tensor, chance: float, alpha: float = 0.3) -> Tensor:
+    """Mix the style of patches in feature space (MixStyle, Zhou et al. 2021).
+
+    Parameters
+    ----------
+    x
+        Feature maps [B, C, h, w].
+    chance
+        Probability that a patch takes part of another patch's channel means and deviations.
+    alpha
+        Parameter of the Beta distribution of the patch's own share.
+
+    Returns
+    -------
+    Tensor
+        Feature maps of the same shape.
+    """
+    b = len(x)
+    mean = x.mean((2, 3), keepdim=True).detach()
+    std = (x.var((2, 3), keepdim=True) + 1e-5).sqrt().detach()
+    share = torch.distributions.Beta(alpha, alpha).sample((b, 1, 1, 1)).to(x)
+    mixed = torch.rand(b, 1, 1, 1, device=x.device) < chance
+    share = torch.where(mixed, torch.maximum(share, 1 - share), 1.0)
+    other = torch.randperm(b, device=x.device)
+    new_mean = share * mean + (1 - share) * mean[other]
+    new_std = share * std + (1 - share) * std[other]
+    return (x - mean) / std * new_std + new_mean
+
+
 class InvertedResidual(nn.Module):
     """MBConv without squeeze-and-excitation: expand, depthwise, project (Tan & Le 2019, the Lite variant)."""
 
@@ -90,6 +119,7 @@ class EfficientNetLite0(nn.Module):
     _taps = (2, 4, 10, 15)  # the last block of each stride
     _imagenet = "lite0"
     drop_path = 0.0  # stochastic depth (Huang et al. 2016) of the last block while training; the others' grows to it
+    style_mixing = 0.0  # chance of MixStyle (Zhou et al. 2021) for each patch while training
 
     def __init__(self):
         super().__init__()
@@ -109,6 +139,8 @@ class EfficientNetLite0(nn.Module):
         taps = []
         for i, block in enumerate(self._blocks):
             x = block(x, self.drop_path * i / len(self._blocks))
+            if self.training and self.style_mixing and i in self._taps[:2]:
+                x = mix_style(x, self.style_mixing)
             if i in self._taps:
                 taps.append(x)
         return taps
@@ -174,6 +206,7 @@ class ResNet50(nn.Module):
 
     channels = (256, 512, 1024, 2048)
     drop_path = 0.0  # none here
+    style_mixing = 0.0  # none here
 
     def __init__(self):
         super().__init__()

@@ -50,6 +50,7 @@ class WeightsCard:
     min_confidence: float
     trained: dict
     metrics: dict
+    unknown_classes: tuple[str, ...] = ()  # of the vocabulary; the weights never call them
 
 
 def _hash(path: Path, start: int = 0) -> str:
@@ -118,12 +119,7 @@ def _read_card(path: Path, _mtime: int, _size: int) -> WeightsCard:
         raise WeightsError(
             f"{path}: format {meta.get('format')!r}, expected {FORMAT!r}; these are not weights of this version"
         )
-    if meta.get("vocabulary") != vocabulary.fingerprint():
-        raise WeightsError(
-            f"{path}: its vocabulary is {str(meta.get('vocabulary'))[:12]}…, this program's "
-            f"{vocabulary.fingerprint()[:12]}…; "
-            "use the weights that came with this version, or train again"
-        )
+    unknown = _unknown_classes(path, meta)
     found = _hash(path, start)
     if found != meta.get("data_sha256"):
         raise WeightsError(
@@ -133,9 +129,40 @@ def _read_card(path: Path, _mtime: int, _size: int) -> WeightsCard:
     _check_checksums(path, sha256)
     try:
         card = json.loads(meta["card"])
-        return WeightsCard(path=str(path), sha256=sha256, **card)
+        return WeightsCard(path=str(path), sha256=sha256, unknown_classes=unknown, **card)
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{path}: its card is incomplete ({error})") from error
+
+
+def _unknown_classes(path: Path, meta: dict) -> tuple[str, ...]:
+    """Return the vocabulary's classes that the weights lack.
+
+    Older weights know fewer classes. Their classes are mapped by name, and the others are never
+    called.
+
+    Raises
+    ------
+    WeightsError
+        If the weights have a class or an attribute state that this version lacks.
+    """
+    if meta.get("vocabulary") == vocabulary.fingerprint():
+        return ()
+    try:
+        classes, attributes = json.loads(meta["classes"]), json.loads(meta["attributes"])
+        known = {name: list(states) for name, states in attributes.items()}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        classes, known = [], {}
+    if (
+        not classes
+        or set(classes) - set(vocabulary.CLASS_NAMES)
+        or known != {a.name: list(a.states) for a in vocabulary.ATTRIBUTES}
+    ):
+        raise WeightsError(
+            f"{path}: its vocabulary is {str(meta.get('vocabulary'))[:12]}…, this program's "
+            f"{vocabulary.fingerprint()[:12]}…; "
+            "use the weights that came with this version, or train again"
+        )
+    return tuple(name for name in vocabulary.CLASS_NAMES if name not in classes)
 
 
 def _check_checksums(path: Path, sha256: str) -> None:
@@ -214,6 +241,44 @@ def _current_name(name: str) -> str:
     return name
 
 
+#: A class that older weights lack starts its training from the class that it resembles.
+_START_FROM = {
+    "variant_lymphocyte": "lymphocyte",
+    "plasma_cell": "lymphocyte",
+    "smudge": "lymphocyte",
+}
+_NEVER_LOGIT = -1e4
+
+
+def _map_classes(state: dict, classes: list[str], to_train: str) -> dict:
+    """Bring the class head of older weights into this vocabulary's order.
+
+    Parameters
+    ----------
+    state
+        The tensors by name. `class_head` has a row per class of `classes` and one for "no cell".
+    classes
+        The classes of the weights, in order.
+    to_train
+        Whether training goes on: a new class then starts as the class that it resembles.
+        Otherwise its logit is so low that it is never called.
+    """
+    if tuple(classes) == vocabulary.CLASS_NAMES or "class_head.weight" not in state:
+        return state
+    rows = [
+        classes.index(name if name in classes else _START_FROM.get(name, classes[0]))
+        for name in vocabulary.CLASS_NAMES
+    ]
+    weight, bias = (
+        state[f"class_head.{part}"][[*rows, len(classes)]] for part in ("weight", "bias")
+    )
+    for k, name in enumerate(vocabulary.CLASS_NAMES):
+        if name not in classes:
+            weight[k] *= bool(to_train)
+            bias[k] = bias[k] - 1 if to_train else _NEVER_LOGIT
+    return state | {"class_head.weight": weight, "class_head.bias": bias}
+
+
 def load(path: str | Path | None = None, arch_to_train: str = ""):
     """The network in eval mode (float32, on the CPU) and its card. WeightsError as `read_card`.
 
@@ -240,6 +305,9 @@ def load(path: str | Path | None = None, arch_to_train: str = ""):
             for k, v in stored.items()
             if not k.startswith(TENSOR_PREFIX)
         }
+        state = _map_classes(
+            state, json.loads(_header(Path(card.path))[0]["classes"]), arch_to_train
+        )
         if arch_to_train:
             own = model.state_dict()
             state = own | {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}

@@ -13,12 +13,13 @@ their values, for which the host would have to wait for the device (`match` make
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..vocabulary import attribute_slices
+from ..vocabulary import CLASS_NAMES, N_CLASSES, attribute_slices
 from .hemax import BOX_UNIT_PX, HemaXOutput
 from .matcher import Targets, generalised_iou, match, to_xyxy
 from .network_output import mask_coordinates
@@ -35,6 +36,41 @@ ATTRIBUTE_SMOOTHING = 0.02
 NC_THRESHOLD, NC_MARGIN = 0.63, 0.03
 
 
+#: Neighbours in a line of maturation get this share of each other's target. People draw these
+#: borders differently.
+NEIGHBOUR_SHARE = 0.05
+_MATURATION_LINES = (
+    (
+        "blast",
+        "promyelocyte",
+        "myelocyte",
+        "metamyelocyte",
+        "band_neutrophil",
+        "segmented_neutrophil",
+    ),
+    ("lymphocyte", "variant_lymphocyte"),
+)
+
+
+def soft_class_targets() -> Tensor:
+    """Return the target distribution of each class and of "no cell", float32 [K + 1, K + 1].
+
+    Each row sums to 1. The entry of band neutrophil, for example, is 0.90 for itself and 0.05 for
+    metamyelocyte and for segmented neutrophil.
+    """
+    targets = torch.eye(N_CLASSES + 1)
+    for line in _MATURATION_LINES:
+        for first, second in pairwise(line):
+            a, b = CLASS_NAMES.index(first), CLASS_NAMES.index(second)
+            for own, neighbour in ((a, b), (b, a)):
+                targets[own, neighbour] += NEIGHBOUR_SHARE
+                targets[own, own] -= NEIGHBOUR_SHARE
+    return targets
+
+
+_SOFT_TARGETS = soft_class_targets()
+
+
 def partial_cross_entropy(logits: Tensor, allowed: Tensor) -> Tensor:
     """-log of the summed probability of what is allowed: logits [..., C], allowed bool [..., C] -> [...].
 
@@ -43,8 +79,19 @@ def partial_cross_entropy(logits: Tensor, allowed: Tensor) -> Tensor:
     """
     log_p = logits.log_softmax(-1)
     exact = -torch.logsumexp(log_p.masked_fill(~allowed, -1e4), -1)
+    if logits.shape[-1] == N_CLASSES + 1:
+        exact = torch.where(allowed.sum(-1) == 1, _soft_cross_entropy(log_p, allowed), exact)
     smoothing = LABEL_SMOOTHING * (allowed.sum(-1) == 1)
     return (1 - smoothing) * exact - smoothing * log_p.mean(-1)
+
+
+def _soft_cross_entropy(log_p: Tensor, allowed: Tensor) -> Tensor:
+    """Return the cross-entropy against soft targets: [..., K + 1], bool [..., K + 1] -> [...].
+
+    The first allowed class of each row decides. The caller uses rows with one allowed class only.
+    """
+    targets = _SOFT_TARGETS.to(log_p)[allowed.to(torch.uint8).argmax(-1)]
+    return -(targets * log_p).sum(-1)
 
 
 def soft_dice_loss(logits: Tensor, truth: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..cells.cell_selection import SmearAreas
 from ..cells.differential import LOINC, NOT_ASSESSED, Differential
 from ..cells.measure import CellMeasures
+from ..cells.own_classes import own_classes, own_classes_record
 from ..cells.rules import NEUTROPHILS, SOURCES, Rules
 from ..cells.screening_audit import ScreenAudit
 from ..vocabulary import CLASSES, REVIEW_CLASSES
@@ -79,21 +80,28 @@ def count_record(d: Differential) -> dict:
 def rules_from_record(record: dict) -> Rules:
     """The rules that a `differential.json` was made with. KeyError, TypeError where it does not hold them."""
     thresholds = {
-        name: entry["value"] for name, entry in record["rules"].items() if isinstance(entry, dict)
+        name: entry["value"]
+        for name, entry in record["rules"].items()
+        if isinstance(entry, dict) and name != "own_classes"
     }
     ranges = {
         c["class"]: tuple(c["reference_percent"])
         for c in record["classes"]
         if "reference_percent" in c
     }
-    return Rules(**thresholds, ranges=ranges, ranges_of=record["rules"]["reference_ranges_of"])
+    return Rules(
+        **thresholds,
+        ranges=ranges,
+        ranges_of=record["rules"]["reference_ranges_of"],
+        classes=own_classes(record["rules"].get("own_classes", {})),
+    )
 
 
 # four decimals: a reader who shows one must not round what is rounded already (5 of 68: 7.35 would be shown as 7.3)
 def _class_record(d: Differential, name: str) -> dict:
     """A white class, or total neutrophils, which come first because the split into bands is unreliable."""
     share = d.share(name)
-    words = {c.name: c.words for c in (*CLASSES, *REVIEW_CLASSES)} | {
+    words = {c.name: c.words for c in (*CLASSES, *REVIEW_CLASSES, *d.rules.classes)} | {
         NEUTROPHILS: "neutrophil, band and segmented"
     }
     record = {
@@ -118,7 +126,8 @@ def _rules_record(d: Differential) -> dict:
         for name, source in SOURCES.items()
         if name != "ranges"
     }
-    return {"reference_ranges_of": d.rules.ranges_of, **thresholds}
+    own = {"own_classes": own_classes_record(d.rules.classes)} if d.rules.classes else {}
+    return {"reference_ranges_of": d.rules.ranges_of, **thresholds, **own}
 
 
 def _rounded(value: float | None, decimals: int) -> float | None:

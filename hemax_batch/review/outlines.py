@@ -35,7 +35,10 @@ def read_outlines(path: Path) -> dict[int, Outlines]:
             cell_id = int(entry["properties"]["name"])
             if cell_id in found:
                 raise ValueError(f"cell {cell_id} is there twice")
-            found[cell_id] = Outlines(entry["geometry"] or (), entry.get("nucleusGeometry") or ())
+            rings = entry["geometry"] or (), entry.get("nucleusGeometry") or ()
+            if not all(isinstance(part, tuple) for part in rings):
+                raise ValueError(f"the outline of cell {cell_id} is no polygon")
+            found[cell_id] = Outlines(*rings)
             return None
         return entry
 

@@ -8,7 +8,7 @@ from ..cells.differential import NOT_ASSESSED, Differential, Share
 from ..cells.rules import NEUTROPHILS
 from ..outputs.differential_json import count_record
 from ..outputs.tables import safe_text
-from ..vocabulary import CLAIM, REVIEW_CLASSES
+from ..vocabulary import CLAIM, CLASSES, REVIEW_CLASSES
 from .agreement import Agreement, Difference
 from .apply_corrections import SlideReview
 
@@ -44,6 +44,7 @@ def review_record(review: SlideReview, now: str) -> dict:
         "complete": decided == cells,
         "unidentified_not_looked_at": review.unidentified_not_reviewed,
         "every_unidentified_decided": review.unidentified_not_reviewed == 0,
+        **review.notes.record(),
         "before": count_record(review.count_before),
         "after": count_record(review.count_after),
         **_assessed(review),
@@ -53,7 +54,12 @@ def review_record(review: SlideReview, now: str) -> dict:
 def _assessed(review: SlideReview) -> dict:
     """What nobody assessed, and what the reviewer counted by eye though the network cannot see it: what he used, and
     after a complete review also what he could have used (then none of it is among the cells that were found)."""
-    words = {c.name: c.words for c in REVIEW_CLASSES}
+    own = review.published.rules.classes
+    words = {
+        c.name: c.words
+        for c in (*CLASSES, *REVIEW_CLASSES, *own)
+        if c not in CLASSES or c.name in _COUNTED_BY_EYE.values()
+    }
     used = {c.class_after for c in review.corrections}
     counted = used.intersection(words)
     if len(review.decided) == len(review.before):

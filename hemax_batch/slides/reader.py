@@ -23,7 +23,7 @@ from ..errors import (
     UnsuitableSlideError,
     one_line,
 )
-from ..records import Slide
+from ..records import DamagedArea, Rect, Slide
 from .fingerprint import fingerprint
 from .formats.backends import open_backend
 from .formats.companion_files import slide_files
@@ -37,21 +37,26 @@ _MAX_ASPECT = 1.05  # µm/px along x over that along y
 class SlideReader:
     """An open slide. Use as a context manager, or call `close`."""
 
-    def __init__(self, slide: Slide, source):
+    def __init__(self, slide: Slide, source, glass_for_damage: bool = False):
         self.slide = slide
+        self._on_damage = self._note_damage if glass_for_damage else None
+        self.damaged: dict[Rect, str] = {}  # level-0 pixels: why they could not be decoded
         self._source = source
 
     def read(self, level: int, x: int, y: int, w: int, h: int) -> np.ndarray:
         """Pixels x..x+w, y..y+h of `level` (in pixels of that level): uint8 [h, w, 3], glass (255) outside the slide.
 
-        Raises ReadError naming the slide and place where the file cannot be decoded there.
+        Raises ReadError naming the slide and place where the file cannot be decoded there. A reader that was opened with
+        `glass_for_damage` gives glass for what cannot be decoded, and notes the place in `damaged`.
         """
         width, height = self.slide.level_sizes[level]
         left, top, right, bottom = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
         if left >= right or top >= bottom:
             return np.full((h, w, 3), GLASS, np.uint8)
         try:
-            inside = self._source.read(level, left, top, right - left, bottom - top)
+            inside = self._source.read(
+                level, left, top, right - left, bottom - top, self._on_damage
+            )
         except (
             MemoryError
         ):  # the machine's fault, most likely: the region is done again in smaller batches
@@ -67,6 +72,23 @@ class SlideReader:
         out = np.full((h, w, 3), GLASS, np.uint8)
         out[top - y : bottom - y, left - x : right - x] = inside
         return out
+
+    def _note_damage(self, level: int, rect: Rect, reason: str) -> None:
+        factor = self.slide.level_downsamples[level]
+        x0, y0, x1, y1 = rect
+        at_level_0 = (
+            math.floor(x0 * factor),
+            math.floor(y0 * factor),
+            min(math.ceil(x1 * factor), self.slide.width),
+            min(math.ceil(y1 * factor), self.slide.height),
+        )
+        place = f"level {level}, x {x0}..{x1}, y {y0}..{y1}"
+        self.damaged[at_level_0] = f"{place}: {reason}"
+
+    def take_damaged(self) -> tuple[DamagedArea, ...]:
+        """What could not be decoded since the last call, by place."""
+        taken, self.damaged = self.damaged, {}
+        return tuple(DamagedArea(rect, reason) for rect, reason in sorted(taken.items()))
 
     def close(self) -> None:
         """Release the file and its cached tiles."""
@@ -119,8 +141,8 @@ def check_unchanged(slide: Slide) -> None:
     reopen(slide).close()
 
 
-def reopen(slide: Slide) -> SlideReader:
-    """Open a recorded slide again, in this or another process, by the same backend.
+def reopen(slide: Slide, glass_for_damage: bool = False) -> SlideReader:
+    """Open a recorded slide again, in this or another process, by the same backend. `glass_for_damage`: see `read`.
 
     Raises UnreadableSlideError where it has vanished, or its content changed since it was recorded.
     """
@@ -142,7 +164,7 @@ def reopen(slide: Slide) -> SlideReader:
         raise UnreadableSlideError(
             f"{name}: levels {source.level_sizes}, was {slide.level_sizes}; run again"
         )
-    return SlideReader(slide, source)
+    return SlideReader(slide, source, glass_for_damage)
 
 
 def downsamples(level_sizes: tuple[tuple[int, int], ...]) -> tuple[float, ...]:

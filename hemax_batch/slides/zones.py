@@ -170,11 +170,17 @@ class ZoneMap:
         return areas
 
 
-def zone_map(slide: Slide, parts: Iterable[FilmSquares], lost: Iterable[Rect] = ()) -> ZoneMap:
+def zone_map(
+    slide: Slide,
+    parts: Iterable[FilmSquares],
+    lost: Iterable[Rect] = (),
+    damaged: Iterable[Rect] = (),
+) -> ZoneMap:
     """The map of a slide from the squares of its regions; a square that two of them measured is the same in both.
 
     A square that none measured is bare glass, for only that is left out of the plan: how much of it is measured hangs on
-    the regions, and must not tell. Of cores that were `lost` nothing is known, and their squares count for nothing.
+    the regions, and must not tell. Of cores that were `lost` nothing is known, and their squares count for nothing;
+    nor do those that a `damaged` tile reaches into.
     """
     paving, lattice = square_grid(slide), lattice_of(slide, STEP_UM)
     counts = np.zeros((4, paving.rows, paving.columns), np.int32)
@@ -183,15 +189,18 @@ def zone_map(slide: Slide, parts: Iterable[FilmSquares], lost: Iterable[Rect] = 
         for n, size in ((paving.columns, lattice.width), (paving.rows, lattice.height))
     )
     counts[0] = high[:, None] * wide
-    for x0, y0, x1, y1 in lost:
-        counts[
-            0,
-            slice(*_reached(y0, y1, paving.side_px, paving.rows)),
-            slice(*_reached(x0, x1, paving.side_px, paving.columns)),
-        ] = 0
+
+    def count_nothing(rects: Iterable[Rect]) -> None:
+        for x0, y0, x1, y1 in rects:
+            rows = slice(*_reached(y0, y1, paving.side_px, paving.rows))
+            columns = slice(*_reached(x0, x1, paving.side_px, paving.columns))
+            counts[:, rows, columns] = 0
+
+    count_nothing(lost)
     for squares in parts:
         i, j = squares.places.T
         counts[:, j, i] = squares.film, squares.covered, squares.overlaid, squares.nuclei
+    count_nothing(damaged)
     for axis in (1, 2):
         counts = ndimage.correlate1d(counts, np.ones(NEIGHBOURHOOD, int), axis, mode="constant")
     return ZoneMap(classify_zones(*counts), paving.side_px)

@@ -107,6 +107,7 @@ class EndlessGlass:
             "/endless", "endless", "0", *sizes[0], 0.1, sizes, levels, "test", "image"
         )
         self.largest = 0
+        self.damaged: dict = {}
 
     def read(self, level, x, y, w, h):
         self.largest = max(self.largest, w * h)
