@@ -169,7 +169,8 @@ def _mask(random: np.random.Generator) -> np.ndarray:
     side = int(random.uniform(9, 15) / MPP)
     y, x = (np.mgrid[:side, :side] + 0.5) / side - 0.5
     lumps = 1 + 0.06 * np.sin(random.integers(3, 7) * np.arctan2(y, x) + random.uniform(0, 6))
-    mask = (np.hypot(x, y) < 0.45 * lumps).astype(np.uint8)
+    cell: np.ndarray = np.hypot(x, y) < 0.45 * lumps
+    mask = cell.astype(np.uint8)
     mask += mask & (np.hypot(x - random.uniform(-0.1, 0.1), y) < 0.3 * lumps)
     return mask
 

@@ -23,7 +23,9 @@ from ..vocabulary import (
     REVIEW_CLASSES,
     UNIDENTIFIED,
     WHITE_NAMES,
+    CellClass,
 )
+from .own_classes import OwnClass
 from .rules import NEUTROPHILS, Rules
 
 #: Verified LOINC codes of shares per 100 leukocytes in blood.
@@ -176,7 +178,10 @@ def count_differential(
     """
     rules = rules or Rules()
     counts = Counter(class_names)
-    given = (*REVIEW_CLASSES, *rules.classes)  # Classes that only a reviewer gives.
+    given: tuple[CellClass | OwnClass, ...] = (
+        *REVIEW_CLASSES,
+        *rules.classes,
+    )  # Classes that only a reviewer gives.
     known = (*CLASS_NAMES, UNIDENTIFIED, *(c.name for c in given))
     if unknown := sorted(set(counts) - set(known)):
         raise UsageError(f"{', '.join(map(repr, unknown))}: no class; known: {', '.join(known)}")
@@ -190,7 +195,8 @@ def count_differential(
         else None
     )
     shares = {name: compute_share(counts[name], n) for name in white}
-    others = [c.name for c in (*CLASSES, *given) if not c.white and c.name != "erythroblast"]
+    every: tuple[CellClass | OwnClass, ...] = (*CLASSES, *given)
+    others = [c.name for c in every if not c.white and c.name != "erythroblast"]
     outside = {name: counts[name] for name in others if counts[name]}
     neutrophils = compute_share(sum(counts[name] for name in NEUTROPHIL_NAMES), n)
     flags = (
