@@ -88,7 +88,7 @@ def _finest_level(path: Path, width: int, height: int) -> pydicom.Dataset:
     series = series_uid(path)
     if series is None:
         raise NotApplicable(
-            f"{path} is not a DICOM slide" if path.exists() else f"{path} does not exist any more"
+            f"{path} is not a DICOM slide" if path.exists() else f"{path} is not there any more"
         )
     for file in sorted(p for p in path.parent.iterdir() if series_uid(p) == series):
         header = pydicom.dcmread(file, stop_before_pixels=True)

@@ -71,7 +71,7 @@ def export_all(
     published = [record.slide_id for record in results.records()]
     if unknown := sorted(wanted - set(published)):
         raise UsageError(
-            f"{root}: no results of {', '.join(map(repr, unknown))}; the folder has {', '.join(published[:8])}"
+            f"{root}: no results of {', '.join(map(repr, unknown))}; there are {', '.join(published[:8])}"
         )
     chosen, failed = [s for s in published if s in wanted or not wanted], 0
     with OutputLock(results.state, wait_lock_s):
