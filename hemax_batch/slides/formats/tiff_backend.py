@@ -1,9 +1,8 @@
-"""Read TIFF slides directly: compressed tiles are read with `pread` and decoded once.
+"""The fast path for TIFF-like slides: compressed tiles read with `pread` and decoded directly, each once.
 
-It is about eight times as fast as OpenSlide on JPEG tiles, because nothing is composited. tifffile
-only parses the directories. The level sizes and µm/px of vendors' slides come from OpenSlide if it
-opens the file. A few tiles are then compared with OpenSlide's pixels. If they differ, OpenSlide
-reads the slide.
+About eight times OpenSlide's speed on JPEG tiles, because nothing is composited. tifffile only parses; the level
+sizes and µm/px of vendors' slides come from OpenSlide where it opens the file, and a few tiles are compared with its
+pixels: where they differ, OpenSlide reads the slide instead.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,21 +17,17 @@ import openslide
 
 from ...errors import one_line
 from . import pixel_formats
-from .openslide_backend import OpenSlideBackend
-from .slide_backend import OnDamage
-from .spacing import Spacing
-from .tiff_checks import UnsupportedTiff
-from .tiff_layout import TiffLevel
+from .openslide_backend import OnDamage, OpenSlideBackend
+from .tiff_layout import TiffLevel, UnsupportedTiff
 from .tiff_tiles import DAMAGE_ERRORS, DECODE_ERRORS, decode_samples, samples_to_rgb
 
 CACHE_BYTES = 64 * 2**20
 MAX_PROBE_DIFFERENCE = 2.0  # mean absolute grey levels; two JPEG decoders differ by less than 1
 _DEPTH_SAMPLE_TILES = 16
-_TileKey = tuple[int, int, int]  # level, row, column
 
 
 class TiffBackend:
-    """Levels of a TIFF, decoded tile by tile. Threads may share one."""
+    """Levels of a TIFF, decoded tile by tile. Threads may share it."""
 
     backend = "tiff"
 
@@ -42,11 +36,11 @@ class TiffBackend:
         path: Path,
         levels: tuple[TiffLevel, ...],
         vendor: str,
-        spacing_um: Spacing | None,
-        cache_bytes: int = CACHE_BYTES,
-    ) -> None:
+        spacing_um,
+        cache_bytes=CACHE_BYTES,
+    ):
         self.vendor, self.spacing_um = vendor, spacing_um
-        self.level_sizes: tuple[tuple[int, int], ...] = tuple(level.size for level in levels)
+        self.level_sizes = tuple(level.size for level in levels)
         self.levels = levels
         self._file = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         self._cache = _TileCache(cache_bytes)
@@ -60,10 +54,9 @@ class TiffBackend:
     def read(
         self, level: int, x: int, y: int, w: int, h: int, on_damage: OnDamage | None = None
     ) -> np.ndarray:
-        """Assemble the pixels of a window inside `level` from whole tiles: uint8 [h, w, 3].
+        """Pixels of a window inside `level`, put together from whole tiles: uint8 [h, w, 3].
 
-        With `on_damage` a tile that cannot be decoded is glass and is reported. Without it the
-        error is raised.
+        A tile that cannot be decoded is glass, and `on_damage` is told of it; without that its error is raised.
         """
         lvl = self.levels[level]
         tw, th = lvl.tile_width, lvl.tile_height
@@ -113,7 +106,6 @@ class TiffBackend:
         return np.broadcast_to(np.uint8(pixel_formats.GLASS), (*lvl.tile_shape(row), 3))
 
     def _tile(self, level: int, row: int, column: int) -> np.ndarray:
-        """Return a decoded tile, from the cache if it is there."""
         key = (level, row, column)
         tile = self._cache.get(key)
         if tile is None:
@@ -127,13 +119,12 @@ class TiffBackend:
         return tile
 
     def _samples(self, lvl: TiffLevel, row: int, column: int) -> np.ndarray | None:
-        """Return the stored samples of a tile, or None if the file omits it (blank glass)."""
+        """Stored samples of a tile; None where the file leaves it out (blank glass)."""
         first, per_plane = row * lvl.across + column, lvl.across * lvl.down
         parts = [self._bytes(lvl, first + plane * per_plane) for plane in range(lvl.planes)]
         return decode_samples(lvl, parts, row) if all(parts) else None
 
     def _bytes(self, lvl: TiffLevel, tile: int) -> bytes:
-        """Read the compressed bytes of a tile and check their number."""
         length, offset = int(lvl.byte_counts[tile]), int(lvl.offsets[tile])
         raw_bytes = lvl.tile_width * lvl.tile_height * lvl.samples * lvl.dtype.itemsize
         if length > 2 * raw_bytes + 2**16:
@@ -148,11 +139,7 @@ class TiffBackend:
         return data
 
     def _significant_bits(self) -> int:
-        """Return the depth of the samples.
-
-        The depth of 16-bit samples follows from the largest value in 16 tiles spread over the
-        finest and the coarsest level.
-        """
+        """Of deep samples: from the largest in 16 tiles spread over the finest and the coarsest level."""
         if self.levels[0].dtype.itemsize == 1:
             return 8
         largest = 0
@@ -162,7 +149,9 @@ class TiffBackend:
             ):
                 try:
                     samples = self._samples(lvl, *divmod(int(tile), lvl.across))
-                except DECODE_ERRORS:  # a damaged tile shows no depth; reading it raises later
+                except (
+                    DECODE_ERRORS
+                ):  # a damaged tile says nothing of the depth; reading it will raise
                     continue
                 if samples is not None:
                     colours = lvl.samples - len(lvl.extrasamples)
@@ -171,24 +160,21 @@ class TiffBackend:
 
 
 class _TileCache:
-    """Decoded tiles up to a number of bytes. The least recently used tile is dropped first.
+    """Decoded tiles, least recently used out first, within a number of bytes (the newest is always kept)."""
 
-    The newest tile is always kept.
-    """
-
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int):
         self._limit, self._held = limit_bytes, 0
-        self._tiles: OrderedDict[_TileKey, np.ndarray] = OrderedDict()
+        self._tiles: OrderedDict[tuple[int, int, int], np.ndarray] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: _TileKey) -> np.ndarray | None:
+    def get(self, key) -> np.ndarray | None:
         with self._lock:
             tile = self._tiles.get(key)
             if tile is not None:
                 self._tiles.move_to_end(key)
             return tile
 
-    def put(self, key: _TileKey, tile: np.ndarray) -> None:
+    def put(self, key, tile: np.ndarray) -> None:
         with self._lock:
             if key in self._tiles:
                 return
@@ -203,18 +189,16 @@ class _TileCache:
             self._held = 0
 
 
-def agrees_with(direct: TiffBackend, reference: OpenSlideBackend) -> bool:
-    """Return whether a few tiles look equal through `reference`, opened from the same file.
+def agrees_with(fast: TiffBackend, reference: OpenSlideBackend) -> bool:
+    """Whether a few tiles look the same through `reference`, opened from the same file.
 
-    Three tiles of level 0 and one of each other level are compared. They are the tiles with most
-    compressed bytes, because blank glass proves nothing. A tile that OpenSlide cannot decode is
-    skipped. A tile that only OpenSlide decodes means disagreement. Levels that OpenSlide does not
-    know (SubIFDs) are not compared. Deep samples are not compared, because OpenSlide shows their
-    high bytes.
+    Three tiles of level 0 and one of each other level, those with most compressed bytes: blank glass proves nothing.
+    A tile that OpenSlide cannot decode says nothing; one that only OpenSlide decodes speaks against the fast path.
+    Levels that it does not know (SubIFDs) are not compared, nor deep samples, of which it shows the high bytes.
     """
-    if direct.levels[0].dtype.itemsize > 1:
+    if fast.levels[0].dtype.itemsize > 1:
         return True
-    known = [(i, lvl) for i, lvl in enumerate(direct.levels) if lvl.size in reference.level_sizes]
+    known = [(i, lvl) for i, lvl in enumerate(fast.levels) if lvl.size in reference.level_sizes]
     for level, lvl in known:
         same = reference.level_sizes.index(lvl.size)
         plane = lvl.byte_counts[: lvl.across * lvl.down]
@@ -230,40 +214,29 @@ def agrees_with(direct: TiffBackend, reference: OpenSlideBackend) -> bool:
             except openslide.OpenSlideError:
                 continue
             try:
-                found = direct.read(level, x, y, w, h)
+                found = fast.read(level, x, y, w, h)
             except DECODE_ERRORS:
                 return False
-            # Above level 0 OpenSlide shifts windows by part of a pixel. Only means are comparable.
+            # above level 0 OpenSlide shifts windows by part of a pixel, so only tones of blocks can be compared
             if np.abs(_tones(found, level) - _tones(expected, level)).mean() > MAX_PROBE_DIFFERENCE:
                 return False
     return True
 
 
 def _tones(rgb: np.ndarray, level: int) -> np.ndarray:
-    """Return pixels as float32 [h, w, 3] at level 0, and means of blocks of 8 x 8 pixels elsewhere.
-
-    Blocks at the edge may be smaller.
-    """
+    """float32 [h, w, 3] at level 0; means of blocks of 8 x 8 pixels (or fewer, at the edge) elsewhere."""
     if level == 0:
         return rgb.astype(np.float32)
     rows, columns = np.arange(0, rgb.shape[0], 8), np.arange(0, rgb.shape[1], 8)
     sums = np.add.reduceat(np.add.reduceat(rgb.astype(np.float32), rows, axis=0), columns, axis=1)
     counts = np.diff(rows, append=rgb.shape[0])[:, None] * np.diff(columns, append=rgb.shape[1])
-    means: np.ndarray = sums / counts[..., None]
-    return means
+    return sums / counts[..., None]
 
 
-def choose_levels(
-    by_size: dict[tuple[int, int], TiffLevel], sizes: Sequence[tuple[int, int]]
-) -> tuple[TiffLevel, ...]:
-    """Return the stored images of the level `sizes`.
+def choose_levels(by_size: dict[tuple[int, int], TiffLevel], sizes) -> tuple[TiffLevel, ...]:
+    """The stored images of level `sizes`; levels that OpenSlide makes up itself (NDPI) are left out.
 
-    Levels that OpenSlide computes itself (NDPI) are left out.
-
-    Raises
-    ------
-    UnsupportedTiff
-        Level 0 is not stored as one image.
+    Raises UnsupportedTiff where not even level 0 is stored as one image.
     """
     if sizes[0] not in by_size:
         raise UnsupportedTiff(f"no single image of {sizes[0][0]}x{sizes[0][1]} px")

@@ -1,26 +1,19 @@
-"""Check a TIFF's chain of directories before any library reads the file.
+"""A quick walk over a TIFF's chain of directories before any library sees it.
 
-tifffile notices only loops that close within 100 directories, and libraries trust the counts in
-tags. This check refuses loops, endless chains and tags larger than the file. It reads a few bytes
-per directory.
+tifffile notices loops only where they close within 100 directories, and libraries trust the counts in tags; this walk
+refuses loops, endless chains and tags larger than the file, reading a few bytes per directory.
 """
 
 from __future__ import annotations
 
 import struct
 from pathlib import Path
-from typing import BinaryIO
 
 from ...errors import UnreadableSlideError
 
 MAX_DIRECTORIES = 4096
 MAX_TEXT_BYTES = 16 * 2**20  # of a description or metadata tag; libraries hold several copies of it
 _TYPE_BYTES = {
-<<<<<<< HEAD
-    1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4,
-    16: 8, 17: 8, 18: 8,
-}  # fmt: skip
-=======
     1: 1,
     2: 1,
     3: 2,
@@ -41,74 +34,30 @@ _TYPE_BYTES = {
 #: Where tiles and strips lie, and NDPI's: as long as there are tiles.
 _TILE_TABLES = {273, 279, 324, 325, 65426, 65432}
 _SUB_IFDS = 330
->>>>>>> main
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def check_directories(path: Path) -> None:
-    """Check the directories of a TIFF.
-
-    Raises
-    ------
-    UnreadableSlideError
-        The chain has a loop or more than 4096 directories, or a tag claims more than the file.
-    """
+    """Raise UnreadableSlideError for a loop, more than 4096 directories, or a tag that claims more than the file."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         header = file.read(16)
         order = "<" if header[:2] == b"II" else ">"
         big = header[2:4] in (b"+\0", b"\0+")
-        # NDPI has classic tags, and 64-bit links between directories.
-        wide_next = big or path.suffix.lower() == ".ndpi"
+        wide_next = (
+            big or path.suffix.lower() == ".ndpi"
+        )  # NDPI: classic tags, 64-bit links between directories
         try:
             (offset,) = struct.unpack_from(
                 order + ("Q" if wide_next else "I"), header, 8 if big else 4
             )
-            _check_chain(file, size, order, big, wide_next, offset)
+            _walk(file, size, order, big, wide_next, offset)
         except struct.error as error:
             raise UnreadableSlideError(
                 "TIFF directories are cut off; copy the file again from the scanner"
             ) from error
 
 
-<<<<<<< HEAD
-def _check_chain(
-    file: BinaryIO, size: int, order: str, big: bool, wide_next: bool, offset: int
-) -> None:
-    """Follow the chain from `offset` and check each directory.
-
-    `order` is the byte order for `struct`. `big` says that the file is a BigTIFF. `wide_next` says
-    that links between directories have 64 bits.
-    """
-    seen: set[int] = set()
-    while offset:
-        if offset in seen:
-            raise UnreadableSlideError(
-                f"TIFF directories form a loop (at byte {offset}); the file is damaged"
-            )
-        if len(seen) >= MAX_DIRECTORIES:
-            raise UnreadableSlideError(
-                f"more than {MAX_DIRECTORIES} TIFF directories; the file is damaged"
-            )
-        seen.add(offset)
-        if offset >= size:
-            raise UnreadableSlideError(
-                f"a TIFF directory should be at byte {offset}, the file has {size}: truncated; "
-                "copy it again"
-            )
-        file.seek(offset)
-        (entries,) = struct.unpack(order + ("Q" if big else "H"), file.read(8 if big else 2))
-        if entries > 4096:
-            raise UnreadableSlideError(
-                f"a TIFF directory of {entries} tags (at byte {offset}); the file is damaged"
-            )
-        table = file.read(entries * (20 if big else 12))
-        for tag, kind, count in struct.iter_unpack(order + ("HHQ8x" if big else "HHI4x"), table):
-            if _TYPE_BYTES.get(kind, 1) * count > size:
-                raise UnreadableSlideError(
-                    f"TIFF tag {tag} claims {count} values in a file of {size} bytes; damaged: "
-                    "copy it again"
-=======
 def _walk(file, size: int, order: str, big: bool, wide_next: bool, offset: int) -> None:
     """The chain of directories from `offset`, and the chains of their SubIFDs."""
     seen: set[int] = set()
@@ -119,7 +68,6 @@ def _walk(file, size: int, order: str, big: bool, wide_next: bool, offset: int) 
             if offset in seen:
                 raise UnreadableSlideError(
                     f"TIFF directories form a loop (at byte {offset}); the file is damaged"
->>>>>>> main
                 )
             if len(seen) >= MAX_DIRECTORIES:
                 raise UnreadableSlideError(
