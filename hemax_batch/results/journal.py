@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..records import RegionResult
+from ..records import DamagedArea, RegionResult
 from .atomic_files import write_file
-from .region_file import decode_region, encode_region
+from .region_file import decode_region, encode_region, read_region_head
 
 JOURNALS = "regions"
 _FINGERPRINT_CHARS = 16  # characters of the fingerprint in a folder's name: 64 bits
@@ -61,6 +61,26 @@ class RegionJournal:
                 if remove_damaged:
                     path.unlink(missing_ok=True)
         return done
+
+    def damaged(self) -> list[DamagedArea]:
+        """What the kept regions could not decode."""
+        return [area for result in self._heads() for area in result.damaged]
+
+    def clear_damaged(self) -> None:
+        """Let regions that could not decode all be done again."""
+        for result in self._heads():
+            if result.damaged:
+                self.path(result.region_index).unlink(missing_ok=True)
+
+    def _heads(self) -> Iterator[RegionResult]:
+        """The kept regions without their pictures and outlines; a file that is damaged or out of reach is passed over."""
+        for path in self.paths():
+            try:
+                with open(path, "rb") as file:
+                    result, _ = read_region_head(file, lambda row: b"")
+            except (OSError, ValueError, KeyError):
+                continue
+            yield result
 
     def note_hung(self, index: int) -> None:
         """Remember that a region hung in a process that could not end it but with itself."""

@@ -29,6 +29,15 @@ class ScanFigures:
 
 
 @dataclass(frozen=True)
+class UnreadablePlace:
+    """A rectangle of a slide (level-0 pixels) that could not be decoded, its area, and why."""
+
+    rect: tuple[int, int, int, int]
+    mm2: float
+    reason: str
+
+
+@dataclass(frozen=True)
 class SlideRecord:
     """What a slide's published results were made from, and what to know of them; `result.json` beside them.
 
@@ -56,6 +65,9 @@ class SlideRecord:
     figures: ScanFigures
     smear: SmearAreas | None = None
     screen_audit: ScreenAudit | None = None
+    unreadable_places: tuple[
+        UnreadablePlace, ...
+    ] = ()  # tiles; the regions are in unreadable_regions
 
 
 def write_record(folder: Path, record: SlideRecord) -> None:
@@ -70,6 +82,7 @@ def read_record(folder: Path) -> SlideRecord | None:
         raw["figures"] = ScanFigures(**raw["figures"])
         raw["smear"] = raw["smear"] and SmearAreas(**raw["smear"])
         raw["screen_audit"] = raw["screen_audit"] and ScreenAudit(**raw["screen_audit"])
+        raw["unreadable_places"] = tuple(UnreadablePlace(**p) for p in raw["unreadable_places"])
         record = SlideRecord(**raw)
     except (OSError, ValueError, TypeError, KeyError):
         return None

@@ -16,8 +16,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
+from ..cells.own_classes import own_classes
 from ..errors import ResultsError
 from ..outputs.pictures import read_pictures
 from ..outputs.tables import read_table
@@ -27,6 +28,7 @@ from ..vocabulary import ATTRIBUTES, CLASS_NAMES, UNIDENTIFIED, WHITE_NAMES
 from .outlines import Outlines, read_outlines
 
 REMEDY = "run `hemax-batch run` on the slide again (with --overwrite)"
+TEACHING_COLUMN = "teaches"  # optional: how much a decision on the cell would teach the network
 _DAMAGE = (
     ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError, EOFError, RuntimeError,
     csv.Error, zlib.error, zipfile.BadZipFile,
@@ -53,6 +55,9 @@ class LoadedCell:
     review: bool
     reasons: str
     explanation: str
+    teaches: float | None = (
+        None  # how much a decision on it would teach; None where no column says so
+    )
 
     @property
     def centre(self) -> tuple[float, float]:
@@ -81,7 +86,7 @@ class LoadedSlide:
     folder: Path
     sha256: str
     record: SlideRecord
-    differential: dict
+    differential: dict[str, Any]
     cells: tuple[LoadedCell, ...]
     outlines: dict[int, Outlines]
     pictures: dict[int, bytes]
@@ -151,6 +156,9 @@ def _check_types(record: object) -> None:
         value, allowed = getattr(record, name), get_args(declared) or (declared,)
         if is_dataclass(value):
             _check_types(value)
+        elif get_origin(declared) is tuple and is_dataclass(allowed[0]):
+            for item in value:
+                _check_types(item)
         elif get_origin(declared) is tuple:
             if not isinstance(value, list) or not all(type(item) is allowed[0] for item in value):
                 raise ValueError(f"{name} is {value!r}")
@@ -198,6 +206,7 @@ def _cell(row: dict[str, str], slide_id: str, line: int) -> LoadedCell:
             _parse_bool(row["review"]),
             row["review_reasons"],
             row["explanation"],
+            _optional_number(row.get(TEACHING_COLUMN, "")),
         )
     except KeyError as error:
         raise ValueError(f"line {line}: there is no column {error}") from error
@@ -205,7 +214,7 @@ def _cell(row: dict[str, str], slide_id: str, line: int) -> LoadedCell:
         raise ValueError(f"line {line}: {error}") from error
 
 
-def load_differential(folder: Path) -> dict:
+def load_differential(folder: Path) -> dict[str, Any]:
     """`differential.json`, with every entry that a report shows in its place. ResultsError otherwise."""
     with _results_errors(folder / "differential.json") as path:
         d = json.loads(path.read_text("utf-8"))
@@ -243,10 +252,13 @@ def load_differential(folder: Path) -> dict:
         if not all(isinstance(text, str) for text in (*d["warnings"], *d["not_assessed"])):
             raise ValueError("a warning is no text")
         _typed(d["rules"], reference_ranges_of=str)
+        own_classes(d["rules"].get("own_classes", {}))
     return d
 
 
-def _check_counts(folder: Path, differential: dict, cells: tuple[LoadedCell, ...]) -> None:
+def _check_counts(
+    folder: Path, differential: dict[str, Any], cells: tuple[LoadedCell, ...]
+) -> None:
     """The differential must be that of the cells: who edits one of the two files should hear of it."""
     tally = Counter(cell.class_name for cell in cells if cell.in_differential)
     for entry in differential["classes"][1:]:
@@ -347,7 +359,7 @@ def _number_or_none(value: object) -> None:
         raise ValueError(f"{value!r} is no figure")
 
 
-def _typed(entry: dict, **types: type) -> None:
+def _typed(entry: dict[str, Any], **types: type) -> None:
     for name, wanted in types.items():
         if type(entry[name]) is not wanted:
             raise ValueError(f"{name} is {entry[name]!r}, expected {wanted.__name__}")
