@@ -21,6 +21,8 @@ class RunSettings:
     """Everything besides the slide's content and the weights that changes a result.
 
     mpp             µm per level-0 pixel for all slides; None: as each slide says
+    image           which image of a file that holds several (from 1); None: the finest, largest bright-field one
+    focus_plane     which focus plane of it (from 1); None: the sharpest
     core_um         side of a region's core
     engine          what the network runs in: "torch", or "openvino" (on the CPU), whose last bits differ
     exhaustive      the network looks everywhere instead of where the screen points
@@ -34,6 +36,8 @@ class RunSettings:
     """
 
     mpp: float | None = None
+    image: int | None = None
+    focus_plane: int | None = None
     core_um: float = 400.0
     engine: str = "torch"
     exhaustive: bool = False
@@ -47,6 +51,8 @@ class RunSettings:
 
     def __post_init__(self):
         _check_range("--mpp", self.mpp, 0.0, 100.0, open_low=True)
+        _check_range("--image", self.image, 1, 10_000)
+        _check_range("--focus-plane", self.focus_plane, 1, 10_000)
         _check_range("--core-um", self.core_um, 50.0, 5000.0)
         _check_range("--audit", self.audit, 0.0, 1.0)
         _check_range("--min-confidence", self.min_confidence, 0.0, 1.0)

@@ -362,7 +362,7 @@ def test_fluorescence_stacks_and_floats_are_refused(slides):
     with pytest.raises(UnreadableSlideError, match="channels"):
         open_slide(path, "s", mpp=0.1)
     tifffile.imwrite(
-        path.with_suffix(".ome.tif"), np.zeros((5, 64, 64, 3), np.uint8), metadata={"axes": "ZYXS"}
+        path.with_suffix(".ome.tif"), np.zeros((5, 64, 64, 3), np.uint8), metadata={"axes": "TYXS"}
     )
     with pytest.raises(UnreadableSlideError, match="stack of 5"):
         open_slide(path.with_suffix(".ome.tif"), "s", mpp=0.1)
