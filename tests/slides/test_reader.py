@@ -468,9 +468,9 @@ def test_an_oversize_field_is_refused_before_it_is_decoded(tmp_path, monkeypatch
         open_slide(tmp_path / "a.png", "s", mpp=0.1)
 
 
-def test_the_readme_says_from_which_spacing_to_which():
-    told = f"From {FINEST_UM:g} to {COARSEST_UM:g} µm/px."
-    assert told in (ROOT / "README.md").read_text("utf-8")
+def test_the_documentation_says_from_which_spacing_to_which():
+    told = f"The tool accepts {FINEST_UM:g} to {COARSEST_UM:g} µm/px."
+    assert told in (ROOT / "docs" / "usage.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("size", ["25000 20000", "60000 60000"])
