@@ -24,6 +24,10 @@ class RunSettings:
     ----------
     mpp
         µm per level-0 pixel of all slides. None: as each slide says.
+    image
+        Which image of a file with several, from 1. None: the finest, largest one in colour.
+    focus_plane
+        Which focus plane of it, from 1. None: the sharpest.
     core_um
         Side of a region's core.
     engine
@@ -48,6 +52,8 @@ class RunSettings:
     """
 
     mpp: float | None = None
+    image: int | None = None
+    focus_plane: int | None = None
     core_um: float = 400.0
     engine: str = "torch"
     exhaustive: bool = False
@@ -61,6 +67,8 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         _check_range("--mpp", self.mpp, 0.0, 100.0, open_low=True)
+        _check_range("--image", self.image, 1, 10_000)
+        _check_range("--focus-plane", self.focus_plane, 1, 10_000)
         _check_range("--core-um", self.core_um, 50.0, 5000.0)
         _check_range("--audit", self.audit, 0.0, 1.0)
         _check_range("--min-confidence", self.min_confidence, 0.0, 1.0)

@@ -43,6 +43,16 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
 )
 @click.option("--weights", type=_FILE, help="The weights.  [default: the weights that ship]")
 @click.option(
+    "--image",
+    type=int,
+    help="Which image of a file with several (from 1).  [default: the finest, largest one in colour]",
+)
+@click.option(
+    "--focus-plane",
+    type=int,
+    help="Which focus plane of several (from 1).  [default: the sharpest]",
+)
+@click.option(
     "--mpp", type=float, help="µm per pixel, for slides that do not record it or record it wrongly."
 )
 @click.option(
