@@ -92,7 +92,15 @@ def test_the_installed_package_has_the_command_and_the_version():
 
 @pytest.mark.parametrize(
     "name",
-    ["bin/demo", "bin/test", "bin/hemax-batch", "bin/.venv-setup", "bin/.browser-setup", ".ci/run"],
+    [
+        "bin/demo",
+        "bin/test",
+        "bin/check",
+        "bin/hemax-batch",
+        "bin/.venv-setup",
+        "bin/.browser-setup",
+        ".ci/run",
+    ],
 )
 def test_scripts_are_executable_and_sound(name):
     path = ROOT / name
