@@ -19,7 +19,7 @@ class InferenceConfig:
         "cpu", "cuda" or "auto" (a GPU if this process has one).
     timeout_s
         A region that takes longer ends its worker process, which is restarted. 0: no limit.
-    engine
+    engine, precision
         As in RunSettings.
     """
 
@@ -31,6 +31,7 @@ class InferenceConfig:
     device: str = "auto"
     timeout_s: float = 0.0
     engine: str = "torch"
+    precision: str = "f32"
 
 
 @dataclass(frozen=True)

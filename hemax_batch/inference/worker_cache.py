@@ -19,7 +19,7 @@ _MAX_OPEN_SLIDES = 3  # per thread: the current slide, and the first regions of 
 
 @lru_cache(maxsize=1)
 def load_predictor(
-    weights: str | None, sha256: str, device: str, engine: str = "torch"
+    weights: str | None, sha256: str, device: str, engine: str = "torch", precision: str = "f32"
 ) -> Predictor:
     """Load the network once per process.
 
@@ -28,7 +28,7 @@ def load_predictor(
     from ..model.predictor import Predictor
 
     device = "cpu" if engine == "openvino" else _resolve_device(device)
-    predictor = Predictor.load(weights, device, engine=engine)
+    predictor = Predictor.load(weights, device, engine=engine, precision=precision)
     if predictor.card.sha256 != sha256:
         raise WeightsError(
             f"{predictor.card.path}: SHA-256 {predictor.card.sha256[:12]}… here, "

@@ -165,6 +165,8 @@ def _make_record(
         cells_found.figures,
         counts.smear,
         cells_found.audit,
+        slide.notes,
+        slide.orientation,
         _unreadable_places(job),
     )
 
@@ -249,7 +251,7 @@ def _unreadable_warning(job: SlideJob) -> str:
 
 def _warnings(job: SlideJob, notices: list[str], notes: list[str]) -> tuple[str, ...]:
     """Return the warnings, the most important first. `notices` may contain empty strings."""
-    warnings = list(job.plan.stain.warnings)
+    warnings = [*job.slide.warnings, *job.plan.stain.warnings]
     if job.unreadable or job.damaged:
         warnings.append(_unreadable_warning(job))
     warnings += filter(None, notices)

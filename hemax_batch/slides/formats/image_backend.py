@@ -1,6 +1,7 @@
 """Read a single field from a microscope camera: PNG, JPEG, BMP and the like, held in memory as RGB.
 
-An EXIF orientation is not applied, so coordinates are those of the stored pixels.
+An EXIF orientation is reported and not applied. Coordinates are those of the stored pixels, as in
+QuPath and napari.
 """
 
 from __future__ import annotations
@@ -30,6 +31,11 @@ class ImageBackend:
 
     backend = "image"
     level_sizes: tuple[tuple[int, int], ...]
+    image = focus_plane = 0  # the image and plane of several in the file, from 1
+    orientation = 1  # the file's tag; pixels are returned as stored
+    icc = b""
+    notes: tuple[str, ...] = ()  # of the file: for `info` and result.json
+    warnings: tuple[str, ...] = ()
 
     def __init__(self, path: Path) -> None:
         try:
@@ -38,6 +44,8 @@ class ImageBackend:
                 self.level_sizes = (image.size,)
                 self.spacing_um = spacing.from_dpi(image.info.get("dpi"))
                 _refuse_oversize(image.size)
+                self.icc = image.info.get("icc_profile") or b""
+                self.orientation = _orientation(image)
                 self._rgb = _decode(path, image)
         except UnidentifiedImageError as error:
             raise UnreadableSlideError(
@@ -74,6 +82,14 @@ def _open(path: Path) -> Image.Image:
             raise _oversize(f"over {2 * MAX_IMAGE_PX // 10**6} Mpx") from error
         finally:
             Image.MAX_IMAGE_PIXELS = before
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(274, 1)
+    except Exception:  # damaged EXIF data ends in any error of Pillow's
+        return 1
+    return value if isinstance(value, int) else 1
 
 
 def _refuse_oversize(size: tuple[int, int]) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .jpeg import frame_header
-from .tiff_checks import JPEG
-from .tiff_layout import TiffLayout, TiffLevel
+from .tiff_images import TiffLayout
+from .tiff_layout import JPEG, TiffLevel
 
 _HEAD_BYTES = 64 * 2**10
 

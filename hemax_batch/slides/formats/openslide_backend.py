@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import openslide
+from PIL import ImageCms
 
 from ...errors import one_line
 from ...records import Rect
@@ -34,6 +35,11 @@ class OpenSlideBackend:
     """One slide, read through OpenSlide."""
 
     backend = "openslide"
+    image = focus_plane = 0  # which of several in the file, from 1
+    orientation = 1  # as the file's tag says; pixels are given as stored
+    icc = b""
+    notes: tuple[str, ...] = ()  # of the file: for `info` and result.json
+    warnings: tuple[str, ...] = ()
 
     def __init__(self, path: Path) -> None:
         self._path = str(path)
@@ -47,6 +53,11 @@ class OpenSlideBackend:
             (int(w), int(h)) for w, h in self._handle.level_dimensions
         )
         self.spacing_um = _spacing(properties)
+        try:
+            profile = self._handle.color_profile
+            self.icc = profile.tobytes() if profile else b""
+        except ImageCms.PyCMSError:  # damaged: whoever reads these bytes will say so
+            self.icc = b"damaged"
         self._damaged: list[dict[Rect, str]] = [{} for _ in self.level_sizes]
         self._blocks: OrderedDict[tuple[int, int, int], np.ndarray] = OrderedDict()
 

@@ -22,8 +22,7 @@ from . import pixel_formats
 from .openslide_backend import OpenSlideBackend
 from .slide_backend import OnDamage
 from .spacing import Spacing
-from .tiff_checks import UnsupportedTiff
-from .tiff_layout import TiffLevel
+from .tiff_layout import TiffLevel, UnsupportedTiff
 from .tiff_tiles import DAMAGE_ERRORS, DECODE_ERRORS, decode_samples, samples_to_rgb
 
 CACHE_BYTES = 64 * 2**20
@@ -36,6 +35,11 @@ class TiffBackend:
     """Levels of a TIFF, decoded tile by tile. Threads may share one."""
 
     backend = "tiff"
+    image = focus_plane = 0  # which of several in the file, from 1
+    orientation = 1  # as the file's tag says; pixels are given as stored
+    icc = b""
+    notes: tuple[str, ...] = ()  # of the file: for `info` and result.json
+    warnings: tuple[str, ...] = ()
 
     def __init__(
         self,

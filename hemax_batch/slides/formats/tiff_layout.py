@@ -1,58 +1,69 @@
-"""Parse where a TIFF's tiles lie and how they are coded. tifffile parses and is then closed.
+"""Where the tiles of one image of a TIFF lie and how they are coded.
 
-A strip is a tile as wide as the image. Only single 2-D images with 1, 3 or 4 unsigned samples of 8
-or 16 bits are accepted. `UnsupportedTiff` names the reason for anything else, which OpenSlide may
-still read.
+Strips count as tiles as wide as the image. Only single 2-D images with 1, 3 or 4 unsigned 8/16-bit samples are taken;
+for anything else `UnsupportedTiff` says why, and OpenSlide may still read it.
 """
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import tifffile
 
 from . import spacing
-from .tiff_checks import (
-    JPEG,
-    HostileTiff,
-    UnsupportedTiff,
-    check_claims,
-    check_pixels,
-    check_tiles,
+
+MAX_TILE_PX = 2**26  # 8192 squared; writers use 256 to 2048
+MAX_STRIP_PX = 150_000_000  # an untiled image in one strip is held whole
+MAX_PX_PER_BYTE = 100_000  # an empty sparse slide with 512 px tiles has 16,000
+MAX_LOST_SHARE = (
+    0.01  # of the tiles, beyond the file's end: more is a truncated file, not a damaged tile
 )
+_NONE, JPEG = 1, 7
+JPEG2000 = (33005, 34712)
+#: imagecodecs' names of codecs that give bytes, and of those that give an image of their own size.
+BYTE_CODECS = {
+    5: "lzw", 8: "zlib", 32946: "zlib", 50013: "zlib", 32773: "packbits", 34925: "lzma", 50000: "zstd",
+}  # fmt: skip
+IMAGE_CODECS = {
+    22610: "jpegxr", 34934: "jpegxr", 34887: "lerc", 34933: "png", 50001: "webp", 50002: "jpegxl", 52546: "jpegxl",
+}  # fmt: skip
+COMPRESSIONS = {_NONE, JPEG, *JPEG2000, *BYTE_CODECS, *IMAGE_CODECS}
 
-_MAX_PAGES = 64
-
-# tifffile logs problems that are harmless here (a bad thumbnail) or become errors below.
+# what it reports is either harmless for us (a bad thumbnail) or raised below as an error naming the slide
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+
+
+class UnsupportedTiff(ValueError):
+    """A TIFF that is not decoded here, though OpenSlide may; the message says why."""
+
+
+class HostileTiff(ValueError):
+    """A TIFF whose claims no honest file makes, kept from every library; the message quotes them."""
 
 
 @dataclass(frozen=True)
 class TiffLevel:
-    """One image of the pyramid.
-
-    Tiles are row-major. With `planes` > 1 all tiles of one plane precede those of the next.
-    """
+    """One image of the pyramid. Tiles are row-major; with `planes` > 1 all tiles of one plane precede the next's."""
 
     width: int
     height: int
     tile_width: int
     tile_height: int
-    strips: bool  # tiles are strips, and the last one is short instead of padded
-    offsets: np.ndarray  # int64 [tiles]; a tile of 0 bytes is omitted
+    strips: bool  # the last one is short instead of padded
+    offsets: np.ndarray  # int64 [tiles], 0 bytes long: a tile left out
     byte_counts: np.ndarray  # int64 [tiles]
     samples: int  # per pixel
-    planes: int  # `samples` if each is stored apart, else 1
+    planes: int  # `samples` where each is stored apart, else 1
     dtype: np.dtype  # of one sample, with the file's byte order
     compression: int
     photometric: int
     predictor: int
     extrasamples: tuple[int, ...]
     jpeg_tables: bytes | None
-    jpeg_header: bytes | None  # NDPI: bytes to put before each tile
+    jpeg_header: bytes | None  # NDPI: to be put before each tile
     jpeg_jfif: bool
     colormap: np.ndarray | None  # uint16 [3, 2**bits]
 
@@ -63,105 +74,28 @@ class TiffLevel:
 
     @property
     def across(self) -> int:
-        """Number of tiles in a row."""
+        """Tiles in a row."""
         return -(-self.width // self.tile_width)
 
     @property
     def down(self) -> int:
-        """Number of rows of tiles."""
+        """Rows of tiles."""
         return -(-self.height // self.tile_height)
 
     def tile_shape(self, row: int) -> tuple[int, int]:
-        """Return the stored (height, width) of the tiles in a row."""
-        if not self.strips:
-            return self.tile_height, self.tile_width
-        rest = self.height - row * self.tile_height
-        return min(self.tile_height, rest), self.tile_width
+        """(height, width) as stored, of the tiles in a row."""
+        height = (
+            min(self.tile_height, self.height - row * self.tile_height)
+            if self.strips
+            else self.tile_height
+        )
+        return height, self.tile_width
 
 
-@dataclass(frozen=True)
-class TiffLayout:
-    """The contents of a TIFF.
-
-    Attributes
-    ----------
-    pyramid
-        The file's own levels, finest first. Empty if the first image cannot be read here.
-    by_size
-        Every readable image. Of two images of one size it is the tiled one.
-    refusal
-        Why `pyramid` is empty.
-    spacing_um
-        µm per pixel along x and y, if the file says it.
-    """
-
-    pyramid: tuple[TiffLevel, ...]
-    by_size: dict[tuple[int, int], TiffLevel]
-    refusal: str
-    vendor: str
-    spacing_um: spacing.Spacing | None
-
-
-def parse_tiff(path: Path) -> TiffLayout:
-    """Read the directories of a TIFF. Raise UnsupportedTiff if tifffile cannot parse them."""
-    try:
-        with tifffile.TiffFile(path, _multifile=False) as tiff:
-            return _layout(tiff, path.stat().st_size)
-    except (UnsupportedTiff, HostileTiff):
-        raise
-    except Exception as error:  # tifffile raises many types on damage (KeyError, struct.error, …)
-        raise UnsupportedTiff(
-            f"damaged TIFF directories ({type(error).__name__}: {error})"
-        ) from error
-
-
-def _layout(tiff: tifffile.TiffFile, file_bytes: int) -> TiffLayout:
-    """Return the layout of an open TIFF."""
-    by_size: dict[tuple[int, int], TiffLevel] = {}
-    for i in range(min(len(tiff.pages), _MAX_PAGES)):
-        try:
-            level = _level(tiff.pages[i], file_bytes)
-        except UnsupportedTiff:
-            continue
-        if level.size not in by_size or by_size[level.size].strips > level.strips:
-            by_size[level.size] = level
-    refusal, pyramid = "", tuple[TiffLevel, ...]()
-    try:
-        pyramid = _own_pyramid(tiff, file_bytes)
-    except UnsupportedTiff as error:
-        refusal = str(error)
-    vendor = next(
-        (name for name in ("svs", "ndpi", "ome", "scn", "imagej") if name in tiff.flags), "tiff"
-    )
-    return TiffLayout(pyramid, by_size, refusal, vendor, _spacing(tiff))
-
-
-def _own_pyramid(tiff: tifffile.TiffFile, file_bytes: int) -> tuple[TiffLevel, ...]:
-    """Return the levels of the first series, each a smaller image of the same shape."""
-    levels: list[TiffLevel] = []
-    for series_level in tiff.series[0].levels:
-        page = series_level.keyframe
-        if len(series_level.pages) != 1 or series_level.size != page.size:
-            raise UnsupportedTiff(
-                f"a stack of {len(series_level.pages)} images (axes {series_level.axes}), "
-                "not one RGB image; export a single plane"
-            )
-        levels.append(_level(page, file_bytes))
-    kept = levels[:1]
-    for level in levels[1:]:
-        ratio = levels[0].width / level.width
-        same_shape = abs(levels[0].height / ratio - level.height) <= max(2.0, 0.01 * level.height)
-        if level.width < kept[-1].width and same_shape:
-            kept.append(level)
-    return tuple(kept)
-
-
-def _level(page: tifffile.TiffPage | tifffile.TiffFrame, file_bytes: int) -> TiffLevel:
-    """Return the page as a level. Raise UnsupportedTiff with the reason if it is not supported."""
-    if not isinstance(page, tifffile.TiffPage):
-        page = page.aspage()
-    check_claims(page, file_bytes)
-    dtype = check_pixels(page)
+def page_level(page: tifffile.TiffPage, file_bytes: int) -> TiffLevel:
+    """The page as a level; raises UnsupportedTiff naming what is wrong with it."""
+    _check_claims(page, file_bytes)
+    _check_pixels(page)
     tile_width = page.tilewidth if page.is_tiled else page.imagewidth
     tile_height = (
         page.tilelength
@@ -179,7 +113,7 @@ def _level(page: tifffile.TiffPage | tifffile.TiffFrame, file_bytes: int) -> Tif
         byte_counts=np.array(page.databytecounts, np.int64),
         samples=page.samplesperpixel,
         planes=planes,
-        dtype=np.dtype(page.parent.byteorder + dtype.char),
+        dtype=np.dtype(page.parent.byteorder + page.dtype.char),
         compression=int(page.compression),
         photometric=int(page.photometric),
         predictor=int(page.predictor),
@@ -189,19 +123,73 @@ def _level(page: tifffile.TiffPage | tifffile.TiffFrame, file_bytes: int) -> Tif
         jpeg_jfif=bool(page.compression == JPEG and page.is_jfif),
         colormap=page.colormap,
     )
-    check_tiles(level, file_bytes)
+    wanted = level.across * level.down * planes
+    if not wanted == len(level.offsets) == len(level.byte_counts):
+        raise UnsupportedTiff(
+            f"{len(level.offsets)} tiles stored, {wanted} needed for {level.width}x{level.height} px"
+        )
+    if not page.is_tiled and tile_width * tile_height > MAX_STRIP_PX:
+        raise UnsupportedTiff(
+            f"an untiled image of {tile_width}x{tile_height} px in one strip, limit {MAX_STRIP_PX // 10**6} Mpx; "
+            "convert it to a tiled TIFF (vips tiffsave --tile --pyramid)"
+        )
+    lost = int(((level.offsets + level.byte_counts > file_bytes) & (level.byte_counts > 0)).sum())
+    if lost > MAX_LOST_SHARE * wanted:
+        raise HostileTiff(
+            f"truncated: {lost} of {wanted} tiles of {level.width}x{level.height} px lie beyond its end at byte "
+            f"{file_bytes}; copy it again from the scanner"
+        )
     return level
 
 
-def _spacing(tiff: tifffile.TiffFile) -> spacing.Spacing | None:
-    """Return µm/px from OME or Aperio metadata, else from the resolution tags."""
-    if tiff.is_ome:
-        found = spacing.from_ome_xml(tiff.ome_metadata or "")
-        if found:
-            return found
-    page = tiff.pages.first
-    if tiff.is_svs:
-        return spacing.from_aperio(page.description)  # Aperio's resolution tags are not valid
+def _check_claims(page: tifffile.TiffPage, file_bytes: int) -> None:
+    w, h = page.imagewidth, page.imagelength
+    if w < 1 or h < 1 or page.imagedepth != 1:
+        raise UnsupportedTiff(f"an image of {w}x{h}x{page.imagedepth} px")
+    if w * h > MAX_PX_PER_BYTE * file_bytes:
+        raise HostileTiff(
+            f"claims {w}x{h} px in a file of {file_bytes} bytes; damaged, or no slide: copy it again"
+        )
+    if page.is_tiled and page.tilewidth * page.tilelength > MAX_TILE_PX:
+        raise HostileTiff(
+            f"claims tiles of {page.tilewidth}x{page.tilelength} px for {w}x{h} px, the limit is {MAX_TILE_PX} px; "
+            "write it with tiles of 256 or 512 px"
+        )
+
+
+def _check_pixels(page: tifffile.TiffPage) -> None:
+    if page.compression not in COMPRESSIONS:
+        raise UnsupportedTiff(f"compression {page.compression!r}; save it as JPEG, deflate or LZW")
+    codec = (BYTE_CODECS | IMAGE_CODECS).get(int(page.compression))
+    if codec and not getattr(imagecodecs, codec.upper()).available:
+        raise UnsupportedTiff(f"compression {codec}, which this build of imagecodecs has not")
+    if (
+        page.dtype is None
+        or page.dtype not in (np.uint8, np.uint16)
+        or page.bitspersample not in (8, 16)
+    ):
+        raise UnsupportedTiff(
+            f"{page.bitspersample}-bit samples of type {page.dtype}; a stained smear is 8- or 16-bit RGB, export it so"
+        )
+    colours = page.samplesperpixel - len(page.extrasamples)
+    allowed = {0: (1,), 1: (1,), 2: (3,), 3: (1,), 5: (4,), 6: (3,)}.get(int(page.photometric), ())
+    if colours not in allowed or len(page.extrasamples) > 1:
+        raise UnsupportedTiff(
+            f"{page.samplesperpixel} channels of photometric kind {int(page.photometric)}: not a grey or RGB image "
+            "(fluorescence?); export it as RGB"
+        )
+    if page.photometric == 6 and page.compression != JPEG:
+        raise UnsupportedTiff("YCbCr colours without JPEG; save it as RGB")
+    if not isinstance(page.jpegtables, (bytes, type(None))):
+        raise UnsupportedTiff(
+            f"JPEG tables of type {type(page.jpegtables).__name__}; damaged: copy it again"
+        )
+    if page.predictor not in (1, 2):
+        raise UnsupportedTiff(f"predictor {page.predictor}; save it without")
+
+
+def page_spacing(page: tifffile.TiffPage) -> spacing.Spacing | None:
+    """From a page's resolution tags."""
     x, y = (
         tag.value if (tag := page.tags.get(name)) else None
         for name in ("XResolution", "YResolution")

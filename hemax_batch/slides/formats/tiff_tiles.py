@@ -12,8 +12,7 @@ import numpy as np
 from . import pixel_formats
 from .jpeg import decode_jpeg
 from .jpeg2000 import check_jpeg2000
-from .tiff_checks import BYTE_CODECS, IMAGE_CODECS, JPEG, JPEG2000
-from .tiff_layout import TiffLevel
+from .tiff_layout import BYTE_CODECS, IMAGE_CODECS, JPEG, JPEG2000, TiffLevel
 
 #: imagecodecs' errors are RuntimeErrors. A damaged tag of the wrong type is a TypeError.
 DAMAGE_ERRORS = (ValueError, TypeError, RuntimeError, IndexError, KeyError)
