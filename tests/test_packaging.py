@@ -73,7 +73,7 @@ def test_requirements_are_within_the_tested_set():
         for line in setup_cfg()["options.extras_require"][key].split("\n")
     ]
     for line in filter(None, options + extras):
-        name, lower = re.fullmatch(r"([A-Za-z0-9.-]+)>=([\d.]+)", line).groups()
+        name, lower = re.fullmatch(r"([A-Za-z0-9.-]+)>=([\d.]+)(?:; .+)?", line).groups()
         assert name.lower() in names, f"{name} is not in constraints.txt"
         assert version_tuple(names[name.lower()]) >= version_tuple(lower)
 
