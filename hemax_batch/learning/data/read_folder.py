@@ -23,7 +23,6 @@ def read_folder(folder: Path) -> list[Example]:
     DataError
         No reader fits, or the data are malformed.
     """
-
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: not a folder")

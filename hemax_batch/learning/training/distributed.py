@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This process in the group."""
+    """Group of training processes, seen from one of them."""
 
     rank: int
     size: int
