@@ -12,7 +12,7 @@ from .cells.rules import Rules
 from .errors import UsageError
 
 #: Raised whenever results of an earlier version could differ from this one's, so that they are made again.
-FORMAT_VERSION = 9
+FORMAT_VERSION = 10
 ENGINES = ("torch", "openvino")
 
 

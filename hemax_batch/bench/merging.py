@@ -22,6 +22,7 @@ from PIL import Image
 
 from ..cells.contours import trace_outlines
 from ..mask_packing import pack_mask
+from ..model.checkpoint import WeightsCard
 from ..outputs.outlines import outline_text
 from ..publishing.publish import publish_slide
 from ..records import PICTURE_UM, Cells, Region, RegionResult, Slide, StainProfile, TilePlan
@@ -33,6 +34,7 @@ from ..slides.discovery import SlideFile
 from ..vocabulary import ATTRIBUTES, N_CLASSES
 
 SLIDE_PX, MPP, CORE_PX = (200_000, 100_000), 0.25, 1536  # 50 x 25 mm in regions of about 400 µm
+_CARD = WeightsCard("", "0" * 64, "", 0.12, 320, 1, 1.0, 0.5, {}, {})
 _VARIANTS = 24  # masks and pictures
 _PICTURE_PX = round(PICTURE_UM / 0.12)
 
@@ -87,7 +89,7 @@ def publish(
     """Publish what `fill_journal` left. Seconds, those of all cores too, and peak memory before and after (MB)."""
     job = synthetic_job(root, size_px)
     before_mb, begun, cpu_begun = _peak_mb(), time.perf_counter(), _cpu_s()
-    record = publish_slide(ResultsFolder(root), job, RunSettings(), 0.5, "0" * 64, processes)
+    record = publish_slide(ResultsFolder(root), job, RunSettings(), _CARD, processes)
     wall_s, cpu_s = time.perf_counter() - begun, _cpu_s() - cpu_begun
     return {
         "cells": record.cells,

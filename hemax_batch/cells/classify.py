@@ -1,7 +1,8 @@
 """How each cell is read: its final class, how sure the network is, and when and why a person must look.
 
 An explanation is checked against its class: a sure attribute that the class does not allow (`CONTRADICTIONS`) sends the
-cell to review, with the class kept. A cell that the network is unsure of becomes `unidentified`. Decisions are made for
+cell to review, with the class kept. A cell that the network is unsure of, or that is unlike all that it knows, becomes
+`unidentified` and is not counted. Decisions are made for
 all cells at once, as arrays; words are put together for a few thousand at a time, when they are written.
 """
 
@@ -30,13 +31,13 @@ from .morphology import (
     NUCLEUS_FRACTION,
     SIZE_UM,
     SURE_ATTRIBUTE,
+    WITHOUT_MORPHOLOGY,
 )
-
-MAX_OOD_FRACTION = 0.1  # this tool's own: one known cell in a hundred is expected to be
 
 CALL_NAMES = (*CLASS_NAMES, UNIDENTIFIED)  # of `CellCalls.class_index`
 _UNIDENTIFIED = len(CLASS_NAMES)
 _BASOPHIL = CLASS_NAMES.index("basophil")
+_IS_BROKEN = np.isin(CALL_NAMES, WITHOUT_MORPHOLOGY)
 _IS_NEUTROPHIL = np.isin(CLASS_NAMES, NEUTROPHIL_NAMES)
 #: Per attribute, bool [classes, states]: whether a state speaks against a class.
 _CONTRADICTING_STATES = {
@@ -75,7 +76,7 @@ class CellCalls:
     neutrophil_stage_unsure   bool [N], surely a neutrophil, but band or segmented is unsure: it keeps its class
     no_nucleus   bool [N], unidentified because hardly any nucleus was outlined
     contradicting_attributes   bool [N, A], which attributes contradict the class
-    out_of_distribution   bool [N], unlike the cells that the network knows
+    out_of_distribution   bool [N], unidentified because it is unlike the cells that the network knows
     cut          bool [N], by the edge of the slide
     """
 
@@ -99,23 +100,31 @@ class CellCalls:
         """The final class of each cell."""
         return [CALL_NAMES[k] for k in self.class_index.tolist()]
 
-    @property
+    @cached_property
     def low_confidence(self) -> np.ndarray:
         """bool [N], unidentified because no class is sure enough."""
-        return (self.class_index == _UNIDENTIFIED) & ~self.no_nucleus
+        unsure = self.confidences[:, 0] < self.min_confidence
+        found: np.ndarray = (self.class_index == _UNIDENTIFIED) & ~self.no_nucleus & unsure
+        return found
+
+    @property
+    def broken(self) -> np.ndarray:
+        """bool [N], smudge cells: nothing is said of their parts."""
+        return _IS_BROKEN[self.class_index]
 
     @property
     def unusual_size(self) -> np.ndarray:
         """bool [N], smaller or larger than nucleated cells are, or without an outline."""
         return ~(
             (self.measures.diameter_um >= SIZE_UM[0]) & (self.measures.diameter_um <= SIZE_UM[1])
+            | self.broken
         )
 
     @property
     def unusual_nucleus_fraction(self) -> np.ndarray:
         """bool [N], with no nucleus, or one that is too small or too large for the class."""
         fraction, (low, high) = self.measures.nucleus_fraction, _FRACTIONS[self.class_index].T
-        return ~((fraction >= low) & (fraction <= high))
+        return ~((fraction >= low) & (fraction <= high) | self.broken)
 
     @cached_property
     def review(self) -> np.ndarray:
@@ -145,6 +154,7 @@ class CellCalls:
                 self.confidences[rows].tolist(),
                 self.class_index[rows].tolist(),
                 self.no_nucleus[rows].tolist(),
+                self.out_of_distribution[rows].tolist(),
                 strict=True,
             )
         ]
@@ -153,12 +163,20 @@ class CellCalls:
         for k in np.flatnonzero(self.review[at]).tolist():
             reasons[k] = tuple(self._reasons(int(at[k])))
         hidden = self.class_index[rows] == _BASOPHIL
-        return explanation_sentences(
+        sentences = explanation_sentences(
             heads, self.cells.attribute_probs[rows], self.measures, rows, hidden
-        ), reasons
+        )
+        for k in np.flatnonzero(self.broken[at]).tolist():
+            sentences[k] = f"{heads[k]}: a broken cell; its parts are not described."
+        return sentences, reasons
 
     def _sentence_start(
-        self, ranked: list[int], confidences: list[float], class_index: int, no_nucleus: bool
+        self,
+        ranked: list[int],
+        confidences: list[float],
+        class_index: int,
+        no_nucleus: bool,
+        out_of_distribution: bool,
     ) -> str:
         (first, second), (confidence, next_best) = ranked, confidences
         if class_index != _UNIDENTIFIED:
@@ -166,6 +184,8 @@ class CellCalls:
         one = f"{with_article(CLASSES[first].words)} ({confidence:.2f})"
         if no_nucleus:
             return f"Unidentified: looks most like {one}, but hardly any nucleus"
+        if out_of_distribution:
+            return f"Unidentified: looks most like {one}, but is unlike the cells that the network knows"
         other = f"{with_article(CLASSES[second].words)} ({next_best:.2f})"
         return f"Unidentified: most like {one} or {other}, below the {self.min_confidence:.2f} asked for"
 
@@ -177,7 +197,7 @@ class CellCalls:
             found.append(
                 f"band or segmented neutrophil ({confidence:.2f} for {first}, {next_best:.2f})"
             )
-        elif self.class_index[i] == _UNIDENTIFIED and not self.no_nucleus[i]:
+        elif self.low_confidence[i]:
             found.append(
                 f"low confidence ({confidence:.2f} for {first}, {next_best:.2f} for {second})"
             )
@@ -195,6 +215,8 @@ class CellCalls:
     def _unusual_measures(self, i: int) -> list[str]:
         found, k = [], int(self.class_index[i])
         diameter, fraction = self.measures.diameter_um[i], self.measures.nucleus_fraction[i]
+        if _IS_BROKEN[k]:
+            return []
         if not SIZE_UM[0] <= diameter <= SIZE_UM[1]:
             found.append(
                 f"unusual size ({diameter:.1f} µm across; usual is {SIZE_UM[0]:g} to {SIZE_UM[1]:g})"
@@ -214,21 +236,24 @@ def classify_cells(
 ) -> CellCalls:
     """How each cell is read. `slide_size` is (width, height) in level-0 pixels.
 
-    Steps: the two likeliest classes; is the network sure, and is there a nucleus; the final class; reasons to doubt it.
+    Steps: the two likeliest classes; is the network sure, does it know such cells, and is there a nucleus; the final
+    class; reasons to doubt it.
     """
     ranked = np.argsort(-cells.class_probs, axis=1, kind="stable")[:, :2]
     confidences = np.take_along_axis(cells.class_probs, ranked, 1).astype(np.float64)
-    unsure = confidences[:, 0] < min_confidence
+    unsure, strange = confidences[:, 0] < min_confidence, cells.ood_score > 1
     # surely a neutrophil: total neutrophils must not lose it to a split that people disagree on too
     neutrophil_stage_unsure = (
-        unsure & _IS_NEUTROPHIL[ranked].all(1) & (confidences.sum(1) >= min_confidence)
+        unsure & ~strange & _IS_NEUTROPHIL[ranked].all(1) & (confidences.sum(1) >= min_confidence)
     )
-    # every cell that is counted here is nucleated: what shows none is a platelet, dirt, or wrongly outlined
+    # every cell that is counted here is nucleated: what shows none is a platelet, dirt, or wrongly outlined; of a
+    # broken one the outline says nothing
     no_nucleus = (~unsure | neutrophil_stage_unsure) & ~(
         measures.nucleus_fraction >= ANY_NUCLEUS_FRACTION[0]
     )  # NaN: none
+    no_nucleus &= ~_IS_BROKEN[ranked[:, 0]]
     neutrophil_stage_unsure &= ~no_nucleus
-    is_named = neutrophil_stage_unsure | ~(unsure | no_nucleus)
+    is_named = neutrophil_stage_unsure | ~(unsure | no_nucleus | strange)
     x0, y0, x1, y1 = cells.boxes_xyxy.T
     return CellCalls(
         cells,
@@ -240,7 +265,7 @@ def classify_cells(
         neutrophil_stage_unsure,
         no_nucleus,
         _contradicting_attributes(cells.attribute_probs, ranked[:, 0]) & is_named[:, None],
-        cells.ood_score > 1,
+        strange,
         (x0 <= 0) | (y0 <= 0) | (x1 >= slide_size[0]) | (y1 >= slide_size[1]),
     )
 
@@ -277,18 +302,4 @@ def explanation_contradicts_class(attribute_probs: np.ndarray, class_name: str) 
         _contradicting_attributes(
             attribute_probs[None], np.array([CLASS_NAMES.index(class_name)])
         ).any()
-    )
-
-
-def ood_warning(cells: Cells) -> str:
-    """The sentence on a slide of which many cells are unlike what the network knows; "" where they are few.
-
-    Then it is not the cells that are odd: confidences and thresholds were fitted to other pictures than these.
-    """
-    n_ood = int((cells.ood_score > 1).sum())
-    if n_ood <= MAX_OOD_FRACTION * len(cells):
-        return ""
-    return (
-        f"{n_ood} of {len(cells)} cells look unlike those that the network knows: another stain, scanner or focus? It is "
-        "surer of them than it should be; `hemax-batch calibrate` fits it to labelled images of your own"
     )

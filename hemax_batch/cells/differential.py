@@ -1,7 +1,7 @@
 """The differential count as a clinical object: fixed order, the right denominators, exact limits, sufficiency, flags.
 
 Sources: order and reporting, ICSH and CLSI H20; limits, Clopper & Pearson 1934 (Rümke's table is that, rounded
-outward); flags after the international consensus rules for smear review; reference ranges, ARUP (adults). Thresholds
+outward); flags after the international consensus rules for smear review (Barnes et al. 2005); reference ranges, ARUP (adults). Thresholds
 differ between laboratories: `rules.Rules`.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from scipy.special import betaincinv
@@ -24,6 +24,7 @@ from ..vocabulary import (
     UNIDENTIFIED,
     WHITE_NAMES,
 )
+from .false_calls import CallErrors, FalseCalls
 from .rules import NEUTROPHILS, Rules
 
 #: LOINC codes per 100 leukocytes in blood: those that were verified, and no others.
@@ -33,17 +34,37 @@ LOINC = {
     "eosinophil": "26450-7",
     "monocyte": "26485-3",
     "band_neutrophil": "26508-2",
+    "variant_lymphocyte": "13046-8",
+    "plasma_cell": "13047-6",
 }
+LOINC_SMUDGE = "34992-8"  # smudge cells per 100 leukocytes in blood
 
-#: What the network was not taught to see; said in every differential.
+#: What no network of this vocabulary sees; said in every differential.
 NOT_ASSESSED = (
     "platelets and platelet clumps",
-    "smudge cells",
-    "variant lymphocytes",
-    "plasma cells",
     "parasites",
     "red-cell morphology",
 )
+#: Rules on counts: "<class>_count", from so many cells on.
+_COUNT_RULES = {
+    "blast_count": "blast",
+    "promyelocyte_count": "promyelocyte",
+    "myelocyte_count": "myelocyte",
+    "nrbc_count": "erythroblast",
+    "plasma_cell_count": "plasma_cell",
+}
+#: The rule of a flag on cells that error alone may explain: "blast_within_error".
+WITHIN_ERROR = "_within_error"
+_WORDS = {c.name: c.words for c in CLASSES}
+
+
+def not_assessed(unknown_classes: Sequence[str] = ()) -> tuple[str, ...]:
+    """What a differential does not tell: `NOT_ASSESSED`, and the classes that the weights do not know.
+
+    >>> not_assessed(("plasma_cell",))[-1]
+    'plasma cells'
+    """
+    return (*NOT_ASSESSED, *(f"{_WORDS[name]}s" for name in unknown_classes))
 
 
 @dataclass(frozen=True)
@@ -67,8 +88,10 @@ class Flag:
 @dataclass(frozen=True)
 class Differential:
     """One slide's count. `shares` holds the white classes in clinical order, and after them those that only a reviewer
-    gives, where he gave them; `neutrophils` is bands and segmented together; `outside` counts a reviewer's classes that
-    are no white cells."""
+    gives, where he gave them; `neutrophils` is bands and segmented together; `outside` counts what is no white cell:
+    smudge cells, and what a reviewer calls so. `false_calls` is what error alone would give of each class, None where
+    the weights cannot say. `not_reportable` says why nobody may report the differential; empty: it may be.
+    """
 
     shares: dict[str, Share]
     neutrophils: Share
@@ -82,7 +105,24 @@ class Differential:
     outside: dict[str, int]
     flags: tuple[Flag, ...]
     rules: Rules
+    false_calls: Mapping[str, FalseCalls] | None = None
+    not_reportable: tuple[str, ...] = ()
     claim: str = CLAIM
+
+    @property
+    def reportable(self) -> bool:
+        """Whether nothing speaks against the whole differential."""
+        return not self.not_reportable
+
+    @property
+    def smudge(self) -> int:
+        """Smudge cells, which are outside the denominator."""
+        return self.outside.get("smudge", 0)
+
+    @property
+    def smudge_per_100(self) -> float:
+        """Smudge cells per 100 white cells; NaN without white cells."""
+        return 100 * self.smudge / self.n_white if self.n_white else math.nan
 
     @property
     def sufficient(self) -> bool:
@@ -116,18 +156,35 @@ def compute_share(k: int, n: int) -> Share:
     return Share(k, 100 * k / n, 100 * low, 100 * high)
 
 
+def expected_false_calls(
+    errors: CallErrors | None, class_names: Iterable[str]
+) -> dict[str, FalseCalls]:
+    """What error alone would give of each class beside these calls; {} where the weights cannot say."""
+    if errors is None:
+        return {}
+    called = Counter(class_names)
+    single = {name: (name,) for name in (*WHITE_NAMES, "erythroblast")}
+    wanted = {NEUTROPHILS: NEUTROPHIL_NAMES, **single}
+    return {name: errors.false_calls(called, *classes) for name, classes in wanted.items()}
+
+
 def count_differential(
     class_names: Iterable[str],
     target_cells: int = 200,
     wbc: float | None = None,
     rules: Rules | None = None,
+    false_calls: Mapping[str, FalseCalls] | None = None,
+    not_reportable: tuple[str, ...] = (),
 ) -> Differential:
     """The differential of cells with these final classes. UsageError where a name is no class.
 
-    Denominator: white cells only, a reviewer's variant lymphocytes, plasma cells and others among them. Nucleated red
+    Denominator: white cells only, a reviewer's other white cells among them. Nucleated red
     cells are given per 100 of them; with the analyser's count `wbc` (10⁹/l) and at least
-    `rules.nrbc_correction_per_100`, corrected = wbc × 100 / (100 + NRBC). Unidentified cells, and
-    what a reviewer calls platelet, smudge cell or artefact, are outside and are stated.
+    `rules.nrbc_correction_per_100`, corrected = wbc × 100 / (100 + NRBC). Smudge cells, unidentified cells, and
+    what a reviewer calls platelet or artefact, are outside and are stated.
+
+    `false_calls` (`expected_false_calls`) is what the counts of abnormal cells are compared with. None: a person made
+    the calls. {}: not known. Each sentence of `not_reportable` becomes a flag.
     """
     rules = rules or Rules()
     found = Counter(class_names)
@@ -149,8 +206,10 @@ def count_differential(
     outside = {name: found[name] for name in others if found[name]}
     neutrophils = compute_share(sum(found[name] for name in NEUTROPHIL_NAMES), n)
     flags = (
+        *(Flag("outside", words) for words in not_reportable),
         *_flags_on_numbers(n, target_cells, unidentified, rules),
-        *_flags_on_cells(shares, nrbc, rules),
+        *_flags_on_counts(found, rules, false_calls),
+        *_flags_on_shares(shares, rules),
         *_flags_on_correction(per_100, wbc, corrected, rules),
         *_flags_on_ranges(shares, neutrophils, rules),
     )
@@ -167,6 +226,8 @@ def count_differential(
         outside,
         flags,
         rules,
+        false_calls or None,
+        not_reportable,
     )
 
 
@@ -189,19 +250,38 @@ def _flags_on_numbers(n: int, target: int, unidentified: int, rules: Rules) -> l
     return flags
 
 
-def _flags_on_cells(shares: dict[str, Share], nrbc: int, rules: Rules) -> list[Flag]:
-    """Cells that normal blood of adults does not hold, or hardly."""
-    seen = {name: shares[name].count for name in ("blast", "promyelocyte", "myelocyte")}
-    words = {c.name: c.words for c in CLASSES}
-    wanted = [(f"{name}_count", k, words[name]) for name, k in seen.items()]
-    wanted.append(("nrbc_count", nrbc, words["erythroblast"]))
-    flags = [
-        Flag(rule, f"{_cells(k, name)} seen")
-        for rule, k, name in wanted
-        if 0 < getattr(rules, rule) <= k
-    ]
+def _flags_on_counts(
+    found: Mapping[str, int], rules: Rules, false_calls: Mapping[str, FalseCalls] | None
+) -> list[Flag]:
+    """Cells that normal blood of adults does not hold. A flag says whether error alone explains them."""
+    flags = []
+    for rule, name in _COUNT_RULES.items():
+        if not 0 < getattr(rules, rule) <= found[name]:
+            continue
+        seen = f"{_cells(found[name], _WORDS[name])} seen"
+        if false_calls is None:
+            flags.append(Flag(rule, seen))
+        elif name not in false_calls:
+            flags.append(Flag(rule, f"{seen}; the number expected by error is not known"))
+        else:
+            flags.append(_flag_against_error(rule, name, seen, found[name], false_calls[name]))
+    return flags
+
+
+def _flag_against_error(rule: str, name: str, seen: str, count: int, error: FalseCalls) -> Flag:
+    figures = f"{error.expected:.1f} expected by error, 95 % {error.low} to {error.high}"
+    if count > error.high:
+        return Flag(rule, f"{seen}, more than error explains ({figures})")
+    words = f"{seen}, within the error expected: look at the cells ({figures})"
+    return Flag(f"{name}{WITHIN_ERROR}", words)
+
+
+def _flags_on_shares(shares: dict[str, Share], rules: Rules) -> list[Flag]:
+    """Cells of which normal blood of adults holds few."""
+    flags = []
     for rule, name, what in (
         ("metamyelocyte_percent", "metamyelocyte", "metamyelocytes"),
+        ("variant_lymphocyte_percent", "variant_lymphocyte", "variant lymphocytes"),
         ("left_shift_band_percent", "band_neutrophil", "left shift: band neutrophils"),
     ):
         percent, limit = shares[name].percent, getattr(rules, rule)

@@ -57,4 +57,7 @@ NUCLEUS_FRACTION: dict[str, tuple[float, float]] = {
     "erythroblast": (0.15, 0.90),
 }
 
+#: Broken cells: neither size nor nucleus nor attributes of theirs are a cell's.
+WITHOUT_MORPHOLOGY = ("smudge",)
+
 ANY_NUCLEUS_FRACTION = (0.12, 0.98)  # of an unidentified cell: the widest of the above

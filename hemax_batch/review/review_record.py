@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ..cells.differential import NOT_ASSESSED, Differential, Share
+from ..cells.differential import Differential, Share
 from ..cells.rules import NEUTROPHILS
 from ..outputs.differential_json import count_record
 from ..outputs.tables import safe_text
@@ -19,7 +19,7 @@ SIDE_BY_SIDE_COLUMNS = (
     "reviewer", "result_sha256", "claim",
 )  # fmt: skip
 
-#: What a reviewer can count though the network cannot see it, as `NOT_ASSESSED` words it.
+#: What a reviewer can count where the weights do not know it, as `not_assessed` words it.
 _COUNTED_BY_EYE = {
     "smudge cells": "smudge",
     "variant lymphocytes": "variant_lymphocyte",
@@ -54,18 +54,16 @@ def review_record(review: SlideReview, now: str) -> dict:
 def _assessed(review: SlideReview) -> dict:
     """What nobody assessed, and what the reviewer counted by eye though the network cannot see it: what he used, and
     after a complete review also what he could have used (then none of it is among the cells that were found)."""
-    own = review.published.rules.classes
-    words = {
-        c.name: c.words
-        for c in (*CLASSES, *REVIEW_CLASSES, *own)
-        if c not in CLASSES or c.name in _COUNTED_BY_EYE.values()
-    }
+    own, told = review.published.rules.classes, review.published.not_assessed
+    by_eye = {name for what, name in _COUNTED_BY_EYE.items() if what in told}
+    words = {c.name: c.words for c in (*REVIEW_CLASSES, *own)}
+    words |= {c.name: c.words for c in CLASSES if c.name in by_eye}
     used = {c.class_after for c in review.corrections}
     counted = used.intersection(words)
     if len(review.decided) == len(review.before):
-        counted = counted.union(_COUNTED_BY_EYE.values())
+        counted = counted.union(by_eye)
     return {
-        "not_assessed": [what for what in NOT_ASSESSED if _COUNTED_BY_EYE.get(what) not in counted],
+        "not_assessed": [what for what in told if _COUNTED_BY_EYE.get(what) not in counted],
         "counted_by_the_reviewer_only": sorted(words[name] for name in counted),
     }
 
