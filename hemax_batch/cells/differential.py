@@ -1,8 +1,8 @@
-"""The differential count as a clinical object: fixed order, the right denominators, exact limits, sufficiency, flags.
+"""The differential count: classes in clinical order, exact limits, sufficiency and flags.
 
-Sources: order and reporting, ICSH and CLSI H20; limits, Clopper & Pearson 1934 (Rümke's table is that, rounded
-outward); flags after the international consensus rules for smear review (Barnes et al. 2005); reference ranges, ARUP (adults). Thresholds
-differ between laboratories: `rules.Rules`.
+Sources: order and reporting, ICSH and CLSI H20; limits, Clopper & Pearson 1934 (Rümke's table
+holds the same limits, rounded outward); flags, the international consensus rules for smear review;
+reference ranges, ARUP (adults). Thresholds differ between laboratories: see `rules.Rules`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ from ..vocabulary import (
     REVIEW_CLASSES,
     UNIDENTIFIED,
     WHITE_NAMES,
+    CellClass,
 )
 from .false_calls import CallErrors, FalseCalls
+from .own_classes import OwnClass
 from .rules import NEUTROPHILS, Rules
 
-#: LOINC codes per 100 leukocytes in blood: those that were verified, and no others.
+#: Verified LOINC codes of shares per 100 leukocytes in blood.
 LOINC = {
     "basophil": "30180-4",
     "blast": "26446-5",
@@ -37,15 +39,16 @@ LOINC = {
     "variant_lymphocyte": "13046-8",
     "plasma_cell": "13047-6",
 }
-LOINC_SMUDGE = "34992-8"  # smudge cells per 100 leukocytes in blood
+#: LOINC code of smudge cells per 100 leukocytes in blood.
+LOINC_SMUDGE = "34992-8"
 
-#: What no network of this vocabulary sees; said in every differential.
+#: Findings that no network of this vocabulary is trained for; every differential lists them.
 NOT_ASSESSED = (
     "platelets and platelet clumps",
     "parasites",
     "red-cell morphology",
 )
-#: Rules on counts: "<class>_count", from so many cells on.
+#: Rules on counts, with their classes.
 _COUNT_RULES = {
     "blast_count": "blast",
     "promyelocyte_count": "promyelocyte",
@@ -53,13 +56,13 @@ _COUNT_RULES = {
     "nrbc_count": "erythroblast",
     "plasma_cell_count": "plasma_cell",
 }
-#: The rule of a flag on cells that error alone may explain: "blast_within_error".
+#: End of the rule of a flag on cells that error alone may explain, such as "blast_within_error".
 WITHIN_ERROR = "_within_error"
 _WORDS = {c.name: c.words for c in CLASSES}
 
 
 def not_assessed(unknown_classes: Sequence[str] = ()) -> tuple[str, ...]:
-    """What a differential does not tell: `NOT_ASSESSED`, and the classes that the weights do not know.
+    """Return `NOT_ASSESSED` and the classes that the weights do not know.
 
     >>> not_assessed(("plasma_cell",))[-1]
     'plasma cells'
@@ -69,7 +72,7 @@ def not_assessed(unknown_classes: Sequence[str] = ()) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Share:
-    """k of n as a percentage with its exact 95 % limits; all three NaN where n is 0."""
+    """A count k of n as a percentage with exact 95 % limits; NaN if n is 0."""
 
     count: int
     percent: float
@@ -79,7 +82,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Flag:
-    """Why a slide needs a person's eye: the rule that says so, and the sentence."""
+    """A rule that a slide breaks, and the sentence that says so."""
 
     rule: str
     words: str
@@ -87,10 +90,36 @@ class Flag:
 
 @dataclass(frozen=True)
 class Differential:
-    """One slide's count. `shares` holds the white classes in clinical order, and after them those that only a reviewer
-    gives, where he gave them; `neutrophils` is bands and segmented together; `outside` counts what is no white cell:
-    smudge cells, and what a reviewer calls so. `false_calls` is what error alone would give of each class, None where
-    the weights cannot say. `not_reportable` says why nobody may report the differential; empty: it may be.
+    """One slide's differential count.
+
+    Attributes
+    ----------
+    shares : dict
+        White classes in clinical order, then white classes that only a reviewer gives.
+    neutrophils : Share
+        Band and segmented neutrophils together.
+    n_white : int
+        White cells, the denominator.
+    target_cells : int
+        White cells asked for.
+    nrbc : int
+        Nucleated red cells.
+    nrbc_per_100 : float
+        Nucleated red cells per 100 white cells; NaN without white cells.
+    wbc : float, optional
+        The analyser's white count in 10⁹/l.
+    corrected_wbc : float, optional
+        White count without nucleated red cells, in 10⁹/l.
+    unidentified : int
+        Unidentified cells.
+    outside : dict
+        Counts of classes that are no white cells.
+    flags : tuple of Flag
+    rules : Rules
+    false_calls : dict, optional
+        Calls of each class that error alone would give; None where they are not known.
+    not_reportable : tuple of str
+        Reasons not to report the differential; empty if there are none.
     """
 
     shares: dict[str, Share]
@@ -98,8 +127,8 @@ class Differential:
     n_white: int
     target_cells: int
     nrbc: int
-    nrbc_per_100: float  # NaN without white cells
-    wbc: float | None  # the analyser's count, 10⁹/l
+    nrbc_per_100: float
+    wbc: float | None
     corrected_wbc: float | None
     unidentified: int
     outside: dict[str, int]
@@ -126,19 +155,24 @@ class Differential:
 
     @property
     def sufficient(self) -> bool:
-        """Whether as many white cells were counted as were asked for."""
+        """Whether at least the target number of white cells was counted."""
         return self.n_white >= self.target_cells
 
     def share(self, name: str) -> Share:
-        """Of a white class, or of "neutrophils"."""
+        """Return the share of a white class, or of "neutrophils"."""
         return self.neutrophils if name == NEUTROPHILS else self.shares[name]
 
 
 def clopper_pearson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Exact two-sided limits of a proportion, as fractions; (0, 1) for n = 0. ValueError unless 0 <= k <= n.
+    """Compute exact two-sided limits of a proportion k/n, as fractions; (0, 1) for n = 0.
 
     >>> [round(100 * v, 1) for v in clopper_pearson(9, 100)]
     [4.2, 16.4]
+
+    Raises
+    ------
+    ValueError
+        k is not in 0..n.
     """
     if not 0 <= k <= n:
         raise ValueError(f"{k} of {n}: a count must lie between 0 and its total")
@@ -149,7 +183,7 @@ def clopper_pearson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
 
 
 def compute_share(k: int, n: int) -> Share:
-    """k of n."""
+    """Compute k of n as a share."""
     if n == 0:
         return Share(0, math.nan, math.nan, math.nan)
     low, high = clopper_pearson(k, n)
@@ -159,7 +193,10 @@ def compute_share(k: int, n: int) -> Share:
 def expected_false_calls(
     errors: CallErrors | None, class_names: Iterable[str]
 ) -> dict[str, FalseCalls]:
-    """What error alone would give of each class beside these calls; {} where the weights cannot say."""
+    """Compute the calls of each class that error alone would give beside these calls.
+
+    Without the weights' table of errors the result is empty.
+    """
     if errors is None:
         return {}
     called = Counter(class_names)
@@ -176,39 +213,61 @@ def count_differential(
     false_calls: Mapping[str, FalseCalls] | None = None,
     not_reportable: tuple[str, ...] = (),
 ) -> Differential:
-    """The differential of cells with these final classes. UsageError where a name is no class.
+    """Count cells by their final classes.
 
-    Denominator: white cells only, a reviewer's other white cells among them. Nucleated red
-    cells are given per 100 of them; with the analyser's count `wbc` (10⁹/l) and at least
-    `rules.nrbc_correction_per_100`, corrected = wbc × 100 / (100 + NRBC). Smudge cells, unidentified cells, and
-    what a reviewer calls platelet or artefact, are outside and are stated.
+    The denominator is the number of white cells. It includes a reviewer's other
+    white cells. Unidentified cells, platelets, smudge cells and artefacts are outside the
+    denominator and are reported separately.
 
-    `false_calls` (`expected_false_calls`) is what the counts of abnormal cells are compared with. None: a person made
-    the calls. {}: not known. Each sentence of `not_reportable` becomes a flag.
+    Parameters
+    ----------
+    class_names
+        Final class of each cell.
+    target_cells
+        White cells asked for.
+    wbc
+        The analyser's white count in 10⁹/l. It is corrected as wbc × 100 / (100 + NRBC) if there
+        are at least `rules.nrbc_correction_per_100` nucleated red cells (NRBC) per 100 white cells.
+    rules
+        Thresholds and ranges; the defaults if None.
+    false_calls
+        What error alone would give of each class, for the flags on abnormal cells. None if a
+        person made the calls; empty if it is not known.
+    not_reportable
+        Reasons not to report the differential. Each becomes a flag.
+
+    Raises
+    ------
+    UsageError
+        A name is not a class.
     """
     rules = rules or Rules()
-    found = Counter(class_names)
-    given = (*REVIEW_CLASSES, *rules.classes)  # what only a reviewer gives
+    counts = Counter(class_names)
+    given: tuple[CellClass | OwnClass, ...] = (
+        *REVIEW_CLASSES,
+        *rules.classes,
+    )  # Classes that only a reviewer gives.
     known = (*CLASS_NAMES, UNIDENTIFIED, *(c.name for c in given))
-    if unknown := sorted(set(found) - set(known)):
+    if unknown := sorted(set(counts) - set(known)):
         raise UsageError(f"{', '.join(map(repr, unknown))}: no class; known: {', '.join(known)}")
-    white = (*WHITE_NAMES, *(c.name for c in given if c.white and found[c.name]))
-    n = sum(found[name] for name in white)
-    nrbc, unidentified = found["erythroblast"], found[UNIDENTIFIED]
+    white = (*WHITE_NAMES, *(c.name for c in given if c.white and counts[c.name]))
+    n = sum(counts[name] for name in white)
+    nrbc, unidentified = counts["erythroblast"], counts[UNIDENTIFIED]
     per_100 = 100 * nrbc / n if n else math.nan
     corrected = (
         wbc * 100 / (100 + per_100)
         if wbc is not None and per_100 >= rules.nrbc_correction_per_100
         else None
     )
-    shares = {name: compute_share(found[name], n) for name in white}
-    others = [c.name for c in (*CLASSES, *given) if not c.white and c.name != "erythroblast"]
-    outside = {name: found[name] for name in others if found[name]}
-    neutrophils = compute_share(sum(found[name] for name in NEUTROPHIL_NAMES), n)
+    shares = {name: compute_share(counts[name], n) for name in white}
+    every: tuple[CellClass | OwnClass, ...] = (*CLASSES, *given)
+    others = [c.name for c in every if not c.white and c.name != "erythroblast"]
+    outside = {name: counts[name] for name in others if counts[name]}
+    neutrophils = compute_share(sum(counts[name] for name in NEUTROPHIL_NAMES), n)
     flags = (
         *(Flag("outside", words) for words in not_reportable),
         *_flags_on_numbers(n, target_cells, unidentified, rules),
-        *_flags_on_counts(found, rules, false_calls),
+        *_flags_on_counts(counts, rules, false_calls),
         *_flags_on_shares(shares, rules),
         *_flags_on_correction(per_100, wbc, corrected, rules),
         *_flags_on_ranges(shares, neutrophils, rules),
@@ -232,6 +291,7 @@ def count_differential(
 
 
 def _flags_on_numbers(n: int, target: int, unidentified: int, rules: Rules) -> list[Flag]:
+    """Flag too few white cells and too many unidentified cells."""
     flags = []
     if n < target:
         flags.append(
@@ -251,24 +311,25 @@ def _flags_on_numbers(n: int, target: int, unidentified: int, rules: Rules) -> l
 
 
 def _flags_on_counts(
-    found: Mapping[str, int], rules: Rules, false_calls: Mapping[str, FalseCalls] | None
+    counts: Mapping[str, int], rules: Rules, false_calls: Mapping[str, FalseCalls] | None
 ) -> list[Flag]:
-    """Cells that normal blood of adults does not hold. A flag says whether error alone explains them."""
+    """Flag cells that normal adult blood does not hold, and say whether error alone explains them."""
     flags = []
     for rule, name in _COUNT_RULES.items():
-        if not 0 < getattr(rules, rule) <= found[name]:
+        if not 0 < getattr(rules, rule) <= counts[name]:
             continue
-        seen = f"{_cells(found[name], _WORDS[name])} seen"
+        seen = f"{_cells(counts[name], _WORDS[name])} seen"
         if false_calls is None:
             flags.append(Flag(rule, seen))
         elif name not in false_calls:
             flags.append(Flag(rule, f"{seen}; the number expected by error is not known"))
         else:
-            flags.append(_flag_against_error(rule, name, seen, found[name], false_calls[name]))
+            flags.append(_flag_against_error(rule, name, seen, counts[name], false_calls[name]))
     return flags
 
 
 def _flag_against_error(rule: str, name: str, seen: str, count: int, error: FalseCalls) -> Flag:
+    """Flag a count under its rule if it is above the upper limit of error, else as within error."""
     figures = f"{error.expected:.1f} expected by error, 95 % {error.low} to {error.high}"
     if count > error.high:
         return Flag(rule, f"{seen}, more than error explains ({figures})")
@@ -277,22 +338,23 @@ def _flag_against_error(rule: str, name: str, seen: str, count: int, error: Fals
 
 
 def _flags_on_shares(shares: dict[str, Share], rules: Rules) -> list[Flag]:
-    """Cells of which normal blood of adults holds few."""
+    """Flag cells that normal adult blood holds rarely."""
     flags = []
-    for rule, name, what in (
+    for rule, name, subject in (
         ("metamyelocyte_percent", "metamyelocyte", "metamyelocytes"),
         ("variant_lymphocyte_percent", "variant_lymphocyte", "variant lymphocytes"),
         ("left_shift_band_percent", "band_neutrophil", "left shift: band neutrophils"),
     ):
         percent, limit = shares[name].percent, getattr(rules, rule)
-        if percent > limit:  # NaN, without white cells, is not
-            flags.append(Flag(rule, f"{what} {percent:.1f} % (over {limit:g} %)"))
+        if percent > limit:  # False for NaN, which stands for no white cells.
+            flags.append(Flag(rule, f"{subject} {percent:.1f} % (over {limit:g} %)"))
     return flags
 
 
 def _flags_on_correction(
     per_100: float, wbc: float | None, corrected: float | None, rules: Rules
 ) -> list[Flag]:
+    """Flag nucleated red cells that falsify the analyser's white count."""
     if not per_100 >= rules.nrbc_correction_per_100:
         return []
     text = f"{per_100:.1f} nucleated red cells per 100 white cells"
@@ -312,6 +374,7 @@ def _flags_on_correction(
 
 
 def _flags_on_ranges(shares: dict[str, Share], neutrophils: Share, rules: Rules) -> list[Flag]:
+    """Flag shares outside the reference ranges."""
     flags = []
     for name in (n for n in (NEUTROPHILS, *WHITE_NAMES) if n in rules.ranges):
         low, high = rules.ranges[name]
@@ -324,5 +387,5 @@ def _flags_on_ranges(shares: dict[str, Share], neutrophils: Share, rules: Rules)
 
 
 def _cells(k: int, words: str) -> str:
-    """ "1 blast", "2 blasts"."""
+    """Return a count with its noun: "1 blast", "2 blasts"."""
     return f"{k} {words}{'' if k == 1 else 's'}"

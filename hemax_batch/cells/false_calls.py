@@ -24,6 +24,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -79,7 +80,7 @@ class CallErrors:
         return cls(sources, counts, min_confidence)
 
     @classmethod
-    def from_record(cls, record: Mapping | None) -> CallErrors | None:
+    def from_record(cls, record: Mapping[str, Any] | None) -> CallErrors | None:
         """Read what `record` wrote; None where there is nothing, or nothing of this vocabulary."""
         if not record or not record.get("calls"):
             return None
@@ -92,7 +93,7 @@ class CallErrors:
                         counts[s, NAMES.index(true), NAMES.index(called)] = int(number)
         return cls(tuple(calls), counts, float(record["min_confidence"])) if counts.any() else None
 
-    def record(self) -> dict:
+    def record(self) -> dict[str, Any]:
         """The counts as JSON holds them; zeros are left out."""
         calls = {
             source: {

@@ -59,7 +59,7 @@ class OutsideVerdict:
         )
 
 
-def expected_share(metrics: Mapping) -> float:
+def expected_share(metrics: Mapping[str, object]) -> float:
     """The share of unfamiliar cells to expect: as the weights' card measured it, at least the nominal 0.01."""
     found: object = metrics
     for key in _MEASURED:

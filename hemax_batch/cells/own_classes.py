@@ -1,20 +1,24 @@
-"""Classes that a laboratory defines in its rules file. A reviewer gives them; the network does not know them.
+"""Classes that a laboratory defines in its rules file, for the review.
 
-[classes.hairy_cell]
-words = "hairy cell"
-white = true          # counted in the denominator; the default
-key = "1"             # optional: a digit
-colour = "#AA3377"    # optional
+A reviewer gives them; the network does not predict them.
+
+    [classes.hairy_cell]
+    words = "hairy cell"
+    white = true          # counted in the denominator; the default
+    key = "1"             # optional: a digit
+    colour = "#AA3377"    # optional
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from ..vocabulary import CLASS_NAMES, REVIEW_NAMES, UNIDENTIFIED
 
-MOST_CLASSES = 10  # a digit each
+#: Each class needs a digit as its key.
+MOST_CLASSES = 10
 _NAME = re.compile(r"[a-z][a-z0-9_]{1,39}")
 _COLOUR = re.compile(r"#[0-9A-Fa-f]{6}")
 _TAKEN = (*CLASS_NAMES, *REVIEW_NAMES, UNIDENTIFIED, "neutrophils", "white")
@@ -22,7 +26,7 @@ _TAKEN = (*CLASS_NAMES, *REVIEW_NAMES, UNIDENTIFIED, "neutrophils", "white")
 
 @dataclass(frozen=True)
 class OwnClass:
-    """One class of a laboratory: its table name, its words, and how the review desk shows it."""
+    """A laboratory's class: table name, words, whether it is a white cell, key and colour."""
 
     name: str
     words: str
@@ -32,10 +36,15 @@ class OwnClass:
 
 
 def own_classes(tables: object) -> tuple[OwnClass, ...]:
-    """The classes of a table [classes]. ValueError says which entry is wrong, and what is expected.
+    """Read the table [classes] of a rules file.
 
     >>> own_classes({"hairy_cell": {"words": "hairy cell"}})[0].key
     '1'
+
+    Raises
+    ------
+    ValueError
+        An entry is wrong. The message names the entry and what is expected.
     """
     if not isinstance(tables, dict) or not all(
         isinstance(table, dict) for table in tables.values()
@@ -56,15 +65,16 @@ def own_classes(tables: object) -> tuple[OwnClass, ...]:
     return tuple(_with_keys(found))
 
 
-def own_classes_record(classes: tuple[OwnClass, ...]) -> dict[str, dict]:
-    """The table that `own_classes` reads back."""
+def own_classes_record(classes: tuple[OwnClass, ...]) -> dict[str, dict[str, object]]:
+    """Return the table that `own_classes` reads back."""
     records = {own.name: asdict(own) for own in classes}
     for record in records.values():
         del record["name"]
     return records
 
 
-def _check(name: str, given: dict, named: set[str], earlier: list[OwnClass]) -> None:
+def _check(name: str, given: dict[str, Any], named: set[str], earlier: list[OwnClass]) -> None:
+    """Check one class; `named` are the entries of its table."""
     where = f"[classes.{name}]"
     if not _NAME.fullmatch(name) or name in _TAKEN:
         raise ValueError(f"{where}: expected a new name of a-z, 0-9 and _, such as hairy_cell")
@@ -88,7 +98,7 @@ def _check(name: str, given: dict, named: set[str], earlier: list[OwnClass]) -> 
 
 
 def _with_keys(classes: list[OwnClass]) -> list[OwnClass]:
-    """Each class with a key: its own, or the first free digit."""
+    """Give each class without a key the first free digit."""
     free = [digit for digit in "1234567890" if digit not in [own.key for own in classes]]
     return [
         own if own.key else OwnClass(own.name, own.words, own.white, free.pop(0), own.colour)

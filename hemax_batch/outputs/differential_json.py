@@ -1,4 +1,4 @@
-"""`differential.json`: one slide's differential for other programs, with codes, ranges, rules and the claim."""
+"""Write `differential.json`: a slide's differential for other programs, with codes, ranges and rules."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import json
 import math
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from ..cells.cell_selection import SmearAreas
 from ..cells.differential import LOINC, LOINC_SMUDGE, NOT_ASSESSED, Differential
 from ..cells.false_calls import FalseCalls
 from ..cells.measure import CellMeasures
-from ..cells.own_classes import own_classes, own_classes_record
+from ..cells.own_classes import OwnClass, own_classes, own_classes_record
 from ..cells.rules import NEUTROPHILS, SOURCES, Rules
 from ..cells.screening_audit import ScreenAudit
-from ..vocabulary import CLASSES, REVIEW_CLASSES
+from ..vocabulary import CLASSES, REVIEW_CLASSES, CellClass
 
 
 def write_differential(
@@ -29,9 +30,9 @@ def write_differential(
     audit: ScreenAudit | None = None,
     not_assessed: tuple[str, ...] = NOT_ASSESSED,
 ) -> None:
-    """Write the record of one slide; figures that do not exist are null. The caller renames the file into place.
+    """Write the record of one slide. A value that does not exist is null. The caller renames the file.
 
-    `smear` and `audit` say where was counted, and what the screen may have missed there.
+    `smear` holds the areas. `audit` holds the estimate of cells that the screening missed.
     """
     record = {
         "claim": d.claim,
@@ -53,14 +54,14 @@ def write_differential(
     path.write_bytes(encode_json(record))
 
 
-def encode_json(record: dict) -> bytes:
-    """Indented UTF-8 that keeps names as they are; never NaN."""
+def encode_json(record: dict[str, Any]) -> bytes:
+    """Encode as indented UTF-8. Names stay as they are. NaN raises ValueError."""
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     return text.encode("utf-8", "backslashreplace")
 
 
-def count_record(d: Differential) -> dict:
-    """What was counted: total neutrophils first, then the classes in clinical order; NRBC; what stays outside; flags."""
+def count_record(d: Differential) -> dict[str, Any]:
+    """Return the counts: total neutrophils, the classes in clinical order, NRBC, cells outside, flags."""
     return {
         "white_cells": d.n_white,
         "target_cells": d.target_cells,
@@ -87,9 +88,9 @@ def count_record(d: Differential) -> dict:
     }
 
 
-def _false_calls_record(d: Differential, name: str) -> dict:
-    """What error alone would give of a class; null where that is not known."""
-    error = d.false_calls and d.false_calls.get(name)
+def _false_calls_record(d: Differential, name: str) -> dict[str, float | None]:
+    """Return what error alone would give of a class; null if it is not known."""
+    error = d.false_calls.get(name) if d.false_calls else None
     return {
         "expected_false": round(error.expected, 3) if error else None,
         "expected_false_low95": error.low if error else None,
@@ -97,8 +98,8 @@ def _false_calls_record(d: Differential, name: str) -> dict:
     }
 
 
-def false_calls_from_record(record: dict) -> dict[str, FalseCalls]:
-    """What a `differential.json` says of calls by error, by class; {} where it is not known."""
+def false_calls_from_record(record: dict[str, Any]) -> dict[str, FalseCalls]:
+    """Read the calls expected by error from a `differential.json`, by class; empty if not known."""
     entries = {entry["class"]: entry for entry in record["classes"]}
     entries["erythroblast"] = record["nucleated_red_cells"]
     return {
@@ -110,7 +111,7 @@ def false_calls_from_record(record: dict) -> dict[str, FalseCalls]:
     }
 
 
-def rules_from_record(record: dict) -> Rules:
+def rules_from_record(record: dict[str, Any]) -> Rules:
     """The rules that a `differential.json` was made with. KeyError, TypeError where it does not hold them."""
     thresholds = {
         name: entry["value"]
@@ -130,14 +131,13 @@ def rules_from_record(record: dict) -> Rules:
     )
 
 
-# four decimals: a reader who shows one must not round what is rounded already (5 of 68: 7.35 would be shown as 7.3)
-def _class_record(d: Differential, name: str) -> dict:
-    """A white class, or total neutrophils, which come first because the split into bands is unreliable."""
+# Four decimals: a reader that shows one decimal must not round twice (5 of 68: 7.35 would become 7.3).
+def _class_record(d: Differential, name: str) -> dict[str, Any]:
+    """Return a white class, or total neutrophils. They come first because the split into bands is unreliable."""
     share = d.share(name)
-    words = {c.name: c.words for c in (*CLASSES, *REVIEW_CLASSES, *d.rules.classes)} | {
-        NEUTROPHILS: "neutrophil, band and segmented"
-    }
-    record = {
+    named: tuple[CellClass | OwnClass, ...] = (*CLASSES, *REVIEW_CLASSES, *d.rules.classes)
+    words = {c.name: c.words for c in named} | {NEUTROPHILS: "neutrophil, band and segmented"}
+    record: dict[str, Any] = {
         "class": name,
         "words": words[name],
         "count": share.count,
@@ -153,8 +153,8 @@ def _class_record(d: Differential, name: str) -> dict:
     return record
 
 
-def _rules_record(d: Differential) -> dict:
-    """Every threshold with the default's source, so that a reader can tell what raised a flag."""
+def _rules_record(d: Differential) -> dict[str, Any]:
+    """Return every threshold with the source of its default. It explains what raised a flag."""
     thresholds = {
         name: {"value": getattr(d.rules, name), "default_from": source}
         for name, source in SOURCES.items()

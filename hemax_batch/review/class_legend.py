@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..cells.own_classes import OwnClass
 from ..vocabulary import (
     CLASS_NAMES,
@@ -32,7 +34,7 @@ SHAPES = {
 }  # fmt: skip
 
 
-def class_list(own: tuple[OwnClass, ...] = ()) -> list[dict]:
+def class_list(own: tuple[OwnClass, ...] = ()) -> list[dict[str, Any]]:
     """Every class that a cell may have in a review, in clinical order: of the network, of a person, of the laboratory."""
     keys = KEYS | {c.name: c.key for c in own}
     shapes = SHAPES | {c.name: "square" if c.white else "cross" for c in own}

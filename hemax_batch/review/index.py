@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import ResultsError
 from ..results.folder import ResultsFolder
@@ -38,7 +39,7 @@ class SlideLine:
     slide_id: str
     href: str
     cells: int
-    differential: dict
+    differential: dict[str, Any]
     reviews: tuple[ReviewState, ...]
 
     @property

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from ..cells.own_classes import own_classes
 from ..errors import ResultsError
@@ -87,7 +87,7 @@ class LoadedSlide:
     folder: Path
     sha256: str
     record: SlideRecord
-    differential: dict
+    differential: dict[str, Any]
     cells: tuple[LoadedCell, ...]
     outlines: dict[int, Outlines]
     pictures: dict[int, bytes]
@@ -215,7 +215,7 @@ def _cell(row: dict[str, str], slide_id: str, line: int) -> LoadedCell:
         raise ValueError(f"line {line}: {error}") from error
 
 
-def load_differential(folder: Path) -> dict:
+def load_differential(folder: Path) -> dict[str, Any]:
     """`differential.json`, with every entry that a report shows in its place. ResultsError otherwise."""
     with _results_errors(folder / "differential.json") as path:
         d = json.loads(path.read_text("utf-8"))
@@ -262,7 +262,9 @@ def load_differential(folder: Path) -> dict:
     return d
 
 
-def _check_counts(folder: Path, differential: dict, cells: tuple[LoadedCell, ...]) -> None:
+def _check_counts(
+    folder: Path, differential: dict[str, Any], cells: tuple[LoadedCell, ...]
+) -> None:
     """The differential must be that of the cells: who edits one of the two files should hear of it."""
     tally = Counter(cell.class_name for cell in cells if cell.in_differential)
     for entry in differential["classes"][1:]:
@@ -363,7 +365,7 @@ def _number_or_none(value: object) -> None:
         raise ValueError(f"{value!r} is no figure")
 
 
-def _typed(entry: dict, **types: type) -> None:
+def _typed(entry: dict[str, Any], **types: type) -> None:
     for name, wanted in types.items():
         if type(entry[name]) is not wanted:
             raise ValueError(f"{name} is {entry[name]!r}, expected {wanted.__name__}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..outputs.tables import plain_text
 
@@ -23,7 +24,7 @@ class Notes:
     slide_comment: str = ""
     signed_off: str = ""
 
-    def record(self) -> dict:
+    def record(self) -> dict[str, Any]:
         """The entries of a review's JSON record."""
         return {
             "signed_off": self.signed_off or None,

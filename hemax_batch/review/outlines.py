@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..records import PICTURE_UM
 
@@ -28,7 +29,7 @@ def read_outlines(path: Path) -> dict[int, Outlines]:
     """
     found: dict[int, Outlines] = {}
 
-    def boil_down(entry: dict):
+    def boil_down(entry: dict[str, Any]):
         if "coordinates" in entry:
             return _rings(entry)
         if entry.get("type") == "Feature":
@@ -48,7 +49,7 @@ def read_outlines(path: Path) -> dict[int, Outlines]:
     return found
 
 
-def _rings(geometry: dict) -> tuple[Ring, ...]:
+def _rings(geometry: dict[str, Any]) -> tuple[Ring, ...]:
     """The rings of a Polygon or MultiPolygon, holes among them."""
     polygons = (
         [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]

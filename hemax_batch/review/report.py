@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 
@@ -76,7 +77,7 @@ def gallery_order(cells: tuple[LoadedCell, ...]) -> list[LoadedCell]:
     )
 
 
-def _context(slide: LoadedSlide) -> dict:
+def _context(slide: LoadedSlide) -> dict[str, Any]:
     """What the template asks for."""
     own = own_classes(slide.differential["rules"].get("own_classes", {}))
     classes = class_list(own)
@@ -109,8 +110,11 @@ def _context(slide: LoadedSlide) -> dict:
 
 
 def _data(
-    slide: LoadedSlide, classes: list[dict], ordered: list[LoadedCell], units_per_px: float
-) -> dict:
+    slide: LoadedSlide,
+    classes: list[dict[str, Any]],
+    ordered: list[LoadedCell],
+    units_per_px: float,
+) -> dict[str, Any]:
     """What the page's script works on, besides pictures and outlines."""
     return {
         "slide": slide.record.slide_id,
@@ -123,7 +127,7 @@ def _data(
     }
 
 
-def _cell(cell: LoadedCell, slide: LoadedSlide, units_per_px: float) -> dict:
+def _cell(cell: LoadedCell, slide: LoadedSlide, units_per_px: float) -> dict[str, Any]:
     x, y = cell.centre
     return {
         "id": cell.cell_id,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from ..cells.outside import OutsideVerdict
 from ..cells.screening_audit import ScreenAudit
@@ -34,7 +35,7 @@ class ClassRow:
         return self.name == "neutrophils"
 
 
-def class_rows(differential: dict) -> list[ClassRow]:
+def class_rows(differential: dict[str, Any]) -> list[ClassRow]:
     """Total neutrophils first, then the classes in clinical order."""
     rows = []
     for entry in differential["classes"]:

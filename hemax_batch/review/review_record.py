@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from ..cells.differential import Differential, Share
 from ..cells.rules import NEUTROPHILS
@@ -27,7 +28,7 @@ _COUNTED_BY_EYE = {
 }
 
 
-def review_record(review: SlideReview, now: str) -> dict:
+def review_record(review: SlideReview, now: str) -> dict[str, Any]:
     """What one review says: who, when, of which results, how much of it, and the differential before and after."""
     cells, decided = len(review.before), len(review.decided)
     return {
@@ -51,7 +52,7 @@ def review_record(review: SlideReview, now: str) -> dict:
     }
 
 
-def _assessed(review: SlideReview) -> dict:
+def _assessed(review: SlideReview) -> dict[str, Any]:
     """What nobody assessed, and what the reviewer counted by eye though the network cannot see it: what he used, and
     after a complete review also what he could have used (then none of it is among the cells that were found)."""
     own, told = review.published.rules.classes, review.published.not_assessed
@@ -108,7 +109,7 @@ def _share(d: Differential, name: str) -> list[str]:
     return [str(share.count), *("" if math.isnan(value) else f"{value:.2f}" for value in figures)]
 
 
-def agreement_record(a: Agreement, corrections_sha256: list[str], now: str) -> dict:
+def agreement_record(a: Agreement, corrections_sha256: list[str], now: str) -> dict[str, Any]:
     """How two reviewers of the same results agree, and what both together say."""
     first, second = a.first, a.second
     both = len(a.seen_by_both)
@@ -144,7 +145,7 @@ def agreement_record(a: Agreement, corrections_sha256: list[str], now: str) -> d
     }
 
 
-def _difference_record(d: Difference) -> dict:
+def _difference_record(d: Difference) -> dict[str, Any]:
     def figure(value: float) -> float | None:
         return None if math.isnan(value) else round(value, 2)
 

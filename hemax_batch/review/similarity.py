@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from .load_results import LoadedCell
 _ONE = 60  # what a certain attribute, or two standard deviations of a measure, is as a signed byte
 
 
-def similarity_vectors(cells: list[LoadedCell]) -> dict:
+def similarity_vectors(cells: list[LoadedCell]) -> dict[str, Any]:
     """The vectors of the cells in their order: {"dimensions": D, "data": int8 [N, D] in base64}.
 
     A vector holds each attribute's likeliest state, weighted by its probability, and the standardised measures.

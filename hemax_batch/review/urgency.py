@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 _URGENT = ("blast_count",)
 _ABNORMAL = (
@@ -32,7 +33,7 @@ class Urgency:
         return LEVELS[self.level]
 
 
-def urgency_of(differential: dict) -> Urgency:
+def urgency_of(differential: dict[str, Any]) -> Urgency:
     """The urgency of a slide from its `differential.json`.
 
     >>> urgency_of({"flags": [{"rule": "range_monocyte"}, {"rule": "blast_count"}]}).words

@@ -17,8 +17,11 @@ from ...errors import UnreadableSlideError
 from . import pixel_formats, spacing
 from .jpeg import decode_jpeg
 
-MAX_IMAGE_PX = 400_000_000  # 1.2 GB as RGB: beyond that it should be a tiled file
+MAX_IMAGE_PX = (
+    100_000_000  # Pillow holds 4 bytes a pixel and we 3: beyond that it should be a tiled file
+)
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "PPM", "JPEG2000")
+_MAX_METADATA_BYTES = 16 * 2**20
 _opening = threading.Lock()
 
 
@@ -81,11 +84,11 @@ def _oversize(size: str) -> UnreadableSlideError:
 
 def _decode(path: Path, image: Image.Image) -> np.ndarray:
     if (
-        image.format == "PNG" and path.read_bytes()[24] == 16
+        image.format == "PNG" and _read(path, image)[24] == 16
     ):  # Pillow would drop the low byte whatever the depth
-        return deep_to_rgb(imagecodecs.png_decode(path.read_bytes()))
+        return deep_to_rgb(imagecodecs.png_decode(_read(path, image)))
     if image.format == "JPEG":
-        rgb = _decode_jpeg(path.read_bytes(), image)
+        rgb = _decode_jpeg(_read(path, image), image)
         if rgb is not None:
             return rgb
     if image.mode in ("F", "I"):
@@ -97,6 +100,12 @@ def _decode(path: Path, image: Image.Image) -> np.ndarray:
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         return pixel_formats.over_glass(np.asarray(image.convert("RGBA")))
     return np.asarray(image.convert("RGB"))
+
+
+def _read(path: Path, image: Image.Image) -> bytes:
+    """The file, but no more of it than its pixels can take, whatever follows them."""
+    with open(path, "rb") as file:
+        return file.read(8 * image.width * image.height + _MAX_METADATA_BYTES)
 
 
 def _decode_jpeg(data: bytes, image: Image.Image) -> np.ndarray | None:

@@ -38,6 +38,8 @@ class OpenSlideBackend:
 
     def __init__(self, path: Path):
         self._path = str(path)
+        #: Raises ValueError for a window, of a level of that size, that OpenSlide should not be given.
+        self.check_window: Callable[[tuple[int, int], int, int, int, int], None] | None = None
         self._open()
         properties = self._handle.properties
         self.vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
@@ -118,6 +120,11 @@ class OpenSlideBackend:
 
     def _region(self, level: int, x: int, y: int, w: int, h: int) -> np.ndarray:
         factor = self._downsamples[level]
+        if self.check_window is not None:
+            try:
+                self.check_window(self.level_sizes[level], x, y, w, h)
+            except ValueError as error:  # as if OpenSlide had found it, but before it decodes
+                raise openslide.OpenSlideError(str(error)) from error
         try:
             image = self._handle.read_region((round(x * factor), round(y * factor)), level, (w, h))
         except openslide.OpenSlideError:

@@ -12,7 +12,7 @@ import numpy as np
 from . import pixel_formats
 from .jpeg import decode_jpeg
 from .jpeg2000 import check_jpeg2000
-from .tiff_layout import TiffLevel
+from .tiff_layout import BYTE_CODECS, IMAGE_CODECS, JPEG2000, TiffLevel
 
 #: imagecodecs' own errors are RuntimeErrors; a damaged tag of the wrong type is a TypeError
 DAMAGE_ERRORS = (ValueError, TypeError, RuntimeError, IndexError, KeyError)
@@ -52,10 +52,14 @@ def samples_to_rgb(level: TiffLevel, samples: np.ndarray, bits: int) -> np.ndarr
 def _decode_part(level: TiffLevel, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     if level.compression == _JPEG:
         return _decode_jpeg(level, data, shape)
-    if level.compression in (33005, 34712):
+    if level.compression in JPEG2000:
         check_jpeg2000(data, shape)
         out = np.empty(shape if shape[2] > 1 else shape[:2], level.dtype.newbyteorder("="))
         return imagecodecs.jpeg2k_decode(data, out=out).reshape(shape)
+    if level.compression in IMAGE_CODECS:
+        decode = getattr(imagecodecs, f"{IMAGE_CODECS[level.compression]}_decode")
+        out = np.empty(shape if shape[2] > 1 else shape[:2], level.dtype.newbyteorder("="))
+        return decode(data, out=out).reshape(shape)  # of another size: an error, before it decodes
     raw = _unpack(level.compression, data, int(np.prod(shape)) * level.dtype.itemsize)
     samples = (
         np.frombuffer(raw, level.dtype)
@@ -80,8 +84,9 @@ def _unpack(compression: int, data: bytes, size: int) -> bytes | np.ndarray:
     if compression == 1:
         raw = data[:size]
     else:
-        codec = {5: "lzw", 8: "zlib", 32946: "zlib", 50000: "zstd", 32773: "packbits"}[compression]
-        raw = getattr(imagecodecs, f"{codec}_decode")(data, out=np.empty(size, np.uint8))
+        raw = getattr(imagecodecs, f"{BYTE_CODECS[compression]}_decode")(
+            data, out=np.empty(size, np.uint8)
+        )
     if len(raw) != size:
         raise ValueError(f"a tile of {len(raw)} bytes, its size calls for {size}")
     return raw
