@@ -137,15 +137,17 @@ class CellCalls:
     def unusual_size(self) -> np.ndarray:
         """Cells of unusual diameter or without an outline: bool [N]."""
         diameter = self.measures.diameter_um
-        usual: np.ndarray = (diameter >= SIZE_UM[0]) & (diameter <= SIZE_UM[1])
-        return ~(usual | self.broken)
+        usual = (diameter >= SIZE_UM[0]) & (diameter <= SIZE_UM[1])
+        unusual: np.ndarray = ~(usual | self.broken)
+        return unusual
 
     @property
     def unusual_nucleus_fraction(self) -> np.ndarray:
         """Cells without a nucleus, or with one of unusual size for the class: bool [N]."""
         fraction, (low, high) = self.measures.nucleus_fraction, _FRACTIONS[self.class_index].T
-        usual: np.ndarray = (fraction >= low) & (fraction <= high)
-        return ~(usual | self.broken)
+        usual = (fraction >= low) & (fraction <= high)
+        unusual: np.ndarray = ~(usual | self.broken)
+        return unusual
 
     @cached_property
     def review(self) -> np.ndarray:
