@@ -318,7 +318,7 @@ def test_an_age_group_is_a_setting_that_changes_results(tmp_path):
     assert len(prints) == 2
     slides = [str(tmp_path / "none.svs"), "--out", str(tmp_path / "out")]
     alone = CliRunner().invoke(main, ["run", *slides, "--age-group", "child"])
-    assert alone.exit_code == 2 and "names a table of --rules" in alone.output
+    assert alone.exit_code == 2 and "selects a table of --rules" in alone.output
     unknown = CliRunner().invoke(
         main, ["run", *slides, "--rules", str(path), "--age-group", "adult"]
     )
