@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...cells.classify import explanation_contradicts_class
+from ...cells.false_calls import CallErrors
 from ...geometry import centres, pairwise_iou
 from ...mask_packing import unpack_mask
 from ...model.predictor import Predictor
@@ -42,7 +43,7 @@ def build_report(
     fields: dict[str, list[LocalisationField]],
     min_confidence: float,
 ) -> dict[str, Any]:
-    """Build the report: metrics of all cells, by source and by patient."""
+    """Build the report: metrics of all cells, by source and by patient, and call errors."""
     report: dict[str, Any] = {
         "all": compute_metrics(cells_evaluated, min_confidence),
         "by source": {},
@@ -55,7 +56,24 @@ def build_report(
         )
     if by_patient := patient_figures(cells_evaluated):
         report["by patient"] = by_patient
+    if errors := call_errors(cells_evaluated, min_confidence):
+        report["calls"] = errors.record()
     return report
+
+
+def call_errors(cells: list[EvaluatedCell], min_confidence: float) -> CallErrors | None:
+    """Return the calls of cells of one known class, by source; None without any.
+
+    Cells that are not found or unidentified are no calls.
+    """
+    return CallErrors.from_calls(
+        (
+            (s.source, s.allowed[0], s.predicted)
+            for s in cells
+            if s.found and len(s.allowed) == 1 and s.confidence >= min_confidence
+        ),
+        min_confidence,
+    )
 
 
 def predict_examples(
