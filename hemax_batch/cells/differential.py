@@ -58,6 +58,9 @@ class Share:
     high: float
 
 
+SCALE_FLAG = "red_cell_size"  # the red cells contradict the slide's µm/px
+
+
 @dataclass(frozen=True)
 class Flag:
     """A rule that a slide breaks, and the sentence that says so."""
@@ -152,6 +155,7 @@ def count_differential(
     target_cells: int = 200,
     wbc: float | None = None,
     rules: Rules | None = None,
+    slide_flags: tuple[Flag, ...] = (),
 ) -> Differential:
     """Count cells by their final classes.
 
@@ -170,6 +174,8 @@ def count_differential(
         are at least `rules.nrbc_correction_per_100` nucleated red cells (NRBC) per 100 white cells.
     rules
         Thresholds and ranges; the defaults if None.
+    slide_flags
+        Flags on the slide itself, which no count changes.
 
     Raises
     ------
@@ -200,6 +206,7 @@ def count_differential(
     outside = {name: counts[name] for name in others if counts[name]}
     neutrophils = compute_share(sum(counts[name] for name in NEUTROPHIL_NAMES), n)
     flags = (
+        *slide_flags,
         *_flags_on_numbers(n, target_cells, unidentified, rules),
         *_flags_on_cells(shares, nrbc, rules),
         *_flags_on_correction(per_100, wbc, corrected, rules),

@@ -12,7 +12,7 @@ import numpy as np
 from .. import __version__
 from ..cells.cell_selection import CellSelection, SmearAreas, select_cells, selection_warning
 from ..cells.classify import CellCalls, classify_cells, ood_warning
-from ..cells.differential import Differential, count_differential
+from ..cells.differential import SCALE_FLAG, Differential, Flag, count_differential
 from ..cells.measure import CellMeasures, measure_cells
 from ..geometry import centres
 from ..outputs.differential_json import write_differential
@@ -124,7 +124,11 @@ def _count_cells(
         name for name, reason in zip(names, selection.left_out, strict=True) if not reason
     ]
     differential = count_differential(
-        counted_names, settings.target_cells, settings.wbc, settings.rules
+        counted_names,
+        settings.target_cells,
+        settings.wbc,
+        settings.rules,
+        (Flag(SCALE_FLAG, job.plan.scale_warning),) if job.plan.scale_warning else (),
     )
     stained = stain_figures(job.plan.stain, regions, cells.ood_score)
     smear = replace(smear_areas(regions, selection, names), **stained)
@@ -247,7 +251,7 @@ def _unreadable_warning(job: SlideJob) -> str:
 
 def _warnings(job: SlideJob, notices: list[str], notes: list[str]) -> tuple[str, ...]:
     """What to know before the numbers are used, the weightiest first; `one_line` may hold empty sentences."""
-    warnings = [*job.slide.warnings, *job.plan.stain.warnings]
+    warnings = list(job.plan.warnings)
     if job.unreadable or job.damaged:
         warnings.append(_unreadable_warning(job))
     warnings += filter(None, notices)

@@ -8,7 +8,7 @@ import unicodedata
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ..cells.differential import Differential, count_differential
+from ..cells.differential import SCALE_FLAG, Differential, Flag, count_differential
 from ..cells.rules import Rules
 from ..errors import ResultsError, UsageError
 from ..outputs.differential_json import rules_from_record
@@ -42,11 +42,12 @@ class PublishedResult:
     target_cells: int
     wbc: float | None  # 10⁹/l
     rules: Rules
+    slide_flags: tuple[Flag, ...] = ()  # which no review changes
 
     def count(self, classes: dict[int, str]) -> Differential:
         """The differential of the same cells with these classes."""
         names = (name for cell_id, name in classes.items() if cell_id not in self.left_out)
-        return count_differential(names, self.target_cells, self.wbc, self.rules)
+        return count_differential(names, self.target_cells, self.wbc, self.rules, self.slide_flags)
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,7 @@ def _published(folder: Path, wbc: float | None) -> PublishedResult:
         record["target_cells"],
         kept_wbc if wbc is None else wbc,
         rules,
+        tuple(Flag(f["rule"], f["words"]) for f in record["flags"] if f["rule"] == SCALE_FLAG),
     )
 
 

@@ -38,6 +38,7 @@ _FAR_MORE = 1.5  # ratio of single red cells; fields of several laboratories sid
 # Nuclear stain. Red cells have 0..0.1 on their slide, the palest nuclei 0.3.
 _BASE_THRESHOLD = 0.12
 _TOP_THRESHOLD = 0.20
+_SWAPPED = 1.25  # red over blue density of red cells: 0.4-0.8 in smears, its inverse if swapped
 
 
 def measure_stain(reader: WindowReader) -> StainProfile:
@@ -193,6 +194,12 @@ def _warnings(stain: StainProfile, views: list[np.ndarray], spacing_um: float) -
     if max(np.percentile(np.ptp(view, axis=-1), 99) for view in views) < _GREY:
         return (
             "no visible stain: the picture is grey (red, green and blue are equal); scan it in colour",
+        )
+    red, _, blue = stain.rbc_od_rgb
+    if red > _SWAPPED * blue:
+        return (
+            f"red cells absorb more red ({red:.2f}) than blue ({blue:.2f}), which haemoglobin never "
+            "does: the file's colours may be in the order blue, green, red; export it as RGB",
         )
     area_mm2 = sum(view.shape[0] * view.shape[1] for view in views) * (spacing_um / 1000) ** 2
     count = sum(len(rbc_diameters_um(view, spacing_um, stain)) for view in views)
