@@ -204,6 +204,7 @@ class RunContext:
             device="cpu" if self.options.gpus == 0 else "auto",
             timeout_s=self.options.region_timeout_s,
             engine=self.settings.engine,
+            precision=self.settings.precision,
         )
 
     def find_slides(self, inputs: Sequence[str]) -> list[SlideFile]:

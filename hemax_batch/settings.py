@@ -12,8 +12,9 @@ from .cells.rules import Rules
 from .errors import UsageError
 
 #: Increased if the results of an earlier version could differ, so that they are made again.
-FORMAT_VERSION = 9
+FORMAT_VERSION = 10
 ENGINES = ("torch", "openvino")
+PRECISIONS = ("f32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class RunSettings:
         Side of a region's core.
     engine
         What runs the network: "torch", or "openvino" (on the CPU), whose last bits differ.
+    precision
+        Arithmetic of the network on the CPU: "f32", or "bf16" (OpenVINO only).
     exhaustive
         The network sees everything and not only the screen's candidates.
     audit
@@ -56,6 +59,7 @@ class RunSettings:
     focus_plane: int | None = None
     core_um: float = 400.0
     engine: str = "torch"
+    precision: str = "f32"
     exhaustive: bool = False
     audit: float = 0.01
     min_confidence: float | None = None
@@ -76,9 +80,12 @@ class RunSettings:
         for name, value, known in (
             ("--count-in", self.count_in, COUNT_IN),
             ("--engine", self.engine, ENGINES),
+            ("--precision", self.precision, PRECISIONS),
         ):
             if value not in known:
                 raise UsageError(f"{name} {value}: must be one of {', '.join(known)}")
+        if self.precision == "bf16" and self.engine != "openvino":
+            raise UsageError("--precision bf16: only --engine openvino has it; use --precision f32")
         _check_range("--wbc", self.wbc, 0.0, 10_000.0, open_low=True)
         _check_range("--max-unreadable", self.max_unreadable, 0.0, 1.0)
 
