@@ -81,8 +81,10 @@ class LoadedRegion:
 
 @dataclass(frozen=True)
 class LoadedSlide:
-    """A slide's results. `differential` is `differential.json`, checked; `overview` is b"" and `regions` empty where
-    the run wrote none."""
+    """A slide's results. `differential` is the checked `differential.json`.
+
+    `overview` is b"" and `regions` is empty if the run wrote none.
+    """
 
     folder: Path
     sha256: str

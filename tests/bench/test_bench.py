@@ -90,7 +90,7 @@ def test_a_watched_command_is_told_by_its_processes():
 def test_each_way_of_reading_reads_the_whole_slide_once(tmp_path):
     slide = write_pyramid(tmp_path / "smear.tif", smear(2500, 2100, 3), mpp=0.25)
     for kind in ("reading", "openslide"):
-        done = [KINDS[kind](str(slide), share, 3, 0)() for share in range(3)]
+        done = [KINDS[kind](str(slide), share, 3, 0).run() for share in range(3)]
         assert sum(items for items, _ in done) == 4
         assert sum(megapixels for _, megapixels in done) == pytest.approx(2500 * 2100 / 1e6)
     assert measure_component("reading", str(slide), 2, 0)["items"] == 4
