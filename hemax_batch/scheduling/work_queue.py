@@ -339,6 +339,8 @@ class WorkQueue:
         job.seconds = time.monotonic() - job.started_at if job.started_at else 0.0
         job.todo.clear()
         self._reporter.slide_ended(job.slide_id, state, job.cells, job.seconds, reason)
+        for text in job.alarms:
+            self._reporter.warning(f"{job.slide_id}: {text}")
         if state == "failed" and self._fail_fast:
             self._stop.stop(f"--fail-fast: {reason}", 0)
 

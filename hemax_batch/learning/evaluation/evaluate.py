@@ -8,6 +8,7 @@ from itertools import groupby
 import numpy as np
 
 from ...cells.classify import explanation_contradicts_class
+from ...cells.false_calls import CallErrors
 from ...geometry import centres, pairwise_iou
 from ...mask_packing import unpack_mask
 from ...records import CENTRAL_CELL_UM, PatchBatch
@@ -36,7 +37,7 @@ def build_report(
     fields: dict[str, list[LocalisationField]],
     min_confidence: float,
 ) -> dict:
-    """All figures: over all cells, then by source."""
+    """All figures: over all cells, then by source; and what cells were called, for `cells.false_calls`."""
     report = {"all": compute_metrics(cells_evaluated, min_confidence), "by source": {}}
     if ap := average_precision([f for of_source in fields.values() for f in of_source]):
         report["all"]["localisation, COCO"] = ap
@@ -46,7 +47,24 @@ def build_report(
         )
     if by_patient := patient_figures(cells_evaluated):
         report["by patient"] = by_patient
+    if errors := call_errors(cells_evaluated, min_confidence):
+        report["calls"] = errors.record()
     return report
+
+
+def call_errors(cells: list[EvaluatedCell], min_confidence: float) -> CallErrors | None:
+    """What cells of one known class were called, by source; None without any.
+
+    Cells that were not found or are unidentified are no calls.
+    """
+    return CallErrors.from_calls(
+        (
+            (s.source, s.allowed[0], s.predicted)
+            for s in cells
+            if s.found and len(s.allowed) == 1 and s.confidence >= min_confidence
+        ),
+        min_confidence,
+    )
 
 
 def predict_examples(

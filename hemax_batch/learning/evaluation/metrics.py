@@ -342,7 +342,7 @@ def flatten_report(report: dict, prefix: str = "") -> list[tuple[str, float, flo
         name = f"{prefix} / {key}" if prefix else str(key)
         if isinstance(value, dict) and "low" in value:
             rows.append((name, value["value"], value["low"], value["high"], value["n"]))
-        elif isinstance(value, dict) and key != "confusion":
+        elif isinstance(value, dict) and key not in ("confusion", "calls"):
             rows += flatten_report(value, name)
         elif isinstance(value, float):
             rows.append((name, value, float("nan"), float("nan"), 0))
