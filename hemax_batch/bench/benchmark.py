@@ -238,8 +238,12 @@ class Benchmark:
         }
 
     def stages(self, slide: Path) -> dict[str, object]:
-        """CPU-seconds of a run without workers, by stage (see `stages`); the run of median sum."""
-        out, runs = self.folder / "stages", []
+        """Measure the CPU seconds of a run without workers by stage, see `stages`.
+
+        The result is the run of median sum.
+        """
+        out = self.folder / "stages"
+        runs: list[dict[str, float]] = []
         for _ in range(self.repeat):
             shutil.rmtree(out, ignore_errors=True)
             command = [sys.executable, "-m", "hemax_batch.bench.stages", str(slide), str(out)]
