@@ -1,11 +1,12 @@
-"""Plan a slide as a task: measure its stain and lay out its regions."""
+"""Plan a slide as a task: measure its stain and scale, and lay out its regions."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..records import Slide, TilePlan
 from ..slides.reader import reopen
+from ..slides.scale_check import measure_scale, scale_warning
 from ..slides.stain import measure_stain
 from ..slides.tiling import plan_regions
 from .watchdog import exit_process_after
@@ -29,4 +30,8 @@ def plan_slide(task: PlanTask) -> TilePlan:
     Raises SlideError if the slide cannot be read.
     """
     with exit_process_after(task.timeout_s), reopen(task.slide, True) as reader:
-        return plan_regions(reader, measure_stain(reader), task.core_um)
+        stain = measure_stain(reader)
+        plan = plan_regions(reader, stain, task.core_um)
+        if not plan.regions:
+            return plan
+        return replace(plan, scale_warning=scale_warning(task.slide, measure_scale(reader, stain)))

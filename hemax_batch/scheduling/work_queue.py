@@ -205,6 +205,8 @@ class WorkQueue:
         job.todo = deque(region for region in plan.regions if region.index not in done)
         finished = len(plan.regions) - len(job.todo)
         self._reporter.slide_planned(job.slide_id, len(plan.regions), finished, plan.scanned_mm2)
+        for text in plan.warnings:
+            self._reporter.warning(f"{job.slide_id}: {text}")
         self._ensure_executor(job)
         self._skip_hung_regions(job)
         if job.todo:
@@ -373,6 +375,8 @@ class WorkQueue:
         job.seconds = time.monotonic() - job.started_at if job.started_at else 0.0
         job.todo.clear()
         self._reporter.slide_ended(job.slide_id, state, job.cells, job.seconds, reason)
+        for text in job.alarms:
+            self._reporter.warning(f"{job.slide_id}: {text}")
         if state == "failed" and self._fail_fast:
             self._stop.stop(f"--fail-fast: {reason}", 0)
 
