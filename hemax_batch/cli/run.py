@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-import tomllib
 from pathlib import Path
 
 import click
 
+from ..bounded_files import read_toml
 from ..errors import HemaxError, UsageError
 from .review import export_options
 
@@ -20,7 +20,7 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
     if path is None:
         return
     try:
-        values = tomllib.loads(path.read_text("utf-8"))
+        values = read_toml(path)
     except (OSError, ValueError) as error:
         raise click.BadParameter(f"{path}: {error}") from error
     known = {param.name for param in ctx.command.params}

@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from .. import vocabulary
+from ..bounded_files import parse_json
 from ..errors import WeightsError
 
 FORMAT = "hemax-batch weights 1"
@@ -70,7 +71,9 @@ def _header(path: Path) -> tuple[dict, int]:
                 raise WeightsError(
                     f"{path}: not a safetensors file (its header claims {length} bytes)"
                 )
-            header = json.loads(f.read(length))
+            header = parse_json(f.read(length), finite=False)
+            if not isinstance(header, dict) or not isinstance(header.get("__metadata__", {}), dict):
+                raise ValueError("its header is no table")
     except OSError as error:
         raise WeightsError(
             f"{path}: cannot be read ({error.strerror or error}); give weights with --weights"
@@ -132,7 +135,7 @@ def _read_card(path: Path, _mtime: int, _size: int) -> WeightsCard:
     sha256 = _hash(path)
     _check_checksums(path, sha256)
     try:
-        card = json.loads(meta["card"])
+        card = parse_json(meta["card"], finite=False)
         return WeightsCard(path=str(path), sha256=sha256, **card)
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{path}: its card is incomplete ({error})") from error

@@ -16,6 +16,7 @@ from typing import TextIO
 
 import numpy as np
 
+from ..bounded_files import bounded_lines, open_regular
 from ..cells.cell_selection import CellSelection
 from ..cells.classify import CellCalls
 from ..cells.differential import Differential, Share
@@ -258,6 +259,6 @@ def _write(file: TextIO, columns: Iterable[str], rows: Iterable[Sequence[str]]) 
 
 def read_table(path: Path) -> Iterator[dict[str, str]]:
     """The rows of a table of ours, text as it was before `safe_text`; a byte-order mark (of an editor) is ignored."""
-    with open(path, newline="", encoding="utf-8-sig") as f:
-        for row in csv.DictReader(f):
+    with io.TextIOWrapper(open_regular(path), newline="", encoding="utf-8-sig") as f:
+        for row in csv.DictReader(bounded_lines(f)):
             yield {k: plain_text(v) for k, v in row.items() if k is not None and v is not None}

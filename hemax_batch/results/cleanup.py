@@ -5,12 +5,13 @@ Earlier results that a kill left between two renames are another matter: `Result
 
 from __future__ import annotations
 
-import shutil
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+from .contained_files import remove_tree
 from .folder import ResultsFolder
 from .journal import JOURNALS, parse_journal_name
 from .lock import process_start
@@ -31,9 +32,14 @@ def remove_stale_files(results: ResultsFolder) -> None:
         "*-*"
     ):  # first: removing a file in it would make it look used
         if _is_published(results, folder) or _is_abandoned(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(results, folder)
     for path in (*results.state.rglob(".*.partial*"), *_files_of_dead_processes(results)):
-        path.unlink(missing_ok=True)
+        _remove(results, path)
+
+
+def _remove(results: ResultsFolder, path: Path) -> None:
+    with suppress(OSError):
+        remove_tree(results.root, path)
 
 
 def _files_of_dead_processes(results: ResultsFolder) -> Iterator[Path]:

@@ -11,16 +11,19 @@ on from the regions that are there. The fingerprint covers slide content, weight
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..bounded_files import read_bounded, read_json
 from ..records import RegionResult
 from .atomic_files import write_file
+from .contained_files import refuse_links, remove_tree
 from .region_file import decode_region, encode_region
 
 JOURNALS = "regions"
+_MAX_REGION_BYTES = 2**30  # a region of 400 µm has some MB
 _FINGERPRINT_CHARS = 16  # characters of the fingerprint in a folder's name: 64 bits
 
 
@@ -41,10 +44,11 @@ class RegionJournal:
         for other in self.folder.parent.glob(f"{slide_id}*"):
             # of the same length: what follows a longer slide's id must not be taken for a fingerprint
             if other != self.folder and len(other.name) == len(self.folder.name):
-                shutil.rmtree(other, ignore_errors=True)
+                self._remove(other)
 
     def save(self, result: RegionResult) -> None:
         """Keep a finished region. OutputError where it cannot be written."""
+        refuse_links(self.folder.parents[2], self.folder)
         write_file(self.path(result.region_index), encode_region(result))
 
     def finished(self, remove_damaged: bool = True) -> set[int]:
@@ -53,13 +57,12 @@ class RegionJournal:
         done = set()
         for path in sorted(self.folder.glob("[0-9]*.region")):
             try:
-                decode_region(path.read_bytes())
-                done.add(int(path.stem))
+                done.add(_decode_file(path).region_index)
             except OSError:  # a share's passing trouble
                 continue
             except (ValueError, KeyError):
                 if remove_damaged:
-                    path.unlink(missing_ok=True)
+                    self._remove(path)
         return done
 
     def note_hung(self, index: int) -> None:
@@ -68,17 +71,19 @@ class RegionJournal:
 
     def hung(self) -> list[int]:
         """The regions that `note_hung` was told of."""
-        return sorted(int(path.stem) for path in self.folder.glob("[0-9]*.hung"))
+        return sorted(
+            int(path.stem) for path in self.folder.glob("[0-9]*.hung") if path.stem.isdecimal()
+        )
 
     def clear_hung(self) -> None:
         """Let them be tried again."""
         for path in self.folder.glob("[0-9]*.hung"):
-            path.unlink(missing_ok=True)
+            self._remove(path)
 
     def results(self) -> Iterator[RegionResult]:
         """The kept regions in the order of their index, one in memory at a time."""
         for path in self.paths():
-            yield decode_region(path.read_bytes())
+            yield _decode_file(path)
 
     def paths(self) -> list[Path]:
         """The files of the kept regions, in the order of their index."""
@@ -86,11 +91,24 @@ class RegionJournal:
 
     def clear(self) -> None:
         """Remove all of it: the slide is published."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._remove(self.folder)
+
+    def _remove(self, path: Path) -> None:
+        root = self.folder.parents[2]  # <root>/.hemax/regions/<this folder>
+        with suppress(OSError):
+            remove_tree(root, path)
 
     def path(self, index: int) -> Path:
         """The file of a region."""
         return self.folder / f"{index:05d}.region"
+
+
+def _decode_file(path: Path) -> RegionResult:
+    """A kept region. OSError, or ValueError or KeyError where it is damaged or of another index than its name says."""
+    result = decode_region(read_bounded(path, _MAX_REGION_BYTES))
+    if result.region_index != int(path.stem):
+        raise ValueError(f"holds region {result.region_index}")
+    return result
 
 
 def parse_journal_name(name: str) -> tuple[str, str]:
@@ -113,7 +131,7 @@ class SlideFailure:
 def read_failure(state_folder: Path, slide_id: str) -> SlideFailure | None:
     """What an earlier run noted of this slide, if anything."""
     try:
-        noted = json.loads((state_folder / "failed" / f"{slide_id}.json").read_text("utf-8"))
+        noted = read_json(state_folder / "failed" / f"{slide_id}.json")
         return SlideFailure(str(noted["fingerprint"]), str(noted["reason"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -127,4 +145,5 @@ def record_failure(state_folder: Path, slide_id: str, failure: SlideFailure) -> 
 
 def clear_failure(state_folder: Path, slide_id: str) -> None:
     """Remove the note, if there is one."""
-    (state_folder / "failed" / f"{slide_id}.json").unlink(missing_ok=True)
+    with suppress(OSError):
+        remove_tree(state_folder.parent, state_folder / "failed" / f"{slide_id}.json")

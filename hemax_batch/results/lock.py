@@ -20,7 +20,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ..bounded_files import read_json
 from ..errors import LockedError, OutputError
+from .contained_files import create_file
 
 _POLL_S = 0.5
 
@@ -130,7 +132,7 @@ class OutputLock:
             return 0, None
         path = self._folder / f"lock.{numbers[-1]}"
         try:
-            return numbers[-1], LockHolder(**json.loads(path.read_text()))
+            return numbers[-1], LockHolder(**read_json(path))
         except FileNotFoundError:  # its holder has just been followed by another
             return self._in_force()
         except (ValueError, TypeError) as error:
@@ -192,8 +194,8 @@ def _pid_space() -> str:
 def _write_aside(target: Path, holder: LockHolder) -> Path:
     partial = target.with_name(f".{target.name}.{socket.gethostname()}.{os.getpid()}")
     try:
-        with open(partial, "w") as file:
-            json.dump(asdict(holder), file)
+        with create_file(partial) as file:
+            file.write(json.dumps(asdict(holder)).encode())
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:

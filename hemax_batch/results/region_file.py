@@ -21,6 +21,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from ..bounded_files import parse_json
 from ..records import Cells, FilmSquares, OverviewPiece, RegionResult
 
 BLOB_FIELDS = ("pictures", "outlines")  # of `Cells`, in the order of their blobs
@@ -65,6 +66,18 @@ def encode_region(result: RegionResult) -> bytes:
 
 def decode_region(raw: bytes) -> RegionResult:
     """The inverse of `encode_region`. ValueError or KeyError where `raw` is damaged."""
+    try:
+        return _decode_region(raw)
+    except (
+        TypeError,
+        IndexError,
+        OverflowError,
+        AttributeError,
+    ) as error:  # a sound file with odd entries
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _decode_region(raw: bytes) -> RegionResult:
     stored, start = _decode_head(raw[12 : 12 + int.from_bytes(raw[4:12], "little")], raw[:4])
     blobs = _split(np.frombuffer(raw, np.uint8)[start:], stored["blobs_lengths"])
     if [google_crc32c.value(blob) for blob in blobs] != stored["blobs_checks"].tolist():
@@ -100,7 +113,7 @@ def _decode_head(head: bytes, check: bytes) -> tuple[dict[str, np.ndarray], int]
 
 
 def _region_result(stored: dict[str, np.ndarray], pictures: tuple, outlines: tuple) -> RegionResult:
-    scalars = json.loads(stored["scalars_json"].tobytes())
+    scalars = parse_json(stored["scalars_json"].tobytes(), finite=False)
     scalars["notes"] = tuple(scalars["notes"])
     columns = {name: stored[f"cells_{name}"] for name in _ARRAYS}
     masks = _split(stored["masks_bytes"], stored["masks_lengths"])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..bounded_files import parse_json, read_bounded
 from ..records import PICTURE_UM
 
 Ring = tuple[tuple[float, float], ...]
@@ -20,7 +20,7 @@ class Outlines:
     nucleus: tuple[Ring, ...]
 
 
-def read_outlines(path: Path) -> dict[int, Outlines]:
+def read_outlines(path: Path, max_bytes: int) -> dict[int, Outlines]:
     """Cell id to outlines. OSError, or ValueError, KeyError or TypeError where the file is not one of ours.
 
     Each feature is boiled down as soon as it is parsed, so that a file of many cells takes little more memory than
@@ -39,7 +39,7 @@ def read_outlines(path: Path) -> dict[int, Outlines]:
             return None
         return entry
 
-    whole = json.loads(path.read_text("utf-8"), object_hook=boil_down)
+    whole = parse_json(read_bounded(path, max_bytes), object_hook=boil_down)
     if whole["type"] != "FeatureCollection":
         raise ValueError(f"is a {whole['type']!r}, expected a FeatureCollection")
     return found

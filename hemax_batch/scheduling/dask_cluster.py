@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from typing import Any
 
+from ..bounded_files import read_json
 from ..errors import HemaxError, UsageError
 from ..settings import RunOptions, TlsFiles
 from .executors import DaskExecutor, SerialExecutor
@@ -125,7 +125,7 @@ def _address(options: RunOptions) -> str:
     if options.scheduler:
         return options.scheduler
     try:
-        return str(json.loads(options.scheduler_file.read_text("utf-8"))["address"])
+        return str(read_json(options.scheduler_file)["address"])
     except (OSError, ValueError, KeyError, TypeError):
         return ""
 

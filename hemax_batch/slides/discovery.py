@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..bounded_files import MAX_LIST_BYTES, read_text
 from ..errors import UsageError
 from .formats import dicom_series
 from .formats.companion_files import data_folders
@@ -118,8 +119,8 @@ def _read_list(path: Path) -> list[Path]:
     Relative entries are beside the list. A slide that is missing stays in: it fails as a slide, the others are done.
     """
     try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path, MAX_LIST_BYTES).splitlines()
+    except (OSError, ValueError) as error:
         raise UsageError(
             f"@{path}: this list cannot be read as text ({error}); give one slide a line"
         ) from error

@@ -10,12 +10,12 @@ teaches no mask, as it does not tell nucleus from cytoplasm.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from ...bounded_files import MAX_DATA_BYTES, read_json
 from ...errors import DataError
 from ...vocabulary import CLASS_NAMES, NEUTROPHIL_NAMES, WHITE_NAMES
 from .examples import BYSTANDERS, CellLabel, Example
@@ -34,7 +34,7 @@ def coco_files(folder: Path) -> list[Path]:
     found = []
     for path in sorted([*folder.glob("*.json"), *folder.glob("annotations/*.json")]):
         try:
-            data = json.loads(path.read_text("utf-8"))
+            data = read_json(path, MAX_DATA_BYTES)
         except ValueError as error:
             raise DataError(f"{path}: not JSON ({error})") from error
         if isinstance(data, dict) and {"images", "annotations", "categories"} <= data.keys():
@@ -48,7 +48,7 @@ def read_coco(folder: Path) -> list[Example]:
 
 
 def _read(path: Path, folder: Path) -> list[Example]:
-    data = json.loads(path.read_text("utf-8"))
+    data = read_json(path, MAX_DATA_BYTES)
     classes = {c["id"]: _allowed(c["name"]) for c in data["categories"]}
     names = {c["id"]: c["name"] for c in data["categories"]}
     images, sizes, cells, ignored = {}, {}, {}, {}

@@ -15,11 +15,11 @@ taught only where an image has one cell.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 
+from ...bounded_files import read_json
 from ...errors import DataError
 from ...vocabulary import ATTRIBUTES, CLASS_NAMES
 from .examples import CellLabel, Example, parse_mpp
@@ -73,7 +73,7 @@ def _read_description(folder: Path) -> dict:
             f"{path}: missing; the layout does not say µm/px nor what its class and attribute numbers mean"
         )
     try:
-        description = json.loads(path.read_text("utf-8"))
+        description = read_json(path)
         description["mpp"], description["classes"] = (
             parse_mpp(description["mpp"], str(path)),
             list(description["classes"]),
