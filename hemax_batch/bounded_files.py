@@ -81,9 +81,13 @@ def parse_json(
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Its TOML table. OSError or ValueError."""
-    text = read_bounded(path, MAX_TOML_BYTES).decode("utf-8")
+    return parse_toml(read_bounded(path, MAX_TOML_BYTES))
+
+
+def parse_toml(raw: bytes) -> dict[str, Any]:
+    """A TOML table of at most MAX_DEPTH levels. ValueError otherwise."""
     try:
-        value = tomllib.loads(text)
+        value = tomllib.loads(raw.decode("utf-8-sig"))
     except RecursionError:
         raise ValueError("is nested too deeply") from None
     _check_values(value, finite=False)

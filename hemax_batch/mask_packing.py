@@ -1,4 +1,4 @@
-"""A cell's mask as a few bytes: two planes of bits, the whole cell's and its nucleus's, compressed."""
+"""Pack a cell's mask into a few bytes: two bit planes, the cell's and its nucleus's, compressed."""
 
 from __future__ import annotations
 
@@ -8,26 +8,30 @@ import numpy as np
 
 
 def pack_mask(mask: np.ndarray) -> bytes:
-    """A mask crop, uint8 [h, w] (0 outside, 1 cytoplasm, 2 nucleus), packed to bytes."""
+    """Pack a mask crop, uint8 [h, w] (0 outside, 1 cytoplasm, 2 nucleus)."""
     planes = np.stack([mask > 0, mask == 2])
     return zlib.compress(np.packbits(planes).tobytes(), 6)
 
 
 def unpack_mask(packed: bytes, hw: tuple[int, int]) -> np.ndarray:
-    """The inverse of `pack_mask`: uint8 [h, w]."""
+    """Undo `pack_mask`: uint8 [h, w]."""
     planes = unpack_planes(packed, hw)
-    return planes[0] + planes[1].view(np.uint8)
+    mask: np.ndarray = planes[0] + planes[1].view(np.uint8)
+    return mask
 
 
 def unpack_planes(packed: bytes, hw: tuple[int, int]) -> np.ndarray:
-    """What `pack_mask` packed as two masks, bool [2, h, w]: the whole cell, and its nucleus."""
+    """Unpack two masks, bool [2, h, w]: the whole cell and its nucleus."""
     h, w = int(hw[0]), int(hw[1])
     bits = np.unpackbits(np.frombuffer(_planes(packed, h, w), np.uint8), count=2 * h * w)
     return bits.view(bool).reshape(2, h, w)
 
 
 def count_pixels(packed: bytes, hw: tuple[int, int]) -> tuple[int, int]:
-    """Pixels of the nucleus and of the whole cell in a packed mask, counted as the bits of one great number."""
+    """Count the pixels of the nucleus and of the whole cell in a packed mask.
+
+    The bits are counted as those of one large integer, which is fast.
+    """
     h, w = int(hw[0]), int(hw[1])
     raw = _planes(packed, h, w)
     bits = int.from_bytes(raw, "big")
@@ -36,5 +40,5 @@ def count_pixels(packed: bytes, hw: tuple[int, int]) -> tuple[int, int]:
 
 
 def _planes(packed: bytes, h: int, w: int) -> bytes:
-    """The bits of both planes, one after the other. No more than they can be is ever unpacked."""
+    """Decompress the bits of both planes. The output never exceeds the size of the planes."""
     return zlib.decompressobj().decompress(packed, (2 * h * w + 7) // 8)

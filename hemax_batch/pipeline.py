@@ -248,6 +248,7 @@ class RunContext:
             clear_failure(self.results.state, job.slide_id)
         if job.state == "working" and self.options.retry_failed:
             job.journal.clear_hung()
+            job.journal.clear_damaged()
 
     def resume_decision(self, job: SlideJob) -> None:
         """Leave `work` as working, or end it: current already, or failed before and unchanged. Changes no file.
@@ -272,7 +273,7 @@ class RunContext:
             return
         record = self.results.record(job.slide_id)
         if record is not None and record.fingerprint == job.fingerprint:
-            if not (self.options.retry_failed and record.unreadable_regions):
+            if not (self.options.retry_failed and record.unreadable_share):
                 job.state, job.cells, job.warnings = "skipped", record.cells, record.warnings
             return
         before = read_failure(self.results.state, job.slide_id)

@@ -1,13 +1,15 @@
-"""What flows between the rooms: frozen, picklable records whose shapes are checked when they are made.
+"""Records that flow between the packages: frozen, picklable, with checked shapes.
 
-No open handles, no dicts of things. Coordinates are level-0 pixels of the slide unless a name says otherwise;
-rectangles are x0, y0, x1, y1, half-open.
+They contain no open handles and no dicts of objects. Coordinates are level-0 pixels of the slide
+unless a name says otherwise. Rectangles are x0, y0, x1, y1, half-open.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import chain
+from typing import Any
 
 import numpy as np
 
@@ -15,27 +17,30 @@ from . import vocabulary
 
 Rect = tuple[int, int, int, int]
 
-PICTURE_UM = 24.0  # side of a cell's picture, whose middle is the middle of the cell's box: promyelocytes reach 21 µm
-#: A cell this near to its patch's middle is the one that the patch is centred on: candidates sit on nuclei, cells are 7-20 µm wide.
+# Side of a cell's picture. Its middle is the middle of the cell's box. Promyelocytes reach 21 µm.
+PICTURE_UM = 24.0
+#: The cell on which a patch is centred lies within this distance of the patch's middle. Candidates
+#: lie on nuclei, and cells are 7-20 µm wide.
+CENTRAL_CELL_UM = 5.0
 CENTRAL_CELL_UM = 5.0
 
 
 @dataclass(frozen=True)
 class Slide:
-    """One slide as found: enough to open it again in another process."""
+    """One slide, with all that is needed to open it again in another process."""
 
     path: str  # absolute
-    slide_id: str  # unique and file-system-safe: the name of its results folder
-    fingerprint: str  # of its content, cheap but sound (see slides.reader)
+    slide_id: str  # unique and safe on any file system: the name of its results folder
+    fingerprint: str  # of the content (see slides.fingerprint)
     width: int
     height: int
     mpp: float  # µm per level-0 pixel
     level_sizes: tuple[tuple[int, int], ...]  # (width, height), finest first
     level_downsamples: tuple[float, ...]
     vendor: str
-    backend: str  # which reader opened it: "tiff", "openslide" or "image"
+    backend: str  # the reader: "tiff", "openslide" or "image"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.width < 1 or self.height < 1:
             raise ValueError(f"slide size {self.width}x{self.height}")
         if len(self.level_sizes) != len(self.level_downsamples):
@@ -46,20 +51,20 @@ class Slide:
 
 @dataclass(frozen=True)
 class StainProfile:
-    """How this slide is stained, measured once on its coarsest useful view so that every region agrees.
+    """The stain of a slide, measured once on a bounded sample, so that all regions agree.
 
     Optical density is -log10((v + 1) / (background + 1)), per channel.
     """
 
     background_rgb: tuple[float, float, float]  # clear glass, 0..255
     rbc_od_rgb: tuple[float, float, float]  # a typical red cell
-    nucleus_od_threshold: float  # the screen's threshold, on the scale that slides.screening names
+    nucleus_od_threshold: float  # the screen's threshold, in the unit of slides.screen_view
     warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Region:
-    """The unit of work: a core that owns what is centred in it, and the wider window that is looked at."""
+    """The unit of work: a core that owns the cells centred in it, and the window that is read."""
 
     index: int
     core: Rect
@@ -68,7 +73,7 @@ class Region:
 
 @dataclass(frozen=True)
 class TilePlan:
-    """A slide's regions: cores partition the part of the plane that holds anything; blank glass is left out."""
+    """The regions of a slide. Their cores cover all of it but blank glass."""
 
     slide: Slide
     stain: StainProfile
@@ -79,18 +84,23 @@ class TilePlan:
 
 @dataclass(frozen=True)
 class PatchBatch:
-    """Patches at the network's working scale.
+    """B patches at the network's working scale.
 
-    pixels   uint8 [B, 3, H, W]
-    origins  float64 [B, 2], level-0 x, y of each patch's top-left corner
-    scale    level-0 pixels per patch pixel
+    Attributes
+    ----------
+    pixels
+        uint8 [B, 3, H, W].
+    origins
+        float64 [B, 2]: level-0 (x, y) of each patch's top-left corner.
+    scale
+        Level-0 pixels per patch pixel.
     """
 
     pixels: np.ndarray
     origins: np.ndarray
     scale: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.pixels.dtype != np.uint8 or self.pixels.ndim != 4 or self.pixels.shape[1] != 3:
             raise ValueError(
                 f"pixels must be uint8 [B, 3, H, W], not {self.pixels.dtype} {self.pixels.shape}"
@@ -104,23 +114,35 @@ class PatchBatch:
 
 @dataclass(frozen=True)
 class Cells:
-    """N cells as parallel arrays, all of one slide.
+    """N cells of one slide as parallel arrays.
 
-    boxes_xyxy       float32 [N, 4], level-0 pixels
-    scores           float32 [N], that there is a cell at all (1 - no-object)
-    class_probs      float32 [N, K], vocabulary.CLASSES, each row sums to 1
-    attribute_probs  float32 [N, A], per attribute (vocabulary.attribute_slices) each sums to 1
-    mask_xy          int32 [N, 2], level-0 x, y of the mask crop's top-left pixel
-    mask_hw          int32 [N, 2], its height and width in level-0 pixels
-    masks            N packed crops (pack_mask) at level-0 resolution
-    off_centre_um    float32 [N], distance of the cell from the centre of the patch that saw it
-    region_index     int32 [N], the region whose task found it
-    pictures         N JPEGs for the report, PICTURE_UM a side round the middle of the box (b"" where none was kept);
-                     while a slide is published, where each lies in its journal (results.region_blobs)
-    ood_score        float32 [N], how unlike the known cells each looks: above 1, more than 99 in 100 of them
-                     (model.out_of_distribution); 0 where the weights cannot say
-    outlines         N texts, the masks' outlines as cells.geojson holds them (outputs.outlines; b"" where they were not
-                     traced yet); while a slide is published, where each lies, as of `pictures`
+    Attributes
+    ----------
+    boxes_xyxy
+        float32 [N, 4], level-0 pixels.
+    scores
+        float32 [N]: probability that there is a cell (1 - no-object).
+    class_probs
+        float32 [N, K] in the order of vocabulary.CLASSES. Each row sums to 1.
+    attribute_probs
+        float32 [N, A]. Each attribute (vocabulary.attribute_slices) sums to 1.
+    mask_xy, mask_hw
+        int32 [N, 2]: level-0 (x, y) of the mask crop's top-left pixel, and its height and width.
+    masks
+        N packed crops (mask_packing.pack_mask) at level-0 resolution.
+    off_centre_um
+        float32 [N]: distance of the cell from the centre of its patch.
+    region_index
+        int32 [N]: the region whose task found the cell.
+    pictures
+        N JPEGs for the report, PICTURE_UM a side around the middle of the box. b"" means none.
+        While a slide is published, each is a place in the journal (results.region_blobs).
+    ood_score
+        float32 [N]: out-of-distribution score (model.out_of_distribution). Above 1 a cell is less
+        like the known cells than 99 in 100 of them. 0 if the weights cannot compute it. Default: 0.
+    outlines
+        N texts: the masks' outlines as in cells.geojson (outputs.outlines). b"" means not traced.
+        While a slide is published, each is a place in the journal. Default: b"".
     """
 
     boxes_xyxy: np.ndarray
@@ -133,16 +155,16 @@ class Cells:
     off_centre_um: np.ndarray
     region_index: np.ndarray
     pictures: tuple[bytes, ...]
-    ood_score: np.ndarray | None = None  # an array once it is made
-    outlines: tuple[bytes, ...] | None = None  # N of them likewise
+    ood_score: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    outlines: tuple[bytes, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         n = len(self.boxes_xyxy)
-        if self.ood_score is None:
+        if not len(self.ood_score):
             object.__setattr__(self, "ood_score", np.zeros(n, np.float32))
-        if self.outlines is None:
+        if not self.outlines:
             object.__setattr__(self, "outlines", (b"",) * n)
-        wanted = {
+        shapes = {
             "boxes_xyxy": (n, 4),
             "scores": (n,),
             "class_probs": (n, vocabulary.N_CLASSES),
@@ -153,13 +175,16 @@ class Cells:
             "region_index": (n,),
             "ood_score": (n,),
         }
-        for name, shape in wanted.items():
+        for name, shape in shapes.items():
             if getattr(self, name).shape != shape:
                 raise ValueError(
                     f"Cells.{name} has shape {getattr(self, name).shape}, expected {shape}"
                 )
         if not len(self.masks) == len(self.pictures) == len(self.outlines) == n:
-            lengths = f"{len(self.masks)} masks, {len(self.pictures)} pictures, {len(self.outlines)} outlines"
+            lengths = (
+                f"{len(self.masks)} masks, {len(self.pictures)} pictures, "
+                f"{len(self.outlines)} outlines"
+            )
             raise ValueError(f"{n} boxes, {lengths}")
 
     def __len__(self) -> int:
@@ -167,7 +192,7 @@ class Cells:
 
     @classmethod
     def empty(cls) -> Cells:
-        """No cells."""
+        """Return a record without cells."""
         f, i = np.float32, np.int32
         return cls(
             np.zeros((0, 4), f),
@@ -182,23 +207,23 @@ class Cells:
             (),
         )
 
-    def take(self, rows) -> Cells:
-        """The cells at integer (or boolean) `rows`, in that order."""
-        rows = np.arange(len(self))[rows]
-        picked = {}
+    def take(self, rows: np.ndarray | Sequence[int] | slice) -> Cells:
+        """Return the cells at integer (or boolean) `rows`, in that order."""
+        indices = np.arange(len(self))[rows]
+        taken: dict[str, Any] = {}
         for f in fields(self):
             value = getattr(self, f.name)
-            picked[f.name] = (
-                tuple(value[i] for i in rows) if isinstance(value, tuple) else value[rows]
+            taken[f.name] = (
+                tuple(value[i] for i in indices) if isinstance(value, tuple) else value[indices]
             )
-        return Cells(**picked)
+        return Cells(**taken)
 
     @staticmethod
     def concat(parts: list[Cells]) -> Cells:
-        """All cells of `parts` in order; the empty list gives no cells."""
+        """Return all cells of `parts` in order. The empty list gives no cells."""
         if len(parts) < 2:
             return parts[0] if parts else Cells.empty()
-        joined = {}
+        joined: dict[str, Any] = {}
         for f in fields(Cells):
             values = [getattr(p, f.name) for p in parts]
             joined[f.name] = (
@@ -209,21 +234,33 @@ class Cells:
         return Cells(**joined)
 
     def with_region(self, index: int) -> Cells:
-        """The same cells, marked as found by region `index`."""
+        """Return the same cells with region `index` as the region that found them."""
         return replace(self, region_index=np.full(len(self), index, np.int32))
 
 
 @dataclass(frozen=True)
 class FilmSquares:
-    """How dense the film is in S squares of the slide-wide lattice of slides.zones; equal wherever they are measured.
+    """The density of the film in S squares of the slide (slides.zones).
 
-    places        int32 [S, 2], column and row of each square
-    film          int32 [S], its lattice pixels that are not of nuclei; of these
-    covered       int32 [S], by red cells, and
-    overlaid      int32 [S], by several on one another
-    single_od     float64 [S], green optical density above the glass, summed over those covered and not overlaid
-    nuclei        int32 [S], pixels of nuclei
-    nuclear_od    float64 [S], their nuclear stain above the glass, summed
+    A square has equal values in every region that measures it.
+
+    Attributes
+    ----------
+    places
+        int32 [S, 2]: column and row of each square.
+    film
+        int32 [S]: lattice pixels outside nuclei.
+    covered
+        int32 [S]: pixels of `film` covered by red cells.
+    overlaid
+        int32 [S]: pixels of `covered` with several red cells on top of each other.
+    single_od
+        float64 [S]: green optical density above the glass, summed over pixels that are covered and
+        not overlaid.
+    nuclei
+        int32 [S]: pixels of nuclei.
+    nuclear_od
+        float64 [S]: nuclear stain above the glass, summed over pixels of nuclei.
     """
 
     places: np.ndarray
@@ -234,23 +271,26 @@ class FilmSquares:
     nuclei: np.ndarray
     nuclear_od: np.ndarray
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         n = len(self.places)
         for f in fields(self):
             shape = getattr(self, f.name).shape
             if shape != ((n, 2) if f.name == "places" else (n,)):
-                raise ValueError(f"Squares.{f.name} has shape {shape} for {n} squares")
+                raise ValueError(f"FilmSquares.{f.name} has shape {shape} for {n} squares")
 
     @classmethod
     def empty(cls) -> FilmSquares:
-        """No squares."""
+        """Return a record without squares."""
         i, d = np.zeros(0, np.int32), np.zeros(0)
         return cls(np.zeros((0, 2), np.int32), i, i, i, d, i, d)
 
 
 @dataclass(frozen=True)
 class OverviewPiece:
-    """A region's part of the slide's overview: uint8 [h, w, 3], its top-left at pixel (x, y) of the overview."""
+    """A region's part of the slide's overview.
+
+    `pixels` is uint8 [h, w, 3]. Its top-left pixel is pixel (x, y) of the overview.
+    """
 
     x: int
     y: int
@@ -258,51 +298,92 @@ class OverviewPiece:
 
     @classmethod
     def empty(cls) -> OverviewPiece:
-        """Nothing."""
+        """Return a piece without pixels."""
         return cls(0, 0, np.zeros((0, 0, 3), np.uint8))
 
 
 @dataclass(frozen=True)
-class RegionResult:
-    """What one task brings back: its cells and what it cost. Small: of the slide's pixels only pictures of its cells
-    and its part of the overview.
+class DamagedArea:
+    """A place of a slide (level-0 pixels) that could not be decoded: usually one tile."""
 
-    rbc_diameters_um  float32 [R], single red cells measured in this region (a bounded sample)
-    passed_over_um2   area of the squares in which the screen saw nothing
-    audited_um2, audit_cells   area of the random sample of them, and cells HemaX found there
-    squares           how dense the film is in every square that the core reaches into
+    rect: Rect
+    reason: str
+
+
+@dataclass(frozen=True)
+class RegionResult:
+    """The result of one region's task: its cells and its costs.
+
+    It is small. Of the slide's pixels it holds only pictures of cells and a piece of the overview.
+
+    Attributes
+    ----------
+    rbc_diameters_um
+        float32 [R]: diameters of a bounded sample of single red cells.
+    proposals
+        Candidates of the screen inside the core.
+    patches
+        Patches that the network saw.
+    saturated
+        Patches with as many cells as queries. They are read again in smaller windows.
+    platelets
+        Platelets found in patches. They are not tabulated.
+    passed_over_um2
+        Area of the squares in which the screen found nothing.
+    audited_um2, audit_cells
+        Area of the random sample of those squares, and cells that the network found there.
+    squares
+        Density of the film in every square that the core reaches into.
+    focus
+        Variance of the Laplacian at the screen's scale, normalised by the stain.
+    failure
+        Why the region could not be read. "" means that it was read.
+    damaged
+        Places that could not be decoded, of all that the region read, also beyond its core.
     """
 
     region_index: int
     cells: Cells
     rbc_diameters_um: np.ndarray
-    proposals: int  # places the screen proposed inside the core
-    patches: int  # patches sent through the network
-    saturated: int  # patches with as many cells as queries, re-read in smaller windows
-    platelets: int  # seen in patches, not tabulated
+    proposals: int
+    patches: int
+    saturated: int
+    platelets: int
     passed_over_um2: float = 0.0
     audited_um2: float = 0.0
     audit_cells: int = 0
     squares: FilmSquares = field(default_factory=FilmSquares.empty)
     overview: OverviewPiece = field(default_factory=OverviewPiece.empty)
-    focus: float = float("nan")  # variance of the Laplacian at the screen's scale, stain-normalised
+    focus: float = float("nan")
     seconds_read: float = 0.0
     seconds_network: float = 0.0
-    failure: str = ""  # why this region could not be read ("" = it could)
+    failure: str = ""
     notes: tuple[str, ...] = field(default=())
+    damaged: tuple[DamagedArea, ...] = field(default=())
 
 
 @dataclass(frozen=True)
 class RegionReport:
-    """What is known of one region once its slide is counted: a row of `regions.csv`. NaN where nothing was measured.
+    """What is known of one region after its slide is counted: a row of `regions.csv`.
 
-    state      "read" or "unreadable"
-    zone       where most of its film lies ("blank" where there is none, "" where it could not be read)
-    used       whether the cells of that zone count
-    reason     why some or all of it is left out
-    quality    what is wrong with focus or stain
-    zones_mm2  area of each of vocabulary.ZONES
-    cover, overlap, stain_contrast, nuclear_contrast   see slides.zones.film_statistics, of the squares it reaches into
+    A value that was not measured is NaN.
+
+    Attributes
+    ----------
+    state
+        "read" or "unreadable".
+    zone
+        Zone of most of its film. "blank" if there is none, "" if the region could not be read.
+    used
+        Whether the cells of that zone count.
+    reason
+        Why some or all of the region is left out.
+    quality
+        Faults of focus or stain.
+    zones_mm2
+        Area of each of vocabulary.ZONES.
+    cover, overlap, stain_contrast, nuclear_contrast
+        See slides.zones.film_statistics, over the squares that the core reaches into.
     """
 
     index: int
@@ -325,20 +406,25 @@ class RegionReport:
     cells: int
     white_cells: int
     white_cells_used: int
+    unreadable_mm2: float = 0.0  # all of a region's area, or that of its damaged tiles
 
 
 @dataclass(frozen=True)
 class MergedCells:
-    """A slide's cells after ownership and deduplication, in a fixed order of place.
+    """A slide's cells after ownership and deduplication, in a fixed order.
 
-    ids      int64 [N], 1..N: row-major by the centre's (y, x) in level-0 pixels; the value in the masks
-    dropped  counts by reason ("duplicate", "platelet", "below score", …)
+    Attributes
+    ----------
+    ids
+        int64 [N], 1..N: row-major by the centre's (y, x) in level-0 pixels. The masks hold the ids.
+    dropped
+        Counts by reason ("duplicate", "platelet", "below score", …).
     """
 
     cells: Cells
     ids: np.ndarray
     dropped: dict[str, int]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.ids.shape != (len(self.cells),):
             raise ValueError(f"{len(self.cells)} cells, ids {self.ids.shape}")

@@ -1,4 +1,4 @@
-"""What a run is asked to do: the settings that change a result, and the options that only change how it is reached."""
+"""Settings of a run: `RunSettings` changes results, `RunOptions` changes only how they are made."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from .cells.cell_selection import COUNT_IN
 from .cells.rules import Rules
 from .errors import UsageError
 
-#: Raised whenever results of an earlier version could differ from this one's, so that they are made again.
-FORMAT_VERSION = 8
+#: Increased if the results of an earlier version could differ, so that they are made again.
+FORMAT_VERSION = 9
 ENGINES = ("torch", "openvino")
 
 
@@ -20,17 +20,31 @@ ENGINES = ("torch", "openvino")
 class RunSettings:
     """Everything besides the slide's content and the weights that changes a result.
 
-    mpp             µm per level-0 pixel for all slides; None: as each slide says
-    core_um         side of a region's core
-    engine          what the network runs in: "torch", or "openvino" (on the CPU), whose last bits differ
-    exhaustive      the network looks everywhere instead of where the screen points
-    audit           share of the passed-over glass that the network looks at, to estimate what the screen misses
-    min_confidence  below it a cell is `unidentified`; None: as the weights' card says
-    target_cells    white cells that make a differential sufficient
-    count_in        "monolayer": white cells elsewhere are left out where it holds target_cells; "all": they count too
-    wbc             the analyser's white count (10^9/l), for the corrected count; None: not known
-    rules           when a differential is flagged, and reference ranges
-    max_unreadable  share of the scanned area that may be unreadable before a slide fails
+    Attributes
+    ----------
+    mpp
+        µm per level-0 pixel of all slides. None: as each slide says.
+    core_um
+        Side of a region's core.
+    engine
+        What runs the network: "torch", or "openvino" (on the CPU), whose last bits differ.
+    exhaustive
+        The network sees everything and not only the screen's candidates.
+    audit
+        Share of the area without candidates that the network sees, to estimate what the screen
+        misses.
+    min_confidence
+        A cell with a lower confidence is `unidentified`. None: as the weights' card says.
+    target_cells
+        White cells that make a differential sufficient.
+    count_in
+        "monolayer": white cells elsewhere are left out if it holds target_cells. "all": they count.
+    wbc
+        The analyser's white count (10^9/l), for the corrected count. None: not known.
+    rules
+        When a differential is flagged, and the reference ranges.
+    max_unreadable
+        Share of the scanned area that may be unreadable before a slide fails.
     """
 
     mpp: float | None = None
@@ -45,7 +59,7 @@ class RunSettings:
     max_unreadable: float = 0.05
     rules: Rules = field(default_factory=Rules)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_range("--mpp", self.mpp, 0.0, 100.0, open_low=True)
         _check_range("--core-um", self.core_um, 50.0, 5000.0)
         _check_range("--audit", self.audit, 0.0, 1.0)
@@ -61,7 +75,10 @@ class RunSettings:
         _check_range("--max-unreadable", self.max_unreadable, 0.0, 1.0)
 
     def result_fingerprint(self, slide_fingerprint: str, weights_sha256: str) -> str:
-        """SHA-256 (hex) that decides what may be reused: slide content, weights, every setting here, format."""
+        """Return the SHA-256 (hex) that decides which results may be reused.
+
+        It covers the slide's content, the weights, every setting of this class and the format.
+        """
         text = json.dumps(
             [FORMAT_VERSION, slide_fingerprint, weights_sha256, asdict(self)], sort_keys=True
         )
@@ -70,18 +87,30 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How the results are reached; none of these changes a byte of them.
+    """How the results are made. None of these options changes a byte of them.
 
-    batch_size     patches at a time; None: 8 on the CPU, 64 on a GPU
-    workers        processes; None: as the machine allows; 0: this process alone
-    gpus           graphics cards to use; None: all that are visible; 0: none
-    scheduler      address of a running dask scheduler, or None
-    max_minutes    stop in good order after this long, or None
-    wait_lock_s    how long to wait for another run that holds the results folder
-    region_timeout_s  a region that takes longer counts as hung; its worker is ended and the region tried again
-    open_timeout_s    a slide that takes longer to open counts as hung, and fails until the next run
-    on_gpu_loss    "cpu": workers whose GPU was lost go on without it; "retire": they end, the others go on
-    settle_s       a slide that changed less than this long ago may still be being copied: left for the next run
+    Attributes
+    ----------
+    batch_size
+        Patches at a time. None: 8 on the CPU, 64 on a GPU.
+    workers
+        Number of processes. None: as the machine allows. 0: this process alone.
+    gpus
+        Number of GPUs. None: all that are visible. 0: none.
+    scheduler
+        Address of a running dask scheduler, or None.
+    max_minutes
+        The run stops in good order after this time. None: no limit.
+    wait_lock_s
+        How long to wait for another run that holds the results folder.
+    region_timeout_s
+        A region that takes longer hangs. Its worker is ended and the region is tried again.
+    open_timeout_s
+        A slide that takes longer to open hangs. It fails until the next run.
+    on_gpu_loss
+        "cpu": workers that lost their GPU continue without it. "retire": they end.
+    settle_s
+        A slide that changed less than this long ago may still be copied. It waits for the next run.
     """
 
     weights: Path | None = None
@@ -105,7 +134,7 @@ class RunOptions:
     log_json: Path | None = None
     command_line: tuple[str, ...] = field(default=())
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_range("--batch-size", self.batch_size, 1, 4096)
         _check_range("--workers", self.workers, 0, 4096)
         _check_range("--gpus", self.gpus, 0, 1024)
@@ -116,7 +145,8 @@ class RunOptions:
         _check_range("--region-timeout", self.region_timeout_s, 1.0, 1e6)
         if self.scheduler and self.scheduler_file:
             raise UsageError(
-                f"--scheduler {self.scheduler} and --scheduler-file {self.scheduler_file}: give one of them"
+                f"--scheduler {self.scheduler} and --scheduler-file {self.scheduler_file}: "
+                "give one of them"
             )
 
 
@@ -136,6 +166,5 @@ def _check_range(
     if value is None:
         return
     if not low <= value <= high or (open_low and value == low):
-        raise UsageError(
-            f"{name} {value:g}: must be {'above' if open_low else 'at least'} {low:g} and at most {high:g}"
-        )
+        bound = "above" if open_low else "at least"
+        raise UsageError(f"{name} {value:g}: must be {bound} {low:g} and at most {high:g}")

@@ -1,10 +1,11 @@
-"""Classes, attributes, their states and their words: the one source of truth.
+"""The vocabulary: classes, attributes, their states and their words.
 
-Head sizes, table columns, label colours and sentences all derive from this module, and a checkpoint
-carries `fingerprint()` so that weights of another vocabulary are refused (`errors.WeightsError`).
+Head sizes, table columns, label colours and sentences derive from this module. A checkpoint carries
+`fingerprint()`, so weights of another vocabulary are refused (`errors.WeightsError`).
 
-Clinical order of the classes: CLSI H20 / ICSH reporting order, immature to mature granulocytes first.
-Attribute states are those of WBCAtt (Tsutsui et al., NeurIPS 2023), in haematologists' words.
+The clinical order of the classes is the reporting order of CLSI H20 and ICSH: immature to mature
+granulocytes first. The attribute states are those of WBCAtt (Tsutsui et al., NeurIPS 2023), in
+haematologists' words.
 """
 
 from __future__ import annotations
@@ -18,12 +19,24 @@ CLAIM = "pre-classification, for review by a qualified morphologist; research us
 
 @dataclass(frozen=True)
 class CellClass:
-    """One class: its table name, its words, the colour it is drawn in, and whether it is a white cell."""
+    """One class of cells.
+
+    Attributes
+    ----------
+    name
+        Name in tables.
+    words
+        Name in sentences.
+    colour
+        sRGB hex, from Paul Tol's palettes for colour-blind readers.
+    white
+        Whether it is a white cell, which the differential's denominator counts.
+    """
 
     name: str
     words: str
-    colour: str  # sRGB hex, drawn from Paul Tol's colour-blind-safe palettes
-    white: bool = True  # counted in the differential's denominator
+    colour: str
+    white: bool = True
 
 
 CLASSES: tuple[CellClass, ...] = (
@@ -37,16 +50,19 @@ CLASSES: tuple[CellClass, ...] = (
     CellClass("basophil", "basophil", "#332288"),
     CellClass("monocyte", "monocyte", "#117733"),
     CellClass("lymphocyte", "lymphocyte", "#44AA99"),
+    CellClass("variant_lymphocyte", "variant lymphocyte", "#66CCBB"),
+    CellClass("plasma_cell", "plasma cell", "#4477AA"),
     CellClass("erythroblast", "nucleated red cell", "#88CCEE", white=False),
+    CellClass("smudge", "smudge cell", "#A0A0C8", white=False),
     CellClass("platelet", "platelet", "#999933", white=False),
 )
 CLASS_NAMES: tuple[str, ...] = tuple(c.name for c in CLASSES)
 WHITE_NAMES: tuple[str, ...] = tuple(c.name for c in CLASSES if c.white)
 
-#: What analysers count as one, and people tell apart badly.
+#: Analysers count these as one class, and people often confuse them.
 NEUTROPHIL_NAMES: tuple[str, ...] = ("band_neutrophil", "segmented_neutrophil")
 
-#: What normal blood holds.
+#: Classes of normal blood.
 MATURE_NAMES: tuple[str, ...] = (
     *NEUTROPHIL_NAMES,
     "eosinophil",
@@ -57,21 +73,21 @@ MATURE_NAMES: tuple[str, ...] = (
 
 
 def tells_type(allowed: tuple[str, ...]) -> bool:
-    """Whether a label that allows these classes says more than "some white cell", or some mature one."""
+    """Return whether a label that allows these classes is more specific than "white cell".
+
+    A label that allows all white cells, or all mature ones, is not.
+    """
     return allowed not in (WHITE_NAMES, MATURE_NAMES)
 
 
-#: Not a class of the network: what a cell becomes when the network is unsure of it.
+#: The name of a cell of which the network is unsure. It is no class of the network.
 UNIDENTIFIED = "unidentified"
 UNIDENTIFIED_COLOUR = "#BBBBBB"
 
-#: What a reviewer may call a cell besides the above. The network knows none of these, so they are no part of
-#: `fingerprint()`, and "not assessed" stands until a person has looked.
+#: Further names that a reviewer may give to a cell. The network knows none of them, so they are no
+#: part of `fingerprint()`. A cell is "not assessed" until a person has looked at it.
 REVIEW_CLASSES: tuple[CellClass, ...] = (
-    CellClass("variant_lymphocyte", "variant lymphocyte", "#66CCBB"),
-    CellClass("plasma_cell", "plasma cell", "#4477AA"),
     CellClass("other", "other white cell", "#777777"),
-    CellClass("smudge", "smudge cell", "#A0A0C8", white=False),
     CellClass("artefact", "artefact", "#555555", white=False),
 )
 REVIEW_NAMES: tuple[str, ...] = tuple(c.name for c in REVIEW_CLASSES)
@@ -79,7 +95,10 @@ REVIEW_NAMES: tuple[str, ...] = tuple(c.name for c in REVIEW_CLASSES)
 
 @dataclass(frozen=True)
 class Attribute:
-    """One explained attribute: `states[i]` is its table value, `words[i]` how a morphologist says it."""
+    """One explained attribute.
+
+    `states[i]` is its name in tables, `words[i]` a morphologist's words for it.
+    """
 
     name: str
     states: tuple[str, ...]
@@ -115,7 +134,7 @@ ATTRIBUTE_NAMES: tuple[str, ...] = tuple(a.name for a in ATTRIBUTES)
 
 
 def attribute_slices() -> dict[str, slice]:
-    """Where each attribute lies in a concatenated [N, A] array of attribute probabilities.
+    """Return the place of each attribute in a concatenated [N, A] array of probabilities.
 
     >>> attribute_slices()["cytoplasm_colour"]
     slice(3, 6, None)
@@ -131,11 +150,11 @@ N_CLASSES = len(CLASSES)
 N_ATTRIBUTE_STATES = sum(len(a.states) for a in ATTRIBUTES)
 
 
-#: Where on a smear a place lies (slides.zones), from none to too many red cells.
+#: Zones of a smear (slides.zones), from no red cells to too many.
 ZONES = ("blank", "feathered", "monolayer", "thick")
 
 
 def fingerprint() -> str:
-    """SHA-256 (hex) of class and attribute names in order: what a checkpoint must match."""
+    """Return the SHA-256 (hex) of class and attribute names in order. A checkpoint must match it."""
     text = json.dumps([CLASS_NAMES, [(a.name, a.states) for a in ATTRIBUTES]])
     return hashlib.sha256(text.encode()).hexdigest()

@@ -273,7 +273,7 @@ def test_a_dry_run_leaves_a_damaged_region_to_the_next_run(go, slide, tmp_path, 
 
 
 def damage_tiles(path: Path, count: int) -> None:
-    """Overwrite the compressed data of the first `count_differential` tiles of level 0 with noise."""
+    """Overwrite the compressed data of the first `count` tiles of level 0 with noise."""
     with tifffile.TiffFile(path) as tiff:
         spans = list(zip(tiff.pages[0].dataoffsets, tiff.pages[0].databytecounts, strict=True))
     with open(path, "r+b") as file:
@@ -292,7 +292,7 @@ def test_unreadable_regions_are_counted_and_too_many_fail_the_slide(
     result = go(own, "--max-unreadable", limit)
     assert states(out) == {"torn": state} and result.exit_code == (0 if state == "done" else 4)
     record = json.loads((out / "run.json").read_text())["slides"][0]
-    assert record["unreadable_regions"]
+    assert record["unreadable_places"]
     if state == "done":
         assert "could not be read" in rows(out / "differential.csv")[0]["warnings"]
         assert "1 done" in go(own, "--max-unreadable", limit, "--retry-failed").output

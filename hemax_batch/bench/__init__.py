@@ -1,4 +1,4 @@
-"""Measurements of the tool on the machine at hand, side by side in one run (`bin/bench`). No part of a run.
+"""Measurements of the tool on this machine, side by side in one run (`bin/bench`).
 
-`__main__` is the command line; `benchmark` says what is measured of one slide; the others are its pieces.
+`__main__` is the command line, `benchmark` measures one slide, the others measure its parts.
 """

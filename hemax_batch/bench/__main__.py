@@ -1,4 +1,4 @@
-"""`bin/bench`: what a run costs on this machine, against its own parts and against what one would do without it."""
+"""Command line of `bin/bench`: the cost of a run, of its parts and of the alternatives."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -28,45 +29,62 @@ _QUICK_CELLS, _FULL_CELLS = (2_000, (16_000, 8_000)), (1_000_000, (200_000, 100_
 @click.option(
     "--quick",
     is_flag=True,
-    help="Small synthetic slides and few made-up cells: minutes on two cores.",
+    help="Use small synthetic slides and few generated cells: minutes on two cores.",
 )
 @click.option(
     "--sizes",
-    help="Sides of the synthetic slides in pixels, such as 10000,20000; 0: none.  [default: by --quick]",
+    help="Sides of the synthetic slides in pixels, such as 10000,20000; 0 for none.  "
+    "[default: by --quick]",
 )
 @click.option(
     "--cores",
     type=int,
     default=cpu_limit,
-    help="Processes for every part.  [default: what we may use]",
+    help="Processes for every part.  [default: the cores this process may use]",
 )
 @click.option(
     "--repeat",
     type=click.IntRange(1),
     default=1,
-    help="Take each figure so often; medians are shown.",
+    help="Repetitions of each measurement; medians are shown.",
 )
 @click.option(
-    "--recall", "wants_recall", is_flag=True, help="Only the screen's recall against --exhaustive."
+    "--recall",
+    "recall_only",
+    is_flag=True,
+    help="Measure only the screen's recall against --exhaustive.",
 )
 @click.option(
     "--peer-python",
     type=_PYTHON,
-    help="Of an environment that holds TIAToolbox: its engine is measured too.",
+    help="Python of an environment with TIAToolbox; its engine is measured too.",
 )
-@click.option("--cells", type=int, help="Made-up cells to merge and write; 0: leave that out.")
+@click.option("--cells", type=int, help="Generated cells to merge and write; 0 for none.")
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
     default="bench",
-    help="For bench.json, bench.md and profile.txt.",
+    help="Folder for bench.json, bench.md and profile.txt.",
 )
-def main(slides, quick, sizes, cores, repeat, recall_only, peer_python, cells, out):
-    """Measure side by side, in one go: a run; reading alone; the network alone; OpenSlide's reading; the plain loop of
-    DeepZoom tiles; a peer's engine (hemax_batch/bench/peer.py says how to set it up); one worker against several;
-    merging made-up cells; growth with the slide's size.
+def main(
+    slides: tuple[Path, ...],
+    quick: bool,
+    sizes: str | None,
+    cores: int,
+    repeat: int,
+    recall_only: bool,
+    peer_python: Path | None,
+    cells: int | None,
+    out: Path,
+) -> None:
+    r"""Measure the tool side by side with its parts and alternatives.
 
-    SLIDES are measured besides the synthetic ones (with --recall: instead of them); of several sizes, their growth too.
+    Measured are a run; reading alone; the network alone; reading by OpenSlide; a plain loop over
+    DeepZoom tiles; a peer's engine (hemax_batch/bench/peer.py says how to set it up); one worker
+    against several; merging of generated cells; and growth with the slide's size.
+
+    SLIDES are measured besides the synthetic slides, or instead of them with --recall. With several
+    sizes, growth is measured too.
 
     \b
     Example:
@@ -82,14 +100,14 @@ def main(slides, quick, sizes, cores, repeat, recall_only, peer_python, cells, o
             raise click.UsageError("nothing to measure: give SLIDES, or --sizes other than 0")
         if recall_only:
             paths = slides or [_synthetic(Path(folder), sides[-1])]
-            figures = {"recall": [bench.recall(path) for path in paths]}
+            figures: dict[str, Any] = {"recall": [bench.recall(path) for path in paths]}
         else:
-            made_up, size_px = _QUICK_CELLS if quick else _FULL_CELLS
-            figures = _everything(bench, Path(folder), sides, slides)
+            n_cells, size_px = _QUICK_CELLS if quick else _FULL_CELLS
+            figures = _measure_slides(bench, Path(folder), sides, slides)
             profiled = slides[0] if slides else Path(folder) / f"synthetic-{sides[-1]}.tif"
             (out / "profile.txt").write_text(bench.profile(profiled), "utf-8")
             if cells != 0:
-                figures["merging and writing"] = bench.merging(cells or made_up, size_px)
+                figures["merging and writing"] = bench.merging(cells or n_cells, size_px)
     figures = {"machine": _machine(cores, repeat)} | figures
     text = "\n".join(
         markdown_table(name, rows if isinstance(rows, list) else [rows])
@@ -101,19 +119,22 @@ def main(slides, quick, sizes, cores, repeat, recall_only, peer_python, cells, o
 
 
 def _sides(sizes: str | None, quick: bool) -> list[int]:
-    """Sides of the synthetic slides, none for "0"."""
+    """Parse the sides of the synthetic slides; "0" gives none."""
     if sizes is None:
         return list(_QUICK_PX if quick else _FULL_PX)
     return [int(side) for side in sizes.split(",") if int(side)]
 
 
-def _everything(bench: Benchmark, folder: Path, sides: list[int], slides: tuple[Path, ...]) -> dict:
-    """What is measured of slides, by name."""
-    made, rows = [_synthetic(folder, side) for side in sides], []
+def _measure_slides(
+    bench: Benchmark, folder: Path, sides: list[int], slides: tuple[Path, ...]
+) -> dict[str, Any]:
+    """Measure synthetic and given slides; return the figures by name."""
+    made = [_synthetic(folder, side) for side in sides]
+    rows: list[dict[str, Any]] = []
     for path in [*made, *slides]:
         rows.append(bench.side_by_side(path))
         click.echo(f"{path.name}: {rows[-1]['run_s']} s", err=True)
-    figures = {
+    figures: dict[str, Any] = {
         "side by side": rows,
         "workers": bench.scaling([*made, *slides][-1]),
         "start-up": bench.start_up(),
@@ -130,7 +151,7 @@ def _everything(bench: Benchmark, folder: Path, sides: list[int], slides: tuple[
 
 
 def _synthetic(folder: Path, side_px: int) -> Path:
-    """A synthetic smear of side_px squared."""
+    """Write a synthetic smear of a side in pixels."""
     path = folder / f"synthetic-{side_px}.tif"
     command = [sys.executable, "-m", "hemax_batch", "synth", str(path), "--seed", "1"]
     command += ["--width", str(side_px), "--height", str(side_px)]
@@ -139,7 +160,7 @@ def _synthetic(folder: Path, side_px: int) -> Path:
 
 
 def _machine(cores: int, repeat: int) -> dict[str, object]:
-    """What the figures were taken on, and how busy it was with other work."""
+    """Describe the machine and its load."""
     names = [
         line.split(":")[1].strip()
         for line in _lines("/proc/cpuinfo")
@@ -156,6 +177,7 @@ def _machine(cores: int, repeat: int) -> dict[str, object]:
 
 
 def _lines(path: str) -> list[str]:
+    """Return a file's lines; none if it cannot be read."""
     try:
         return Path(path).read_text("utf-8").splitlines()
     except OSError:

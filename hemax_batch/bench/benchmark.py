@@ -1,4 +1,4 @@
-"""What `bin/bench` measures of one slide: the run, its pieces, and what one would do without it, one after the other."""
+"""Measurements of one slide: the run, its parts and the alternatives, one after the other."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from ..errors import HemaxError
 from ..slides.reader import open_slide
@@ -21,16 +22,28 @@ from .process_monitor import CommandCost, measure_command
 from .recall import recall
 
 _PATCH_MM2 = (320 * 0.12 / 1000) ** 2
-_PROFILED = 10  # patches
-_PLAIN_SAMPLE = 60  # tiles of the plain loop that are timed; the rest is extrapolated
-_PEER_SAMPLE = 160  # patches of the peer's, likewise
+#: Patches that are profiled.
+_PROFILED = 10
+#: Tiles of the plain loop that are timed; the rest is extrapolated.
+_PLAIN_SAMPLE = 60
+#: Patches of the peer that are timed; the rest is extrapolated.
+_PEER_SAMPLE = 160
 _PACKAGE_AT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
 class RunCost:
-    """One `hemax-batch run`: its cost, and what its log and results say. Times to something count from the command's
-    start: `to_first_look_s` to the first region being opened, weights loaded, to read its first tile."""
+    """Cost of one `hemax-batch run`, with figures from its log and results.
+
+    Attributes
+    ----------
+    cost : CommandCost
+    to_first_region_opened_s, to_first_region_s : float
+        Seconds from the command's start to the first region being opened, and being done.
+    after_last_region_s : float
+        Seconds from the last region to the end of the slide.
+    patches, cells : int
+    """
 
     cost: CommandCost
     to_first_region_opened_s: float
@@ -42,8 +55,19 @@ class RunCost:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Where to work, with how many cores, how often each figure is taken (the median is kept), and the Python of an
-    environment that holds a peer (see `peer`), if one is to be compared with."""
+    """Settings of a benchmark.
+
+    Attributes
+    ----------
+    folder : Path
+        Working folder.
+    cores : int
+        Cores for every part.
+    repeat : int
+        Repetitions of each measurement; the median is kept.
+    peer_python : Path, optional
+        Python of an environment with a peer (see `peer`).
+    """
 
     folder: Path
     cores: int
@@ -51,17 +75,21 @@ class Benchmark:
     peer_python: Path | None = None
 
     def environment(self) -> dict[str, str]:
-        """One thread for each numeric library: processes are what cores are given to."""
+        """Return the environment with one thread per numeric library; processes use the cores."""
         return os.environ | dict.fromkeys(
             ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"
         )
 
     def run(self, slide: Path, *options: str) -> RunCost:
-        """`hemax-batch run` on one slide into a fresh folder; the run of median wall time."""
+        """Run `hemax-batch run` on one slide into a fresh folder.
+
+        The result is the run of median wall time.
+        """
         runs = [self._run_once(slide, options) for _ in range(self.repeat)]
         return sorted(runs, key=lambda run: run.cost.wall_s)[len(runs) // 2]
 
     def _run_once(self, slide: Path, options: tuple[str, ...]) -> RunCost:
+        """Run once and read the log."""
         out, log = self.folder / "out", self.folder / "log.jsonl"
         shutil.rmtree(out, ignore_errors=True)
         log.unlink(missing_ok=True)
@@ -80,7 +108,7 @@ class Benchmark:
         events = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
         done = [e for e in events if e["event"] == "region_done"]
         if not done:
-            raise HemaxError(f"{slide}: not a region was looked at: {cost.output[-300:]}")
+            raise HemaxError(f"{slide}: no region was processed: {cost.output[-300:]}")
         ended = next(_event_time(e) for e in events if e["event"] == "slide_ended")
         opened = min(_event_time(e) - e["seconds_read"] - e["seconds_network"] for e in done)
         audited_mm2 = json.loads(next(out.glob("*/result.json")).read_text("utf-8"))["figures"][
@@ -95,8 +123,11 @@ class Benchmark:
             sum(e["cells"] for e in done),
         )
 
-    def component(self, kind: str, slide: Path, count: int = 0) -> dict[str, float]:
-        """A piece by itself (see `components`), in so many cores; the middle of its repetitions."""
+    def component(self, kind: str, slide: Path, count: int = 0) -> dict[str, Any]:
+        """Measure one part by itself on all cores (see `components`).
+
+        The result is the median repetition.
+        """
         command = [
             sys.executable,
             "-m",
@@ -106,7 +137,7 @@ class Benchmark:
             str(self.cores),
             str(count),
         ]
-        measured = []
+        measured: list[dict[str, Any]] = []
         for _ in range(self.repeat):
             cost = measure_command(command, self.environment())
             measured.append(
@@ -114,9 +145,8 @@ class Benchmark:
             )
         return sorted(measured, key=lambda one: one["seconds"])[len(measured) // 2]
 
-    def side_by_side(self, slide: Path) -> dict[str, object]:
-        """One slide's row: run, reading only, network only, their sum, OpenSlide's reading, the plain loop,
-        the peer."""
+    def side_by_side(self, slide: Path) -> dict[str, Any]:
+        """Measure one slide's row: run, reading, network, OpenSlide, plain loop and peer."""
         with open_slide(slide, slide.stem) as reader:
             megapixels, mpp = reader.slide.width * reader.slide.height / 1e6, reader.slide.mpp
         run = self.run(slide, "--workers", str(self.cores))
@@ -148,15 +178,16 @@ class Benchmark:
             "gpu_percent": run.cost.gpu_percent,
         } | self.peer(slide, mpp, run.cost)
 
-    def peer(self, slide: Path, mpp: float, run: CommandCost) -> dict[str, object]:
-        """A peer's engine on the same slide with the same network; nothing where no peer is given."""
+    def peer(self, slide: Path, mpp: float, run: CommandCost) -> dict[str, Any]:
+        """Measure a peer's engine on the slide with the same network; {} without a peer."""
         if self.peer_python is None:
             return {}
         measured = []
         for _ in range(self.repeat):
             with tempfile.TemporaryDirectory(dir=self.folder) as folder:
-                what = (slide.resolve(), mpp, self.cores, _PEER_SAMPLE, Path(folder).resolve())
-                command = [str(self.peer_python), "-m", "hemax_batch.bench.peer", *map(str, what)]
+                arguments = (slide.resolve(), mpp, self.cores, _PEER_SAMPLE, Path(folder).resolve())
+                command = [str(self.peer_python), "-m", "hemax_batch.bench.peer"]
+                command += map(str, arguments)
                 cost = measure_command(
                     command, self.environment() | {"PYTHONPATH": str(_PACKAGE_AT)}
                 )
@@ -177,8 +208,8 @@ class Benchmark:
             "peer_peak_mb": median_run["peak_mb"],
         }
 
-    def scaling(self, slide: Path) -> dict[str, object]:
-        """One worker against as many as there are cores, taken in turn."""
+    def scaling(self, slide: Path) -> dict[str, Any]:
+        """Compare one worker with one per core, in turn."""
         pairs = [
             [self._run_once(slide, ("--workers", str(n))).cost.wall_s for n in (1, self.cores)]
             for _ in range(self.repeat)
@@ -190,17 +221,24 @@ class Benchmark:
             "speed-up": round(median(one / many for one, many in pairs), 2),
         }
 
-    def recall(self, slide: Path) -> dict[str, object]:
-        """The screen's recall against a look everywhere; of labelled cells too where SLIDE.truth.csv lies beside it."""
-        tables, truth = [], slide.with_suffix(".truth.csv")
+    def recall(self, slide: Path) -> dict[str, Any]:
+        """Measure the screen's recall against an exhaustive run.
+
+        Recall of labelled cells is added if `<stem>.truth.csv` lies beside the slide.
+        """
+        tables: dict[str, Path] = {}
+        truth = slide.with_suffix(".truth.csv")
         for name, options in (("everywhere", ["--exhaustive"]), ("screened", [])):
             self._run_once(slide, ("--workers", str(self.cores), *options))
-            tables.append(self.folder / f"{name}.csv")
-            shutil.copyfile(self.folder / "out" / "cells.csv", tables[-1])
-        return {"slide": slide.name} | recall(*tables, truth if truth.exists() else None)
+            tables[name] = self.folder / f"{name}.csv"
+            shutil.copyfile(self.folder / "out" / "cells.csv", tables[name])
+        return {
+            "slide": slide.name,
+            **recall(**tables, truth=truth if truth.exists() else None),
+        }
 
     def profile(self, slide: Path) -> str:
-        """Where the network's time goes, which is the slowest part on a CPU."""
+        """Profile the network, the slowest part on a CPU."""
         command = [
             sys.executable,
             "-m",
@@ -213,28 +251,29 @@ class Benchmark:
         return measure_command(command, self.environment()).output
 
     def start_up(self) -> dict[str, float]:
-        """Seconds of `--help`, the median of five."""
+        """Measure the seconds of `--help`, median of five."""
         command = [sys.executable, "-m", "hemax_batch", "--help"]
         return {"help_s": median(_wall_s(command) for _ in range(5))}
 
-    def merging(self, cells: int, size_px: tuple[int, int]) -> dict[str, float]:
-        """Made-up cells of a slide of size_px (width, height), merged and written (see `merging`)."""
-        with_room = self.folder / "merging"
-        shutil.rmtree(with_room, ignore_errors=True)
+    def merging(self, cells: int, size_px: tuple[int, int]) -> dict[str, Any]:
+        """Merge and write generated cells of a slide of size_px (width, height), see `merging`."""
+        folder = self.folder / "merging"
+        shutil.rmtree(folder, ignore_errors=True)
         command = [sys.executable, "-m", "hemax_batch.bench.merging"]
-        command += map(str, (with_room, cells, *size_px, self.cores))
+        command += map(str, (folder, cells, *size_px, self.cores))
         cost = measure_command(command, self.environment())
-        shutil.rmtree(with_room)
-        return json.loads(cost.output.strip().splitlines()[-1]) | {
-            "peak_mb_of_all_processes": cost.peak_mb
-        }
+        shutil.rmtree(folder)
+        figures: dict[str, Any] = json.loads(cost.output.strip().splitlines()[-1])
+        return figures | {"peak_mb_of_all_processes": cost.peak_mb}
 
 
-def _event_time(event: dict) -> float:
+def _event_time(event: dict[str, Any]) -> float:
+    """Return an event's time in seconds."""
     return datetime.fromisoformat(event["time"]).timestamp()
 
 
 def _wall_s(command: list[str]) -> float:
+    """Return the wall seconds of a command."""
     begun = time.perf_counter()
     subprocess.run(command, check=True, capture_output=True)
     return round(time.perf_counter() - begun, 3)

@@ -1,14 +1,15 @@
-"""The pieces of a run by themselves, each in `cores` fresh processes: reading, the network, and what one would do
-without this tool.
+"""Parts of a run measured by themselves, each in `cores` fresh processes.
 
-`python -m hemax_batch.bench.components KIND SLIDE CORES COUNT` prints a JSON object: `seconds` of the work alone (from when
-every process is ready until the last has done its share), `items` and `megapixels`.
+`python -m hemax_batch.bench.components KIND SLIDE CORES COUNT` prints a JSON object with `seconds`
+of the work alone (from when every process is ready until the last is done), `items` and
+`megapixels`.
 
     reading    every tile of the finest level, by the path that a run reads by
     openslide  the same windows by OpenSlide's read_region
     network    COUNT patches cut at the screen's proposals, from memory
-    plain      COUNT of the tiles of OpenSlide's DeepZoomGenerator, evenly spread, each shrunk to a patch, through the
-               same network one by one on CORES threads; `of_items` is how many tiles there are
+    plain      COUNT of the tiles of OpenSlide's DeepZoomGenerator, evenly spread, each resized to a
+               patch, through the same network one by one on CORES threads; `of_items` is the number
+               of tiles
 
 KIND `profile` prints torch.profiler's table of COUNT patches instead.
 """
@@ -19,15 +20,40 @@ import json
 import multiprocessing
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.context import SpawnProcess
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
 
 import numpy as np
 
-_MOST_PATCHES = 128  # different ones; they are gone through again and again
+#: Number of different patches; they are used repeatedly.
+_MOST_PATCHES = 128
 _WINDOW_PX = 2048
+#: Start, end, items, megapixels and items of the whole slide.
+_Measurement = tuple[float, float, int, float, int]
+_Measurements = Queue[_Measurement]
 
 
-def reading(slide: str, share: int, shares: int, _count: int):
-    """Decode this share's windows, whole tiles of the file where it is tiled."""
+@dataclass(frozen=True)
+class Work:
+    """One process's share of the work.
+
+    Attributes
+    ----------
+    run : callable
+        Does the work; returns the number of items and megapixels.
+    of_items : int, optional
+        Number of items of the whole slide, if only a sample is done.
+    """
+
+    run: Callable[[], tuple[int, float]]
+    of_items: int | None = None
+
+
+def reading(slide: str, share: int, shares: int, _count: int) -> Work:
+    """Decode this share's windows, whole tiles of the file if it is tiled."""
     from ..slides.reader import open_slide
 
     reader = open_slide(slide, "bench", mpp=0.25)
@@ -38,11 +64,11 @@ def reading(slide: str, share: int, shares: int, _count: int):
             reader.read(0, x, y, w, h)
         return len(windows), sum(w * h for *_, w, h in windows) / 1e6
 
-    return work
+    return Work(work)
 
 
-def openslide(slide: str, share: int, shares: int, _count: int):
-    """The same by OpenSlide."""
+def openslide(slide: str, share: int, shares: int, _count: int) -> Work:
+    """Decode the same windows by OpenSlide."""
     from openslide import OpenSlide
 
     opened = OpenSlide(slide)
@@ -53,11 +79,11 @@ def openslide(slide: str, share: int, shares: int, _count: int):
             np.asarray(opened.read_region((x, y), 0, (w, h)).convert("RGB"))
         return len(windows), sum(w * h for *_, w, h in windows) / 1e6
 
-    return work
+    return Work(work)
 
 
-def network(slide: str, share: int, shares: int, count: int):
-    """This share of `count_differential` patches through the network."""
+def network(slide: str, share: int, shares: int, count: int) -> Work:
+    """Run the network on this share of `count` patches."""
     import torch
 
     from ..model.predictor import Predictor
@@ -71,27 +97,25 @@ def network(slide: str, share: int, shares: int, count: int):
         window = (0, 0, min(reader.slide.width, 16_384), min(reader.slide.height, 16_384))
         places_xy = propose_candidates(reader, window, measure_stain(reader))[:_MOST_PATCHES]
         if not len(places_xy):
-            raise ValueError(
-                f"{slide}: the screen proposes nothing, so that there are no patches to measure with"
-            )
+            raise ValueError(f"{slide}: the screen proposes no cell, so there are no patches")
         size, mpp = (reader.slide.width, reader.slide.height), reader.slide.mpp
         batches = [
             cut_patches(reader, xy[None], predictor.card.mpp, predictor.card.patch_px)
             for xy in places_xy
         ]
-    mine = len(range(share, count, shares))
-    predictor(batches[0], mpp, size)  # what is loaded at the first call is loaded
+    own_count = len(range(share, count, shares))
+    predictor(batches[0], mpp, size)  # The first call loads libraries.
 
     def work() -> tuple[int, float]:
-        for i in range(mine):
+        for i in range(own_count):
             predictor(batches[i % len(batches)], mpp, size)
-        return mine, mine * predictor.card.patch_px**2 / 1e6
+        return own_count, own_count * predictor.card.patch_px**2 / 1e6
 
-    return work
+    return Work(work)
 
 
-def plain_loop(slide: str, share: int, shares: int, count: int):
-    """The loop that one would write: DeepZoom's tiles one by one through the network, all cores for each."""
+def plain_loop(slide: str, share: int, shares: int, count: int) -> Work:
+    """Run the network on DeepZoom tiles one by one, with all cores for each."""
     import torch
     from openslide import OpenSlide
     from openslide.deepzoom import DeepZoomGenerator
@@ -122,23 +146,24 @@ def plain_loop(slide: str, share: int, shares: int, count: int):
             predictor(PatchBatch(np.ascontiguousarray(pixels), origin, scale), mpp, size)
         return len(sample), len(sample) * patch_px**2 / 1e6
 
-    work.of_items = columns * rows
-    return work
+    return Work(work, columns * rows)
 
 
 def profile_network(slide: str, count: int) -> str:
-    """torch.profiler's table of `count_differential` patches on one core: which operators the network's time goes to."""
+    """Profile the network's operators on `count` patches and one core; return the table."""
     from torch.profiler import ProfilerActivity, profile
 
     work = network(slide, 0, 1, count)
     with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiler:
-        work()
-    return profiler.key_averages().table(
+        work.run()
+    table: str = profiler.key_averages().table(
         sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=48
     )
+    return table
 
 
 def _windows(width: int, height: int) -> list[tuple[int, int, int, int]]:
+    """Cut a slide into windows (x, y, width, height)."""
     return [
         (x, y, min(_WINDOW_PX, width - x), min(_WINDOW_PX, height - y))
         for y in range(0, height, _WINDOW_PX)
@@ -146,31 +171,44 @@ def _windows(width: int, height: int) -> list[tuple[int, int, int, int]]:
     ]
 
 
-KINDS = {made.__name__: made for made in (reading, openslide, network, plain_loop)}
+KINDS = {"reading": reading, "openslide": openslide, "network": network, "plain": plain_loop}
 
 
-def _share(kind: str, slide: str, share: int, shares: int, count: int, ready, answers) -> None:
-    """One process: prepare, wait for the others, work, tell."""
+def _run_share(
+    kind: str,
+    slide: str,
+    share: int,
+    shares: int,
+    count: int,
+    ready: Barrier,
+    measured: _Measurements,
+) -> None:
+    """Run in one process: prepare, wait for the others, work, report."""
     work = KINDS[kind](slide, share, shares, count)
     ready.wait()
     begun = time.time()
-    items, megapixels = work()
-    answers.put((begun, time.time(), items, megapixels, getattr(work, "of_items", items)))
+    items, megapixels = work.run()
+    of_items = items if work.of_items is None else work.of_items
+    measured.put((begun, time.time(), items, megapixels, of_items))
 
 
 def measure_component(kind: str, slide: str, cores: int, count: int) -> dict[str, float]:
-    """Do a kind of work in `cores` processes (the plain loop: one process with so many threads)."""
+    """Measure one kind of work in `cores` processes.
+
+    The plain loop runs in one process with so many threads.
+    """
     spawn = multiprocessing.get_context("spawn")
     processes = 1 if kind == "plain" else cores
-    ready, answers = spawn.Barrier(processes), spawn.Queue()
+    ready = spawn.Barrier(processes)
+    queue: _Measurements = spawn.Queue()
     shares = cores if kind == "plain" else processes
     started = [
-        spawn.Process(target=_share, args=(kind, slide, k, shares, count, ready, answers))
+        spawn.Process(target=_run_share, args=(kind, slide, k, shares, count, ready, queue))
         for k in range(processes)
     ]
     for process in started:
         process.start()
-    measured = [_next_answer(answers, started) for _ in started]
+    measured = [_next_measurement(queue, started) for _ in started]
     for process in started:
         process.join()
     begun, ended, items, megapixels, of_items = zip(*measured, strict=True)
@@ -182,13 +220,13 @@ def measure_component(kind: str, slide: str, cores: int, count: int) -> dict[str
     }
 
 
-def _next_answer(answers, started):
-    """The next answer; an exception where a process has ended without one."""
-    while answers.empty():
+def _next_measurement(queue: _Measurements, started: list[SpawnProcess]) -> _Measurement:
+    """Wait for the next measurement; raise RuntimeError if a process failed."""
+    while queue.empty():
         if any(process.exitcode for process in started):
             raise RuntimeError(f"a process ended with exit code {[p.exitcode for p in started]}")
         time.sleep(0.02)
-    return answers.get()
+    return queue.get()
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
-"""What a GPU makes of the network: `python -m hemax_batch.bench.gpu OUT.json [--weights FILE]`, done within 45 s.
+"""Benchmark of the network on a GPU: `python -m hemax_batch.bench.gpu OUT.json [--weights FILE]`.
 
-Patches are painted in memory, so that besides torch, safetensors, numpy, scipy and Pillow only this package is needed:
-no slide, no reader. For each batch size these are timed, all in bfloat16, as a run does:
+It takes at most 45 s. Patches are painted in memory, so it needs only this package, torch,
+safetensors, numpy, scipy and Pillow. For each batch size these are timed, all in bfloat16, as in a
+run:
 
-    network   patches that lie on the GPU through the network, its kernels started one by one
+    network   the network on patches that lie on the GPU, kernels launched one by one
     recorded  pixels to the GPU, and the network replayed as a CUDA graph
-    answers   as a run asks: pixels to the GPU, the network, its answers back in the host's memory
-    cells     as a run's worker reads them out: the masks drawn too, on one core of the host, while the GPU waits
+    answers   as in a run: pixels to the GPU, the network, its output in the host's memory
+    cells     as in a run's worker: the masks drawn too, on one core, while the GPU waits
 
-The GPU's answers are compared with the CPU's, and the kernels of a few batches are listed by the time they take. On a
-machine without a GPU it says so and measures a few patches on the CPU instead.
+The GPU's cells are compared with the CPU's. The kernels of a few batches are listed by their time.
+Without a GPU a few patches are measured on the CPU, and the report says so.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ import multiprocessing
 import platform
 import sys
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,13 +36,26 @@ from .gpu_agreement import agreement
 from .gpu_utilisation import GpuUtilisation
 from .markdown_table import markdown_table
 
+if TYPE_CHECKING:
+    from ..model.predictor import Predictor
+
 _MPP, _TOP_KERNELS = 0.12, 15
 
 
 @dataclass(frozen=True)
 class MeasuringPlan:
-    """How much is measured: patches painted and compared, batch sizes, least seconds of a figure; what has not begun
-    after `cut_after_s` is left out."""
+    """Amount of measuring.
+
+    Attributes
+    ----------
+    painted, compared : int
+        Patches that are painted, and compared with the CPU.
+    batch_sizes : tuple of int
+    figure_s : float
+        Least seconds of a measurement.
+    cut_after_s : float
+        No measurement starts later than this.
+    """
 
     painted: int = 32
     compared: int = 64
@@ -55,8 +71,15 @@ WITHOUT_GPU = MeasuringPlan(
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure. `busy_percent` is what the driver says of a window that may be longer than the figure; `patches_s` is
-    None where the device's memory did not hold the batch."""
+    """One measurement.
+
+    Attributes
+    ----------
+    busy_percent : float, optional
+        Utilisation from the driver, whose window may be longer than the measurement.
+    patches_s : float, optional
+        Patches per second; None if the batch did not fit the device's memory.
+    """
 
     batch: int
     of: str
@@ -67,8 +90,8 @@ class Figure:
 
 def measure(
     out: Path, weights: str | None = None, effort: MeasuringPlan | None = None
-) -> dict[str, object]:
-    """All of it, written to `out` after every step, so that what stops half-way leaves what it had.
+) -> dict[str, Any]:
+    """Measure everything; write `out` after every step, so an interrupted run leaves its figures.
 
     Steps: paint, load, figures, agreement with the CPU, kernels.
     """
@@ -79,7 +102,7 @@ def measure(
     effort = effort or (MeasuringPlan() if device == "cuda" else WITHOUT_GPU)
     pixels = paint_patches(effort.painted)
     predictor = load(device, weights)
-    report = {
+    report: dict[str, Any] = {
         "machine": machine(device),
         "patches painted": len(pixels),
         "painted and loaded after_s": _seconds_since(begun),
@@ -97,12 +120,13 @@ def measure(
 
 
 def paint_patches(n: int) -> np.ndarray:
-    """Patches of synthetic cells, all classes in turn: uint8 [n, 3, 320, 320]; the same whatever the cores."""
+    """Paint patches of all classes in turn: uint8 [n, 3, 320, 320]; independent of the cores."""
     with ProcessPoolExecutor(min(cpu_limit(), n), multiprocessing.get_context("spawn")) as pool:
         return np.stack(list(pool.map(_paint_patch, range(n))))
 
 
 def _paint_patch(seed: int) -> np.ndarray:
+    """Paint one patch, uint8 [3, 320, 320]."""
     rng = np.random.default_rng(seed)
     return draw_cell_patch(rng, CLASS_NAMES[seed % len(CLASS_NAMES)], 320, _MPP)[0].transpose(
         2, 0, 1
@@ -110,23 +134,25 @@ def _paint_patch(seed: int) -> np.ndarray:
 
 
 def batch_of(pixels: np.ndarray, n: int) -> PatchBatch:
-    """A batch of n: the painted ones, then these mirrored, and so on."""
+    """Make a batch of n patches from the painted ones and their mirror images."""
     both = np.concatenate([pixels, pixels[..., ::-1]])
     return PatchBatch(both[np.arange(n) % len(both)], np.zeros((n, 2)), 1.0)
 
 
-def load(device: str, weights: str | None):
-    """A Predictor on the device."""
+def load(device: str, weights: str | None) -> Predictor:
+    """Load a predictor on a device."""
     import torch
 
     from ..model.predictor import Predictor
 
-    torch.set_num_threads(1)  # as in a run's workers
+    torch.set_num_threads(1)  # As in a run's workers.
     return Predictor.load(weights, device)
 
 
-def figures(predictor, pixels: np.ndarray, effort: MeasuringPlan, until: float):
-    """Figures, one after the other; none begins after `until` (perf_counter)."""
+def figures(
+    predictor: Predictor, pixels: np.ndarray, effort: MeasuringPlan, until: float
+) -> Iterator[Figure]:
+    """Yield measurements; none starts after `until` (perf_counter)."""
     import torch
 
     for batch_size in effort.batch_sizes:
@@ -142,26 +168,23 @@ def figures(predictor, pixels: np.ndarray, effort: MeasuringPlan, until: float):
                 yield figure
 
 
-def _calls(predictor, batch: PatchBatch) -> dict:
-    """What is timed, by name."""
+def _calls(predictor: Predictor, batch: PatchBatch) -> dict[str, Callable[[], object]]:
+    """Return the timed calls by name."""
+    from ..model.engines.torch_engine import TorchEngine
+
     network = predictor.network
-    to_device = network.to_device(batch.pixels)
-    calls = {
-        "network": lambda: network.run_network(to_device),
-        "answers": lambda: network(batch.pixels),
-        "cells": lambda: predictor(batch, _MPP),
-    }
+    assert isinstance(network, TorchEngine)
+    on_device = network.to_device(batch.pixels)
+    calls: dict[str, Callable[[], object]] = {"network": lambda: network.run_network(on_device)}
     if predictor.device == "cuda":
-        calls = {
-            "network": calls.pop("network"),
-            "recorded": lambda: network.replay_graph(batch.pixels),
-            **calls,
-        }
+        calls["recorded"] = lambda: network.replay_graph(batch.pixels)
+    calls["answers"] = lambda: network(batch.pixels)
+    calls["cells"] = lambda: predictor(batch, _MPP)
     return calls
 
 
-def _figure(figure: Figure, call, warm_up: int, least_s: float) -> Figure:
-    """A call over and over for `least_s` (once at least)."""
+def _figure(figure: Figure, call: Callable[[], object], warm_up: int, least_s: float) -> Figure:
+    """Time a call repeatedly for `least_s`, at least once."""
     import torch
 
     cuda = torch.cuda.is_available()
@@ -187,16 +210,18 @@ def _figure(figure: Figure, call, warm_up: int, least_s: float) -> Figure:
 
 
 def _synchronise() -> None:
-    """Until the GPU has done all that was asked of it."""
+    """Wait until the GPU is idle."""
     import torch
 
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
-def kernels(predictor, batch: PatchBatch, calls: int = 3) -> dict[str, object]:
-    """Which kernels the device's time goes to over a few calls as a run asks them (the CPU's operators without a GPU),
-    and how much of the wall time it was at work."""
+def kernels(predictor: Predictor, batch: PatchBatch, calls: int = 3) -> dict[str, Any]:
+    """List the kernels (operators without a GPU) by their time, over a few calls as in a run.
+
+    The result also holds the busy part of the wall time.
+    """
     import torch
     from torch.profiler import ProfilerActivity, profile
 
@@ -230,7 +255,7 @@ def kernels(predictor, batch: PatchBatch, calls: int = 3) -> dict[str, object]:
 
 
 def machine(device: str) -> dict[str, object]:
-    """What the figures were taken on."""
+    """Describe the machine."""
     import torch
 
     name = (
@@ -247,8 +272,8 @@ def machine(device: str) -> dict[str, object]:
     }
 
 
-def as_tables(report: dict[str, object]) -> str:
-    """The same for people."""
+def as_tables(report: dict[str, Any]) -> str:
+    """Format the report as Markdown tables."""
     titles = {
         "machine": [report["machine"]],
         "figures": report["figures"],
@@ -260,13 +285,15 @@ def as_tables(report: dict[str, object]) -> str:
 
 
 def _seconds_since(begun: float) -> float:
+    """Return the seconds since a perf_counter time."""
     return round(time.perf_counter() - begun, 1)
 
 
-def _write(out: Path, report: dict) -> None:
+def _write(out: Path, report: dict[str, Any]) -> None:
+    """Write the report as JSON."""
     out.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":
     arguments = [a for a in sys.argv[1:] if a != "--weights"]
-    print(as_tables(measure(Path(arguments[0]), *arguments[1:2])))
+    print(as_tables(measure(Path(arguments[0]), arguments[1] if arguments[1:] else None)))

@@ -1,20 +1,27 @@
-"""Whether a GPU answers as the CPU does: the same patches' cells compared, place by place."""
+"""Agreement of a GPU with the CPU: the cells of the same patches compared."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..geometry import pairwise_iou
-from ..records import PatchBatch
+from ..records import Cells, PatchBatch
 from ..scheduling.resources import cpu_limit
+
+if TYPE_CHECKING:
+    from ..model.predictor import Predictor
 
 _SAME_IOU = 0.5
 
 
-def agreement(predictor, batch: PatchBatch, mpp: float, weights: str | None) -> dict[str, object]:
-    """The predictor's cells against the CPU's."""
+def agreement(
+    predictor: Predictor, batch: PatchBatch, mpp: float, weights: str | None
+) -> dict[str, object]:
+    """Compare a predictor's cells with the CPU's."""
     from ..model.predictor import Predictor
 
     reference = Predictor.load(weights, "cpu")
@@ -30,8 +37,8 @@ def agreement(predictor, batch: PatchBatch, mpp: float, weights: str | None) -> 
     return {"patches": len(batch)} | compare_cells(wanted, found)
 
 
-def compare_cells(wanted: list, found: list) -> dict[str, object]:
-    """Cells of the same patches, by two machines: how many are the same, their classes, how far boxes are apart."""
+def compare_cells(wanted: Sequence[Cells], found: Sequence[Cells]) -> dict[str, object]:
+    """Compare cells of the same patches from two devices: places, classes, boxes, probabilities."""
     same_class, off_px, off_probability = [], [0.0], [0.0]
     for a, b in zip(wanted, found, strict=True):
         if not len(a) or not len(b):

@@ -1,13 +1,22 @@
-"""Figures as a table, and how they grow with the slide."""
+"""Figures as a Markdown table, and their growth with the slide's size."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 
 def fit_growth(megapixels: list[float], values: list[float]) -> dict[str, float]:
-    """A straight line through (megapixels, values): its two terms, and the largest distance from it, in per cent.
+    """Fit a straight line to (megapixels, values).
 
+    Returns
+    -------
+    dict
+        Intercept, slope per 100 megapixels, and the largest deviation in per cent.
+
+    Examples
+    --------
     >>> fit_growth([100, 400, 1600], [3.0, 6.0, 18.0])
     {'at_0': 2.0, 'per_100_megapixels': 1.0, 'largest_deviation_percent': 0.0}
     """
@@ -21,8 +30,8 @@ def fit_growth(megapixels: list[float], values: list[float]) -> dict[str, float]
     }
 
 
-def markdown_table(title: str, rows: list[dict[str, object]]) -> str:
-    """Rows of the same keys as a Markdown table under a title."""
+def markdown_table(title: str, rows: Sequence[Mapping[str, object]]) -> str:
+    """Format rows with the same keys as a Markdown table under a title."""
     if not rows:
         return ""
     columns = list(rows[0])
@@ -32,6 +41,7 @@ def markdown_table(title: str, rows: list[dict[str, object]]) -> str:
 
 
 def _shown(value: object) -> str:
+    """Format one value."""
     if value is None:
         return "–"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

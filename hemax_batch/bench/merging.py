@@ -1,7 +1,8 @@
-"""Merging and writing by themselves: a journal of made-up cells of a slide that is not there, published as a run does.
+"""Merging and writing by themselves: a journal of generated cells, published as in a run.
 
-`python -m hemax_batch.bench.merging FOLDER CELLS WIDTH HEIGHT [PROCESSES]` makes the journal in a process of its own,
-publishes it in this one, with the help of PROCESSES, and prints time and peak memory as JSON.
+`python -m hemax_batch.bench.merging FOLDER CELLS WIDTH HEIGHT [PROCESSES]` makes the journal in a
+process of its own. It publishes the journal in this process with the help of PROCESSES others, and
+prints time and peak memory as JSON.
 """
 
 from __future__ import annotations
@@ -32,13 +33,18 @@ from ..settings import RunSettings
 from ..slides.discovery import SlideFile
 from ..vocabulary import ATTRIBUTES, N_CLASSES
 
-SLIDE_PX, MPP, CORE_PX = (200_000, 100_000), 0.25, 1536  # 50 x 25 mm in regions of about 400 µm
-_VARIANTS = 24  # masks and pictures
+#: 50 x 25 mm in regions of about 400 µm.
+SLIDE_PX, MPP, CORE_PX = (200_000, 100_000), 0.25, 1536
+#: Number of different masks and pictures.
+_VARIANTS = 24
 _PICTURE_PX = round(PICTURE_UM / 0.12)
 
 
 def synthetic_job(root: Path, size_px: tuple[int, int] = SLIDE_PX) -> SlideJob:
-    """A slide of `size_px` (width, height) whose regions are all looked at; its journal lies in results folder `root`."""
+    """Make the job of a slide that does not exist; its journal lies in the results folder `root`.
+
+    `size_px` is the slide's width and height. All regions count as processed.
+    """
     width, height = size_px
     slide = Slide(
         str(root / "made-up.tif"),
@@ -72,19 +78,20 @@ def synthetic_job(root: Path, size_px: tuple[int, int] = SLIDE_PX) -> SlideJob:
 
 
 def fill_journal(root: Path, n_cells: int, size_px: tuple[int, int] = SLIDE_PX) -> None:
-    """Spread `n_cells` evenly over the regions, and write these down."""
+    """Spread `n_cells` evenly over the regions and save them in the journal."""
     ResultsFolder(root).prepare()
     job, random = synthetic_job(root, size_px), np.random.default_rng(0)
-    drawings = [_CellTemplate.of(_mask(random), _picture(random)) for _ in range(_VARIANTS)]
+    assert job.plan is not None and job.journal is not None
+    templates = [_CellTemplate.of(_mask(random), _picture(random)) for _ in range(_VARIANTS)]
     edges = np.linspace(0, n_cells, len(job.plan.regions) + 1).astype(int)
     for region, start, stop in zip(job.plan.regions, edges, edges[1:], strict=False):
-        job.journal.save(_region(region, int(stop - start), drawings, random))
+        job.journal.save(_region(region, int(stop - start), templates, random))
 
 
 def publish(
     root: Path, size_px: tuple[int, int] = SLIDE_PX, processes: int = 0
 ) -> dict[str, float]:
-    """Publish what `fill_journal` left. Seconds, those of all cores too, and peak memory before and after (MB)."""
+    """Publish what `fill_journal` left; return seconds, CPU seconds and peak memory (MB)."""
     job = synthetic_job(root, size_px)
     before_mb, begun, cpu_begun = _peak_mb(), time.perf_counter(), _cpu_s()
     record = publish_slide(ResultsFolder(root), job, RunSettings(), 0.5, "0" * 64, processes)
@@ -101,7 +108,10 @@ def publish(
 
 @dataclass(frozen=True)
 class _CellTemplate:
-    """A cell as thousands share it: its packed mask, its picture, and the rings of cell and nucleus at the origin."""
+    """A cell that thousands share.
+
+    It holds the packed mask, the picture, and the rings of cell and nucleus at the origin.
+    """
 
     hw: tuple[int, int]
     mask: bytes
@@ -110,29 +120,29 @@ class _CellTemplate:
 
     @classmethod
     def of(cls, mask: np.ndarray, picture: bytes) -> _CellTemplate:
+        """Make a template from a mask and a picture."""
         traced = trace_outlines([mask > 0, mask == 2], np.zeros((2, 2), int))
-        return cls(
-            mask.shape,
-            pack_mask(mask),
-            picture,
-            tuple([np.array(ring) for ring in rings] for rings in traced),
-        )
+        cell, nucleus = ([np.array(ring) for ring in rings] for rings in traced)
+        height, width = mask.shape
+        return cls((height, width), pack_mask(mask), picture, (cell, nucleus))
 
     def outline_at(self, x: int, y: int) -> bytes:
-        """What `outputs.outlines` would trace of it there."""
+        """Return the outline text of the cell at (x, y), as `outputs.outlines` would trace it."""
         return outline_text(*([(ring + (x, y)).tolist() for ring in rings] for rings in self.rings))
 
 
-def _region(region: Region, n: int, drawings: list[_CellTemplate], random) -> RegionResult:
-    """A region with `n` cells on a jittered lattice, so that none is another's duplicate where there is room."""
+def _region(
+    region: Region, n: int, templates: list[_CellTemplate], random: np.random.Generator
+) -> RegionResult:
+    """Make a region with `n` cells on a jittered lattice, where no cell duplicates another."""
     x0, y0, x1, y1 = region.core
     across = max(1, math.ceil(math.sqrt(n)))
     places = np.stack([np.arange(n) % across, np.arange(n) // across], 1) + random.uniform(
         0.2, 0.4, (n, 2)
     )
     xy = (np.array([x0, y0]) + places / across * (x1 - x0 - 64, y1 - y0 - 64)).astype(np.int32)
-    which = random.integers(0, len(drawings), n)
-    drawn = [drawings[k] for k in which.tolist()]
+    index = random.integers(0, len(templates), n)
+    drawn = [templates[k] for k in index.tolist()]
     hw = np.array([d.hw for d in drawn], np.int32).reshape(n, 2)
     cells = Cells(
         np.concatenate([xy, xy + hw[:, ::-1]], 1).astype(np.float32),
@@ -154,18 +164,19 @@ def _region(region: Region, n: int, drawings: list[_CellTemplate], random) -> Re
     )
 
 
-def _mask(random) -> np.ndarray:
-    """A lumpy cell of 9 to 15 µm with its nucleus, as a network outlines it."""
+def _mask(random: np.random.Generator) -> np.ndarray:
+    """Draw a lumpy cell of 9 to 15 µm with its nucleus."""
     side = int(random.uniform(9, 15) / MPP)
     y, x = (np.mgrid[:side, :side] + 0.5) / side - 0.5
     lumps = 1 + 0.06 * np.sin(random.integers(3, 7) * np.arctan2(y, x) + random.uniform(0, 6))
-    mask = (np.hypot(x, y) < 0.45 * lumps).astype(np.uint8)
+    cell: np.ndarray = np.hypot(x, y) < 0.45 * lumps
+    mask = cell.astype(np.uint8)
     mask += mask & (np.hypot(x - random.uniform(-0.1, 0.1), y) < 0.3 * lumps)
     return mask
 
 
-def _picture(random) -> bytes:
-    """A JPEG about as large as a real picture of a cell (4 to 8 kB)."""
+def _picture(random: np.random.Generator) -> bytes:
+    """Make a JPEG of the size of a real cell picture (4 to 8 kB)."""
     coarse = random.uniform(90, 240, (_PICTURE_PX // 8, _PICTURE_PX // 8, 3)).astype(np.uint8)
     image = Image.fromarray(coarse).resize((_PICTURE_PX, _PICTURE_PX), Image.Resampling.BICUBIC)
     noisy = np.clip(
@@ -177,18 +188,18 @@ def _picture(random) -> bytes:
 
 
 def _peak_mb() -> float:
-    """Of this process; `bench.process_monitor` sees those that it starts."""
+    """Return this process's peak memory; `process_monitor` sees those that it starts."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _cpu_s() -> float:
-    """Of this process and of those that it has started and that have ended."""
+    """Return the CPU seconds of this process and its ended children."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
 
 
 def main(folder: str, cells: str, width: str, height: str, processes: str = "0") -> None:
-    """Make and publish; see the module."""
+    """Fill a journal and publish it; arguments as in the module's docstring."""
     root, size_px = Path(folder), (int(width), int(height))
     filling = multiprocessing.get_context("spawn").Process(
         target=fill_journal, args=(root, int(cells), size_px)

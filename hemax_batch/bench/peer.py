@@ -1,18 +1,21 @@
-"""A peer on the same slide: TIAToolbox's engine for whole slides (2.1) with this package's network as its model.
+"""A peer on the same slide: TIAToolbox's engine for whole slides (2.1) with this package's network.
 
-It has an environment of its own, since it holds other versions of torch and dask (5.5 GB with CUDA's libraries):
+TIAToolbox needs an environment of its own, because it holds other versions of torch and dask (5.5
+GB with CUDA's libraries):
 
     python3.11 -m venv ~/peer && ~/peer/bin/pip install tiatoolbox
     bin/bench --peer-python ~/peer/bin/python --sizes 0 --cells 0 SLIDE
 
-`bin/bench` then runs `PEER_PYTHON -m hemax_batch.bench.peer SLIDE MPP CORES COUNT FOLDER`, which prints a JSON object.
-Set up as a user of TIAToolbox would: PatchPredictor in its WSI mode, its own reader, its own tissue mask (its default),
-its batch size of 8, one loading process, the network's operators on all cores, zarr output. Patches are those that the
-network takes (320 px of 0.12 µm), laid 192 px apart, so that a white cell of up to 15 µm is whole in some patch.
+`bin/bench` then runs `PEER_PYTHON -m hemax_batch.bench.peer SLIDE MPP CORES COUNT FOLDER`, which
+prints a JSON object. The setup is that of a TIAToolbox user: PatchPredictor in WSI mode, its own
+reader and tissue mask (the default), a batch size of 8, one loading process, the network's
+operators on all cores, zarr output. Patches are the network's (320 px of 0.12 µm), 192 px apart, so
+some patch shows each white cell of up to 15 µm whole.
 
-It looks at every patch of its mask; COUNT of them, evenly spread, are timed, and the time of these alone is multiplied;
-what comes before (opening, mask) and after (writing) is taken as it is. It is asked for less than a run gives: the
-queries' classes and boxes of each patch, no masks drawn, nothing told twice merged, no explanation, no report.
+The engine processes every patch of its mask. COUNT patches, evenly spread, are timed, and their
+time is extrapolated. The time before (opening, mask) and after (writing) is taken as it is. The
+engine does less than a run: it gives each query's class and box, without masks, merging,
+explanations or report.
 """
 
 from __future__ import annotations
@@ -22,19 +25,36 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..model.checkpoint import WeightsCard
+    from ..model.hemax import HemaX
 
 BATCH, LOADERS = 8, 1
 PATCH_PX, STRIDE_PX = 320, 192
 
 
 def extrapolate_s(measured: dict[str, float], of: str = "s", stride_px: float = STRIDE_PX) -> float:
-    """Seconds ("s") or processor seconds ("cpu_s") of the whole slide, from what `measure_cells` tells; with another stride,
-    so many patches more or fewer.
+    """Extrapolate the seconds of the whole slide from the result of `measure`.
 
-    >>> told = {"before_s": 2.0, "timed_s": 10.0, "after_s": 1.0, "items": 50, "of_items": 1000}
-    >>> extrapolate_s(told), extrapolate_s(told, "s", 2 * STRIDE_PX)
+    Parameters
+    ----------
+    measured
+        Result of `measure`.
+    of
+        "s" for wall seconds, "cpu_s" for processor seconds.
+    stride_px
+        Another distance between patches, which changes their number.
+
+    Examples
+    --------
+    >>> measured = {"before_s": 2.0, "timed_s": 10.0, "after_s": 1.0, "items": 50, "of_items": 1000}
+    >>> extrapolate_s(measured), extrapolate_s(measured, "s", 2 * STRIDE_PX)
     (203.0, 53.0)
     """
     patches = measured["of_items"] * (STRIDE_PX / stride_px) ** 2
@@ -46,50 +66,52 @@ def extrapolate_s(measured: dict[str, float], of: str = "s", stride_px: float = 
     )
 
 
-def wrap_network():
-    """HemaX as a model of TIAToolbox's, and the card of its weights."""
+def wrap_network() -> tuple[Any, WeightsCard]:
+    """Wrap HemaX as a TIAToolbox model; return it with the card of its weights."""
     import torch
     from tiatoolbox.models.models_abc import ModelABC
 
     from ..model import checkpoint
     from ..model.hemax import fold_batch_norms
 
-    class Wrapped(ModelABC):
-        """Patches uint8 [B, H, W, 3] to what each query is: float32 [B, Q, classes and none and box]."""
+    class Wrapped(ModelABC):  # type: ignore[misc]
+        """Map patches uint8 [B, H, W, 3] to classes and box of each query, float32 [B, Q, K + 5]."""
 
-        def __init__(self, network):
+        def __init__(self, network: HemaX) -> None:
             super().__init__()
             self.network = network
 
-        def forward(self, patches):
+        def forward(self, patches: torch.Tensor) -> torch.Tensor:
             output = self.network(patches)
             return torch.cat(
                 [output.class_logits[-1].float().softmax(-1), output.boxes_cxcywh[-1].float()], -1
             )
 
         @staticmethod
-        def infer_batch(model, batch_data, *, device):
+        def infer_batch(model: Any, batch_data: torch.Tensor, *, device: str) -> np.ndarray:
             patches = batch_data.to(device).permute(0, 3, 1, 2).contiguous()
             with (
                 torch.inference_mode(),
                 torch.autocast("cuda", torch.bfloat16, enabled=device != "cpu"),
             ):
-                return model(patches).cpu().numpy()
+                outputs: np.ndarray = model(patches).cpu().numpy()
+                return outputs
 
         @staticmethod
-        def postproc(answers):
-            """Each patch's class: of its surest query, the last being that there is none."""
-            return answers[..., :-4].max(axis=1).argmax(axis=-1)
+        def postproc(outputs: np.ndarray) -> np.ndarray:
+            """Return each patch's class: the likeliest over its queries; the last is "no cell"."""
+            classes: np.ndarray = outputs[..., :-4].max(axis=1).argmax(axis=-1)
+            return classes
 
     network, card = checkpoint.load()
     return Wrapped(fold_batch_norms(network)), card
 
 
-def subsample_engine(engine_class, count: int):
-    """The engine with fewer patches, evenly spread, and a clock round its inference."""
+def subsample_engine(engine_class: Any, count: int) -> Any:
+    """Derive an engine that processes `count` patches, evenly spread, and times its inference."""
 
-    class Thinned(engine_class):
-        def get_dataloader(self, *arguments, **options):
+    class Subsampled(engine_class):  # type: ignore[misc]
+        def get_dataloader(self, *arguments: Any, **options: Any) -> Any:
             loader = super().get_dataloader(*arguments, **options)
             places = loader.dataset.inputs
             self.of_items = len(places)
@@ -98,20 +120,30 @@ def subsample_engine(engine_class, count: int):
             ]
             return loader
 
-        def infer_wsi(self, *arguments, **options):
+        def infer_wsi(self, *arguments: Any, **options: Any) -> Any:
             self.clocks = [clocks()]
             try:
                 return super().infer_wsi(*arguments, **options)
             finally:
                 self.clocks.append(clocks())
 
-    return Thinned
+    return Subsampled
 
 
 def measure(slide: Path, mpp: float, cores: int, count: int, folder: Path) -> dict[str, object]:
-    """Run the engine on a slide into an empty folder; seconds before, within and after the patches that are timed.
+    """Run the engine on a slide into an empty folder.
 
-    mpp  of level 0: TIAToolbox does not read it from every TIFF's resolution
+    Parameters
+    ----------
+    mpp
+        µm per level-0 pixel: TIAToolbox does not read it from every TIFF's resolution.
+    count
+        Number of patches that are timed.
+
+    Returns
+    -------
+    dict
+        Seconds before, within and after the timed patches.
     """
     import torch
     from tiatoolbox.models.engine.io_config import IOPatchPredictorConfig
@@ -159,11 +191,11 @@ def measure(slide: Path, mpp: float, cores: int, count: int, folder: Path) -> di
 
 
 def clocks() -> tuple[float, float]:
-    """Seconds on the wall, and of processors by this process and those that it started and still has."""
+    """Return wall seconds, and processor seconds of this process and its live descendants."""
     import psutil
 
-    mine = psutil.Process()
-    times = [process.cpu_times() for process in (mine, *mine.children(recursive=True))]
+    own = psutil.Process()
+    times = [process.cpu_times() for process in (own, *own.children(recursive=True))]
     return time.perf_counter(), sum(t.user + t.system for t in times)
 
 

@@ -1,4 +1,4 @@
-"""A command watched from outside: how long it takes, what its processes hold together, read, and ask of a GPU."""
+"""Cost of a command: wall time, and its processes' CPU time, memory, reads and GPU utilisation."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ import psutil
 from ..errors import HemaxError
 from .gpu_utilisation import nvidia_smi_utilisation
 
-_EVERY_S = 0.25  # memory is looked at so often: what comes and goes between is not seen
+#: Interval between samples of memory; shorter peaks are missed.
+_EVERY_S = 0.25
 _GPU_EVERY_S = 1.0
 
 
 @dataclass(frozen=True)
 class CommandCost:
-    """What a command cost. `peak_mb` counts memory shared between its processes once (PSS)."""
+    """Cost of a command; `peak_mb` counts memory shared between its processes once (PSS)."""
 
     wall_s: float
     cpu_s: float
@@ -31,8 +32,15 @@ class CommandCost:
 
 
 def measure_command(command: list[str], env: dict[str, str]) -> CommandCost:
-    """Run a command to its end. HemaxError with its last words where it fails."""
-    peak, gpu, next_gpu = 0, [], 0.0
+    """Run a command to its end and measure it.
+
+    Raises
+    ------
+    HemaxError
+        The command failed; the message holds the end of its output.
+    """
+    peak, next_gpu = 0, 0.0
+    gpu: list[float] = []
     read: dict[int, int] = {}
     cpu: dict[int, float] = {}
     begun = time.perf_counter()
@@ -50,21 +58,24 @@ def measure_command(command: list[str], env: dict[str, str]) -> CommandCost:
             time.sleep(_EVERY_S)
         wall_s = time.perf_counter() - begun
         output.seek(0)
-        words = output.read()
+        text = output.read()
     if process.returncode:
-        raise HemaxError(f"{' '.join(command)}: exit code {process.returncode}: {words[-600:]}")
+        raise HemaxError(f"{' '.join(command)}: exit code {process.returncode}: {text[-600:]}")
     return CommandCost(
         round(wall_s, 2),
         round(sum(cpu.values()), 2),
         round(peak / 2**20),
         round(sum(read.values()) / 1e6, 1),
         round(fmean(gpu), 1) if gpu else None,
-        words,
+        text,
     )
 
 
 def _sample_processes(pid: int, read: dict[int, int], cpu: dict[int, float]) -> int:
-    """Bytes that the process and its descendants hold now; notes what each has read and computed so far."""
+    """Return the bytes held by a process and its descendants.
+
+    Each process's reads and CPU time are recorded in `read` and `cpu`.
+    """
     held = 0
     try:
         tree = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]

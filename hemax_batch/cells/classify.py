@@ -1,8 +1,8 @@
-"""How each cell is read: its final class, how sure the network is, and when and why a person must look.
+"""Classification of each cell: final class, confidence and reasons for review.
 
-An explanation is checked against its class: a sure attribute that the class does not allow (`CONTRADICTIONS`) sends the
-cell to review, with the class kept. A cell that the network is unsure of becomes `unidentified`. Decisions are made for
-all cells at once, as arrays; words are put together for a few thousand at a time, when they are written.
+A cell of low confidence becomes `unidentified`. A sure attribute that contradicts the class
+(`CONTRADICTIONS`) marks the cell for review; its class stays. Decisions are made for all cells at
+once, as arrays. Sentences are composed for a few thousand cells at a time, when they are written.
 """
 
 from __future__ import annotations
@@ -32,51 +32,73 @@ from .morphology import (
     SURE_ATTRIBUTE,
 )
 
-MAX_OOD_FRACTION = 0.1  # this tool's own: one known cell in a hundred is expected to be
+#: A slide with a larger share of out-of-distribution cells gets a warning. By definition one
+#: calibration cell in a hundred is out of distribution.
+MAX_OOD_FRACTION = 0.1
 
-CALL_NAMES = (*CLASS_NAMES, UNIDENTIFIED)  # of `CellCalls.class_index`
+#: Names of `CellCalls.class_index`.
+CALL_NAMES = (*CLASS_NAMES, UNIDENTIFIED)
 _UNIDENTIFIED = len(CLASS_NAMES)
 _BASOPHIL = CLASS_NAMES.index("basophil")
 _IS_NEUTROPHIL = np.isin(CLASS_NAMES, NEUTROPHIL_NAMES)
-#: Per attribute, bool [classes, states]: whether a state speaks against a class.
+#: Per attribute, whether a state contradicts a class: bool [classes, states].
 _CONTRADICTING_STATES = {
     a.name: np.array(
         [[s in CONTRADICTIONS.get(c, {}).get(a.name, ()) for s in a.states] for c in CLASS_NAMES]
     )
     for a in ATTRIBUTES
 }
-_FRACTIONS = np.array(
-    [NUCLEUS_FRACTION.get(name, ANY_NUCLEUS_FRACTION) for name in CALL_NAMES]
-)  # float64 [classes + 1, 2]
+#: Plausible nucleus fraction of each call: float64 [classes + 1, 2].
+_FRACTIONS = np.array([NUCLEUS_FRACTION.get(name, ANY_NUCLEUS_FRACTION) for name in CALL_NAMES])
 
 
 @dataclass(frozen=True)
 class CellCall:
-    """How one cell is read: its final class, and why a person should look (empty = no particular reason)."""
+    """Final class of one cell with its reasons for review.
+
+    Attributes
+    ----------
+    class_name : str
+    confidence : float
+        Probability of the likeliest class, also if the cell is unidentified.
+    reasons : tuple of str
+        Why a person should review the cell; empty for no particular reason.
+    explanation : str
+    """
 
     class_name: str
-    confidence: float  # of the likeliest class, also where the cell is unidentified
+    confidence: float
     reasons: tuple[str, ...]
     explanation: str
 
     @property
     def review(self) -> bool:
-        """Whether a person should look."""
+        """Whether a person should review the cell."""
         return bool(self.reasons)
 
 
 @dataclass(frozen=True)
 class CellCalls:
-    """How N cells are read, as arrays parallel to them.
+    """Final classes of N cells, as arrays.
 
-    ranked       int64 [N, 2], the likeliest class and the next
-    confidences  float64 [N, 2], theirs
-    class_index  int64 [N], the final class: an index into NAMES
-    neutrophil_stage_unsure   bool [N], surely a neutrophil, but band or segmented is unsure: it keeps its class
-    no_nucleus   bool [N], unidentified because hardly any nucleus was outlined
-    contradicting_attributes   bool [N, A], which attributes contradict the class
-    out_of_distribution   bool [N], unlike the cells that the network knows
-    cut          bool [N], by the edge of the slide
+    Attributes
+    ----------
+    ranked : ndarray of int64 [N, 2]
+        The likeliest class and the next.
+    confidences : ndarray of float64 [N, 2]
+        Their probabilities.
+    class_index : ndarray of int64 [N]
+        Final class, an index into `CALL_NAMES`.
+    neutrophil_stage_unsure : ndarray of bool [N]
+        Surely a neutrophil, but band or segmented is unsure. The cell keeps its class.
+    no_nucleus : ndarray of bool [N]
+        Unidentified because hardly any nucleus was outlined.
+    contradicting_attributes : ndarray of bool [N, A]
+        Attributes that contradict the class.
+    out_of_distribution : ndarray of bool [N]
+        Unlike the cells that the network was calibrated on.
+    cut : ndarray of bool [N]
+        Cut by the edge of the slide.
     """
 
     cells: Cells
@@ -96,40 +118,44 @@ class CellCalls:
 
     @cached_property
     def names(self) -> list[str]:
-        """The final class of each cell."""
+        """Final class of each cell."""
         return [CALL_NAMES[k] for k in self.class_index.tolist()]
 
     @property
     def low_confidence(self) -> np.ndarray:
-        """bool [N], unidentified because no class is sure enough."""
-        return (self.class_index == _UNIDENTIFIED) & ~self.no_nucleus
+        """Cells that are unidentified because no class is sure enough: bool [N]."""
+        low: np.ndarray = (self.class_index == _UNIDENTIFIED) & ~self.no_nucleus
+        return low
 
     @property
     def unusual_size(self) -> np.ndarray:
-        """bool [N], smaller or larger than nucleated cells are, or without an outline."""
-        return ~(
-            (self.measures.diameter_um >= SIZE_UM[0]) & (self.measures.diameter_um <= SIZE_UM[1])
-        )
+        """Cells of unusual diameter or without an outline: bool [N]."""
+        diameter = self.measures.diameter_um
+        usual: np.ndarray = (diameter >= SIZE_UM[0]) & (diameter <= SIZE_UM[1])
+        return ~usual
 
     @property
     def unusual_nucleus_fraction(self) -> np.ndarray:
-        """bool [N], with no nucleus, or one that is too small or too large for the class."""
+        """Cells without a nucleus, or with one of unusual size for the class: bool [N]."""
         fraction, (low, high) = self.measures.nucleus_fraction, _FRACTIONS[self.class_index].T
-        return ~((fraction >= low) & (fraction <= high))
+        usual: np.ndarray = (fraction >= low) & (fraction <= high)
+        return ~usual
 
     @cached_property
     def review(self) -> np.ndarray:
-        """bool [N], whether a person should look."""
-        doubtful = (
+        """Cells that a person should review: bool [N]."""
+        doubtful: np.ndarray = (
             self.neutrophil_stage_unsure
             | self.low_confidence
             | self.contradicting_attributes.any(1)
             | self.out_of_distribution
             | self.cut
         )
-        return doubtful | self.unusual_size | self.unusual_nucleus_fraction
+        doubtful |= self.unusual_size | self.unusual_nucleus_fraction
+        return doubtful
 
     def __iter__(self) -> Iterator[CellCall]:
+        """Iterate over the calls, cell by cell."""
         explanations, reasons = self.explain(slice(None))
         for name, confidence, reasons_of_cell, explanation in zip(
             self.names, self.confidences[:, 0].tolist(), reasons, explanations, strict=True
@@ -137,7 +163,13 @@ class CellCalls:
             yield CellCall(name, confidence, reasons_of_cell, explanation)
 
     def explain(self, rows: slice) -> tuple[list[str], list[tuple[str, ...]]]:
-        """The explanations of some cells, and why a person should look at each ((): no particular reason)."""
+        """Compose explanations and reasons for review of some cells.
+
+        Returns
+        -------
+        tuple
+            The explanations, and per cell its reasons; () for no particular reason.
+        """
         heads = [
             self._sentence_start(*one)
             for one in zip(
@@ -160,6 +192,7 @@ class CellCalls:
     def _sentence_start(
         self, ranked: list[int], confidences: list[float], class_index: int, no_nucleus: bool
     ) -> str:
+        """Compose the start of the sentence on one cell."""
         (first, second), (confidence, next_best) = ranked, confidences
         if class_index != _UNIDENTIFIED:
             return class_phrase(first, second, confidence, next_best)
@@ -170,63 +203,75 @@ class CellCalls:
         return f"Unidentified: most like {one} or {other}, below the {self.min_confidence:.2f} asked for"
 
     def _reasons(self, i: int) -> list[str]:
+        """List the reasons for review of cell i."""
         first, second = (CLASSES[k].words for k in self.ranked[i])
         confidence, next_best = self.confidences[i].tolist()
-        found = []
+        reasons = []
         if self.neutrophil_stage_unsure[i]:
-            found.append(
+            reasons.append(
                 f"band or segmented neutrophil ({confidence:.2f} for {first}, {next_best:.2f})"
             )
         elif self.class_index[i] == _UNIDENTIFIED and not self.no_nucleus[i]:
-            found.append(
+            reasons.append(
                 f"low confidence ({confidence:.2f} for {first}, {next_best:.2f} for {second})"
             )
         if self.contradicting_attributes[i].any():
-            found += _contradictions(
+            reasons += _contradictions(
                 self.cells.attribute_probs[i], first, self.contradicting_attributes[i]
             )
         if self.out_of_distribution[i]:
             times = f"{self.cells.ood_score[i]:.1f} times the distance that 99 in 100 of those keep within"
-            found.append(f"unlike the cells that the network knows ({times})")
+            reasons.append(f"unlike the cells that the network knows ({times})")
         if self.cut[i]:
-            found.append("cut by the edge of the slide")
-        return found + self._unusual_measures(i)
+            reasons.append("cut by the edge of the slide")
+        return reasons + self._unusual_measures(i)
 
     def _unusual_measures(self, i: int) -> list[str]:
-        found, k = [], int(self.class_index[i])
+        """List the unusual measures of cell i."""
+        reasons, k = [], int(self.class_index[i])
         diameter, fraction = self.measures.diameter_um[i], self.measures.nucleus_fraction[i]
         if not SIZE_UM[0] <= diameter <= SIZE_UM[1]:
-            found.append(
+            reasons.append(
                 f"unusual size ({diameter:.1f} µm across; usual is {SIZE_UM[0]:g} to {SIZE_UM[1]:g})"
             )
         low, high = _FRACTIONS[k].tolist()
         if np.isnan(fraction):
-            found.append("no nucleus found")
+            reasons.append("no nucleus found")
         elif not low <= fraction <= high:
             words = "nucleated cell" if k == _UNIDENTIFIED else CLASSES[k].words
             usual = f"for {with_article(words)} {100 * low:.0f} to {100 * high:.0f} %"
-            found.append(f"unusual N:C (nucleus {100 * fraction:.0f} % of the cell; {usual})")
-        return found
+            reasons.append(f"unusual N:C (nucleus {100 * fraction:.0f} % of the cell; {usual})")
+        return reasons
 
 
 def classify_cells(
     cells: Cells, measures: CellMeasures, slide_size: tuple[int, int], min_confidence: float
 ) -> CellCalls:
-    """How each cell is read. `slide_size` is (width, height) in level-0 pixels.
+    """Classify all cells of a slide.
 
-    Steps: the two likeliest classes; is the network sure, and is there a nucleus; the final class; reasons to doubt it.
+    Steps: take the two likeliest classes; check confidence and nucleus; decide the final class;
+    find reasons for review.
+
+    Parameters
+    ----------
+    cells, measures
+        The cells and their measures.
+    slide_size
+        Width and height in level-0 pixels.
+    min_confidence
+        Below this probability a cell is unidentified.
     """
     ranked = np.argsort(-cells.class_probs, axis=1, kind="stable")[:, :2]
     confidences = np.take_along_axis(cells.class_probs, ranked, 1).astype(np.float64)
     unsure = confidences[:, 0] < min_confidence
-    # surely a neutrophil: total neutrophils must not lose it to a split that people disagree on too
+    # Total neutrophils must not lose such a cell. Experts disagree on band or segmented too.
     neutrophil_stage_unsure = (
         unsure & _IS_NEUTROPHIL[ranked].all(1) & (confidences.sum(1) >= min_confidence)
     )
-    # every cell that is counted here is nucleated: what shows none is a platelet, dirt, or wrongly outlined
+    # Every counted cell is nucleated. Without a nucleus (or NaN) it is a platelet, dirt or a bad outline.
     no_nucleus = (~unsure | neutrophil_stage_unsure) & ~(
         measures.nucleus_fraction >= ANY_NUCLEUS_FRACTION[0]
-    )  # NaN: none
+    )
     neutrophil_stage_unsure &= ~no_nucleus
     is_named = neutrophil_stage_unsure | ~(unsure | no_nucleus)
     x0, y0, x1, y1 = cells.boxes_xyxy.T
@@ -246,33 +291,49 @@ def classify_cells(
 
 
 def _contradicting_attributes(attribute_probs: np.ndarray, class_index: np.ndarray) -> np.ndarray:
-    """Which attributes of N cells, float [N, states], surely speak against their classes, int [N]: bool [N, A]."""
-    found = np.zeros((len(class_index), len(ATTRIBUTES)), bool)
+    """Find attributes that surely contradict the class.
+
+    Parameters
+    ----------
+    attribute_probs : ndarray [N, states]
+    class_index : ndarray of int [N]
+
+    Returns
+    -------
+    ndarray of bool [N, A]
+    """
+    contradicting = np.zeros((len(class_index), len(ATTRIBUTES)), bool)
     for k, (name, part) in enumerate(attribute_slices().items()):
         probs = attribute_probs[:, part]
-        found[:, k] = (probs.max(1) >= SURE_ATTRIBUTE) & _CONTRADICTING_STATES[name][
-            class_index, probs.argmax(1)
-        ]
-    return found
+        contradicts = _CONTRADICTING_STATES[name][class_index, probs.argmax(1)]
+        contradicting[:, k] = (probs.max(1) >= SURE_ATTRIBUTE) & contradicts
+    return contradicting
 
 
 def _contradictions(
     attribute_probs: np.ndarray, class_words: str, contradicting_attributes: np.ndarray
 ) -> list[str]:
-    """Reasons, one for each attribute of one cell, float [states], that speaks `against` its class, bool [A]."""
+    """List the contradictions of one cell, one for each contradicting attribute.
+
+    Parameters
+    ----------
+    attribute_probs : ndarray [states]
+    class_words : str
+    contradicting_attributes : ndarray of bool [A]
+    """
     states = [
         a.words[int(attribute_probs[part].argmax())]
         for a, part in zip(ATTRIBUTES, attribute_slices().values(), strict=True)
     ]
     return [
         f"explanation contradicts class: {state} in {with_article(class_words)}"
-        for state, speaks in zip(states, contradicting_attributes, strict=True)
-        if speaks
+        for state, contradicts in zip(states, contradicting_attributes, strict=True)
+        if contradicts
     ]
 
 
 def explanation_contradicts_class(attribute_probs: np.ndarray, class_name: str) -> bool:
-    """Whether the explanation of one cell, float [A], speaks against its class."""
+    """Return whether the attributes of one cell, float [states], contradict its class."""
     return bool(
         _contradicting_attributes(
             attribute_probs[None], np.array([CLASS_NAMES.index(class_name)])
@@ -281,9 +342,10 @@ def explanation_contradicts_class(attribute_probs: np.ndarray, class_name: str) 
 
 
 def ood_warning(cells: Cells) -> str:
-    """The sentence on a slide of which many cells are unlike what the network knows; "" where they are few.
+    """Return the warning on a slide with many out-of-distribution cells; "" if there are few.
 
-    Then it is not the cells that are odd: confidences and thresholds were fitted to other pictures than these.
+    In such a slide the images are unusual, not the cells. Confidences and thresholds were fitted to
+    other images.
     """
     n_ood = int((cells.ood_score > 1).sum())
     if n_ood <= MAX_OOD_FRACTION * len(cells):

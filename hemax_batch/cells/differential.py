@@ -1,8 +1,8 @@
-"""The differential count as a clinical object: fixed order, the right denominators, exact limits, sufficiency, flags.
+"""The differential count: classes in clinical order, exact limits, sufficiency and flags.
 
-Sources: order and reporting, ICSH and CLSI H20; limits, Clopper & Pearson 1934 (Rümke's table is that, rounded
-outward); flags after the international consensus rules for smear review; reference ranges, ARUP (adults). Thresholds
-differ between laboratories: `rules.Rules`.
+Sources: order and reporting, ICSH and CLSI H20; limits, Clopper & Pearson 1934 (Rümke's table
+holds the same limits, rounded outward); flags, the international consensus rules for smear review;
+reference ranges, ARUP (adults). Thresholds differ between laboratories: see `rules.Rules`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from ..vocabulary import (
     CLASSES,
     NEUTROPHIL_NAMES,
     REVIEW_CLASSES,
-    REVIEW_NAMES,
     UNIDENTIFIED,
     WHITE_NAMES,
+    CellClass,
 )
+from .own_classes import OwnClass
 from .rules import NEUTROPHILS, Rules
 
-#: LOINC codes per 100 leukocytes in blood: those that were verified, and no others.
+#: Verified LOINC codes of shares per 100 leukocytes in blood.
 LOINC = {
     "basophil": "30180-4",
     "blast": "26446-5",
@@ -36,7 +37,7 @@ LOINC = {
     "band_neutrophil": "26508-2",
 }
 
-#: What the network was not taught to see; said in every differential.
+#: Findings that the network is not trained for; every differential lists them.
 NOT_ASSESSED = (
     "platelets and platelet clumps",
     "smudge cells",
@@ -49,7 +50,7 @@ NOT_ASSESSED = (
 
 @dataclass(frozen=True)
 class Share:
-    """k of n as a percentage with its exact 95 % limits; all three NaN where n is 0."""
+    """A count k of n as a percentage with exact 95 % limits; NaN if n is 0."""
 
     count: int
     percent: float
@@ -59,7 +60,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Flag:
-    """Why a slide needs a person's eye: the rule that says so, and the sentence."""
+    """A rule that a slide breaks, and the sentence that says so."""
 
     rule: str
     words: str
@@ -67,17 +68,41 @@ class Flag:
 
 @dataclass(frozen=True)
 class Differential:
-    """One slide's count. `shares` holds the white classes in clinical order, and after them those that only a reviewer
-    gives, where he gave them; `neutrophils` is bands and segmented together; `outside` counts a reviewer's classes that
-    are no white cells."""
+    """One slide's differential count.
+
+    Attributes
+    ----------
+    shares : dict
+        White classes in clinical order, then white classes that only a reviewer gives.
+    neutrophils : Share
+        Band and segmented neutrophils together.
+    n_white : int
+        White cells, the denominator.
+    target_cells : int
+        White cells asked for.
+    nrbc : int
+        Nucleated red cells.
+    nrbc_per_100 : float
+        Nucleated red cells per 100 white cells; NaN without white cells.
+    wbc : float, optional
+        The analyser's white count in 10⁹/l.
+    corrected_wbc : float, optional
+        White count without nucleated red cells, in 10⁹/l.
+    unidentified : int
+        Unidentified cells.
+    outside : dict
+        Counts of classes that are no white cells.
+    flags : tuple of Flag
+    rules : Rules
+    """
 
     shares: dict[str, Share]
     neutrophils: Share
     n_white: int
     target_cells: int
     nrbc: int
-    nrbc_per_100: float  # NaN without white cells
-    wbc: float | None  # the analyser's count, 10⁹/l
+    nrbc_per_100: float
+    wbc: float | None
     corrected_wbc: float | None
     unidentified: int
     outside: dict[str, int]
@@ -87,19 +112,24 @@ class Differential:
 
     @property
     def sufficient(self) -> bool:
-        """Whether as many white cells were counted as were asked for."""
+        """Whether at least the target number of white cells was counted."""
         return self.n_white >= self.target_cells
 
     def share(self, name: str) -> Share:
-        """Of a white class, or of "neutrophils"."""
+        """Return the share of a white class, or of "neutrophils"."""
         return self.neutrophils if name == NEUTROPHILS else self.shares[name]
 
 
 def clopper_pearson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Exact two-sided limits of a proportion, as fractions; (0, 1) for n = 0. ValueError unless 0 <= k <= n.
+    """Compute exact two-sided limits of a proportion k/n, as fractions; (0, 1) for n = 0.
 
     >>> [round(100 * v, 1) for v in clopper_pearson(9, 100)]
     [4.2, 16.4]
+
+    Raises
+    ------
+    ValueError
+        k is not in 0..n.
     """
     if not 0 <= k <= n:
         raise ValueError(f"{k} of {n}: a count must lie between 0 and its total")
@@ -110,7 +140,7 @@ def clopper_pearson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
 
 
 def compute_share(k: int, n: int) -> Share:
-    """k of n."""
+    """Compute k of n as a share."""
     if n == 0:
         return Share(0, math.nan, math.nan, math.nan)
     low, high = clopper_pearson(k, n)
@@ -123,33 +153,52 @@ def count_differential(
     wbc: float | None = None,
     rules: Rules | None = None,
 ) -> Differential:
-    """The differential of cells with these final classes. UsageError where a name is no class.
+    """Count cells by their final classes.
 
-    Denominator: white cells only, a reviewer's variant lymphocytes, plasma cells and others among them. Nucleated red
-    cells are given per 100 of them; with the analyser's count `wbc` (10⁹/l) and at least
-    `rules.nrbc_correction_per_100`, corrected = wbc × 100 / (100 + NRBC). Unidentified cells, and
-    what a reviewer calls platelet, smudge cell or artefact, are outside and are stated.
+    The denominator is the number of white cells. It includes a reviewer's variant lymphocytes,
+    plasma cells and other white cells. Unidentified cells, platelets, smudge cells and artefacts
+    are outside the denominator and are reported separately.
+
+    Parameters
+    ----------
+    class_names
+        Final class of each cell.
+    target_cells
+        White cells asked for.
+    wbc
+        The analyser's white count in 10⁹/l. It is corrected as wbc × 100 / (100 + NRBC) if there
+        are at least `rules.nrbc_correction_per_100` nucleated red cells (NRBC) per 100 white cells.
+    rules
+        Thresholds and ranges; the defaults if None.
+
+    Raises
+    ------
+    UsageError
+        A name is not a class.
     """
     rules = rules or Rules()
-    found = Counter(class_names)
-    known = (*CLASS_NAMES, UNIDENTIFIED, *REVIEW_NAMES)
-    if unknown := sorted(set(found) - set(known)):
+    counts = Counter(class_names)
+    given: tuple[CellClass | OwnClass, ...] = (
+        *REVIEW_CLASSES,
+        *rules.classes,
+    )  # Classes that only a reviewer gives.
+    known = (*CLASS_NAMES, UNIDENTIFIED, *(c.name for c in given))
+    if unknown := sorted(set(counts) - set(known)):
         raise UsageError(f"{', '.join(map(repr, unknown))}: no class; known: {', '.join(known)}")
-    white = (*WHITE_NAMES, *(c.name for c in REVIEW_CLASSES if c.white and found[c.name]))
-    n = sum(found[name] for name in white)
-    nrbc, unidentified = found["erythroblast"], found[UNIDENTIFIED]
+    white = (*WHITE_NAMES, *(c.name for c in given if c.white and counts[c.name]))
+    n = sum(counts[name] for name in white)
+    nrbc, unidentified = counts["erythroblast"], counts[UNIDENTIFIED]
     per_100 = 100 * nrbc / n if n else math.nan
     corrected = (
         wbc * 100 / (100 + per_100)
         if wbc is not None and per_100 >= rules.nrbc_correction_per_100
         else None
     )
-    shares = {name: compute_share(found[name], n) for name in white}
-    others = [
-        c.name for c in (*CLASSES, *REVIEW_CLASSES) if not c.white and c.name != "erythroblast"
-    ]
-    outside = {name: found[name] for name in others if found[name]}
-    neutrophils = compute_share(sum(found[name] for name in NEUTROPHIL_NAMES), n)
+    shares = {name: compute_share(counts[name], n) for name in white}
+    every: tuple[CellClass | OwnClass, ...] = (*CLASSES, *given)
+    others = [c.name for c in every if not c.white and c.name != "erythroblast"]
+    outside = {name: counts[name] for name in others if counts[name]}
+    neutrophils = compute_share(sum(counts[name] for name in NEUTROPHIL_NAMES), n)
     flags = (
         *_flags_on_numbers(n, target_cells, unidentified, rules),
         *_flags_on_cells(shares, nrbc, rules),
@@ -173,6 +222,7 @@ def count_differential(
 
 
 def _flags_on_numbers(n: int, target: int, unidentified: int, rules: Rules) -> list[Flag]:
+    """Flag too few white cells and too many unidentified cells."""
     flags = []
     if n < target:
         flags.append(
@@ -192,29 +242,30 @@ def _flags_on_numbers(n: int, target: int, unidentified: int, rules: Rules) -> l
 
 
 def _flags_on_cells(shares: dict[str, Share], nrbc: int, rules: Rules) -> list[Flag]:
-    """Cells that normal blood of adults does not hold, or hardly."""
-    seen = {name: shares[name].count for name in ("blast", "promyelocyte", "myelocyte")}
+    """Flag cells that normal adult blood does not hold, or holds rarely."""
+    counts = {name: shares[name].count for name in ("blast", "promyelocyte", "myelocyte")}
     words = {c.name: c.words for c in CLASSES}
-    wanted = [(f"{name}_count", k, words[name]) for name, k in seen.items()]
-    wanted.append(("nrbc_count", nrbc, words["erythroblast"]))
+    count_rules = [(f"{name}_count", k, words[name]) for name, k in counts.items()]
+    count_rules.append(("nrbc_count", nrbc, words["erythroblast"]))
     flags = [
         Flag(rule, f"{_cells(k, name)} seen")
-        for rule, k, name in wanted
+        for rule, k, name in count_rules
         if 0 < getattr(rules, rule) <= k
     ]
-    for rule, name, what in (
+    for rule, name, subject in (
         ("metamyelocyte_percent", "metamyelocyte", "metamyelocytes"),
         ("left_shift_band_percent", "band_neutrophil", "left shift: band neutrophils"),
     ):
         percent, limit = shares[name].percent, getattr(rules, rule)
-        if percent > limit:  # NaN, without white cells, is not
-            flags.append(Flag(rule, f"{what} {percent:.1f} % (over {limit:g} %)"))
+        if percent > limit:  # False for NaN, which stands for no white cells.
+            flags.append(Flag(rule, f"{subject} {percent:.1f} % (over {limit:g} %)"))
     return flags
 
 
 def _flags_on_correction(
     per_100: float, wbc: float | None, corrected: float | None, rules: Rules
 ) -> list[Flag]:
+    """Flag nucleated red cells that falsify the analyser's white count."""
     if not per_100 >= rules.nrbc_correction_per_100:
         return []
     text = f"{per_100:.1f} nucleated red cells per 100 white cells"
@@ -234,6 +285,7 @@ def _flags_on_correction(
 
 
 def _flags_on_ranges(shares: dict[str, Share], neutrophils: Share, rules: Rules) -> list[Flag]:
+    """Flag shares outside the reference ranges."""
     flags = []
     for name in (n for n in (NEUTROPHILS, *WHITE_NAMES) if n in rules.ranges):
         low, high = rules.ranges[name]
@@ -246,5 +298,5 @@ def _flags_on_ranges(shares: dict[str, Share], neutrophils: Share, rules: Rules)
 
 
 def _cells(k: int, words: str) -> str:
-    """ "1 blast", "2 blasts"."""
+    """Return a count with its noun: "1 blast", "2 blasts"."""
     return f"{k} {words}{'' if k == 1 else 's'}"

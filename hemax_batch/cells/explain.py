@@ -1,15 +1,16 @@
-"""The sentence on each cell, as a morphologist would say it. Only what the network was taught is ever spoken of.
+"""Explanation sentences, in a morphologist's words. They mention trained attributes only.
 
-    Segmented neutrophil (confidence 0.97): multilobed (segmented) nucleus, fine granules, pale or light blue cytoplasm;
-    large, 14.4 µm across, 2.0 times a red cell; nucleus/cytoplasm area ratio 0.52 (nucleus 34 % of the cell), abundant
-    cytoplasm.
+    Segmented neutrophil (confidence 0.97): multilobed (segmented) nucleus, fine granules, pale or
+    light blue cytoplasm; large, 14.4 µm across, 2.0 times a red cell; nucleus/cytoplasm area ratio
+    0.52 (nucleus 34 % of the cell), abundant cytoplasm.
 
-The words for an attribute depend on its two likeliest states and on how sure they are in five steps: so all that can
-be said of it is a table, made once, and what is said of a million cells is looked up.
+The words for an attribute depend on its two likeliest states and on one of five certainty steps.
+All phrases are therefore tabulated once and looked up for each cell.
 """
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
 import numpy as np
@@ -17,14 +18,20 @@ import numpy as np
 from ..vocabulary import ATTRIBUTES, CLASSES, Attribute, attribute_slices
 from .measure import CellMeasures
 
-PLAIN_ATTRIBUTE = 0.6  # below it the sentence says "probably", or "X or Y"
-UNCLEAR_ATTRIBUTE = 0.4  # below it, that it is unclear
-RIVAL_ATTRIBUTE = 0.3  # a second state this likely is named beside an unsure first
-SURE_CLASS = 0.8  # below it the sentence names the next class too
-SCANT, ABUNDANT = 0.70, 0.40  # nucleus/cell area: above, a scant rim; below, abundant cytoplasm
+#: Below this probability the sentence says "probably", or "X or Y".
+PLAIN_ATTRIBUTE = 0.6
+#: Below this probability the sentence says "unclear".
+UNCLEAR_ATTRIBUTE = 0.4
+#: A second state of at least this probability is named beside an unsure first one.
+RIVAL_ATTRIBUTE = 0.3
+#: Below this probability the sentence names the second class too.
+SURE_CLASS = 0.8
+#: Nucleus/cell area above which cytoplasm is scant, and below which it is abundant.
+SCANT, ABUNDANT = 0.70, 0.40
 
-#: Where measuring parts small cells from large ones as WBCAtt's pathologists do: 13.9 µm, 1.9 red cells of 7.3 µm (400
-#: training cells of the PBC; 0.85 of 399 others agree, and 0.87 with the network). "large, 13 µm" would confuse.
+#: Diameter, in red-cell diameters, that best separates small from large cells as WBCAtt's
+#: pathologists label them: 13.9 µm, 1.9 red cells of 7.3 µm. It was fitted to 400 training cells of
+#: the PBC data set. 0.85 of 399 other cells agree (network: 0.87).
 LARGE_FROM_RBC_DIAMETERS = 1.9
 
 _UNCLEAR = {
@@ -32,16 +39,17 @@ _UNCLEAR = {
     "cytoplasm_colour": "cytoplasm of unclear colour",
     "nucleus_shape": "nucleus of unclear shape",
 }
-_CERTAINTY_STEPS = 5  # how sure: see `_phrase`
+#: Number of certainty steps, see `_phrase`.
+_CERTAINTY_STEPS = 5
 
 
 def with_article(words: str) -> str:
-    """ "an eosinophil", "a blast"."""
+    """Prefix words with their article: "an eosinophil", "a blast"."""
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def class_phrase(first: int, second: int, confidence: float, next_best: float) -> str:
-    """ "Monocyte (confidence 0.62; otherwise lymphocyte, 0.30)"."""
+    """Phrase the class: "Monocyte (confidence 0.62; otherwise lymphocyte, 0.30)"."""
     words = CLASSES[first].words
     otherwise = (
         f"; otherwise {CLASSES[second].words}, {next_best:.2f}" if confidence < SURE_CLASS else ""
@@ -56,10 +64,20 @@ def explanation_sentences(
     rows: slice,
     hidden: np.ndarray,
 ) -> list[str]:
-    """The sentences on the n cells of `rows`, which begin with `heads`.
+    """Compose the sentences on n cells.
 
-    attribute_probs  float [n, states], of those cells; `measures` are of all
-    hidden           bool [n], whether granules may hide the nucleus's border, as in basophils: N:C is doubtful then
+    Parameters
+    ----------
+    heads
+        Start of each sentence.
+    attribute_probs : ndarray [n, states]
+        Attribute probabilities of these cells.
+    measures
+        Measures of all cells.
+    rows
+        Rows of these cells in `measures`.
+    hidden : ndarray of bool [n]
+        Whether granules may hide the nucleus's border, as in basophils; N:C is doubtful then.
     """
     parts = attribute_slices()
     phrases = {a.name: _phrases(attribute_probs[:, parts[a.name]], a) for a in ATTRIBUTES}
@@ -82,10 +100,10 @@ def explanation_sentences(
 
 
 def _phrases(probs: np.ndarray, attribute: Attribute) -> list[str]:
-    """The likeliest states of one attribute in words, of N cells: float [N, states]."""
+    """Phrase one attribute of N cells from its probabilities [N, states]."""
     ranked = np.argsort(-probs, axis=1, kind="stable")[:, :2]
     best, rival = np.take_along_axis(probs, ranked, 1).T
-    # 0 plain; with a rival 1 or, where the best is very unsure, 2; without one 3, or 4
+    # 0: sure. With a rival: 1, or 2 if unclear. Without a rival: 3, or 4 if unclear.
     step = np.where(
         best >= PLAIN_ATTRIBUTE, 0, 3 - 2 * (rival >= RIVAL_ATTRIBUTE) + (best < UNCLEAR_ATTRIBUTE)
     )
@@ -98,7 +116,7 @@ def _phrases(probs: np.ndarray, attribute: Attribute) -> list[str]:
 
 @cache
 def _phrase_table(attribute: Attribute) -> list[str]:
-    """All that can be said of an attribute: by likeliest state, then the next, then how sure."""
+    """Tabulate all phrases of an attribute, by likeliest state, second state and certainty step."""
     words = attribute.words
     return [
         _phrase(attribute, best, rival, step)
@@ -109,11 +127,11 @@ def _phrase_table(attribute: Attribute) -> list[str]:
 
 
 def _phrase(attribute: Attribute, best: str, rival: str, step: int) -> str:
-    """Plain where it is sure, "X or Y", "unclear", or "probably X" where it is not."""
+    """Phrase one attribute: the state, "X or Y", "unclear", or "probably X"."""
     if step == 0:
         return best
     if attribute.name not in _UNCLEAR:
-        return ""  # of two sizes neither is likely: the figures that follow say it better
+        return ""  # Neither size is likely; the measured diameter follows in the sentence.
     if step <= 2 and " or " not in best + rival:
         return _either(best, rival) if best != rival else ""
     if step in (2, 4):
@@ -122,7 +140,7 @@ def _phrase(attribute: Attribute, best: str, rival: str, step: int) -> str:
 
 
 def _either(one: str, other: str) -> str:
-    """Two noun phrases of one noun, joined.
+    """Join two noun phrases with the same noun.
 
     >>> _either("round nucleus", "bilobed nucleus"), _either("no granules", "fine granules")
     ('round or bilobed nucleus', 'no granules or fine ones')
@@ -134,31 +152,31 @@ def _either(one: str, other: str) -> str:
 
 
 def _size_phrases(measures: CellMeasures, rows: slice, categories: list[str]) -> list[str]:
-    """Of some cells the category that the network saw, where the ruler agrees, the diameter, and against what."""
+    """Phrase the size: category, diameter and ratio to a red cell."""
     reference = ""
     if measures.rbc_is_assumed:
         reference = f" of normal size ({measures.rbc_diameter_um:.1f} µm: too few were measured)"
-    found = []
+    phrases = []
     for category, diameter, times in zip(
         categories,
         measures.diameter_um[rows].tolist(),
         measures.diameter_vs_rbc[rows].tolist(),
         strict=True,
     ):
-        # where the network sees it otherwise than the ruler, the figures say it better
-        seen = (
+        # A category that contradicts the measured diameter is left out.
+        shown = (
             f"{category}, "
             if category and (category == "large") == (times >= LARGE_FROM_RBC_DIAMETERS)
             else ""
         )
-        words = f"{seen}{diameter:.1f} µm across, {times:.1f} times a red cell{reference}"
-        found.append(words if diameter == diameter else "no outline was found")  # NaN is not itself
-    return found
+        words = f"{shown}{diameter:.1f} µm across, {times:.1f} times a red cell{reference}"
+        phrases.append("no outline was found" if math.isnan(diameter) else words)
+    return phrases
 
 
 def _nc_phrases(measures: CellMeasures, rows: slice, hidden: np.ndarray) -> list[str]:
-    """Of some cells the N:C by both of its definitions."""
-    found = []
+    """Phrase the N:C by both definitions."""
+    phrases = []
     for ratio, fraction, doubtful in zip(
         measures.nc_ratio[rows].tolist(),
         measures.nucleus_fraction[rows].tolist(),
@@ -174,7 +192,7 @@ def _nc_phrases(measures: CellMeasures, rows: slice, hidden: np.ndarray) -> list
         )
         rim = "; granules may hide the nucleus's border" if doubtful else rim
         words = f"nucleus/cytoplasm area ratio {ratio:.2f} (nucleus {100 * fraction:.0f} % of the cell){rim}"
-        if ratio != ratio:  # NaN
+        if math.isnan(ratio):
             words = "the nucleus fills the cell; no cytoplasm was outlined"
-        found.append(words if fraction == fraction else "no nucleus was outlined")
-    return found
+        phrases.append("no nucleus was outlined" if math.isnan(fraction) else words)
+    return phrases

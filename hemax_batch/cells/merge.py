@@ -1,14 +1,17 @@
-"""One cell, one record: what two patches both saw is kept once, the same whatever the regions, workers or order.
+"""Merging of records of the same cell from overlapping patches and regions.
 
-Two records are the same cell when their boxes' IoU is at least `SAME_IOU`, or at least `SAME_CONTAINMENT` of the smaller
-box lies in the larger. Boxes alone can mislead where a small cell nestles against a large one; so below an IoU of
-`SURE_IOU` the masks decide: they must share at least `SAME_MASK` of the smaller.
+Two records are the same cell if the IoU of their boxes is at least `SAME_IOU`, or if at least
+`SAME_CONTAINMENT` of the smaller box lies in the larger. Boxes alone can be wrong where a small
+cell touches a large one. Below an IoU of `SURE_IOU` the masks must also share at least `SAME_MASK`
+of the smaller mask.
 
-Of a cell's records the one that was most central in its patch is kept (it was seen whole, with most surroundings), in
-steps of 0.25 µm; then the surer; then by place; then by content. That is a total order on what the records say, so
-the result depends on the set of records alone.
+Of a cell's records the one nearest to its patch's centre is kept, because it shows the cell whole
+with most surroundings. Distances are compared in steps of 0.25 µm. Ties are resolved by score,
+then by position, then by content. This is a total order on the records, so the result does not
+depend on regions, workers or order.
 
-    a sees the cell 1 µm off the centre of its patch, b sees it 15 µm off: a is kept.
+Example: record a lies 1 µm off the centre of its patch, record b of the same cell lies 15 µm off.
+Record a is kept.
 """
 
 from __future__ import annotations
@@ -25,16 +28,19 @@ from ..records import Cells, MergedCells
 
 SAME_IOU = 0.5
 SAME_CONTAINMENT = 0.7
-SURE_IOU = 0.7  # from here on boxes alone decide: two cells that only touch never share so much
+#: From this IoU on the boxes alone decide: boxes of touching cells never overlap so much.
+SURE_IOU = 0.7
 SAME_MASK = 0.5
-_STEP_UM = 0.25  # off-centre distances within one step are alike, and the score decides
+#: Off-centre distances within one step are equal, and the score decides.
+_STEP_UM = 0.25
 
 
 def merge_cells(parts: Iterable[Cells]) -> MergedCells:
-    """All records of a slide -> its cells, numbered from 1 by place (row-major by the centre's y, then x, then box).
+    """Merge all records of a slide into its cells.
 
-    Steps: join, find the pairs that are one cell, keep the best of each, order by place. Time is N log N, memory a few
-    hundred bytes a record: a k-d tree gives the pairs of near records, and each is looked at once.
+    Steps: join the records, find pairs that are the same cell, keep the best record of each, order
+    by position. Ids count from 1 in row-major order of the centre (y, then x, then box). A k-d tree
+    finds near records, so time is N log N and memory a few hundred bytes per record.
     """
     cells = Cells.concat(list(parts))
     rows = np.flatnonzero(_survivors(cells))
@@ -47,7 +53,10 @@ def merge_cells(parts: Iterable[Cells]) -> MergedCells:
 
 
 def _survivors(cells: Cells) -> np.ndarray:
-    """Which records survive: bool [N]. Greedy in the total order; a record falls to any better one that is kept."""
+    """Select the records that survive: bool [N].
+
+    The selection is greedy in the total order. A record is dropped for any better one that is kept.
+    """
     n = len(cells)
     kept = np.ones(n, bool)
     pairs = same_cell_pairs(cells)
@@ -57,7 +66,7 @@ def _survivors(cells: Cells) -> np.ndarray:
     rank[_preference(cells)] = np.arange(n)
     better = np.where(rank[pairs[:, 0]] < rank[pairs[:, 1]], pairs[:, 0], pairs[:, 1])
     worse = pairs.sum(1) - better
-    # by the better one's rank: when a pair is reached, everything that could end its better record has been decided
+    # Pairs are visited by the better record's rank, so that record's own fate is already decided.
     order = np.argsort(rank[better], kind="stable")
     for a, b in zip(better[order].tolist(), worse[order].tolist(), strict=True):
         if kept[a]:
@@ -66,27 +75,27 @@ def _survivors(cells: Cells) -> np.ndarray:
 
 
 def _preference(cells: Cells) -> np.ndarray:
-    """Indices of records, most preferred first. Records alike in all but content are ordered by a hash of it."""
+    """Return record indices, most preferred first; a hash of the content resolves ties."""
     b = cells.boxes_xyxy
     steps = np.round(cells.off_centre_um / _STEP_UM)
     content = np.zeros(len(cells), np.int64)
-    for row in _rows_with_twins(cells, steps):
+    for row in _tied_rows(cells, steps):
         probabilities = cells.class_probs[row].tobytes() + cells.attribute_probs[row].tobytes()
         content[row] = zlib.crc32(probabilities + cells.masks[row])
     return np.lexsort((content, b[:, 3], b[:, 2], b[:, 0], b[:, 1], -cells.scores, steps))
 
 
-def _rows_with_twins(cells: Cells, steps: np.ndarray) -> np.ndarray:
-    """Rows that have a twin in box, score and step: few, so hashing them is cheap."""
+def _tied_rows(cells: Cells, steps: np.ndarray) -> np.ndarray:
+    """Return rows that are equal to another in box, score and step; they are few."""
     if len(cells) == 0:
         return np.zeros(0, np.int64)
     keys = np.column_stack([cells.boxes_xyxy, cells.scores, steps])
-    _, which, times = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
-    return np.flatnonzero(times[which.ravel()] > 1)
+    _, inverse, counts = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
+    return np.flatnonzero(counts[inverse.ravel()] > 1)
 
 
 def same_cell_pairs(cells: Cells) -> np.ndarray:
-    """Pairs [P, 2] of records that are the same cell, each once."""
+    """Find pairs of records that are the same cell: int [P, 2], each pair once."""
     boxes = cells.boxes_xyxy.astype(np.float64)
     pairs = _near_pairs(boxes)
     a, b = boxes[pairs[:, 0]], boxes[pairs[:, 1]]
@@ -97,11 +106,12 @@ def same_cell_pairs(cells: Cells) -> np.ndarray:
     same = (iou >= SAME_IOU) | (inside >= SAME_CONTAINMENT)
     for k in np.flatnonzero(same & (iou < SURE_IOU)):
         same[k] = mask_overlap(cells, *pairs[k]) >= SAME_MASK
-    return pairs[same]
+    same_pairs: np.ndarray = pairs[same]
+    return same_pairs
 
 
 def mask_overlap(cells: Cells, i: int, j: int) -> float:
-    """Pixels that the masks of cells `i` and `j` share, over the smaller mask's pixels."""
+    """Compute the pixels that the masks of two cells share, over the smaller mask's pixels."""
     low = np.maximum(cells.mask_xy[i], cells.mask_xy[j])
     high = np.minimum(
         cells.mask_xy[i] + cells.mask_hw[i, ::-1], cells.mask_xy[j] + cells.mask_hw[j, ::-1]
@@ -111,17 +121,18 @@ def mask_overlap(cells: Cells, i: int, j: int) -> float:
         mask = unpack_mask(cells.masks[row], cells.mask_hw[row]) > 0
         (x0, y0), (x1, y1) = low - cells.mask_xy[row], high - cells.mask_xy[row]
         windows.append(mask[y0 : max(y0, y1), x0 : max(x0, x1)])
-        sizes.append(np.count_nonzero(mask))
+        sizes.append(int(np.count_nonzero(mask)))
     if (high <= low).any():
         return 0.0
-    return np.count_nonzero(windows[0] & windows[1]) / max(min(sizes), 1)
+    shared = int(np.count_nonzero(windows[0] & windows[1]))
+    return shared / max(min(sizes), 1)
 
 
 def _near_pairs(boxes: np.ndarray) -> np.ndarray:
-    """Pairs [P, 2] of boxes that may share half their area: their centres are nearer than the larger's half diagonal.
+    """Find pairs of boxes whose centres are nearer than the larger's half diagonal: int [P, 2].
 
-    Boxes are taken in octaves of size, each against itself and all smaller ones, so that one giant box does not make
-    every box look far.
+    Only such boxes can share half their area. Boxes are grouped by octaves of size. Each group is
+    compared with itself and all smaller boxes, so one giant box does not slow the search.
     """
     none = np.zeros((0, 2), np.int64)
     if len(boxes) < 2:
@@ -142,6 +153,7 @@ def _near_pairs(boxes: np.ndarray) -> np.ndarray:
 
 
 def _place_order(boxes: np.ndarray) -> np.ndarray:
+    """Return the row-major order of boxes by centre, ties by box."""
     centre = centres(boxes)
     return np.lexsort(
         (boxes[:, 3], boxes[:, 2], boxes[:, 1], boxes[:, 0], centre[:, 0], centre[:, 1])

@@ -1,21 +1,23 @@
-"""What a typical cell of each class shows, and which figures are plausible for it: what a person must look at is told
-by these.
+"""Typical morphology of each class: plausible sizes and nuclei, and contradicting attributes.
+
+A cell outside these limits is marked for review.
 """
 
 from __future__ import annotations
 
-SURE_ATTRIBUTE = 0.7  # an attribute contradicts a class only when it is at least this sure
-SIZE_UM = (
-    5.0,
-    30.0,
-)  # a nucleated cell outside this is an artefact or two cells (haematology texts: 7-21 µm)
+#: Least probability at which an attribute can contradict a class.
+SURE_ATTRIBUTE = 0.7
+#: Diameters outside this range are artefacts or two cells. Haematology texts give 7-21 µm.
+SIZE_UM = (5.0, 30.0)
 
 _LOBED = ("bilobed", "multilobed")
 
-#: class -> attribute -> states that a typical cell of it does not show. From the usual descriptions (blast: round or
-#: oval nucleus, no granules; eosinophil: large granules; lymphocyte: round, few or no granules …). Where WBCAtt labels a
-#: class (mature white cells of the PBC), experts gave each state listed here to at most 1.5 % of its cells; a band
-#: nucleus in a segmented neutrophil (41 %) is therefore not listed, nor any colour, which follows the stain.
+#: States that a typical cell of a class does not show, by class and attribute. The source is the
+#: usual descriptions (blast: round or oval nucleus, no granules; eosinophil: large granules;
+#: lymphocyte: round nucleus, few or no granules). WBCAtt labels the mature classes of the PBC data
+#: set. There experts gave each listed state to at most 1.5 % of the class's cells. A band nucleus
+#: in a segmented neutrophil (41 %) is therefore not listed. Colours are not listed, because they
+#: depend on the stain.
 CONTRADICTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "blast": {"granularity": ("coarse",), "nucleus_shape": ("band", *_LOBED)},
     "promyelocyte": {"granularity": ("agranular",), "nucleus_shape": ("band", *_LOBED)},
@@ -33,12 +35,15 @@ CONTRADICTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "basophil": {"granularity": ("agranular", "fine")},
     "monocyte": {"granularity": ("coarse",), "nucleus_shape": ("multilobed",)},
     "lymphocyte": {"granularity": ("coarse",), "nucleus_shape": ("band", *_LOBED)},
+    "variant_lymphocyte": {"granularity": ("coarse",), "nucleus_shape": ("band", *_LOBED)},
+    "plasma_cell": {"granularity": ("coarse",), "nucleus_shape": ("band", *_LOBED)},
     "erythroblast": {"granularity": ("coarse",), "nucleus_shape": ("band", *_LOBED)},
 }
 
-#: Nucleus/cell area that is plausible for a class. Mature classes: the 1st to 99th percentile of Zheng's expert masks,
-#: widened by 0.1 or more; immature ones: the usual N:C by volume (blast 4:1-6:1, promyelocyte 2:1-4:1, myelocyte
-#: 1:1-2:1) as areas (volume fraction to the power 2/3), widened likewise.
+#: Plausible nucleus/cell area by class. Mature classes: the 1st to 99th percentile of Zheng's
+#: expert masks, widened by at least 0.1. Immature classes: the usual N:C by volume (blast 4:1-6:1,
+#: promyelocyte 2:1-4:1, myelocyte 1:1-2:1) as areas (volume fraction to the power 2/3), widened
+#: in the same way.
 NUCLEUS_FRACTION: dict[str, tuple[float, float]] = {
     "blast": (0.40, 0.98),
     "promyelocyte": (0.35, 0.95),
@@ -50,7 +55,10 @@ NUCLEUS_FRACTION: dict[str, tuple[float, float]] = {
     "basophil": (0.15, 0.85),
     "monocyte": (0.18, 0.80),
     "lymphocyte": (0.25, 0.95),
+    "variant_lymphocyte": (0.20, 0.95),
+    "plasma_cell": (0.15, 0.85),
     "erythroblast": (0.15, 0.90),
 }
 
-ANY_NUCLEUS_FRACTION = (0.12, 0.98)  # of an unidentified cell: the widest of the above
+#: Plausible nucleus/cell area of an unidentified cell: the widest of the ranges above.
+ANY_NUCLEUS_FRACTION = (0.12, 0.98)

@@ -1,14 +1,14 @@
-"""When a differential is flagged, and against which ranges: defaults with their sources, and a laboratory's own.
+"""Rules for flags and reference ranges: defaults with their sources, and a laboratory's own file.
 
     # rules.toml: only what differs from the defaults
     left_shift_band_percent = 10
     ranges_of = "our laboratory 2026"
     [ranges]
     lymphocyte = [18, 45]
-    [age_groups."1-6 years"]     # chosen with --age-group; what it does not name is as in [ranges]
+    [age_groups."1-6 years"]     # chosen with --age-group; other ranges are as in [ranges]
     lymphocyte = [30, 65]
 
-All per cents are of white cells. `examples/rules.toml` has every entry.
+All percentages are of white cells. `examples/rules.toml` lists every entry.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from pathlib import Path
 from ..bounded_files import read_toml
 from ..errors import UsageError
 from ..vocabulary import WHITE_NAMES
+from .own_classes import OwnClass, own_classes
 
-NEUTROPHILS = "neutrophils"  # bands and segmented together
+#: Name of band and segmented neutrophils together.
+NEUTROPHILS = "neutrophils"
 
 _CONSENSUS = "after the international consensus rules for smear review"
 
-#: Where each default comes from.
+#: Source of each default.
 SOURCES = {
     "blast_count": _CONSENSUS,
     "promyelocyte_count": _CONSENSUS,
@@ -40,6 +42,7 @@ SOURCES = {
 
 
 def _arup_adults() -> dict[str, tuple[float, float]]:
+    """Return ARUP's adult reference ranges in per cent of white cells."""
     return {
         NEUTROPHILS: (45.0, 79.0),
         "band_neutrophil": (0.0, 5.0),
@@ -52,12 +55,23 @@ def _arup_adults() -> dict[str, tuple[float, float]]:
 
 @dataclass(frozen=True)
 class Rules:
-    """Thresholds. A count flags from that many cells on (0: never); a per cent, of white cells, flags above it.
+    """Thresholds of flags, and reference ranges.
 
-    nrbc_correction_per_100  nucleated red cells per 100 white cells from which the white count is corrected
-    unidentified_percent     of white and unidentified cells together
-    ranges                   reference ranges (low, high) in per cent of white cells
-    ranges_of                whose they are, as flags and reports quote it
+    A count raises a flag from that many cells on; 0 turns the flag off. A percentage, of white
+    cells, raises a flag above its value.
+
+    Attributes
+    ----------
+    nrbc_correction_per_100 : float
+        Nucleated red cells per 100 white cells from which the white count is corrected.
+    unidentified_percent : float
+        Unidentified cells in per cent of white and unidentified cells together.
+    ranges : dict
+        Reference ranges (low, high) in per cent of white cells, by class.
+    ranges_of : str
+        Source of the ranges, as flags and reports quote it.
+    classes : tuple of OwnClass
+        The laboratory's own classes for the review.
     """
 
     blast_count: float = 1
@@ -70,14 +84,27 @@ class Rules:
     unidentified_percent: float = 10.0
     ranges: dict[str, tuple[float, float]] = field(default_factory=_arup_adults)
     ranges_of: str = "adults, ARUP"
+    classes: tuple[OwnClass, ...] = ()
 
     @classmethod
     def from_toml(cls, path: Path, age_group: str | None = None) -> Rules:
-        """The defaults, changed by a TOML file of the fields' names, a table [ranges] of name = [low, high], and those
-        of its age group where one is asked for.
+        """Read rules from a TOML file; entries that it lacks keep their defaults.
 
-        Ranges given without `ranges_of` are quoted as those of the file's name. UsageError, naming the file and the
-        entry, where it is malformed or has no such age group.
+        The file holds the names of the fields, a table [ranges] of name = [low, high], and tables
+        [age_groups."NAME"] likewise. Ranges without `ranges_of` are quoted by the file's name.
+
+        Parameters
+        ----------
+        path
+            The TOML file.
+        age_group
+            Name of the age group whose ranges apply; None for none.
+
+        Raises
+        ------
+        UsageError
+            The file is malformed or has no such age group. The message names the file and the
+            entry.
         """
         try:
             given = read_toml(path)
@@ -93,6 +120,10 @@ class Rules:
             given.pop("ranges_of", None),
         )
         groups = _checked_groups(path, given.pop("age_groups", {}))
+        try:
+            classes = own_classes(given.pop("classes", {}))
+        except ValueError as error:
+            raise UsageError(f"{path}: {error}") from error
         if ranges_of is not None and not isinstance(ranges_of, str):
             raise UsageError(f"{path}: ranges_of = {ranges_of!r}: expected text")
         for name, value in given.items():
@@ -105,10 +136,11 @@ class Rules:
                     f"{path}: no age group {age_group!r}; there are {', '.join(map(repr, groups)) or 'none'}"
                 )
             ranges, quoted = ranges | groups[age_group], f"{quoted}, {age_group}"
-        return cls(**given, ranges=_arup_adults() | ranges, ranges_of=quoted)
+        return cls(**given, ranges=_arup_adults() | ranges, ranges_of=quoted, classes=classes)
 
 
 def _checked_ranges(path: Path, ranges: object) -> dict[str, tuple[float, float]]:
+    """Check a table of ranges and convert it to floats."""
     if not isinstance(ranges, dict):
         raise UsageError(
             f"{path}: ranges = {ranges!r}: expected a table [ranges] of name = [low, high]"
@@ -129,6 +161,7 @@ def _checked_ranges(path: Path, ranges: object) -> dict[str, tuple[float, float]
 
 
 def _checked_groups(path: Path, groups: object) -> dict[str, dict[str, tuple[float, float]]]:
+    """Check the tables of age groups."""
     if not isinstance(groups, dict):
         raise UsageError(
             f'{path}: age_groups = {groups!r}: expected tables [age_groups."NAME"] of name = [low, high]'
@@ -137,4 +170,5 @@ def _checked_groups(path: Path, groups: object) -> dict[str, dict[str, tuple[flo
 
 
 def _is_number(value: object) -> bool:
+    """Return whether a TOML value is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,4 +1,4 @@
-"""What the screen missed: an estimate, with its exact limits, from a random sample of what it passed over."""
+"""Estimate of the cells that the screen missed, from a random sample of what it passed over."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ScreenAudit:
-    """Cells that the screen missed on a slide. Areas in mm².
+    """Cells that the screen missed on a slide; areas in mm².
 
-    found            cells that the network found in the sample, and the screen had not pointed at
-    missed_estimate  those, and what their rate leads one to expect where nobody looked; None without a sample
-    low95, high95    the exact 95 % Poisson limits of that
+    Attributes
+    ----------
+    found : int
+        Cells that the network found in the sample and the screen had not proposed.
+    missed_estimate : float, optional
+        Missed cells on the whole slide at the sample's rate; None without a sample.
+    low95, high95 : float, optional
+        Exact 95 % Poisson limits of the estimate.
     """
 
     passed_over_mm2: float
@@ -22,28 +27,32 @@ class ScreenAudit:
     high95: float | None
 
     def warning(self, cells: int) -> str:
-        """The sentence on what was missed, against the `cells` that the slide's results hold; "" where nothing was."""
-        if not self.found:
+        """Return the sentence on missed cells; "" if none were found.
+
+        Parameters
+        ----------
+        cells
+            Cells in the slide's results.
+        """
+        estimate = self.missed_estimate
+        if not self.found or estimate is None:
             return ""
-        share = (
-            f", {100 * self.missed_estimate / cells:.1f} % of the {cells} found" if cells else ""
-        )
+        share = f", {100 * estimate / cells:.1f} % of the {cells} found" if cells else ""
         return (
             f"the screen missed {self.found} cell{'s' * (self.found > 1)} in a sample of {self.audited_mm2:.3f} mm²: at "
-            f"this rate {self.missed_estimate:.0f} on the slide (95 % limits {self.low95:.0f} to {self.high95:.0f})"
+            f"this rate {estimate:.0f} on the slide (95 % limits {self.low95:.0f} to {self.high95:.0f})"
             f"{share}; --exhaustive looks everywhere"
         )
 
 
 def poisson_limits(k: int, level: float = 0.95) -> tuple[float, float]:
-    """Exact two-sided limits of a Poisson mean of which k were counted (Garwood 1936), by the gamma distribution.
+    """Compute exact two-sided limits of a Poisson mean from a count k (Garwood 1936).
 
     >>> [round(v, 2) for v in (*poisson_limits(0), *poisson_limits(3))]
     [0.0, 3.69, 0.62, 8.77]
     """
-    from scipy.special import (
-        gammaincinv,
-    )  # half the time that a run takes to begin, and only needed at its end
+    # This import takes half of a run's start-up time and is needed only at its end.
+    from scipy.special import gammaincinv
 
     if k < 0:
         raise ValueError(f"{k}: a count cannot be negative")
@@ -53,10 +62,17 @@ def poisson_limits(k: int, level: float = 0.95) -> tuple[float, float]:
 
 
 def estimate_missed(found: int, audited_mm2: float, passed_over_mm2: float) -> ScreenAudit:
-    """What `found` cells in the sampled area say of the whole.
+    """Estimate the missed cells of a slide from those found in the audited area.
 
-    What was sampled is known; what was not is expected to hold as many per mm². So 2 in 0.1 of 10 mm² are 200, and 2 in
-    10 of 10 mm² are 2, without doubt.
+    The sampled area is known. The rest is expected to hold as many cells per mm². So 2 cells in 0.1
+    of 10 mm² give an estimate of 200, and 2 cells in 10 of 10 mm² give exactly 2.
+
+    Parameters
+    ----------
+    found
+        Cells found in the sample.
+    audited_mm2, passed_over_mm2
+        Area of the sample, and of everything that the screen passed over.
     """
     if audited_mm2 <= 0:
         return ScreenAudit(passed_over_mm2, audited_mm2, found, None, None, None)

@@ -1,6 +1,8 @@
-"""The command line: parse, call, print. Nothing heavy is imported before a command is known."""
+"""The command line. It parses, calls and prints; it imports nothing heavy before a command runs."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import click
 
@@ -8,6 +10,7 @@ from .. import __version__
 from ..errors import HemaxError
 from .doctor import doctor
 from .evaluation import compare, evaluate, faithfulness, transfer
+from .laboratory import monitor, verify
 from .models import models
 from .review import export, report, retally
 from .run import run
@@ -16,9 +19,10 @@ from .training import calibrate, train
 
 
 class _Commands(click.Group):
-    """Shows our own errors as one line, with the exit code of their kind."""
+    """A group that shows our own errors as one line, and ends with their exit code."""
 
-    def invoke(self, ctx: click.Context):
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; print a HemaxError without a traceback."""
         try:
             return super().invoke(ctx)
         except HemaxError as error:
@@ -31,10 +35,10 @@ class _Commands(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.version_option(__version__, "-V", "--version", prog_name="hemax-batch")
-def main():
-    """Explainable white-cell differentials from blood-smear scans, in batches.
+def main() -> None:
+    """Count and explain white blood cells in scans of blood smears, in batches.
 
-    What it gives is a pre-classification, for review by a qualified morphologist; research use only.
+    The result is a pre-classification, for review by a qualified morphologist; research use only.
 
     \b
     Example:
@@ -56,7 +60,9 @@ for _command in (
     faithfulness,
     compare,
     transfer,
+    verify,
+    monitor,
     models,
 ):
-    _command.context_settings |= main.context_settings  # also where it is called by itself
+    _command.context_settings.update(main.context_settings)  # also when it is called by itself
     main.add_command(_command)

@@ -1,4 +1,4 @@
-"""The command `doctor`: what is right and wrong with an installation, as findings; each says what to do."""
+"""The command `doctor`: check an installation. Each finding says what to do."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _NVIDIA = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"))
 
 @dataclass(frozen=True)
 class Finding:
-    """`level`: "ok", "warning" (a run works) or "wrong" (a run would stop)."""
+    """One finding. `level` is "ok", "warning" (a run works) or "wrong" (a run would stop)."""
 
     level: str
     subject: str
@@ -41,7 +41,7 @@ class Finding:
 
 
 def check_installation(out: Path | None = None, weights: Path | None = None) -> list[Finding]:
-    """All findings, in the order in which a run would meet them. Writes nothing but a probe file in `out`."""
+    """Return all findings, in the order in which a run meets them. Only a probe file is written, in `out`."""
     findings = [_python(), *(_library(*names) for names in _LIBRARIES.items())]
     checks: list[tuple[str, Callable[[], Finding]]] = [
         ("OpenSlide", _openslide),
@@ -62,7 +62,7 @@ def check_installation(out: Path | None = None, weights: Path | None = None) -> 
             findings.append(check())
         except (
             Exception
-        ) as error:  # whatever a broken installation raises: saying so is what this is for
+        ) as error:  # a broken installation may raise anything; the finding reports it
             text = (
                 str(error) if isinstance(error, HemaxError) else f"{type(error).__name__}: {error}"
             )
@@ -89,7 +89,7 @@ def _library(package: str, module: str) -> Finding:
 
 
 def _openslide() -> Finding:
-    """Not its version alone: that the library opens a file and gives back what is in it."""
+    """Check that OpenSlide opens a painted slide and returns its pixels."""
     import numpy as np
     import openslide
     import tifffile
@@ -223,17 +223,17 @@ def _disk(out: Path) -> Finding:
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Check this results folder too: space, permissions, lock.",
+    help="Also check this results folder: space, permissions, lock.",
 )
 @click.option(
     "--weights",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Weights to check.  [default: those that ship]",
+    help="Weights to check.  [default: the weights that ship]",
 )
-def doctor(out, weights):
-    """Check an installation: libraries, weights, GPU, limits, and a results folder's disk.
+def doctor(out: Path | None, weights: Path | None) -> None:
+    """Check an installation: libraries, weights, GPU, limits, and the disk of a results folder.
 
-    Exit code 1 where something would stop a run.
+    The exit code is 1 if a run would stop.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""The commands that measure: `evaluate`, `faithfulness`, `compare`, `transfer`."""
+"""The commands that measure weights and trainings: `evaluate`, `faithfulness`, `compare`, `transfer`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ from pathlib import Path
 
 import click
 
+from .requirements import (
+    IMAGENET,
+    WITHOUT_AVERAGE_PRECISION,
+    imagenet_modules,
+    is_installed,
+    require_modules,
+)
 from .training import COARSE_OPTION, STAIN_OPTION
 
 
@@ -16,34 +23,44 @@ from .training import COARSE_OPTION, STAIN_OPTION
 @click.option(
     "--weights",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="A checkpoint.  [default: the shipped one]",
+    help="Weights to measure.  [default: the weights that ship]",
 )
-@click.option("--split", default="val", show_default=True, help="Which split to measure, or `all`.")
-@click.option("--source", "sources", multiple=True, help="Measure this source only; repeatable.")
+@click.option("--split", default="val", show_default=True, help="The split to measure, or `all`.")
+@click.option("--source", "sources", multiple=True, help="Measure only this source. Repeatable.")
 @click.option(
     "--strange",
     multiple=True,
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Images of what should be flagged as unfamiliar, in a layout of DATA; without rows in cells.csv, all that is found.",
+    help="Images whose cells the out-of-distribution score should flag, in a layout of DATA. "
+    "Without rows in cells.csv, every cell that is found counts.",
 )
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Write evaluation.json, .csv and .html here.",
+    help="Write evaluation.json, evaluation.csv and evaluation.html to this folder.",
 )
 @click.option(
     "--no-second-look",
     is_flag=True,
-    help="As if cells of which the network is unsure were not looked at again.",
+    help="Switch off test-time augmentation of unsure cells.",
 )
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-def evaluate(data, weights, split, strange, sources, out, no_second_look, device):
-    """Measure a checkpoint on labelled images, every figure with its 95 % interval and the majority baseline.
+def evaluate(
+    data: tuple[Path, ...],
+    weights: Path | None,
+    split: str,
+    strange: tuple[Path, ...],
+    sources: tuple[str, ...],
+    out: Path | None,
+    no_second_look: bool,
+    device: str,
+) -> None:
+    """Measure weights on labelled images.
 
-    Split `all` is for sources that the weights were not trained on, and refused for others.
-
-    Weights that tell unfamiliar cells are also measured on how many they flag: of the known ones, of the same spoilt,
-    and of every cell in --strange.
+    Each figure has its 95 % interval. The accuracy of the commonest class stands beside it.
+    Split `all` is for sources that the weights never learnt. It is refused for other sources.
+    The out-of-distribution score is measured on known cells, on corrupted cells, and on the cells of --strange.
+    Average precision needs pycocotools (extra `train`). Without it, the other figures are measured.
 
     \b
     Example:
@@ -61,6 +78,8 @@ def evaluate(data, weights, split, strange, sources, out, no_second_look, device
     from ..learning.evaluation.ood_evaluation import measure_ood
     from ..model.predictor import Predictor
 
+    if not is_installed("pycocotools"):
+        click.echo(WITHOUT_AVERAGE_PRECISION, err=True)
     predictor = Predictor.load(
         weights, device, platelets=True, test_time_augmentation=not no_second_look
     )
@@ -87,26 +106,28 @@ def evaluate(data, weights, split, strange, sources, out, no_second_look, device
 @click.option(
     "--weights",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="A checkpoint.  [default: the shipped one]",
+    help="Weights to measure.  [default: the weights that ship]",
 )
 @click.option(
     "--limit",
     default=150,
     show_default=True,
-    help="Held-out cells to test on, evenly over their types.",
+    help="How many held-out cells to test, evenly over the classes.",
 )
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Write faithfulness.json, .csv and .html here.",
+    help="Write faithfulness.json, faithfulness.csv and faithfulness.html to this folder.",
 )
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-def faithfulness(data, weights, limit, out, device):
-    """Test on real cells whether the explanations say what the network sees.
+def faithfulness(
+    data: tuple[Path, ...], weights: Path | None, limit: int, out: Path | None, device: str
+) -> None:
+    """Test on real cells whether the explanations describe what the network uses.
 
-    Pictures are changed in one attribute at a time; regions are taken away; the class is predicted from the explanation
-    alone; and a network whose explanations are random must fail. Measured on split `val`; split `train` only fits
-    the path from explanation to class.
+    The test changes one attribute of the picture at a time. It deletes and inserts regions of the picture.
+    It predicts the class from the explanation alone. Random explanation heads are the control.
+    It measures on split `val`. Split `train` only fits the path from explanation to class.
 
     \b
     Example:
@@ -121,11 +142,10 @@ def faithfulness(data, weights, limit, out, device):
     from ..learning.evaluation.model_card import write_figures
     from ..model.predictor import Predictor
 
+    require_modules("faithfulness", ["sklearn"])
     examples = [e for folder in data for e in read_folder(folder)]
     learnt, held_out = ([e for e in examples if e.split == split] for split in ("train", "val"))
-    predictor = Predictor.load(
-        weights, device, test_time_augmentation=False
-    )  # what it sees at once
+    predictor = Predictor.load(weights, device, test_time_augmentation=False)
     report, cells = test(
         predictor, learnt, held_out, limit, echo=lambda text: click.echo(text, err=True)
     )
@@ -146,54 +166,53 @@ def faithfulness(data, weights, limit, out, device):
     "--out",
     required=True,
     type=click.Path(file_okay=False, path_type=Path),
-    help="comparison.json, and all that is trained.",
+    help="Folder for comparison.json and for every trained model.",
 )
-@click.option("--steps", default=1900, show_default=True, help="Optimiser steps of each model.")
-@click.option("--batch-size", default=16, show_default=True, help="Patches, or crops, a step.")
+@click.option("--steps", default=1900, show_default=True, help="Optimiser steps per model.")
+@click.option("--batch-size", default=16, show_default=True, help="Patches, or crops, per step.")
 @click.option(
-    "--seeds", default=3, show_default=True, type=click.IntRange(1), help="Trainings of each model."
+    "--seeds", default=3, show_default=True, type=click.IntRange(1), help="Trainings per model."
 )
 @click.option(
     "--model",
     "only",
     multiple=True,
     metavar="NAME",
-    help="This model only, of those in the table; repeatable.",
+    help="Train only this model of the table. Repeatable.",
 )
 @click.option(
     "--masks",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Draw missing masks with these weights beforehand.",
+    help="Draw missing masks with these weights first.",
 )
 @click.option(
     "--no-pseudo-masks",
     is_flag=True,
-    help="Masks are taught where people drew them, elsewhere boxes alone.",
+    help="Teach masks only where people drew them.",
 )
 @STAIN_OPTION
 @COARSE_OPTION
-@click.option(
-    "--from-scratch", is_flag=True, help="No ImageNet weights for those that have them either."
-)
+@click.option("--from-scratch", is_flag=True, help="Start every model from random weights.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 def compare(
-    data,
-    out,
-    steps,
-    batch_size,
-    seeds,
-    only,
-    masks,
-    no_pseudo_masks,
-    stain,
-    coarse,
-    from_scratch,
-    device,
-):
-    """Does explaining cost accuracy? Train HemaX with and without it, and plain classifiers, and compare.
+    data: tuple[Path, ...],
+    out: Path,
+    steps: int,
+    batch_size: int,
+    seeds: int,
+    only: tuple[str, ...],
+    masks: Path | None,
+    no_pseudo_masks: bool,
+    stain: float,
+    coarse: bool,
+    from_scratch: bool,
+    device: str,
+) -> None:
+    """Compare HemaX with and without explanations, and with plain classifiers.
 
-    Each model once a seed, at one budget; each takes about as long as `train --steps`. A killed comparison goes on, and
-    several with a --model each may run at once on one --out: the table is of those named, and of all without --model.
+    Every model is trained once per seed, at the same budget. One training takes about as long as `train --steps`.
+    A killed comparison resumes. Several commands with one --model each may share one --out.
+    The table shows the models that are named, or all models without --model.
 
     \b
     Example:
@@ -217,6 +236,8 @@ def compare(
         raise click.UsageError(
             f"no model {', '.join(sorted(unknown))}; there are: {', '.join(MODELS)}"
         )
+    if not from_scratch:
+        require_modules("compare", IMAGENET)
     examples = [e for folder in data for e in read_folder(folder)]
     report = run_all(examples, recipe, seeds, out, device, click.echo, only, masks)
     (out / "comparison.json").write_text(json.dumps(report, indent=1))
@@ -241,51 +262,51 @@ def compare(
     "--out",
     required=True,
     type=click.Path(file_okay=False, path_type=Path),
-    help="transfer.csv, transfer.json, and all that is trained.",
+    help="Folder for transfer.csv, transfer.json and every trained model.",
 )
-@click.option("--steps", default=1900, show_default=True, help="Optimiser steps of each training.")
-@click.option("--batch-size", default=16, show_default=True, help="Patches a step.")
+@click.option("--steps", default=1900, show_default=True, help="Optimiser steps per training.")
+@click.option("--batch-size", default=16, show_default=True, help="Patches per step.")
 @click.option(
     "--synthetic",
     default=800,
     show_default=True,
-    help="Synthetic fields to add in the second stage.",
+    help="Synthetic fields that the second stage adds.",
 )
 @click.option(
     "--source",
     "only",
     multiple=True,
     metavar="SOURCE[,SOURCE]",
-    help="Leave out this source, or these together, only; repeatable.  [default: each in turn]",
+    help="Leave out only this source, or these sources together. Repeatable.  [default: each in turn]",
 )
 @click.option(
     "--no-pseudo-masks",
     is_flag=True,
-    help="Masks are taught where people drew them, elsewhere boxes alone.",
+    help="Teach masks only where people drew them.",
 )
 @STAIN_OPTION
 @COARSE_OPTION
-@click.option("--from-scratch", is_flag=True, help="No ImageNet weights for the backbone.")
+@click.option("--from-scratch", is_flag=True, help="Start the backbone from random weights.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 def transfer(
-    data,
-    out,
-    steps,
-    batch_size,
-    synthetic,
-    only,
-    no_pseudo_masks,
-    stain,
-    coarse,
-    from_scratch,
-    seed,
-    device,
-):
-    """How well is another laboratory done? Train without each source in turn, and measure on all of it.
+    data: tuple[Path, ...],
+    out: Path,
+    steps: int,
+    batch_size: int,
+    synthetic: int,
+    only: tuple[str, ...],
+    no_pseudo_masks: bool,
+    stain: float,
+    coarse: bool,
+    from_scratch: bool,
+    seed: int,
+    device: str,
+) -> None:
+    """Estimate performance in another laboratory: train without one source, measure on all of it.
 
-    As many trainings as there are sources, each about as long as `train --steps`. A killed one goes on. Sources left out
-    together share a training, in which each is missing more than by itself.
+    There is one training per source. Each takes about as long as `train --steps`. A killed command resumes.
+    Sources that are left out together share one training, which then misses more than one source.
 
     \b
     Example:
@@ -305,8 +326,8 @@ def transfer(
     named = [source for group in groups for source in group]
     if twice := sorted({source for source in named if named.count(source) > 1}):
         raise click.UsageError(
-            f"--source {', '.join(twice)}: named more than once, and a table has one row of each; run again "
-            "with another --out"
+            f"--source {', '.join(twice)}: named more than once. The table has one row per source. "
+            "Run again with another --out"
         )
     recipe = (Recipe.coarse if coarse else Recipe)(
         steps=steps,
@@ -318,6 +339,8 @@ def transfer(
     )
     if no_pseudo_masks:
         recipe = replace(recipe, first_stage=0.0)
+    if not from_scratch:
+        require_modules("transfer", imagenet_modules([recipe.arch]))
     rows = run_all(data, recipe, out, device, groups, echo=click.echo)
     write_table(out / "transfer.csv", COLUMNS, table_rows(rows))
     (out / "transfer.json").write_text(

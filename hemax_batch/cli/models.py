@@ -1,4 +1,4 @@
-"""The commands on weights: `models list`, `show`, `verify`, `average_weights`, `import`."""
+"""The commands on weights: `models list`, `show`, `verify`, `average` and `import`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import click
 
 
 @click.group()
-def models():
-    """List, describe, verify and import weights.
+def models() -> None:
+    """List, describe, verify, average and import weights.
 
     \b
     Example:
@@ -20,8 +20,8 @@ def models():
 
 
 @models.command("list")
-def list_models():
-    """The weights that ship.
+def list_models() -> None:
+    """List the weights that ship.
 
     \b
     Example:
@@ -37,8 +37,8 @@ def list_models():
 
 @models.command()
 @click.argument("weights", required=False, type=click.Path(dir_okay=False, path_type=Path))
-def show(weights):
-    """The model card of WEIGHTS (default: the shipped ones).
+def show(weights: Path | None) -> None:
+    """Print the model card of WEIGHTS. The default is the weights that ship.
 
     \b
     Example:
@@ -57,8 +57,10 @@ def show(weights):
 
 @models.command()
 @click.argument("weights", required=False, type=click.Path(dir_okay=False, path_type=Path))
-def verify(weights):
-    """Check format, vocabulary and hashes of WEIGHTS (default: the shipped ones); exit code 1 if any is wrong.
+def verify(weights: Path | None) -> None:
+    """Check the format, the vocabulary and the hashes of WEIGHTS. The exit code is 1 if one is wrong.
+
+    The default is the weights that ship.
 
     \b
     Example:
@@ -78,10 +80,12 @@ def verify(weights):
     "--out",
     required=True,
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Where the mean goes.",
+    help="The file to write.",
 )
-def average(weights, out):
-    """The mean of several trainings' WEIGHTS, of one architecture. `calibrate` it next: it has no figures yet.
+def average(weights: tuple[Path, ...], out: Path) -> None:
+    """Average the WEIGHTS of several trainings of one architecture.
+
+    The mean has no figures yet. Run `calibrate` on it next.
 
     \b
     Example:
@@ -103,13 +107,13 @@ def average(weights, out):
     "folder",
     required=True,
     type=click.Path(file_okay=False, path_type=Path),
-    help="Where your weights are kept.",
+    help="The folder for your weights.",
 )
-def import_weights(weights, folder):
-    """Check WEIGHTS from elsewhere, and keep them in a folder with their card and hash.
+def import_weights(weights: Path, folder: Path) -> None:
+    """Check WEIGHTS from elsewhere, and copy them to a folder with their card and hash.
 
-    Format, vocabulary, hash and tensors are checked; only safetensors are read, which run no code. Weights of the same
-    name that differ are not replaced.
+    Only safetensors files are read; they run no code. Format, vocabulary, hash and tensors are checked.
+    Different weights of the same name are never replaced.
 
     \b
     Example:

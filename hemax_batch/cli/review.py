@@ -1,11 +1,17 @@
-"""The commands on finished results: `report`, `retally`, `export`."""
+"""The commands on finished results: `report`, `retally` and `export`."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from ..review.agreement import Agreement
+    from ..review.apply_corrections import SlideReview
 
 _RESULTS = click.Path(exists=True, file_okay=False, path_type=Path)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -18,15 +24,16 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "slides",
     multiple=True,
     metavar="ID",
-    help="Only this slide; may be given again.  [default: all]",
+    help="Only this slide. Repeatable.  [default: all slides]",
 )
-def report(results, slides):
-    """Make report.html of each slide, and index.html, again from RESULTS alone: no slide, no network needed.
+def report(results: Path, slides: tuple[str, ...]) -> None:
+    """Write report.html of each slide, and index.html, again from RESULTS.
 
-    The same results give the same files. Reviews that a browser keeps are kept: they hang on the result, not the file.
+    It needs neither slides nor network. The same results give the same files.
+    A browser keeps its review of a result, also after the report was written again.
 
     \b
-    Exit codes: 0 all made; 3 some slides' results cannot be read back; 4 none can.
+    Exit codes: 0 all written; 3 the results of some slides cannot be read; 4 none can be read.
 
     \b
     Example:
@@ -46,16 +53,16 @@ def report(results, slides):
     required=True,
     multiple=True,
     type=_FILE,
-    help="What report.html exported; twice for two reviewers.",
+    help="The file that report.html exported. Give it twice for two reviewers.",
 )
 @click.option(
     "--reviewer",
     "reviewers",
     multiple=True,
-    help="Who signs each file.  [default: as the file says]",
+    help="The reviewer of each file.  [default: the name in the file]",
 )
 @click.option(
-    "--wbc", type=float, help="The analyser's white count (10^9/l).  [default: as the run was told]"
+    "--wbc", type=float, help="The analyser's white count (10^9/l).  [default: that of the run]"
 )
 @click.option(
     "--wait-lock",
@@ -63,18 +70,24 @@ def report(results, slides):
     type=float,
     default=0.0,
     metavar="SECONDS",
-    help="Wait for a run's end.",
+    help="Wait this long for a run to end.",
 )
-def retally(results, files, reviewers, wbc, wait_lock_s):
-    """Count again after a review: before and after side by side, who reviewed what, and when.
+def retally(
+    results: Path,
+    files: tuple[Path, ...],
+    reviewers: tuple[str, ...],
+    wbc: float | None,
+    wait_lock_s: float,
+) -> None:
+    """Count again after a review. Show the differential before and after, the reviewer and the time.
 
-    Every decision is checked against RESULTS first; one that does not hold refuses the whole file. With two files, of
-    two reviewers, their agreement is measured and their results merged. Written to RESULTS/reviews/; masks and tables
-    of the run are not touched.
+    Each decision is checked against RESULTS first. One wrong decision refuses the whole file.
+    Two files, from two reviewers, give their agreement and a merged result.
+    Everything is written to RESULTS/reviews/. The masks and tables of the run do not change.
 
     \b
-    Exit codes: 0 counted; 1 the results cannot be read back; 2 corrections refused; 5 a run holds the folder; 6 the
-    reviews cannot be written.
+    Exit codes: 0 counted; 1 the results cannot be read; 2 corrections refused; 5 a run holds the folder;
+    6 the reviews cannot be written.
 
     \b
     Example:
@@ -87,7 +100,7 @@ def retally(results, files, reviewers, wbc, wait_lock_s):
 
     if reviewers and len(reviewers) != len(files):
         raise UsageError(
-            f"{len(files)} --corrections, {len(reviewers)} --reviewer: give one name a file, or none"
+            f"{len(files)} --corrections, {len(reviewers)} --reviewer: give one name per file, or none"
         )
     tally = apply(results, list(files), list(reviewers), wbc, wait_lock_s)
     for review in tally.reviews:
@@ -97,13 +110,11 @@ def retally(results, files, reviewers, wbc, wait_lock_s):
         click.echo(_agreement_text(agreement))
 
 
-def _agreement_text(a) -> str:
-    """Two reviewers of a slide, in lines of plain text."""
+def _agreement_text(a: Agreement) -> str:
+    """Describe the agreement of two reviewers of a slide, in lines."""
     agreed, both = len(a.seen_by_both) - len(a.disputed), len(a.seen_by_both)
     kappa = (
-        f"kappa {a.kappa:.2f}"
-        if a.kappa == a.kappa
-        else "no kappa: chance alone would agree as well"
+        f"kappa {a.kappa:.2f}" if a.kappa == a.kappa else "no kappa: chance alone agrees as well"
     )
     columns = f"{a.first.slide_id}: {a.first.reviewer} and {a.second.reviewer} agree on {agreed} of the {both} cells that "
     lines = [columns + f"both reviewed ({kappa})" if both else columns + "both reviewed"]
@@ -117,8 +128,8 @@ def _agreement_text(a) -> str:
     return "\n".join(lines)
 
 
-def _review_text(review) -> str:
-    """A slide's differential before and after, in lines of plain text."""
+def _review_text(review: SlideReview) -> str:
+    """Show a slide's differential before and after, in lines."""
     before, after = review.count_before, review.count_after
     lines = [
         f"{review.slide_id}: {len(review.decided)} of {len(review.before)} cells reviewed by {review.reviewer}",
@@ -138,23 +149,23 @@ def _review_text(review) -> str:
     ]
     if review.unidentified_not_reviewed:
         lines.append(
-            f"  not yet looked at: {review.unidentified_not_reviewed} of the unidentified cells"
+            f"  not yet reviewed: {review.unidentified_not_reviewed} of the unidentified cells"
         )
     lines += [f"  after the review: {flag.words}" for flag in after.flags]
     lines.append(f"  {after.claim}")
     return "\n".join(lines)
 
 
-def export_options(command):
-    """The options that choose formats, of `export` and of `run`."""
+def export_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that choose formats; `export` and `run` share them."""
     for name, words in (
         (
             "dicom-ann",
-            "annotations.dcm: outlines as DICOM bulk annotations, of slides that are DICOM.",
+            "Write annotations.dcm: outlines as DICOM bulk annotations, for slides that are DICOM.",
         ),
-        ("fhir", "fhir.json: the differential as a FHIR R4 DiagnosticReport, preliminary."),
-        ("anndata", "cells.h5ad: the cells as AnnData."),
-        ("parquet", "cells.parquet: the cells with typed columns."),
+        ("fhir", "Write fhir.json: the differential as a preliminary FHIR R4 DiagnosticReport."),
+        ("anndata", "Write cells.h5ad: the cells as AnnData."),
+        ("parquet", "Write cells.parquet: the cells with typed columns."),
     ):
         command = click.option(f"--{name}", is_flag=True, help=words)(command)
     return command
@@ -168,7 +179,7 @@ def export_options(command):
     "slides",
     multiple=True,
     metavar="ID",
-    help="Only this slide; may be given again.  [default: all]",
+    help="Only this slide. Repeatable.  [default: all slides]",
 )
 @click.option(
     "--wait-lock",
@@ -176,13 +187,13 @@ def export_options(command):
     type=float,
     default=0.0,
     metavar="SECONDS",
-    help="Wait for a run's end.",
+    help="Wait this long for a run to end.",
 )
-def export(results, slides, wait_lock_s, **wanted):
-    """Write the results in other programs' formats, into each slide's folder, from RESULTS alone.
+def export(results: Path, slides: tuple[str, ...], wait_lock_s: float, **wanted: bool) -> None:
+    """Write RESULTS in the formats of other programs, into each slide's folder.
 
-    QuPath reads cells.geojson and napari masks.zarr, which every run writes. Needs the packages of
-    `pip install 'hemax-batch[interchange]'`.
+    Every run already writes cells.geojson for QuPath, and masks.zarr for napari.
+    The packages come with `pip install 'hemax-batch[interchange]'`.
 
     \b
     Example:

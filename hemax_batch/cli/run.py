@@ -1,9 +1,10 @@
-"""The command `run`."""
+"""The command `run`: its options, and the call of the pipeline."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,7 +17,7 @@ _EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None) -> None:
-    """Defaults from a TOML file: `core-um = 300` is `--core-um 300`; the command line goes first."""
+    """Read defaults from a TOML file: `core-um = 300` means `--core-um 300`. The command line wins."""
     if path is None:
         return
     try:
@@ -27,7 +28,7 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
     given = {name.replace("-", "_"): value for name, value in values.items()}
     if unknown := sorted(set(given) - known):
         raise click.BadParameter(
-            f"{path}: unknown setting {', '.join(unknown)}; `hemax-batch run --help` lists them"
+            f"{path}: unknown setting {', '.join(unknown)}. `hemax-batch run --help` lists the settings"
         )
     ctx.default_map = {**(ctx.default_map or {}), **given}
 
@@ -38,42 +39,45 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
     "--out",
     required=True,
     type=click.Path(path_type=Path),
-    help="Results folder; made where it is missing.",
+    help="The results folder. It is created if it does not exist.",
 )
-@click.option("--weights", type=_FILE, help="A checkpoint.  [default: the one that ships]")
+@click.option("--weights", type=_FILE, help="The weights.  [default: the weights that ship]")
 @click.option(
-    "--mpp", type=float, help="µm per pixel, for slides that do not say it or say it wrongly."
+    "--mpp", type=float, help="µm per pixel, for slides that do not record it or record it wrongly."
 )
 @click.option(
-    "--core-um", type=float, default=400.0, help="Side of a region, the unit of work, in µm."
+    "--core-um",
+    type=float,
+    default=400.0,
+    help="Side of a region in µm. A region is the unit of work.",
 )
 @click.option(
     "--engine",
     type=click.Choice(["torch", "openvino"]),
     default="torch",
-    help="What the network runs in; OpenVINO, a package apart, is faster without a GPU.",
+    help="The inference engine. OpenVINO is an optional package. It is faster on a CPU.",
 )
 @click.option(
     "--batch-size",
     type=int,
-    help="Patches at a time; halved where memory is short.  [default: 8; GPU: 64]",
+    help="Patches per batch. It is halved when memory is short.  [default: 8; GPU: 64]",
 )
 @click.option(
     "--min-confidence",
     type=float,
-    help="Below it a cell is `unidentified`.  [default: as the weights say]",
+    help="The confidence below which a cell is `unidentified`.  [default: that of the weights]",
 )
 @click.option(
     "--exhaustive",
     is_flag=True,
-    help="The network looks everywhere, not only where the screen points.",
+    help="Apply the network everywhere, not only at the candidates of the screening.",
 )
 @click.option(
     "--audit",
     type=float,
     default=0.01,
     metavar="FRACTION",
-    help="Share of passed-over glass to check.",
+    help="Share of the unscreened area to check, to estimate the missed cells.",
 )
 @click.option(
     "--target-cells", type=int, default=200, help="White cells that make a differential sufficient."
@@ -82,7 +86,7 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
     "--count-in",
     type=click.Choice(["monolayer", "all"]),
     default="monolayer",
-    help="Where white cells count; in the whole smear too where its monolayer holds too few.",
+    help="Where white cells count. The whole smear counts if its monolayer holds too few.",
 )
 @click.option(
     "--wbc",
@@ -92,27 +96,29 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
 @click.option(
     "--rules",
     type=_EXISTING_FILE,
-    help="Flags and reference ranges from a TOML file.  [default: built in]",
+    help="A TOML file of flags and reference ranges.  [default: built in]",
 )
 @click.option(
-    "--age-group", metavar="NAME", help="Use the reference ranges of this age group in --rules."
+    "--age-group", metavar="NAME", help="Use the reference ranges of this age group of --rules."
 )
 @click.option(
     "--max-unreadable",
     type=float,
     default=0.05,
-    help="Share of the area that may be lost before a slide fails.",
+    help="Share of the area that may be unreadable before a slide fails.",
 )
 @click.option(
     "--workers",
     type=int,
-    help="Worker processes; 0: this process alone.  [default: what the job may use]",
+    help="Worker processes. 0 uses this process alone.  [default: what the job may use]",
 )
-@click.option("--gpus", type=int, help="GPUs to use.  [default: all visible]")
+@click.option("--gpus", type=int, help="GPUs to use.  [default: all visible GPUs]")
 @click.option(
     "--scheduler", metavar="ADDRESS", help="An existing dask scheduler, such as tcp://host:8786."
 )
-@click.option("--scheduler-file", type=_FILE, help="The same, by the file that it wrote.")
+@click.option(
+    "--scheduler-file", type=_FILE, help="The scheduler file of an existing dask scheduler."
+)
 @click.option(
     "--tls",
     type=_EXISTING_FILE,
@@ -121,17 +127,19 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
     help="PEM files for an encrypted cluster.",
 )
 @click.option(
-    "--overwrite", is_flag=True, help="Do current slides again; what is not ours is never touched."
+    "--overwrite",
+    is_flag=True,
+    help="Process finished slides again. Foreign files are never touched.",
 )
 @click.option(
     "--retry-failed",
     is_flag=True,
-    help="Try slides again that failed, or lost some area, and have not changed.",
+    help="Process slides again that failed or lost some area, and have not changed.",
 )
 @click.option("--fail-fast", is_flag=True, help="Stop at the first slide that fails.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what a run would do. Nothing is written.")
 @click.option(
-    "--max-minutes", type=float, help="Stop in good order after this long; the next run goes on."
+    "--max-minutes", type=float, help="Stop in good order after this time. The next run continues."
 )
 @click.option(
     "--wait-lock",
@@ -139,7 +147,7 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
     type=float,
     default=0.0,
     metavar="SECONDS",
-    help="Wait for another run's end.",
+    help="Wait this long for another run to end.",
 )
 @click.option(
     "--region-timeout",
@@ -147,7 +155,7 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
     type=float,
     default=1800.0,
     metavar="SECONDS",
-    help="A region that takes longer counts as hung; it is tried again, then lost.",
+    help="A region that takes longer counts as hanging. It is retried once, then reported as lost.",
 )
 @click.option(
     "--open-timeout",
@@ -155,13 +163,13 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
     type=float,
     default=300.0,
     metavar="SECONDS",
-    help="A slide that takes longer to open counts as hung, and fails.",
+    help="A slide that takes longer to open fails.",
 )
 @click.option(
     "--on-gpu-loss",
     type=click.Choice(["cpu", "retire"]),
     default="cpu",
-    help="Workers that lose their GPU go on without it, or end while the others go on.",
+    help="What workers do after they lose their GPU: continue on the CPU, or end.",
 )
 @click.option(
     "--settle",
@@ -169,12 +177,12 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
     type=float,
     default=0.0,
     metavar="SECONDS",
-    help="Leave slides that changed this recently (still being copied?) for the next run.",
+    help="Leave a slide for the next run if it changed this recently. It may still be copied.",
 )
 @click.option(
-    "--log-json", type=_FILE, help="Append every event to this file, one JSON object a line."
+    "--log-json", type=_FILE, help="Append every event to this file, one JSON object per line."
 )
-@click.option("--quiet", "-q", is_flag=True, help="Only failures and the last line.")
+@click.option("--quiet", "-q", is_flag=True, help="Print only failures and the last line.")
 @export_options
 @click.option(
     "--config",
@@ -182,19 +190,19 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
     is_eager=True,
     expose_value=False,
     callback=_read_config,
-    help="Defaults for these options from a TOML file.",
+    help="Read defaults of these options from a TOML file.",
 )
-def run(inputs, out, **given):
+def run(inputs: tuple[str, ...], out: Path, **given: Any) -> None:
     """Find, outline, classify and explain the white cells of smear scans.
 
-    SLIDES: scans, folders (searched recursively), globs, or lists of these (@slides.txt). Results appear in --out, a
-    slide at a time; a run that was killed goes on from its finished regions, and finished slides are not done again
-    unless slide, weights or settings change.
+    SLIDES are scans, folders (searched recursively), globs, or lists of these (@slides.txt). Results appear in --out,
+    slide by slide. A killed run continues from its finished regions. A finished slide is skipped until the slide,
+    the weights or the settings change.
 
     \b
-    Exit codes: 0 all done or nothing to do; 1 unexpected; 2 usage; 3 some slides failed; 4 all failed; 5 another run
-    holds the results folder; 6 the results cannot be written; 7 --max-minutes reached; 8 a read hangs, which
-    --workers 0 cannot end; 130 SIGINT; 143 SIGTERM.
+    Exit codes: 0 all done or nothing to do; 1 unexpected error; 2 wrong usage; 3 some slides failed; 4 all failed;
+    5 another run holds the results folder; 6 the results cannot be written; 7 --max-minutes reached;
+    8 a read hangs, which --workers 0 cannot end; 130 SIGINT; 143 SIGTERM.
 
     \b
     Example:
@@ -206,7 +214,7 @@ def run(inputs, out, **given):
     )
     if (
         local and not out.exists()
-    ):  # there is work to do for sure: workers load while this process does
+    ):  # there is certainly work: the workers load while this process loads
         from ..scheduling.forkserver import start_forkserver
 
         start_forkserver(given["engine"])
@@ -220,7 +228,7 @@ def run(inputs, out, **given):
     age_group, rules = given.pop("age_group"), given["rules"]
     if age_group and not rules:
         raise UsageError(
-            "--age-group names a table of --rules; the built-in ranges are those of adults"
+            "--age-group selects a table of --rules. The built-in ranges are those of adults"
         )
     given["rules"] = Rules.from_toml(rules, age_group) if rules else Rules()
     settings = RunSettings(**{name: given.pop(name) for name in RunSettings.__dataclass_fields__})
@@ -237,7 +245,7 @@ def run(inputs, out, **given):
             exported = export_all(
                 out, (), formats, click.echo, overwrite=False, wait_lock_s=options.wait_lock_s
             )
-        except HemaxError as error:  # hides nothing of how the run itself ended
-            click.echo(f"hemax-batch: not exported: {error}", err=True)
+        except HemaxError as error:  # the exit code of the run itself wins
+            click.echo(f"hemax-batch: the export failed: {error}", err=True)
             exported = error.exit_code
     sys.exit(summary.exit_code or exported)

@@ -1,22 +1,26 @@
-"""The commands round a run: `info`, `doctor`, `synth`."""
+"""The commands on slides: `info` and `synth`."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from ..records import Slide, TilePlan
 
 
 @click.command()
 @click.argument("inputs", nargs=-1, required=True, metavar="SLIDES...")
-@click.option("--mpp", type=float, help="µm per pixel, for slides that do not say it.")
+@click.option("--mpp", type=float, help="µm per pixel, for slides that do not record it.")
 @click.option(
     "--core-um", type=float, default=400.0, show_default=True, help="Side of a region in µm."
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def info(inputs, mpp, core_um, as_json):
-    """Show what slides are: size, µm/px, levels, reader, and how much a run would scan.
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
+def info(inputs: tuple[str, ...], mpp: float | None, core_um: float, as_json: bool) -> None:
+    """Show the size, µm/px, levels and reader of slides, and the area that a run would scan.
 
     \b
     Exit codes: 0 all can be read; 3 some cannot; 4 none can.
@@ -60,7 +64,8 @@ def info(inputs, mpp, core_um, as_json):
     sys.exit(0 if not failed else 4 if failed == len(files) else 3)
 
 
-def _slide_text(slide, plan) -> str:
+def _slide_text(slide: Slide, plan: TilePlan) -> str:
+    """Describe a slide and its plan, in lines."""
     levels = ", ".join(f"{w}x{h}" for w, h in slide.level_sizes)
     lines = [
         slide.slide_id,
@@ -79,10 +84,14 @@ def _slide_text(slide, plan) -> str:
 @click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
-    "--width", type=click.IntRange(256, 200_000), default=6000, show_default=True, help="Pixels."
+    "--width", type=click.IntRange(256, 200_000), default=6000, show_default=True, help="In pixels."
 )
 @click.option(
-    "--height", type=click.IntRange(256, 200_000), default=6000, show_default=True, help="Pixels."
+    "--height",
+    type=click.IntRange(256, 200_000),
+    default=6000,
+    show_default=True,
+    help="In pixels.",
 )
 @click.option(
     "--mpp", type=click.FloatRange(0.05, 0.5), default=0.1, show_default=True, help="µm per pixel."
@@ -92,12 +101,12 @@ def _slide_text(slide, plan) -> str:
     type=click.FloatRange(0),
     default=150.0,
     show_default=True,
-    help="White cells a mm².",
+    help="White cells per mm².",
 )
-def synth(path, seed, width, height, mpp, white_per_mm2):
-    """Paint a synthetic smear (never to be called real) with its exact truth beside it.
+def synth(path: Path, seed: int, width: int, height: int, mpp: float, white_per_mm2: float) -> None:
+    """Paint a synthetic smear, and write the exact truth beside it. It is never called real.
 
-    Writes PATH, a pyramidal TIFF, and PATH with .truth.csv for its ending: class, box, attributes of every cell.
+    PATH is a pyramidal TIFF. The truth has the ending .truth.csv: class, box and attributes of every cell.
 
     \b
     Example:

@@ -1,19 +1,27 @@
-"""The commands that make weights: `train`, `calibrate`; and the options that they share with others."""
+"""The commands that make weights: `train` and `calibrate`. Other commands share two of their options."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+from .requirements import (
+    WITHOUT_AVERAGE_PRECISION,
+    imagenet_modules,
+    is_installed,
+    require_modules,
+)
+
 STAIN_OPTION = click.option(
     "--stain", type=click.FloatRange(0), default=1.5, show_default=True,
-    help="How widely stains are varied: 0 not at all (the glass's alone), 1 as one laboratory's may vary.",
+    help="Stain variation: 0 varies only the glass, 1 varies as one laboratory does.",
 )  # fmt: skip
 COARSE_OPTION = click.option(
     "--coarse",
     is_flag=True,
-    help="At half the resolution: a fifth of the time, for machines without a GPU.",
+    help="Use half the resolution. It takes a fifth of the time, for machines without a GPU.",
 )
 
 
@@ -25,17 +33,17 @@ COARSE_OPTION = click.option(
     "--out",
     required=True,
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Where the weights go (.safetensors).",
+    help="The file to write (.safetensors).",
 )
 @click.option(
     "--work",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Log, state to resume from, pseudo-masks.  [default: OUT.work]",
+    help="Folder for the log, the state and the pseudo-masks.  [default: OUT.work]",
 )
 @click.option(
     "--arch",
     type=click.Choice(["hemax-m", "hemax-s", "hemax-r50"]),
-    help="hemax-s, the larger hemax-m, or the paper's hemax-r50.  [default: hemax-s, or that of --from-weights]",
+    help="The architecture.  [default: hemax-s, or that of --from-weights]",
 )
 @click.option(
     "--steps",
@@ -46,37 +54,37 @@ COARSE_OPTION = click.option(
     "--from-weights",
     "start",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Go on from these weights.",
+    help="Continue from these weights.",
 )
 @click.option(
     "--teacher",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Missing masks, and types that labels leave open, are these weights'.",
+    help="Take missing masks, and types that labels leave open, from these weights.",
 )
 @click.option(
     "--close",
     is_flag=True,
-    help="With --from-weights: small canvases, and the stages of maturation more often.",
+    help="With --from-weights: use small canvases, and sample immature stages more often.",
 )
 @click.option(
     "--lr",
     type=float,
-    help="Peak learning rate; the backbone's is half.  [default: 5e-4, or 2e-4 with --from-weights]",
+    help="Peak learning rate. The backbone has half of it.  [default: 5e-4, or 2e-4 with --from-weights]",
 )
 @click.option(
-    "--batch-size", default=16, show_default=True, help="Patches a step, over all processes."
+    "--batch-size", default=16, show_default=True, help="Patches per step, over all processes."
 )
 @click.option(
     "--synthetic",
     default=800,
     show_default=True,
-    help="Synthetic fields to add in the second stage.",
+    help="Synthetic fields that the second stage adds.",
 )
 @click.option(
     "--leave-out",
     multiple=True,
     metavar="SOURCE",
-    help="Learn nothing of this source, nor of copies of its pictures; repeatable.",
+    help="Learn nothing from this source or from copies of its pictures. Repeatable.",
 )
 @click.option(
     "--drop-path",
@@ -97,14 +105,14 @@ COARSE_OPTION = click.option(
     "--compile",
     "compiled",
     is_flag=True,
-    help="torch.compile the backbone: a minute at the start, faster then.",
+    help="Compile the backbone with torch.compile. The start takes a minute longer.",
 )
 @click.option(
     "--patience",
     default=0,
     show_default=True,
     type=click.IntRange(0),
-    help="Stop after so many checks without a gain; 0: never.",
+    help="Stop after this many checks without improvement. 0 never stops.",
 )
 @click.option(
     "--check-every",
@@ -117,44 +125,44 @@ COARSE_OPTION = click.option(
 @click.option(
     "--shuffle-labels",
     is_flag=True,
-    help="A control: classes and attributes dealt out at random, no synthetic fields.",
+    help="Train a control: classes and attributes are shuffled, without synthetic fields.",
 )
 @click.option("--seed", default=0, show_default=True)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 def train(
-    data,
-    out,
-    work,
-    arch,
-    steps,
-    start,
-    teacher,
-    close,
-    lr,
-    batch_size,
-    synthetic,
-    leave_out,
-    drop_path,
-    stain,
-    as_stained,
-    compiled,
-    patience,
-    check_every,
-    shuffle_labels,
-    seed,
-    device,
-):
+    data: tuple[Path, ...],
+    out: Path,
+    work: Path | None,
+    arch: str | None,
+    steps: int | None,
+    start: Path | None,
+    teacher: Path | None,
+    close: bool,
+    lr: float | None,
+    batch_size: int,
+    synthetic: int,
+    leave_out: tuple[str, ...],
+    drop_path: float,
+    stain: float,
+    as_stained: float,
+    compiled: bool,
+    patience: int,
+    check_every: int,
+    shuffle_labels: bool,
+    seed: int,
+    device: str,
+) -> None:
     """Train HemaX on labelled images and write the weights with their model card.
 
-    DATA: folders, each told by its content: the documented layout (images.csv, cells.csv), COCO instance JSON (with
-    `mpp`), the LeukoX layout (with leukox.json), or the public sets' folders. Images of split `train` are learnt; those
-    of split `val` are only measured, at the end. A killed training resumes from --work.
+    DATA is one or more folders. A folder holds images.csv and cells.csv, COCO instance JSON (with `mpp`),
+    the LeukoX layout (with leukox.json), or the public sets. Split `train` is learnt. Split `val` is measured at the end.
+    A killed training resumes from --work.
 
-    --patience checks on one in sixteen images of split `train`, which are then not learnt, and keeps the averaged
-    weights that did best on them. What --leave-out names is measured by `evaluate --source`, all sources in turn by
-    `transfer`. From weights of another --arch what fits is taken, and the backbone begins as ImageNet's. With
-    --from-weights and --steps 0 only the layer that reads cytoplasm colour is fitted anew, as at the end of every training.
-    Weights of --shuffle-labels are for `evaluate` and `faithfulness` alone.
+    --patience keeps one in sixteen images of split `train` for checks. It keeps the averaged weights that did best.
+    A source of --leave-out is measured with `evaluate --source`. `transfer` leaves out each source in turn.
+    From weights of another --arch, the tensors that fit are taken. The backbone then starts from ImageNet weights.
+    --from-weights with --steps 0 fits only the layer for cytoplasm colour. Every training ends with this fit.
+    Weights of --shuffle-labels serve `evaluate` and `faithfulness` only.
 
     \b
     Example:
@@ -167,13 +175,17 @@ def train(
 
     if shuffle_labels and teacher:
         raise click.UsageError(
-            "--shuffle-labels with --teacher is no control: the teacher tells types anew"
+            "--shuffle-labels cannot be combined with --teacher: the teacher restores the true types"
         )
     if steps == 0 and (arch or not start):
         raise click.UsageError(
-            "--steps 0 only fits cytoplasm colour to trained weights: give them with --from-weights, without --arch"
+            "--steps 0 only fits cytoplasm colour to trained weights. Give --from-weights, without --arch"
         )
-    given = {
+    modules = ["sklearn", "pycocotools"]  # calibration and evaluation at the end
+    require_modules(
+        "train", modules + ([] if start and not arch else imagenet_modules([arch or Recipe.arch]))
+    )
+    given: dict[str, Any] = {
         "batch": batch_size,
         "synthetic": synthetic,
         "seed": seed,
@@ -211,20 +223,21 @@ def train(
 @click.option(
     "--weights",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="A checkpoint.  [default: the shipped one]",
+    help="Weights to calibrate.  [default: the weights that ship]",
 )
 @click.option(
     "--out",
     required=True,
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The calibrated one; its card beside it.",
+    help="The calibrated weights. Their card is written beside them.",
 )
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-def calibrate(data, weights, out, device):
-    """Make a checkpoint's confidences mean what they say on images like yours, and measure it anew.
+def calibrate(data: tuple[Path, ...], weights: Path | None, out: Path, device: str) -> None:
+    """Fit the confidences of weights to your images, and measure the weights again.
 
-    Temperature, the threshold of `unidentified` and what looks unfamiliar are fitted on one half of the images of split
-    `val`, by file name, and measured on the other. `train` ends with the same.
+    It fits the temperature, the threshold of `unidentified` and the out-of-distribution score.
+    It fits on one half of the images of split `val`, by file name. It measures on the other half.
+    `train` ends with the same step.
 
     \b
     Example:
@@ -235,7 +248,12 @@ def calibrate(data, weights, out, device):
     from ..learning.evaluation.calibration import calibrate as fit
     from ..model.checkpoint import SHIPPED
 
+    require_modules("calibrate", ["sklearn"])
+    if not is_installed("pycocotools"):
+        click.echo(WITHOUT_AVERAGE_PRECISION, err=True)
     held_out = [e for folder in data for e in read_folder(folder) if e.split == "val"]
     if not held_out:
-        raise DataError(f"{', '.join(map(str, data))}: no image of split 'val' to calibrate on")
+        raise DataError(
+            f"{', '.join(map(str, data))}: holds no image of split 'val'. Calibration needs one"
+        )
     fit(weights or SHIPPED, out, held_out, device, echo=click.echo)

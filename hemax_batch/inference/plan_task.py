@@ -22,5 +22,5 @@ class PlanTask:
 
 def plan_slide(task: PlanTask) -> TilePlan:
     """Open, measure the stain, lay out the regions. Raises SlideError where the slide cannot be read."""
-    with exit_process_after(task.timeout_s), reopen(task.slide) as reader:
+    with exit_process_after(task.timeout_s), reopen(task.slide, True) as reader:
         return plan_regions(reader, measure_stain(reader), task.core_um)

@@ -17,7 +17,7 @@ import numpy as np
 from ..geometry import inside
 from ..outputs.outlines import add_outlines
 from ..records import CENTRAL_CELL_UM, Cells, RegionResult
-from ..slides import quality, screening
+from ..slides import patch_grid, quality, screen_view, screening
 from ..slides.overview import overview_piece
 from ..slides.patches import cut_patches
 from ..slides.reader import SlideReader
@@ -42,9 +42,10 @@ def infer_region(task: RegionTask, predictor) -> RegionResult:
     """Steps: one coarse look, candidates, density of the film, red cells, patches, crowded patches again in smaller
     windows, follow-ups, outlines, the audit."""
     reader, card, region = cached_reader(task.slide), predictor.card, task.region
+    reader.take_damaged()  # of a region that was read before
     patch_predictor = PatchPredictor(reader, predictor, task.config.batch_size)
     started = time.perf_counter()
-    view = screening.read_view(reader, region.window, task.stain)
+    view = screen_view.read_view(reader, region.window, task.stain)
     candidates = _candidates(task, view, card)
     squares = measure_squares(view, region.core, task.slide)
     overview = overview_piece(view, region.core, task.slide)
@@ -97,13 +98,14 @@ def infer_region(task: RegionTask, predictor) -> RegionResult:
         seconds_read=seconds_screen + patch_predictor.seconds_read,
         seconds_network=patch_predictor.seconds_network,
         notes=notes + _saturation_notes(windows),
+        damaged=reader.take_damaged(),
     )
 
 
-def _candidates(task: RegionTask, view: screening.ScreenView, card) -> np.ndarray:
+def _candidates(task: RegionTask, view: screen_view.ScreenView, card) -> np.ndarray:
     """Where to look, float64 [N, 2]: what the screen proposes in the window, or the lattice that covers it all."""
     if task.config.exhaustive:
-        return screening.lattice_centres(
+        return patch_grid.lattice_centres(
             task.region.window, card.patch_px * card.mpp - LARGEST_CELL_UM, task.slide.mpp
         )
     return screening.candidates_in_view(view, task.region.window)
@@ -114,7 +116,7 @@ def _measure_red_cells(task: RegionTask, reader: SlideReader) -> tuple[np.ndarra
 
     The fields lie on a slide-wide lattice, so that the slide's median does not depend on its regions.
     """
-    fields_xy = screening.lattice_centres(task.region.core, RBC_FIELD_STEP_UM, task.slide.mpp)
+    fields_xy = patch_grid.lattice_centres(task.region.core, RBC_FIELD_STEP_UM, task.slide.mpp)
     diameters_um, focuses = [np.zeros(0, np.float32)], []
     for place in fields_xy:
         pixels = (
@@ -145,7 +147,7 @@ def _cut_without_candidate(
         if not (x0 + reach_px <= x < x1 - reach_px and y0 + reach_px <= y < y1 - reach_px):
             near = screening.propose_candidates(
                 reader,
-                _square(x, y, (screening.SUPPORT_UM + CENTRAL_CELL_UM) / task.slide.mpp),
+                _square(x, y, (screen_view.SUPPORT_UM + CENTRAL_CELL_UM) / task.slide.mpp),
                 task.stain,
             )
         if not (np.hypot(*(near - (x, y)).T) <= reach_px).any():

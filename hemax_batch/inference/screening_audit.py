@@ -7,7 +7,7 @@ import numpy as np
 from ..cells.measure import measure_cells
 from ..cells.morphology import ANY_NUCLEUS_FRACTION
 from ..records import CENTRAL_CELL_UM
-from ..slides import screening
+from ..slides import patch_grid
 from .config import RegionTask
 from .patch_predictor import PatchPredictor
 
@@ -25,7 +25,7 @@ def audit_screening(
     if task.config.exhaustive:
         return 0.0, 0.0, 0
     patch_um = card.patch_px * card.mpp
-    centres_xy, audited_um2, passed_over_um2 = screening.audit_sample(
+    centres_xy, audited_um2, passed_over_um2 = patch_grid.audit_sample(
         task.region.core,
         candidates,
         task.config.audit,

@@ -53,7 +53,7 @@ def cached_reader(slide: Slide) -> SlideReader:
     """This thread's reader of `slide`, opened once; the one unused for longest is closed beyond `_MAX_OPEN_SLIDES`."""
     readers = _reader_cache.readers
     if slide not in readers:
-        readers[slide] = reopen(slide)
+        readers[slide] = reopen(slide, glass_for_damage=True)
         if len(readers) > _MAX_OPEN_SLIDES:
             readers.popitem(last=False)[1].close()
     readers.move_to_end(slide)

@@ -1,4 +1,4 @@
-"""A slide's results in other programs' formats: Parquet, AnnData, FHIR, DICOM.
+"""A slide's results in the formats of other programs: Parquet, AnnData, FHIR, DICOM.
 
-Each is made from the published results alone; `export` lists the formats.
+Each export reads the published results alone. `export` lists the formats.
 """

@@ -1,4 +1,4 @@
-"""`cells.h5ad`: the cells as AnnData, for scanpy, squidpy and SpatialData's tables.
+"""Write `cells.h5ad`: the cells as AnnData, for scanpy, squidpy and SpatialData.
 
 X           float32 [N, 6]: the measured figures (NaN where there is none), named in var
 obs         class, confidence, the attributes, zone, left_out, in_differential, review and its reasons, the explanation
@@ -8,6 +8,7 @@ uns         slide, mpp, classes, claim
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import anndata
@@ -30,7 +31,7 @@ _CATEGORIES = ("class", *ATTRIBUTE_NAMES, "zone", "left_out")
 
 
 def write(path: Path, folder: Path) -> None:
-    """Write the table of the slide's results in `folder`. ResultsError where they cannot be read back."""
+    """Write the table of the slide's results in `folder`. Unreadable results raise ResultsError."""
     record, rows = load_record(folder), list(read_table(folder / "cells.csv"))
     obs = {
         name: pd.Categorical(_texts(rows, name), categories=_plain(_states(rows, name)))
@@ -71,16 +72,16 @@ def _figures(rows: list[dict[str, str]], name: str) -> np.ndarray:
     return np.array([float(row[name] or "nan") for row in rows], float)
 
 
-def _matrix(rows: list[dict[str, str]], names) -> np.ndarray:
+def _matrix(rows: list[dict[str, str]], names: Iterable[str]) -> np.ndarray:
     return np.stack([_figures(rows, name) for name in names], 1).astype(np.float32)
 
 
 def _states(rows: list[dict[str, str]], name: str) -> list[str]:
-    """All values that a category may take: fixed for classes and attributes, so that slides can be joined."""
+    """Return all values of a category. They are fixed for classes and attributes, so that slides can be joined."""
     fixed = {"class": [*CLASS_NAMES, UNIDENTIFIED], **{a.name: list(a.states) for a in ATTRIBUTES}}
     return fixed.get(name) or sorted(set(_texts(rows, name)))
 
 
-def _plain(texts) -> pd.Index:
-    """An index of Python strings: what h5ad stores whichever strings pandas prefers."""
+def _plain(texts: Iterable[str]) -> pd.Index:
+    """Return an index of Python strings. h5ad stores these with every version of pandas."""
     return pd.Index(np.array(list(texts), object), dtype=object)

@@ -1,8 +1,8 @@
-"""`annotations.dcm`: the outlines as a DICOM Microscopy Bulk Simple Annotations object, for slides that are DICOM.
+"""Write `annotations.dcm`: outlines as DICOM Microscopy Bulk Simple Annotations, for slides that are DICOM.
 
-A group of polygons a class for the cells, and one for their nuclei, in pixels of the total pixel matrix of the slide's
-finest level, which the object refers to; diameter and confidence go along. UIDs follow from the results, so that the
-same results give the same object.
+Each class has one group of polygons for its cells and one for their nuclei. Coordinates are pixels of the total
+pixel matrix of the finest level. Cells carry their diameter and confidence. UIDs follow from the results,
+so the same results give the same object.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import highdicom as hd
 import numpy as np
 import pydicom
 from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
 
 from .. import __version__
 from ..review.load_results import LoadedCell, load_cells, load_outlines, load_record, result_sha256
@@ -25,8 +26,8 @@ from .export import NotApplicable
 
 _NAMESPACE = uuid.UUID("0f0b5a4e-52a1-5b6c-8a3e-1f7c9b1d2e3f")  # ours
 _MICROMETRE = hd.sr.CodedConcept("um", "UCUM", "micrometer")
-#: What an annotation must name of its slide (type 1), and what it carries on even where it is empty (type 2): slides
-#: whose patient was removed often lack the latter altogether.
+#: Elements that the annotation must copy from the slide (type 1), and elements that may be empty (type 2).
+#: Slides whose patient was removed often lack the latter.
 _NEEDED = (
     "StudyInstanceUID",
     "SeriesInstanceUID",
@@ -44,8 +45,8 @@ _ONE = hd.sr.CodedConcept("1", "UCUM", "no units")
 def write(path: Path, folder: Path) -> None:
     """Write the annotations of the slide's results in `folder`.
 
-    Raises NotApplicable where the slide is no DICOM, is not there any more, or holds no cell; ResultsError where the
-    results cannot be read back.
+    NotApplicable is raised if the slide is not DICOM, is gone, or holds no cell.
+    Unreadable results raise ResultsError.
     """
     record = load_record(folder)
     source = _finest_level(Path(record.path), record.width, record.height)
@@ -70,7 +71,7 @@ def write(path: Path, folder: Path) -> None:
         content_description="pre-classification for review; research use only",
         content_label="WHITE_CELLS",
     )
-    # the same results give the same object: its dates are those of the slide
+    # The dates are those of the slide, so that the same results give the same object.
     day, time = str(source.get("StudyDate") or "19000101"), str(source.get("StudyTime") or "000000")
     for keyword in ("InstanceCreationDate", "ContentDate", "SeriesDate"):
         if keyword in made:
@@ -84,11 +85,11 @@ def write(path: Path, folder: Path) -> None:
 
 
 def _finest_level(path: Path, width: int, height: int) -> pydicom.Dataset:
-    """The header of the series' instance whose total pixel matrix is the slide's level 0."""
+    """Return the header of the instance whose total pixel matrix is the slide's level 0."""
     series = series_uid(path)
     if series is None:
         raise NotApplicable(
-            f"{path} is no DICOM slide" if path.exists() else f"{path} is not there any more"
+            f"{path} is not a DICOM slide" if path.exists() else f"{path} is not there any more"
         )
     for file in sorted(p for p in path.parent.iterdir() if series_uid(p) == series):
         header = pydicom.dcmread(file, stop_before_pixels=True)
@@ -103,7 +104,7 @@ def _finest_level(path: Path, width: int, height: int) -> pydicom.Dataset:
 
 
 def _completed(header: pydicom.Dataset, file: Path) -> pydicom.Dataset:
-    """The header with the elements that may be empty; NotApplicable where it lacks one that may not."""
+    """Add the elements that may be empty. A missing element of the others raises NotApplicable."""
     if missing := [keyword for keyword in _NEEDED if not header.get(keyword)]:
         raise NotApplicable(f"{file} has no {', '.join(missing)}, which annotations must refer to")
     for keyword in _MAY_BE_EMPTY:
@@ -115,7 +116,7 @@ def _completed(header: pydicom.Dataset, file: Path) -> pydicom.Dataset:
 def _groups(
     cells: tuple[LoadedCell, ...], outlines: dict[int, Outlines], sha256: str
 ) -> list[hd.ann.AnnotationGroup]:
-    """Per class the cells, then their nuclei; a cell of several pieces is its largest piece."""
+    """Return the groups: per class the cells, then their nuclei. A cell of several pieces is its largest piece."""
     by_class: dict[str, list[LoadedCell]] = defaultdict(list)
     for cell in cells:
         if cell.cell_id in outlines and outlines[cell.cell_id].cell:
@@ -144,7 +145,12 @@ def _groups(
 
 
 def _group(
-    number: int, label: str, what, rings: list[np.ndarray], figures, sha256: str
+    number: int,
+    label: str,
+    what: Code,
+    rings: list[np.ndarray],
+    figures: list[hd.ann.Measurements] | None,
+    sha256: str,
 ) -> hd.ann.AnnotationGroup:
     return hd.ann.AnnotationGroup(
         number=number,
@@ -168,17 +174,17 @@ def _column(values: list[float | None]) -> np.ndarray:
 
 
 def _largest(rings: tuple[Ring, ...]) -> np.ndarray:
-    """The ring of the largest area as [V, 2] float32, without its last point, which repeats the first."""
+    """Return the largest ring as [V, 2] float32. Its last point, which repeats the first, is dropped."""
     arrays = [np.array(ring[:-1], np.float64) for ring in rings]
     return max(arrays, key=_area).astype(np.float32)
 
 
 def _area(ring: np.ndarray) -> float:
-    """The shoelace formula."""
+    """Return the area by the shoelace formula."""
     x, y = ring.T
     return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
 
 
 def _uid(sha256: str, what: str) -> str:
-    """A UID of the root 2.25 (DICOM PS3.5 B.2), made from the results' hash."""
+    """Make a UID of the root 2.25 (DICOM PS3.5 B.2) from the results' hash."""
     return f"2.25.{uuid.uuid5(_NAMESPACE, f'{sha256}/{what}').int}"

@@ -1,4 +1,4 @@
-"""Which formats there are, what each needs, and how its file appears in a slide's results folder: whole, at once."""
+"""List the export formats and their packages, and write their files into the slides' folders."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..results.lock import OutputLock
 
 @dataclass(frozen=True)
 class Format:
-    """An export: its option, its file in the slide's folder, the packages it needs, the module with its `write`."""
+    """One export: its option, its file, its packages, and the module that holds `write`."""
 
     name: str
     file: str
@@ -35,11 +35,11 @@ FORMATS = (
 
 
 class NotApplicable(Exception):
-    """A slide of which this export cannot be made, by its nature; the message says why."""
+    """The export does not apply to this slide. The message says why."""
 
 
 def select_formats(names: Iterable[str]) -> tuple[Format, ...]:
-    """The formats by name. UsageError where a package that one needs is not installed."""
+    """Return the formats by name. A missing package raises UsageError."""
     wanted = set(names)
     chosen = tuple(f for f in FORMATS if f.name in wanted)
     for f in chosen:
@@ -54,7 +54,7 @@ def select_formats(names: Iterable[str]) -> tuple[Format, ...]:
 def _is_installed(package: str) -> bool:
     try:
         return importlib.util.find_spec(package) is not None
-    except ModuleNotFoundError:  # of the package that it is in
+    except ModuleNotFoundError:  # the package that holds it is absent
         return False
 
 
@@ -62,10 +62,10 @@ def export_all(
     root: Path, slide_ids: Iterable[str], formats: Iterable[Format], echo: Callable[[str], None],
     overwrite: bool = True, wait_lock_s: float = 0.0,
 ) -> int:  # fmt: skip
-    """Export the slides named, or all; with `renew` False only what is not there yet. A bad one never stops the others.
+    """Export the named slides, or all slides. A slide that fails never stops the others.
 
-    Returns the exit code: 0 all done, 3 some failed, 4 all. UsageError for a slide that has no results there;
-    LockedError where a run holds the folder.
+    Without `overwrite`, only missing files are written. The result is the exit code: 0 all done, 3 some failed,
+    4 all failed. A slide without results raises UsageError. A folder that a run holds raises LockedError.
     """
     results, wanted = ResultsFolder(root), set(slide_ids)
     results.require_existing()
@@ -80,7 +80,7 @@ def export_all(
             try:
                 for f in formats:
                     _export(results, slide_id, f, echo, overwrite)
-            except Exception as error:  # other people's writers, on what may be odd slides
+            except Exception as error:  # foreign writers may raise anything on odd slides
                 failed += 1
                 echo(
                     f"{slide_id}: failed: {error if isinstance(error, HemaxError) else f'{type(error).__name__}: {one_line(error)}'}"
@@ -91,7 +91,7 @@ def export_all(
 def _export(
     results: ResultsFolder, slide_id: str, f: Format, echo: Callable[[str], None], overwrite: bool
 ) -> None:
-    """One file, written aside and renamed. What a slide is not fit for is said, and is no failure."""
+    """Write one file aside and rename it. A format that does not apply is reported; it is not a failure."""
     target = results.slide(slide_id) / f.file
     if target.exists() and not overwrite:
         return

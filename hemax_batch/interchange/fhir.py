@@ -1,12 +1,13 @@
-"""`fhir.json`: the differential as a FHIR R4 (R4B) DiagnosticReport of status `preliminary`, its Observations contained.
+"""Write `fhir.json`: the differential as a preliminary FHIR R4 (R4B) DiagnosticReport with its Observations.
 
-Built by fhir.resources, so what is written satisfies the schema. Only LOINC codes that were verified are given; the
-rest is text. There is no patient here and no time of day: the laboratory's own system adds both.
+fhir.resources builds it, so it satisfies the schema. Only verified LOINC codes are given. Other codes are text.
+It holds no patient and no time: the laboratory's own system adds both.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from fhir.resources.R4B.diagnosticreport import DiagnosticReport
 
@@ -18,12 +19,12 @@ _UCUM = "http://unitsofmeasure.org"
 
 
 def write(path: Path, folder: Path) -> None:
-    """Write the report of the slide's results in `folder`. ResultsError where they cannot be read back."""
+    """Write the report of the slide's results in `folder`. Unreadable results raise ResultsError."""
     path.write_text(report(folder).model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
 def report(folder: Path) -> DiagnosticReport:
-    """The DiagnosticReport; per cents are of white cells, limits exact 95 % (Clopper-Pearson)."""
+    """Return the DiagnosticReport. Per cents are of white cells. Limits are exact 95 % (Clopper-Pearson)."""
     record, d = load_record(folder), load_differential(folder)
     observations = [_observation(i, entry) for i, entry in enumerate(d["classes"])]
     red = d["nucleated_red_cells"]
@@ -67,8 +68,8 @@ def report(folder: Path) -> DiagnosticReport:
     )
 
 
-def _observation(i: int, entry: dict) -> dict:
-    """A class: its per cent, its limits and count as components, its reference range."""
+def _observation(i: int, entry: dict[str, Any]) -> dict[str, Any]:
+    """Return a class: per cent, limits and count as components, and the reference range."""
     code = _text(f"{entry['words'][0].upper()}{entry['words'][1:]}, per 100 white cells")
     if "loinc" in entry:
         code["coding"] = [{"system": _LOINC, "code": entry["loinc"]}]
@@ -87,7 +88,7 @@ def _observation(i: int, entry: dict) -> dict:
     return resource
 
 
-def _resource(i: int, code: dict, value: dict) -> dict:
+def _resource(i: int, code: dict[str, Any], value: dict[str, Any]) -> dict[str, Any]:
     return {
         "resourceType": "Observation",
         "id": f"o{i}",
@@ -98,17 +99,17 @@ def _resource(i: int, code: dict, value: dict) -> dict:
     }
 
 
-def _text(words: str) -> dict:
+def _text(words: str) -> dict[str, Any]:
     return {"text": words}
 
 
-def _quantity(value: float | None, unit: str) -> dict:
-    """The value, or that there is none (FHIR's data-absent reason)."""
+def _quantity(value: float | None, unit: str) -> dict[str, Any]:
+    """Return the value, or FHIR's data-absent reason."""
     if value is None:
         system = "http://terminology.hl7.org/CodeSystem/data-absent-reason"
         return {"dataAbsentReason": {"coding": [{"system": system, "code": "not-applicable"}]}}
     return {"valueQuantity": _amount(value, unit)}
 
 
-def _amount(value: float, unit: str) -> dict:
+def _amount(value: float, unit: str) -> dict[str, Any]:
     return {"value": value, "unit": unit, "system": _UCUM, "code": unit}

@@ -1,4 +1,4 @@
-"""`cells.parquet`: the columns of `cells.csv` with their types, for pandas, polars, R and DuckDB."""
+"""Write `cells.parquet`: the columns of `cells.csv` with types, for pandas, polars, R and DuckDB."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ROWS = 50_000  # in memory at a time
 
 
 def write(path: Path, folder: Path) -> None:
-    """Write the table of the slide's results in `folder`. ResultsError where they cannot be read back."""
+    """Write the table of the slide's results in `folder`. Unreadable results raise ResultsError."""
     record = load_record(folder)
     schema = pa.schema(
         [(name, _type_of(name)) for name in CELL_COLUMNS],
@@ -43,7 +43,7 @@ def _type_of(name: str) -> pa.DataType:
     return pa.int64() if name == "cell_id" else pa.bool_() if name in _TRUTHS else pa.float64()
 
 
-def _value(name: str, text: str):
+def _value(name: str, text: str) -> str | bool | int | float | None:
     if name in _TEXTS:
         return text
     if name in _TRUTHS:

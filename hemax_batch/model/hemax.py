@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .. import vocabulary
-from .backbone import BACKBONES
+from .backbone import BACKBONES, Backbone
 from .feature_pyramid import FeaturePyramid, conv_block
 from .heads import COLOUR_STATES, CytoplasmColourHead, RoiContext, RoiRefinement
 from .transformer import DecoderLayer, grid_centres, sine_positions
@@ -113,7 +113,7 @@ class HemaX(nn.Module):
         super().__init__()
         self.cfg = cfg
         d, c = cfg.d_model, cfg.mask_channels
-        self.backbone = BACKBONES[cfg.backbone]()
+        self.backbone: Backbone = BACKBONES[cfg.backbone]()
         channels = self.backbone.channels
         encoder = (cfg.encoder_layers, cfg.heads, cfg.hidden)
         self.pyramid = FeaturePyramid(channels, d, c, cfg.memory_stride, *encoder)

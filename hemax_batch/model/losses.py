@@ -1,24 +1,25 @@
-"""The set criterion: what each decoder layer is asked to say, with unknown labels left out of every term.
+"""Losses of the network: a set criterion with partial labels (DETR, Carion et al. 2020).
 
-Terms (weights in `LOSS_WEIGHTS`; the balance is DETR's, tuned on a prototype, then with the class doubled, which a first
-network learnt too little of): class cross-entropy over what a label allows, L1 and GIoU of the box, attribute
-cross-entropy, BCE and Dice of the masks, focal loss of the heat map, and the projection loss of box-supervised masks
-(Tian et al. 2021, BoxInst) where a cell has a box and no mask, and a hinge that holds nucleus/cell on the side that people
-judged.
+Terms, weighted by `LOSS_WEIGHTS`: class cross-entropy over the classes that a label allows; L1 and
+GIoU of the box; attribute cross-entropy; BCE and Dice of the masks; focal loss of the heat map; the
+projection loss of box-supervised masks (BoxInst, Tian et al. 2021) for cells with a box and no
+mask; a hinge loss on nucleus/cell area. Unknown labels are left out of every term.
 
-Everything is computed for the whole batch, in float32, and what does not count has weight 0: nothing here picks rows by
-their values, for which the host would have to wait for the device (`match` makes it wait, once).
+The weights are DETR's, tuned on a prototype; the class weight was then doubled. All losses are
+computed for the whole batch in float32. Excluded entries have weight 0: selecting rows by value
+would make the host wait for the device. Only `match` waits, once per step.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..vocabulary import attribute_slices
+from ..vocabulary import CLASS_NAMES, N_CLASSES, attribute_slices
 from .hemax import BOX_UNIT_PX, HemaXOutput
 from .matcher import Targets, generalised_iou, match, to_xyxy
 from .network_output import mask_coordinates
@@ -30,34 +31,99 @@ LOSS_WEIGHTS = {
 NO_CELL_WEIGHT = 0.15
 LABEL_SMOOTHING = 0.02
 ATTRIBUTE_SMOOTHING = 0.02
-#: Nucleus/cell between what WBCAtt's experts call a low and a high nuclear:cytoplasmic ratio: what divides best 499 cells of
-#: split `train` other than basophils by the masks of the seventh stage's weights (0.964 on the right side). A mask must be so far clear of it.
+#: Nucleus/cell area between a low and a high nuclear:cytoplasmic ratio of WBCAtt's experts. It best
+#: separates 499 cells of split `train` other than basophils by the masks of the seventh stage's
+#: weights (0.964 correct). A mask must be `NC_MARGIN` clear of it.
 NC_THRESHOLD, NC_MARGIN = 0.63, 0.03
 
 
-def partial_cross_entropy(logits: Tensor, allowed: Tensor) -> Tensor:
-    """-log of the summed probability of what is allowed: logits [..., C], allowed bool [..., C] -> [...].
+#: Neighbours in a line of maturation get this share of each other's target, because experts draw
+#: these borders differently.
+NEIGHBOUR_SHARE = 0.05
+_MATURATION_LINES = (
+    (
+        "blast",
+        "promyelocyte",
+        "myelocyte",
+        "metamyelocyte",
+        "band_neutrophil",
+        "segmented_neutrophil",
+    ),
+    ("lymphocyte", "variant_lymphocyte"),
+)
 
-    With one allowed class this is cross-entropy; a little smoothing keeps it from pushing logits to infinity. A label that
-    allows several is not smoothed: it would be the only thing taught of which of them, and that they are all alike.
+
+def soft_class_targets() -> Tensor:
+    """Return the target distribution of each class and of "no cell", float32 [K + 1, K + 1].
+
+    Each row sums to 1. The entry of band neutrophil, for example, is 0.90 for itself and 0.05 for
+    metamyelocyte and for segmented neutrophil.
+    """
+    targets = torch.eye(N_CLASSES + 1)
+    for line in _MATURATION_LINES:
+        for first, second in pairwise(line):
+            a, b = CLASS_NAMES.index(first), CLASS_NAMES.index(second)
+            for own, neighbour in ((a, b), (b, a)):
+                targets[own, neighbour] += NEIGHBOUR_SHARE
+                targets[own, own] -= NEIGHBOUR_SHARE
+    return targets
+
+
+_SOFT_TARGETS = soft_class_targets()
+
+
+def partial_cross_entropy(logits: Tensor, allowed: Tensor) -> Tensor:
+    """Compute -log of the summed probability of the allowed classes.
+
+    With one allowed class this is cross-entropy with label smoothing, which bounds the logits, and
+    over all classes it uses soft targets (`soft_class_targets`). A label that allows several
+    classes is not smoothed: smoothing would teach that they are equally likely.
+
+    Parameters
+    ----------
+    logits : Tensor [..., C]
+    allowed : Tensor of bool [..., C]
+
+    Returns
+    -------
+    Tensor [...]
     """
     log_p = logits.log_softmax(-1)
     exact = -torch.logsumexp(log_p.masked_fill(~allowed, -1e4), -1)
+    if logits.shape[-1] == N_CLASSES + 1:
+        exact = torch.where(allowed.sum(-1) == 1, _soft_cross_entropy(log_p, allowed), exact)
     smoothing = LABEL_SMOOTHING * (allowed.sum(-1) == 1)
     return (1 - smoothing) * exact - smoothing * log_p.mean(-1)
 
 
+def _soft_cross_entropy(log_p: Tensor, allowed: Tensor) -> Tensor:
+    """Return the cross-entropy against soft targets: [..., K + 1], bool [..., K + 1] -> [...].
+
+    The first allowed class of each row decides. The caller uses rows with one allowed class only.
+    """
+    targets = _SOFT_TARGETS.to(log_p)[allowed.to(torch.uint8).argmax(-1)]
+    return -(targets * log_p).sum(-1)
+
+
 def soft_dice_loss(logits: Tensor, truth: Tensor) -> Tensor:
-    """1 - Dice of soft masks [..., h, w] -> [...]."""
+    """Compute 1 - Dice of soft masks [..., h, w]: [...]."""
     p, t = logits.sigmoid(), truth
     return 1 - (2 * (p * t).sum((-2, -1)) + 1) / (p.sum((-2, -1)) + t.sum((-2, -1)) + 1)
 
 
 def projection_loss(cell_logits: Tensor, boxes_cxcywh: Tensor) -> Tensor:
-    """How far the cell masks' shadows on the axes are from the boxes': [..., h, w] at stride 4, [..., 4] px -> [...]."""
+    """Compute the mismatch between the projections of cell masks and boxes on both axes: [...].
+
+    Parameters
+    ----------
+    cell_logits : Tensor [..., h, w]
+        Mask logits at stride 4.
+    boxes_cxcywh : Tensor [..., 4]
+        Boxes in pixels.
+    """
     box = mask_coordinates(to_xyxy(boxes_cxcywh))
-    total = 0
-    for across, i in ((-2, 0), (-1, 1)):  # the shadow on x, then on y
+    total = cell_logits.new_zeros(())
+    for across, i in ((-2, 0), (-1, 1)):  # The projection on x, then on y.
         p = cell_logits.amax(across).sigmoid()
         at = torch.arange(p.shape[-1], device=box.device)
         low, high = box[..., i, None], box[..., i + 2, None]
@@ -71,7 +137,7 @@ def projection_loss(cell_logits: Tensor, boxes_cxcywh: Tensor) -> Tensor:
 
 
 def heat_target(targets: Targets) -> Tensor:
-    """Gaussians [B, H/8, W/8] at the cells' centres, exactly 1 in the centre's own position (CenterNet)."""
+    """Draw Gaussians [B, H/8, W/8] at the cells' centres, exactly 1 at the centre (CenterNet)."""
     h, w = targets.ignore.shape[1:]
     boxes = targets.boxes_cxcywh / 8
     ix, iy = (
@@ -84,7 +150,10 @@ def heat_target(targets: Targets) -> Tensor:
 
 
 def heat_loss(logits: Tensor, truth: Tensor, ignore: Tensor) -> Tensor:
-    """Focal loss of heat maps (Law & Deng 2018: alpha 2, beta 4), over each one's number of cells: [B, h, w] -> [B]."""
+    """Compute the focal loss of heat maps per cell: [B, h, w] -> [B].
+
+    The form is that of Law & Deng (2018) with alpha 2 and beta 4.
+    """
     p = logits.sigmoid()
     centre = truth >= 0.999
     positive = -(1 - p).square() * F.logsigmoid(logits) * centre
@@ -98,13 +167,19 @@ def heat_loss(logits: Tensor, truth: Tensor, ignore: Tensor) -> Tensor:
 
 
 def _class_loss(logits: Tensor, boxes: Tensor, targets: Targets, query: Tensor) -> Tensor:
-    """Every query's class, summed: logits [L, B, Q, K + 1], boxes [L, B, Q, 4], query [L, B, N].
+    """Compute the class loss of every query, summed.
 
-    A query without a cell is one for "no cell", and for nothing where an unlabelled cell may lie.
+    Queries without a cell have the target "no cell". They have weight 0 where an unlabelled cell
+    may lie.
+
+    Parameters
+    ----------
+    logits : Tensor [L, B, Q, K + 1]
+    boxes : Tensor [L, B, Q, 4]
+    query : Tensor of int64 [L, B, N]
     """
-    is_target = (
-        query[:, :, None] == torch.arange(logits.shape[2], device=query.device)[:, None]
-    )  # [L, B, Q, N]
+    queries = torch.arange(logits.shape[2], device=query.device)
+    is_target = query[:, :, None] == queries[:, None]  # [L, B, Q, N]
     allowed = (is_target[..., None] & targets.allowed[:, None]).any(3)
     taken = is_target.any(3)
     h, w = targets.ignore.shape[1:]
@@ -118,7 +193,7 @@ def _class_loss(logits: Tensor, boxes: Tensor, targets: Targets, query: Tensor) 
 
 
 def _box_losses(boxes: Tensor, targets: Targets, query: Tensor) -> dict[str, Tensor]:
-    """L1 and GIoU of the matched boxes, summed: boxes [L, B, Q, 4], query [L, B, N]."""
+    """Compute L1 and GIoU losses of matched boxes, summed: boxes [L, B, Q, 4], query [L, B, N]."""
     predicted, truth = _gather_queries(boxes, query), targets.boxes_cxcywh
     weight = targets.box_weight * (query >= 0)
     l1 = (predicted - truth).abs().sum(-1) / BOX_UNIT_PX
@@ -127,25 +202,43 @@ def _box_losses(boxes: Tensor, targets: Targets, query: Tensor) -> dict[str, Ten
 
 
 def _attribute_loss(logits: Tensor, targets: Targets, query: Tensor) -> Tensor:
-    """Cross-entropy of the known attributes of matched cells, summed: logits [L, B, Q, A], query [L, B, N]."""
+    """Compute the cross-entropy of known attributes, summed.
+
+    Parameters
+    ----------
+    logits : Tensor [L, B, Q, A]
+    query : Tensor of int64 [L, B, N]
+    """
     predicted = _gather_queries(logits, query).flatten(0, 2)
     states = torch.where(query[..., None] >= 0, targets.attributes, -1).flatten(0, 2)
-    how = {"ignore_index": -1, "reduction": "sum", "label_smoothing": ATTRIBUTE_SMOOTHING}
-    parts = attribute_slices().values()
-    return sum(
-        F.cross_entropy(predicted[:, part], states[:, i], **how) for i, part in enumerate(parts)
-    )
+    losses = [
+        F.cross_entropy(
+            predicted[:, part],
+            states[:, i],
+            ignore_index=-1,
+            reduction="sum",
+            label_smoothing=ATTRIBUTE_SMOOTHING,
+        )
+        for i, part in enumerate(attribute_slices().values())
+    ]
+    return sum(losses, logits.new_zeros(()))
 
 
 def _gather_queries(predicted: Tensor, query: Tensor) -> Tensor:
-    """What each cell's query says: [L, B, Q, C] by [L, B, N] -> [L, B, N, C]; query 0's where a cell has none."""
+    """Gather each cell's query: [L, B, Q, C] by [L, B, N] -> [L, B, N, C].
+
+    A cell without a query gets query 0.
+    """
     return predicted.gather(
         2, query.clamp(min=0)[..., None].expand(-1, -1, -1, predicted.shape[-1])
     )
 
 
 def _gather_masks(masks: Tensor, query: Tensor) -> Tensor:
-    """Each cell's query's logits in float32: [B, Q, 2, h, w] by [B, N] -> [B N, 2, h, w]; query 0's where a cell has none."""
+    """Gather each cell's mask logits in float32: [B, Q, 2, h, w] by [B, N] -> [B N, 2, h, w].
+
+    A cell without a query gets query 0.
+    """
     rows = (
         query.clamp(min=0) + torch.arange(len(masks), device=query.device)[:, None] * masks.shape[1]
     )
@@ -153,14 +246,22 @@ def _gather_masks(masks: Tensor, query: Tensor) -> Tensor:
 
 
 def _mask_losses(masks: Tensor, own: Tensor, targets: Targets, query: Tensor) -> dict[str, Tensor]:
-    """The final layer's masks, summed: [B, Q, 2, h, w] at stride 4 against `own` [B, N, 2 h, 2 w]; query [B, N]."""
+    """Compute the losses of the final masks, summed.
+
+    Parameters
+    ----------
+    masks : Tensor [B, Q, 2, h, w]
+        Logits at stride 4.
+    own : Tensor [B, N, 2 h, 2 w]
+        Each cell's own mask.
+    query : Tensor of int64 [B, N]
+    """
     predicted = _gather_masks(masks, query)
-    logits = F.interpolate(
-        predicted, scale_factor=2, mode="bilinear", align_corners=False
-    ).unflatten(0, query.shape)
+    logits = F.interpolate(predicted, scale_factor=2, mode="bilinear", align_corners=False)
+    logits = torch.unflatten(logits, 0, query.shape)
     truth = torch.stack([own == 2, own > 0], 2).float()
     weight = targets.mask_weight * (query >= 0)
-    # away from the cell the answer is easy and the pixels are many: weigh each cell by its own area
+    # Most pixels lie far from the cell and are easy, so each cell is weighted by its own area.
     area = truth[:, :, 1].sum((2, 3)).clamp(min=64)
     bce = (
         F.binary_cross_entropy_with_logits(logits, truth, reduction="none").sum((3, 4)).mean(2)
@@ -168,7 +269,8 @@ def _mask_losses(masks: Tensor, own: Tensor, targets: Targets, query: Tensor) ->
     )
     dice = soft_dice_loss(logits, truth).mean(2)
     boxed = (query >= 0) & (targets.mask_weight == 0) & (targets.box_weight > 0)
-    projection = projection_loss(predicted[:, 1].unflatten(0, query.shape), targets.boxes_cxcywh)
+    cell_logits = torch.unflatten(predicted[:, 1], 0, query.shape)
+    projection = projection_loss(cell_logits, targets.boxes_cxcywh)
     return {
         "mask_bce": (bce * weight).sum(),
         "mask_dice": (dice * weight).sum(),
@@ -177,27 +279,34 @@ def _mask_losses(masks: Tensor, own: Tensor, targets: Targets, query: Tensor) ->
 
 
 def _nc_loss(masks: Tensor, targets: Targets, query: Tensor) -> Tensor:
-    """How far masks are from a nucleus/cell on the side of `NC_THRESHOLD` that people judged, in tenths of a cell, summed:
-    masks [B, Q, 2, h, w], query [B, N].
+    """Compute a hinge loss on the masks' nucleus/cell area, in tenths of a cell, summed.
 
-    It teaches nuclei, not outlines: the cell's own area takes no gradient. Where granules hide a nucleus, as a basophil's
-    do, nobody can draw it, and this is all that is known of its size.
+    The area must lie on the side of `NC_THRESHOLD` that experts judged. The cell's area takes no
+    gradient, so the loss teaches nuclei only. Where granules hide the nucleus, as in basophils,
+    nobody can draw it, and this judgement is all that is known of its size.
+
+    Parameters
+    ----------
+    masks : Tensor [B, Q, 2, h, w]
+    query : Tensor of int64 [B, N]
     """
-    nucleus, cell = _gather_masks(masks, query).sigmoid().unflatten(0, query.shape).unbind(2)
+    soft_masks = torch.unflatten(_gather_masks(masks, query).sigmoid(), 0, query.shape)
+    nucleus, cell = soft_masks.unbind(2)
     cell = cell.detach()
     fraction = (nucleus * cell).sum((2, 3)) / cell.sum((2, 3)).clamp(min=1)
-    off = torch.where(
+    excess = torch.where(
         targets.nc_class == 1,
         NC_THRESHOLD + NC_MARGIN - fraction,
         fraction - NC_THRESHOLD + NC_MARGIN,
     )
-    return (off.clamp(min=0) * 10 * ((targets.nc_class >= 0) & (query >= 0))).sum()
+    return (excess.clamp(min=0) * 10 * ((targets.nc_class >= 0) & (query >= 0))).sum()
 
 
 def _dense_loss(dense: Tensor, own: Tensor, targets: Targets) -> Tensor:
-    """BCE of the dense logits [B, 2, h, w] away from what may be unlabelled, summed over patches; `own` as above.
+    """Compute BCE of the dense logits [B, 2, h, w], summed over patches.
 
-    Only patches whose every cell has a mask count, each with its cells' smallest weight; 1 without cells.
+    Places where an unlabelled cell may lie are left out. A patch counts only if every cell has a
+    mask. Its weight is the smallest mask weight of its cells, or 1 without cells.
     """
     logits = F.interpolate(dense, scale_factor=2, mode="bilinear", align_corners=False)
     union = own.amax(1)
@@ -213,7 +322,10 @@ def _dense_loss(dense: Tensor, own: Tensor, targets: Targets) -> Tensor:
 
 
 def _first_box_loss(boxes: Tensor, targets: Targets) -> Tensor:
-    """GIoU loss of each cell's nearest first box [B, Q, 4], where it lies within half a box of the centre; summed."""
+    """Compute the GIoU loss of each cell's nearest first box [B, Q, 4], summed.
+
+    It counts if the first box lies within half a box of the cell's centre.
+    """
     truth = targets.boxes_cxcywh
     nearest, at = torch.cdist(boxes.detach()[..., :2], truth[..., :2]).min(1)
     weight = (nearest < truth[..., 2:].amin(-1) / 2) * targets.box_weight * targets.present
@@ -224,11 +336,17 @@ def _first_box_loss(boxes: Tensor, targets: Targets) -> Tensor:
 
 
 def criterion(output: HemaXOutput, targets: Targets, attributes: bool = True) -> dict[str, Tensor]:
-    """All losses of a batch, weighted, by term; their sum is the loss.
+    """Compute all weighted losses of a batch by term; their sum is the loss.
 
-    Every layer is matched and asked on its own (auxiliary losses). Sums are divided by the number of cells in the
-    batch, so that the loss does not depend on how cells are spread over patches. With `attributes` False the
-    explanation is not taught (for the comparison with and without it).
+    Every decoder layer is matched by itself (auxiliary losses). Sums are divided by the number of
+    cells in the batch, so the loss does not depend on how cells are distributed over patches.
+
+    Parameters
+    ----------
+    output, targets
+        Output of the network, and labels.
+    attributes
+        Whether attributes and N:C are trained; False is for comparisons.
     """
     targets = _with_safe_padding(targets)
     classes, boxes = output.class_logits.float(), output.boxes_cxcywh.float()
@@ -245,7 +363,7 @@ def criterion(output: HemaXOutput, targets: Targets, attributes: bool = True) ->
     losses["nc_ratio"] = _nc_loss(output.mask_logits, targets, query[-1]) * float(attributes)
     losses["dense"] = _dense_loss(output.dense_logits.float(), own, targets)
     losses["heat"] = losses["first_box"] = classes.new_zeros(())
-    if output.heat_logits is not None:
+    if output.heat_logits is not None and output.first_boxes is not None:
         losses["heat"] = heat_loss(
             output.heat_logits.float(), heat_target(targets), targets.ignore
         ).sum()
@@ -255,7 +373,7 @@ def criterion(output: HemaXOutput, targets: Targets, attributes: bool = True) ->
 
 
 def _with_safe_padding(targets: Targets) -> Targets:
-    """The same with boxes of 1 px in padding: weight 0 times what overflowed would not be 0."""
+    """Replace the boxes of padding rows by 1 px: 0 times an overflow would be NaN."""
     return replace(
         targets, boxes_cxcywh=torch.where(targets.present[..., None], targets.boxes_cxcywh, 1.0)
     )

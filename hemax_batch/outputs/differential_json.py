@@ -1,4 +1,4 @@
-"""`differential.json`: one slide's differential for other programs, with codes, ranges, rules and the claim."""
+"""Write `differential.json`: a slide's differential for other programs, with codes, ranges and rules."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import json
 import math
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from ..cells.cell_selection import SmearAreas
 from ..cells.differential import LOINC, NOT_ASSESSED, Differential
 from ..cells.measure import CellMeasures
+from ..cells.own_classes import OwnClass, own_classes, own_classes_record
 from ..cells.rules import NEUTROPHILS, SOURCES, Rules
 from ..cells.screening_audit import ScreenAudit
-from ..vocabulary import CLASSES, REVIEW_CLASSES
+from ..vocabulary import CLASSES, REVIEW_CLASSES, CellClass
 
 
 def write_differential(
@@ -26,9 +28,9 @@ def write_differential(
     smear: SmearAreas | None = None,
     audit: ScreenAudit | None = None,
 ) -> None:
-    """Write the record of one slide; figures that do not exist are null. The caller renames the file into place.
+    """Write the record of one slide. A value that does not exist is null. The caller renames the file.
 
-    `smear` and `audit` say where was counted, and what the screen may have missed there.
+    `smear` holds the areas. `audit` holds the estimate of cells that the screening missed.
     """
     record = {
         "claim": d.claim,
@@ -50,14 +52,14 @@ def write_differential(
     path.write_bytes(encode_json(record))
 
 
-def encode_json(record: dict) -> bytes:
-    """Indented UTF-8 that keeps names as they are; never NaN."""
+def encode_json(record: dict[str, Any]) -> bytes:
+    """Encode as indented UTF-8. Names stay as they are. NaN raises ValueError."""
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     return text.encode("utf-8", "backslashreplace")
 
 
-def count_record(d: Differential) -> dict:
-    """What was counted: total neutrophils first, then the classes in clinical order; NRBC; what stays outside; flags."""
+def count_record(d: Differential) -> dict[str, Any]:
+    """Return the counts: total neutrophils, the classes in clinical order, NRBC, cells outside, flags."""
     return {
         "white_cells": d.n_white,
         "target_cells": d.target_cells,
@@ -76,26 +78,32 @@ def count_record(d: Differential) -> dict:
     }
 
 
-def rules_from_record(record: dict) -> Rules:
+def rules_from_record(record: dict[str, Any]) -> Rules:
     """The rules that a `differential.json` was made with. KeyError, TypeError where it does not hold them."""
     thresholds = {
-        name: entry["value"] for name, entry in record["rules"].items() if isinstance(entry, dict)
+        name: entry["value"]
+        for name, entry in record["rules"].items()
+        if isinstance(entry, dict) and name != "own_classes"
     }
     ranges = {
         c["class"]: tuple(c["reference_percent"])
         for c in record["classes"]
         if "reference_percent" in c
     }
-    return Rules(**thresholds, ranges=ranges, ranges_of=record["rules"]["reference_ranges_of"])
+    return Rules(
+        **thresholds,
+        ranges=ranges,
+        ranges_of=record["rules"]["reference_ranges_of"],
+        classes=own_classes(record["rules"].get("own_classes", {})),
+    )
 
 
-# four decimals: a reader who shows one must not round what is rounded already (5 of 68: 7.35 would be shown as 7.3)
-def _class_record(d: Differential, name: str) -> dict:
-    """A white class, or total neutrophils, which come first because the split into bands is unreliable."""
+# Four decimals: a reader that shows one decimal must not round twice (5 of 68: 7.35 would become 7.3).
+def _class_record(d: Differential, name: str) -> dict[str, Any]:
+    """Return a white class, or total neutrophils. They come first because the split into bands is unreliable."""
     share = d.share(name)
-    words = {c.name: c.words for c in (*CLASSES, *REVIEW_CLASSES)} | {
-        NEUTROPHILS: "neutrophil, band and segmented"
-    }
+    named: tuple[CellClass | OwnClass, ...] = (*CLASSES, *REVIEW_CLASSES, *d.rules.classes)
+    words = {c.name: c.words for c in named} | {NEUTROPHILS: "neutrophil, band and segmented"}
     record = {
         "class": name,
         "words": words[name],
@@ -111,14 +119,15 @@ def _class_record(d: Differential, name: str) -> dict:
     return record
 
 
-def _rules_record(d: Differential) -> dict:
-    """Every threshold with the default's source, so that a reader can tell what raised a flag."""
+def _rules_record(d: Differential) -> dict[str, Any]:
+    """Return every threshold with the source of its default. It explains what raised a flag."""
     thresholds = {
         name: {"value": getattr(d.rules, name), "default_from": source}
         for name, source in SOURCES.items()
         if name != "ranges"
     }
-    return {"reference_ranges_of": d.rules.ranges_of, **thresholds}
+    own = {"own_classes": own_classes_record(d.rules.classes)} if d.rules.classes else {}
+    return {"reference_ranges_of": d.rules.ranges_of, **thresholds, **own}
 
 
 def _rounded(value: float | None, decimals: int) -> float | None:

@@ -1,5 +1,7 @@
-"""`cells.geojson`: the cells as QuPath imports them, in level-0 pixels (objectType "cell", with nucleusGeometry,
-classification and measurements)."""
+"""Write `cells.geojson`: the cells as QuPath imports them, in level-0 pixels.
+
+Each feature has objectType "cell", nucleusGeometry, a classification and measurements.
+"""
 
 from __future__ import annotations
 
@@ -23,17 +25,17 @@ from .tables import row_blocks
 _COLOURS = {c.name: c.colour for c in CLASSES} | {UNIDENTIFIED: UNIDENTIFIED_COLOUR}
 _NAMESPACE = uuid.UUID(
     "6f1d1f6e-6f0c-5d0b-9a51-0f6f0f1f8a10"
-)  # ours: a cell's object id is the same in every run
+)  # fixed: a cell has the same object id in every run
 
 
 def write_geojson(
     path: Path, slide_id: str, merged: MergedCells, measures: CellMeasures, calls: CellCalls,
     read: Callable[..., bytes] = bytes,
 ) -> None:  # fmt: skip
-    """Write a FeatureCollection, some thousand features at a time. The caller renames the file into place.
+    """Write a FeatureCollection in blocks of some thousand features. The caller renames the file.
 
-    read  gives the text of what stands in `Cells.outlines`, where that is only its place (results.region_blobs); what was not
-          traced before is traced here
+    read  returns the text of an entry of `Cells.outlines`. The entry may be only a place (results.region_blobs).
+          An outline that is missing is traced here.
     """
     with open(path, "w", encoding="utf-8") as f:
         f.write(f'{{"type": "FeatureCollection", "claim": {json.dumps(CLAIM)}, "features": [\n')
@@ -51,7 +53,7 @@ def _features(
     rows: slice,
     read: Callable[..., bytes],
 ) -> Iterator[str]:
-    """The features of some cells."""
+    """Yield the features of some cells."""
     numbers, explanations, reasons = merged.ids[rows].tolist(), *calls.explain(rows)
     figures = {
         "confidence": calls.confidences[rows, 0],
@@ -81,7 +83,7 @@ def _features(
         )
 
 
-#: Of each of `CALL_NAMES`.
+#: The classification of each of `CALL_NAMES`.
 _CLASSIFICATIONS = [
     json.dumps({"name": name, "color": [int(_COLOURS[name][k : k + 2], 16) for k in (1, 3, 5)]})
     for name in CALL_NAMES
@@ -89,7 +91,7 @@ _CLASSIFICATIONS = [
 
 
 def _measurements(figures: dict[str, np.ndarray]) -> Iterator[str]:
-    """The object of each cell's measurements; those that do not exist (NaN) are left out."""
+    """Yield each cell's measurements as a JSON object. NaN is left out."""
     names = [f"{json.dumps(name)}: " for name in figures]
     for values in zip(*(column.tolist() for column in figures.values()), strict=True):
         entries = [
@@ -101,8 +103,11 @@ def _measurements(figures: dict[str, np.ndarray]) -> Iterator[str]:
 
 
 def _outlines(merged: MergedCells, rows: slice, read: Callable[..., bytes]) -> list[bytes]:
-    """The texts of some cells' outlines."""
-    texts = [read(blob) for blob in merged.cells.outlines[rows]]
+    """Return the texts of some cells' outlines."""
+    outlines = merged.cells.outlines
+    texts = (
+        [read(blob) for blob in outlines[rows]] if outlines else [b""] * (rows.stop - rows.start)
+    )
     missing = [k for k, text in enumerate(texts) if not text]
     traced = outline_texts(merged.cells.take(np.array(missing, int) + rows.start))
     for k, text in zip(missing, traced, strict=True):
@@ -111,7 +116,7 @@ def _outlines(merged: MergedCells, rows: slice, read: Callable[..., bytes]) -> l
 
 
 def _object_id(slide_id: str, number: int) -> str:
-    """What `uuid.uuid5` makes of slide and number: QuPath keeps objects of several slides apart by it."""
+    """Return the UUID of a cell, as `uuid.uuid5` makes it. QuPath uses it across slides."""
     name = f"{slide_id.encode('utf-8', 'backslashreplace')!r}/{number}"
     digest = hashlib.sha1(_NAMESPACE.bytes + name.encode(), usedforsecurity=False).hexdigest()
     variant = "89ab"[int(digest[16], 16) & 3]

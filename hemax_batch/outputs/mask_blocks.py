@@ -1,8 +1,8 @@
-"""One block of both mask labels: cells painted on it, shrunk to the smaller levels, stored as shards.
+"""Draw one block of both mask labels, reduce it to the smaller levels, and store it as shards.
 
-The finest level is painted band by band, each packed before the next, so that a process never holds a whole block of it.
-Time is that of the cells and of the chunks that they touch, not of the block: only what was painted in is ever looked
-at, and wiped afterwards, for fresh memory a block would cost more than the painting.
+The finest level is drawn in bands, and a band is packed before the next. No process holds a whole block of it.
+The time depends on the cells and the chunks that they touch, not on the block.
+Only drawn windows are read and cleared afterwards: new memory per block costs more than the drawing.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ Window = tuple[slice, slice]  # rows, columns
 
 @dataclass(frozen=True)
 class MaskCrops:
-    """The masks of N cells: ids int64 [N], the areas of their boxes float32 [N], packed masks and where they lie (see
-    `Cells`)."""
+    """The masks of N cells: ids int64 [N], box areas float32 [N], packed masks and places (see `Cells`)."""
 
     ids: np.ndarray
     areas: np.ndarray
@@ -40,7 +39,7 @@ class MaskCrops:
 
     @classmethod
     def of(cls, merged: MergedCells, rows: list[int]) -> MaskCrops:
-        """Those of some cells."""
+        """Return the masks of some cells."""
         cells = merged.cells
         masks = tuple([cells.masks[i] for i in rows])
         return cls(
@@ -52,7 +51,7 @@ class MaskCrops:
         )
 
     def between(self, top: int, bottom: int) -> MaskCrops:
-        """Those that reach into the slide's rows top..bottom."""
+        """Return the masks that reach into the slide's rows top..bottom."""
         low = self.mask_xy[:, 1]
         rows = np.flatnonzero((low < bottom) & (low + self.mask_hw[:, 0] > top))
         masks = tuple([self.masks[i] for i in rows])
@@ -63,8 +62,10 @@ class MaskCrops:
 
 @dataclass(frozen=True)
 class Block:
-    """One block to paint: the folders of both labels, which of the slide's blocks it is, the slide's height and width,
-    and its cells. Small and complete, so that another process can do it."""
+    """One block to draw: the folders of both labels, its place, the slide's size, and its cells.
+
+    It is small and complete, so another process can draw it.
+    """
 
     labels: tuple[Path, Path]
     place: Place
@@ -73,7 +74,7 @@ class Block:
 
 
 def paint_block(block: Block) -> None:
-    """Paint a block and write its shards: of both labels, at each of its levels."""
+    """Draw a block and write its shards, for both labels at each level."""
     canvas = _canvas()
     try:
         for label, by_level in zip(block.labels, canvas.packed(block), strict=True):
@@ -84,24 +85,26 @@ def paint_block(block: Block) -> None:
                     )  # in zarr's default layout
                     write_shard(shard, chunks, (BLOCK_PX >> k) // CHUNK_PX)
     except BaseException:
-        free_canvas()  # it is not blank
+        free_canvas()  # the canvas is not blank any more
         raise
 
 
 @cache
 def _canvas() -> Canvas:
-    """This process's canvas."""
+    """Return the canvas of this process."""
     return Canvas.blank()
 
 
 def free_canvas() -> None:
-    """Give its memory back."""
+    """Release the memory of the canvas."""
     _canvas.cache_clear()
 
 
 @dataclass
 class Canvas:
-    """One block of both labels, cell and nucleus, at its four levels, blank between blocks; of the finest a band only.
+    """One block of both labels, cell and nucleus, at four levels. It is blank between blocks.
+
+    The finest level is only one band.
 
     levels  uint32 [2, 512, 4096] of the band, then of the block [2, 2048, 2048], [2, 1024, 1024], [2, 512, 512]
     """
@@ -111,7 +114,7 @@ class Canvas:
 
     @classmethod
     def blank(cls) -> Canvas:
-        """Nothing painted."""
+        """Return a blank canvas."""
         heights = [BAND_CHUNKS * CHUNK_PX, *(BLOCK_PX >> k for k in range(1, BLOCK_LEVELS))]
         levels = [
             np.zeros((2, height, BLOCK_PX >> k), np.uint32) for k, height in enumerate(heights)
@@ -119,12 +122,14 @@ class Canvas:
         return cls(levels, ChunkPacker(CHUNK_PX))
 
     def packed(self, block: Block) -> list[list[dict[Place, bytes]]]:
-        """The chunks of a block that are not blank, by label and level: {(row, column): bytes}. Blank again at the end.
+        """Return the chunks of a block that are not blank, by label and level: {(row, column): bytes}.
 
-        Steps: band by band paint, shrink, pack the finest level, wipe it; then the other levels.
+        Steps: draw a band, reduce it, pack the finest level, clear it. Then pack the other levels.
+        The canvas is blank again at the end.
         """
         chunks: list[list[dict[Place, bytes]]] = [[{} for _ in self.levels] for _ in block.labels]
-        windows, seen = [], set()
+        windows: list[Window] = []
+        seen: set[int] = set()
         rows = min(BLOCK_PX, block.slide_hw[0] - block.place[0] * BLOCK_PX)
         for top in range(0, rows, self.levels[0].shape[1]):
             painted = self._paint_band(block, top, rows, seen)
@@ -140,8 +145,7 @@ class Canvas:
         return chunks
 
     def _paint_band(self, block: Block, top: int, rows: int, seen: set[int]) -> list[Window]:
-        """Paint the cells of the band from row `top` of a block of so many, and shrink it; the windows of it painted
-        in. `seen` as in `paint`."""
+        """Draw and reduce the band from row `top` of a block of `rows`. Return its drawn windows; `seen` as in `paint`."""
         origin, height = (
             (block.place[0] * BLOCK_PX + top, block.place[1] * BLOCK_PX),
             self.levels[0].shape[1],
@@ -152,8 +156,8 @@ class Canvas:
             above = 0 if k == 1 else top >> (k - 1)  # of the band, in what is shrunk
             for window in windows:
                 ys, xs = _at_level(window, k)
-                rows = slice(2 * ys.start + above, 2 * ys.stop + above)
-                finer = self.levels[k - 1][:, rows, 2 * xs.start : 2 * xs.stop]
+                finer_ys = slice(2 * ys.start + above, 2 * ys.stop + above)
+                finer = self.levels[k - 1][:, finer_ys, 2 * xs.start : 2 * xs.stop]
                 self.levels[k][:, ys.start + (top >> k) : ys.stop + (top >> k), xs] = halve(finer)
         return windows
 
@@ -162,8 +166,10 @@ class Canvas:
             self.levels[k][:, *_at_level(window, k)] = 0
 
     def _packed(self, label: int, k: int, top: int = 0) -> dict[Place, bytes]:
-        """The chunks of level k (of the finest: in the band from row `top`) that are not blank, told by the last level:
-        shrinking keeps every label."""
+        """Return the chunks of level k that are not blank; for the finest level, of the band from row `top`.
+
+        The last level tells which chunks are blank, because reduction keeps every label.
+        """
         pixels, first = self.levels[k][label], top // CHUNK_PX
         side = (CHUNK_PX << k) >> (BLOCK_LEVELS - 1)  # of a chunk, in the last level
         down, across = (n // CHUNK_PX for n in pixels.shape)
@@ -181,16 +187,19 @@ def _chunk(pixels: np.ndarray, place: Place) -> np.ndarray:
 
 
 def _at_level(window: Window, k: int) -> Window:
-    """The pixels of level k that cover a window of level 0."""
+    """Return the pixels of level k that cover a window of level 0."""
     ys, xs = window
     return slice(ys.start >> k, -(-ys.stop >> k)), slice(xs.start >> k, -(-xs.stop >> k))
 
 
 def halve(pixels: np.ndarray) -> np.ndarray:
-    """Half the size of [..., h, w], both even; of each 2 x 2 the largest label, so that values stay ids and small cells
-    stay seen."""
-    rows = np.maximum(pixels[..., ::2, :], pixels[..., 1::2, :])
-    return np.maximum(rows[..., ::2], rows[..., 1::2])
+    """Halve [..., h, w], both even: keep the largest label of each 2 x 2.
+
+    Values stay ids, and small cells stay visible.
+    """
+    rows: np.ndarray = np.maximum(pixels[..., ::2, :], pixels[..., 1::2, :])
+    halved: np.ndarray = np.maximum(rows[..., ::2], rows[..., 1::2])
+    return halved
 
 
 def paint(
@@ -201,14 +210,13 @@ def paint(
     seen: set[int],
     goes_on: bool,
 ) -> list[Window]:
-    """Paint cells on a blank band of both labels, uint32 [2, h, w], whose first pixel is the slide's `origin` (y, x):
-    larger cells first, then a pixel for each that is hidden.
+    """Draw cells on a blank band of both labels, uint32 [2, h, w]. Return the drawn windows.
 
-    seen     ids that the bands above show of, and those that this one shows join them: a cell is hidden that ends in
-             this band and is shown in none
-    goes_on  another band follows
+    The first pixel of the band is the slide's `origin` (y, x). Larger cells come first.
+    A cell that is hidden in every band gets one pixel in its last band.
 
-    Returns the windows painted in.
+    seen     ids that earlier bands show. The ids of this band are added.
+    goes_on  whether another band follows
     """
     size = [
         min(side, whole - at)
@@ -238,7 +246,7 @@ def paint(
 def _placed(
     crops: MaskCrops, order: np.ndarray, origin: Place, size: list[int]
 ) -> list[tuple[Window, np.ndarray]]:
-    """Where each cell lies in the block of `size` (h, w) at `origin`, and its two masks there, bool [2, h', w']."""
+    """Return each cell's window in the block of `size` (h, w) at `origin`, and its masks, bool [2, h', w']."""
     found = []
     for i, (x, y), hw in zip(
         order.tolist(), crops.mask_xy[order].tolist(), crops.mask_hw[order].tolist(), strict=True
@@ -256,11 +264,10 @@ def _placed(
 
 
 def _spare_pixel(cell: np.ndarray, mask: np.ndarray) -> Place:
-    """The pixel of a hidden cell's mask nearest its middle whose owner in `cell`, uint32 [h, w], keeps another: row,
-    column in the window.
+    """Return the row and column of a pixel that a hidden cell takes from its owner in `cell`, uint32 [h, w].
 
-    An owner keeps another where it holds more than one pixel of the mask; where none does (as many cells as pixels,
-    which merging rules out) the pixel nearest the middle is taken.
+    It is the pixel of the mask nearest its middle whose owner keeps another pixel of the mask.
+    If no owner keeps one, it is the pixel nearest the middle. Merging rules this case out.
     """
     ys, xs = np.nonzero(mask)
     _, which, times = np.unique(cell[ys, xs], return_inverse=True, return_counts=True)

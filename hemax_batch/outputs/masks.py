@@ -1,18 +1,15 @@
-"""Cell and nucleus masks as OME-Zarr 0.5 labels: the value of a pixel is its cell's id in `cells.csv`.
+"""Write cell and nucleus masks as OME-Zarr 0.5 labels: a pixel's value is its cell's id in `cells.csv`.
 
-    masks.zarr/                  its image is the `cell` label itself (by path, stored once), so that every viewer
-                                 opens the folder
+    masks.zarr/                  the image is the `cell` label itself (by path, stored once): every viewer opens it
     masks.zarr/labels/cell/0…    uint32 [y, x] at the slide's level 0, then halves
     masks.zarr/labels/nucleus/0…
 
-Only blocks that hold a cell are ever touched, and of these only the chunks that do: most of a smear holds none. A
-block is one shard, painted in memory band by band and written once, with the next three levels of the same block; the
-smaller levels are made from the one before, chunk by chunk. So memory is bounded by one block's smaller levels and its
-cells (some 60 MB), and no two writes meet.
+Only blocks and chunks that hold a cell are written; most of a smear holds none. A block is one shard per level.
+It is drawn in memory, band by band, and written once with the next three levels. Each smaller level is made
+from the level before. Memory is bounded by one block and its cells (some 60 MB). No two writes overlap.
 
-Where masks overlap the smaller cell lies on top. A cell that would be hidden altogether, or in one of the blocks that it
-reaches into, gets the pixel of its mask there that is nearest its middle, from a cell that can spare one: so the values
-of the `cell` label at level 0 are exactly the ids.
+Where masks overlap, the smaller cell lies on top. A cell that would be hidden in a block gets one pixel there:
+the pixel of its mask nearest its middle that another cell can spare. So the values of level 0 are exactly the ids.
 """
 
 from __future__ import annotations
@@ -20,6 +17,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zarr
@@ -41,14 +39,14 @@ def write_masks(
     slide: Slide,
     merged: MergedCells,
     class_names: list[str],
-    map_blocks: Callable[..., Iterator] = map,
+    map_blocks: Callable[..., Iterator[Any]] = map,
 ) -> None:
-    """Write both labels of a slide to a new folder `path`; the caller renames it into place.
+    """Write both labels of a slide to a new folder `path`. The caller renames it into place.
 
     class_names  the final class of each cell, for colours and properties
-    spread       as `map`, perhaps over processes: what is done block by block
+    map_blocks   as `map`, possibly over processes
 
-    Steps: the groups and empty arrays; block by block the cells; the smaller levels.
+    Steps: create groups and empty arrays; draw the cells block by block; make the smaller levels.
     """
     root = zarr.open_group(path, mode="w-", zarr_format=3)
     shapes = level_shapes(slide.height, slide.width)
@@ -58,8 +56,8 @@ def write_masks(
     }
     root.create_group("labels").attrs["ome"] = {"version": "0.5", "labels": list(LABELS)}
     levels = [_create_label(root, name, slide, shapes, merged, class_names) for name in LABELS]
-    labels = tuple(path / "labels" / name for name in LABELS)
-    touched = []
+    labels = (path / "labels" / LABELS[0], path / "labels" / LABELS[1])
+    touched: list[Place] = []
 
     def blocks() -> Iterator[Block]:
         for place, rows in _cells_by_block(merged.cells, slide):
@@ -74,7 +72,7 @@ def write_masks(
 
 
 def level_shapes(height: int, width: int) -> list[tuple[int, int]]:
-    """Shapes of the pyramid's levels, finest first: halves, rounded up.
+    """Return the shapes of the pyramid's levels, finest first: halves, rounded up.
 
     >>> level_shapes(3000, 2000)
     [(3000, 2000), (1500, 1000), (750, 500)]
@@ -92,7 +90,7 @@ def _create_label(
     shapes: list[Place],
     merged: MergedCells,
     class_names: list[str],
-) -> list[zarr.Array]:
+) -> list[zarr.Array[Any]]:
     group = root.create_group(f"labels/{name}")
     arrays = [
         group.create_array(
@@ -106,7 +104,7 @@ def _create_label(
         )
         for k, shape in enumerate(shapes)
     ]
-    label = {"source": {"image": "../../"}}
+    label: dict[str, Any] = {"source": {"image": "../../"}}
     if 0 < len(merged.ids) <= NAMED_CELLS:
         colours = {c.name: c.colour for c in CLASSES} | {UNIDENTIFIED: UNIDENTIFIED_COLOUR}
         named = list(zip(merged.ids.tolist(), class_names, strict=True))
@@ -126,8 +124,8 @@ def _create_label(
     return arrays
 
 
-def _storage(level: int) -> dict:
-    """How a level is stored: those that are written block by block as shards, the others as chunks."""
+def _storage(level: int) -> dict[str, Any]:
+    """Return how a level is stored: as shards where blocks write it, else as chunks."""
     if level < BLOCK_LEVELS:
         side = mask_blocks.BLOCK_PX >> level
         return {
@@ -140,14 +138,14 @@ def _storage(level: int) -> dict:
 
 
 def _small_chunk_px() -> int:
-    """Side of a chunk of the smaller levels: what a block is at the last of its own, so that blocks never share one."""
+    """Return the side of a chunk of the smaller levels. It is a block at its last level, so blocks never share a chunk."""
     return mask_blocks.BLOCK_PX >> (BLOCK_LEVELS - 1)
 
 
-def _multiscale(name: str, mpp: float, shapes: list[Place], folder: str = "") -> dict:
-    """OME-Zarr's description of a pyramid of halves in `folder`.
+def _multiscale(name: str, mpp: float, shapes: list[Place], folder: str = "") -> dict[str, Any]:
+    """Describe a pyramid of halves in `folder`, as OME-Zarr does.
 
-    A pixel of level k covers 2^k pixels of level 0 a side, so its centre lies (2^k - 1) / 2 of them further in.
+    A pixel of level k covers 2^k pixels of level 0 per side. Its centre lies (2^k - 1) / 2 pixels further in.
     """
     datasets = []
     for k in range(len(shapes)):
@@ -168,7 +166,7 @@ def _rgb(colour: str) -> list[int]:
 
 
 def _cells_by_block(cells: Cells, slide: Slide) -> Iterator[tuple[Place, list[int]]]:
-    """Blocks that hold (part of) a cell's mask crop, with those cells, in row-major order."""
+    """Yield the blocks that hold a part of a cell, with their cells, in row-major order."""
     blocks = defaultdict(list)
     low = np.maximum(cells.mask_xy, 0)
     high = np.minimum(cells.mask_xy + cells.mask_hw[:, ::-1], (slide.width, slide.height)) - 1
@@ -186,14 +184,14 @@ def _cells_by_block(cells: Cells, slide: Slide) -> Iterator[tuple[Place, list[in
         yield key, blocks[key]
 
 
-def _make_smaller_levels(levels: list[zarr.Array], touched: Iterable[Place]) -> None:
-    """Fill the levels after the blocks' own from the one before, where `touched` blocks lie, a chunk at a time."""
+def _make_smaller_levels(levels: list[zarr.Array[Any]], touched: Iterable[Place]) -> None:
+    """Fill the smaller levels from the level before, chunk by chunk, where `touched` blocks lie."""
     places, side = set(touched), _small_chunk_px()
     for finer, coarser in zip(levels[BLOCK_LEVELS - 1 :], levels[BLOCK_LEVELS:], strict=False):
         places = {(y // 2, x // 2) for y, x in places}
         for cy, cx in sorted(places):
             y, x = cy * side, cx * side
-            pixels = finer[2 * y : 2 * (y + side), 2 * x : 2 * (x + side)]
+            pixels = np.asarray(finer[2 * y : 2 * (y + side), 2 * x : 2 * (x + side)])
             if pixels.any():
                 coarser[y : y + side, x : x + side] = halve(
                     np.pad(pixels, [(0, n % 2) for n in pixels.shape])

@@ -1,5 +1,4 @@
-"""Cells' outlines as the text that `cells.geojson` holds: made where a region is looked at, so that publishing a slide
-only copies it."""
+"""Make cells' outlines as the text of `cells.geojson`. Workers make it, so publishing a slide only copies it."""
 
 from __future__ import annotations
 
@@ -12,12 +11,12 @@ from ..records import Cells
 
 
 def add_outlines(cells: Cells) -> Cells:
-    """The same cells with their outlines."""
+    """Return the same cells with their outlines."""
     return replace(cells, outlines=tuple(outline_texts(cells)))
 
 
 def outline_texts(cells: Cells) -> list[bytes]:
-    """The GeoJSON geometries of each cell and of its nucleus, in level-0 pixels: two lines, "null" where there is none.
+    """Return the GeoJSON geometries of each cell and its nucleus, in level-0 pixels: two lines, or "null".
 
     b'{"type": "Polygon", "coordinates": [[[10.0, 20.5], …]]}\\nnull'
     """
@@ -32,12 +31,12 @@ def outline_texts(cells: Cells) -> list[bytes]:
 
 
 def outline_text(cell: list[Ring], nucleus: list[Ring]) -> bytes:
-    """The outer rings of a cell and of its nucleus as text."""
+    """Return the outer rings of a cell and of its nucleus as text."""
     return f"{_geometry(cell)}\n{_geometry(nucleus)}".encode()
 
 
 def _geometry(rings: list[Ring]) -> str:
-    """A Polygon, or MultiPolygon where there are several pieces."""
+    """Return a Polygon, or a MultiPolygon if there are several pieces."""
     if not rings:
         return "null"
     if len(rings) == 1:
@@ -46,7 +45,7 @@ def _geometry(rings: list[Ring]) -> str:
 
 
 def _ring(ring: Ring) -> str:
-    """Its points, of whole and half pixels, as JSON; at once, in a third of the time that json takes.
+    """Return the points of whole and half pixels as JSON. It takes a third of the time of `json`.
 
     >>> _ring([[10.0, 20.5], [0.0, 3.0]])
     '[[10.0, 20.5], [0.0, 3.0]]'

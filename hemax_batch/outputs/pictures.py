@@ -1,5 +1,8 @@
-"""Pictures for the report. `pictures.zip`: each cell as the network saw it, `<cell_id>.jpg`, PICTURE_UM a side.
-`overview.jpg`: the slide at a glance."""
+"""Write the pictures of the report.
+
+`pictures.zip` holds each cell as the network saw it: `<cell_id>.jpg`, PICTURE_UM per side.
+`overview.jpg` shows the whole slide.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,9 @@ _ARCHIVE_BYTES, _PICTURE_BYTES = 2**16, 2**20  # limits: the list of an archive,
 
 
 def write_pictures(path: Path, merged: MergedCells, read: Callable[..., bytes] = bytes) -> None:
-    """Write the pictures that were kept, one in memory at a time. The caller renames the file into place.
+    """Write the stored pictures, one in memory at a time. The caller renames the file into place.
 
-    read  gives the JPEG of what stands in `Cells.pictures`, where that is only its place (results.region_blobs)
+    read  returns the JPEG of an entry of `Cells.pictures`. The entry may be only a place (results.region_blobs).
     """
     pictures = zip(merged.ids.tolist(), merged.cells.pictures, strict=True)
     with open(path, "wb", _BUFFER_BYTES) as archive:

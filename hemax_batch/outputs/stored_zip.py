@@ -1,7 +1,7 @@
-"""A zip archive of very many small files, stored as they are, byte for byte as Python's `zipfile` writes it.
+"""Write a zip archive of many small files, stored without compression, with the bytes that `zipfile` writes.
 
-That takes 50 µs a file, and keeps half a kilobyte of each until the archive is closed: of a million pictures, a minute
-and 500 MB. Here it is a few µs, and 57 bytes. The format is PKWARE's APPNOTE.TXT, with ZIP64 where an archive needs it.
+`zipfile` takes 50 µs and half a kilobyte per file: for a million pictures, a minute and 500 MB.
+This module takes a few µs and 57 bytes. The format is PKWARE's APPNOTE.TXT, with ZIP64 where it is needed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _END, _END_64, _LOCATOR_64 = (
 )
 _OFFSET_64 = struct.Struct("<2HQ")
 _VERSION, _VERSION_64, _UNIX = 20, 45, 3
-_DATE = (0 << 9) | (1 << 5) | 1  # 1 January 1980: the same files give the same bytes
+_DATE = (0 << 9) | (1 << 5) | 1  # 1 January 1980, so that the same files give the same bytes
 _READABLE = 0o600 << 16
 LIMIT, FEW, _FULL = (
     2**31 - 1,
@@ -30,7 +30,7 @@ LIMIT, FEW, _FULL = (
 
 
 def write_stored(archive: BinaryIO, files: Iterable[tuple[str, bytes]]) -> None:
-    """Write an archive of `files` (ASCII name, content of less than 2 GiB) to an empty file, one in memory at a time."""
+    """Write `files` (ASCII name, content below 2 GiB) to an empty archive, one in memory at a time."""
     listed, offset, count = bytearray(), 0, 0
     for name, content in files:
         coded, check = name.encode("ascii"), zlib.crc32(content)
@@ -45,7 +45,7 @@ def write_stored(archive: BinaryIO, files: Iterable[tuple[str, bytes]]) -> None:
 
 
 def _entry(about: tuple[int, ...], name: bytes, offset: int) -> bytes:
-    """A file's entry in the archive's list; `offset` is where it lies."""
+    """Return a file's entry in the archive's list. `offset` is the place of the file."""
     if offset <= LIMIT:
         return (
             _CENTRAL.pack(
@@ -61,7 +61,7 @@ def _entry(about: tuple[int, ...], name: bytes, offset: int) -> bytes:
 
 
 def _end(count: int, size: int, offset: int) -> bytes:
-    """The archive's end: how many files the list names, how long it is and where it lies."""
+    """Return the end of the archive: the number of files, and the size and place of the list."""
     if count <= FEW and offset <= LIMIT and size <= LIMIT:
         return _END.pack(b"PK\5\6", 0, 0, count, count, size, offset, 0)
     long = _END_64.pack(

@@ -1,8 +1,9 @@
-"""The CSV tables: a row a cell, a row a slide. Deterministic bytes: fixed decimals, LF, UTF-8, one line a row.
+"""Write the CSV tables: one row per cell, region or slide. The bytes are deterministic.
 
-Spreadsheets run a text cell as a formula when it begins with = + - @, or with a tab, a return, spaces or quotes before
-one. Every such text gets a leading apostrophe, as does text that begins with one; line breaks inside text are shown as
-␊ and ␍, so that a row is a line. `plain_text` undoes both. Numbers are ours and are written as numbers.
+Numbers have fixed decimals. Lines end with LF. The text is UTF-8, with one line per row.
+A spreadsheet runs text as a formula if it begins with = + - @, also after spaces, tabs or quotes.
+Such text gets a leading apostrophe, and so does text that begins with an apostrophe.
+Line breaks inside text are shown as ␊ and ␍. `plain_text` undoes both.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ..cells.rules import NEUTROPHILS
 from ..records import MergedCells, RegionReport
 from ..vocabulary import ATTRIBUTES, CLASS_NAMES, WHITE_NAMES, ZONES, attribute_slices
 
-ROWS = 4096  # cells are written so many at a time: fast as arrays are, in memory that does not grow
+ROWS = 4096  # rows of a block: as fast as arrays, in bounded memory
 _FORMULA = (
     "=",
     "+",
@@ -41,9 +42,9 @@ _UNSAFE_START = ("\t", "\r", "\n", "'")
 _SHOWN = str.maketrans({"\n": "␊", "\r": "␍"})
 _HIDDEN = str.maketrans({"␊": "\n", "␍": "\r"})
 
-#: `confidence` is of the likeliest class, also where `class` is unidentified; `size_vs_rbc` is the category that the
-#: network saw, `diameter_vs_rbc` the diameter measured over that of the slide's median red cell. `left_out` says why a
-#: cell, of whatever class, does not count where it lies; `in_differential` is true of white cells that count.
+#: `confidence` is that of the likeliest class, also if `class` is unidentified. `size_vs_rbc` is the network's category.
+#: `diameter_vs_rbc` is the measured diameter divided by the slide's median red cell. `left_out` says why a cell does
+#: not count where it lies. `in_differential` is true for white cells that count.
 CELL_COLUMNS = (
     "slide", "cell_id", "class", "confidence", "x0", "y0", "x1", "y1",
     *(f"p_{name}" for name in CLASS_NAMES),
@@ -58,7 +59,7 @@ DIFFERENTIAL_COLUMNS = (
     "nrbc", "nrbc_per_100_white", "corrected_wbc", "unidentified", "review", "flags", "warnings", "path", "claim",
 )  # fmt: skip
 
-#: A row a region: where it lies (level-0 pixels), what became of its area, and how dense, sharp and stained it is.
+#: One row per region: its place (level-0 pixels), its area by use and zone, its density, focus and stain.
 REGION_COLUMNS = (
     "slide", "region_index", "x0", "y0", "x1", "y1", "state", "zone", "used", "reason", "quality",
     "area_mm2", "used_mm2", "left_out_mm2", *(f"{zone}_mm2" for zone in ZONES),
@@ -68,7 +69,7 @@ REGION_COLUMNS = (
 
 
 def row_blocks(n: int, size: int = ROWS) -> Iterator[slice]:
-    """The rows of n cells, in order, so many at a time.
+    """Yield the rows of n cells, in order, in blocks.
 
     >>> list(row_blocks(5, 2))
     [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
@@ -78,7 +79,7 @@ def row_blocks(n: int, size: int = ROWS) -> Iterator[slice]:
 
 
 def safe_text(text: str) -> str:
-    """Text that no spreadsheet takes for a formula, on one line, of valid UTF-8 (file names need not be).
+    """Return text that no spreadsheet runs as a formula: one line, valid UTF-8. File names may be invalid.
 
     >>> safe_text("=1+1"), safe_text("a-b")
     ("'=1+1", 'a-b')
@@ -91,12 +92,12 @@ def safe_text(text: str) -> str:
 
 
 def plain_text(text: str) -> str:
-    """The inverse of `safe_text`."""
+    """Undo `safe_text`."""
     return text.removeprefix("'").translate(_HIDDEN)
 
 
 def _format_number(value: float | None, decimals: int) -> str:
-    """Fixed decimals; empty where there is no figure; never "-0.00"."""
+    """Format with fixed decimals. No value gives an empty text. "-0.00" never appears."""
     if value is None or not math.isfinite(value):
         return ""
     shown = f"{value:.{decimals}f}"
@@ -114,8 +115,7 @@ def cell_rows(
     calls: CellCalls,
     selection: CellSelection | None = None,
 ) -> Iterator[tuple[str, ...]]:
-    """A row of text per cell, in the order of `CELL_COLUMNS`, made some thousand at a time. Without `counting` every
-    cell counts."""
+    """Yield one row of text per cell, in the order of `CELL_COLUMNS`. Without `selection` every cell counts."""
     slide = safe_text(slide_id)
     for rows in row_blocks(len(calls)):
         yield from zip(*_cell_columns(slide, merged, measures, calls, selection, rows), strict=True)
@@ -128,8 +128,8 @@ def _cell_columns(
     calls: CellCalls,
     selection: CellSelection | None,
     rows: slice,
-) -> Iterator[list[str]]:
-    """The columns of some cells, in the order of `CELL_COLUMNS`."""
+) -> Iterator[Sequence[str]]:
+    """Yield the columns of some cells, in the order of `CELL_COLUMNS`."""
     cells, names, n = merged.cells, calls.names[rows], rows.stop - rows.start
     yield [slide] * n
     yield list(map(str, merged.ids[rows].tolist()))
@@ -166,7 +166,7 @@ def _cell_columns(
 
 
 def format_column(values: np.ndarray, decimals: int) -> list[str]:
-    """A column, float [n], as `_format_number` writes each value; those that need no care together.
+    """Format a column, float [n], as `_format_number` formats each value. Ordinary values are formatted together.
 
     >>> format_column(np.array([1.0, np.nan, -0.004]), 2)
     ['1.00', '', '0.00']
@@ -178,7 +178,7 @@ def format_column(values: np.ndarray, decimals: int) -> list[str]:
 
 
 def region_rows(slide_id: str, regions: Iterable[RegionReport]) -> Iterator[list[str]]:
-    """A row of text per region, in the order of `REGION_COLUMNS`."""
+    """Yield one row of text per region, in the order of `REGION_COLUMNS`."""
     for r in regions:
         row = [
             safe_text(slide_id),
@@ -208,7 +208,7 @@ def region_rows(slide_id: str, regions: Iterable[RegionReport]) -> Iterator[list
 def differential_row(
     slide_id: str, path: str, d: Differential, to_review: int, warnings: tuple[str, ...]
 ) -> list[str]:
-    """A slide's row, in the order of `DIFFERENTIAL_COLUMNS`. `to_review`: cells that a person should look at."""
+    """Return a slide's row, in the order of `DIFFERENTIAL_COLUMNS`. `to_review` counts the cells to review."""
     row = [safe_text(slide_id), str(d.n_white), str(d.target_cells), _format_bool(d.sufficient)]
     for name in (NEUTROPHILS, *WHITE_NAMES):
         row += _share_columns(d.share(name))
@@ -239,13 +239,13 @@ def _share_columns(s: Share) -> list[str]:
 
 
 def write_table(path: Path, columns: Iterable[str], rows: Iterable[Sequence[str]]) -> None:
-    """Write a table row by row; a generator of any length takes no memory. The caller renames the file into place."""
+    """Write a table row by row, in bounded memory. The caller renames the file into place."""
     with open(path, "w", newline="", encoding="utf-8") as f:
         _write(f, columns, rows)
 
 
 def encode_table(columns: Iterable[str], rows: Iterable[Sequence[str]]) -> bytes:
-    """The same as bytes, for a small table."""
+    """Return a small table as bytes."""
     text = io.StringIO(newline="")
     _write(text, columns, rows)
     return text.getvalue().encode("utf-8", "backslashreplace")

@@ -11,7 +11,7 @@ import numpy as np
 from ..cells.cell_selection import CellSelection, SmearAreas
 from ..geometry import inside
 from ..inference.region_inference import RBC_FIELD_MPP, RBC_FIELD_PX, RBC_FIELD_STEP_UM
-from ..records import Region, RegionReport, RegionResult, Slide, TilePlan
+from ..records import Region, RegionReport, RegionResult, Slide, StainProfile, TilePlan
 from ..slides.quality import MIN_FOCUS, MIN_STAIN_CONTRAST
 from ..slides.stain import FEW_RED_CELLS_PER_MM2
 from ..slides.zones import BLANK, MONOLAYER, ZoneMap, film_statistics
@@ -41,12 +41,15 @@ def has_single_red_cells(zone_map: ZoneMap, slide: Slide, measured: int) -> bool
 def region_reports(
     plan: TilePlan, results: Sequence[RegionResult], lost: Mapping[int, RegionResult], zone_map: ZoneMap,
     selection: CellSelection, centres_xy: np.ndarray, class_names: Sequence[str], rbc_diameter_um: float,
+    unreadable_px: Mapping[int, float] | None = None,
 ) -> list[RegionReport]:  # fmt: skip
     """The figures of every region of the plan, in its order.
 
     centres_xy       float64 [N, 2], of the slide's cells, whose final classes are `class_names`
     rbc_diameter_um  of the slide's typical red cell
+    unreadable_px    of each region, the area that could not be decoded (level-0 pixels squared)
     """
+    unreadable_px = unreadable_px or dict.fromkeys(range(len(plan.regions)), 0.0)
     by_index = {result.region_index: result for result in results}
     white = np.array([name in WHITE_NAMES for name in class_names], bool)
     counts = np.array([not reason for reason in selection.left_out], bool)
@@ -61,7 +64,13 @@ def region_reports(
             areas_mm2 = zone_map.areas_in(region.core) * mm2_per_px
             figures.append(
                 _readable_report(
-                    region, by_index[region.index], areas_mm2, selection, cells, rbc_diameter_um
+                    region,
+                    by_index[region.index],
+                    areas_mm2,
+                    selection,
+                    cells,
+                    rbc_diameter_um,
+                    unreadable_px[region.index] * mm2_per_px,
                 )
             )
         else:
@@ -87,8 +96,10 @@ def _count_per_region(
 
 def _readable_report(
     region: Region, result: RegionResult, areas_mm2: np.ndarray, selection: CellSelection, cells: tuple[int, int, int],
-    rbc_diameter_um: float,
+    rbc_diameter_um: float, damaged_mm2: float,
 ) -> RegionReport:  # fmt: skip
+    if damaged_mm2:  # of its zones nothing is known; taken from all alike, so that the areas add up
+        areas_mm2 = areas_mm2 * max(0.0, 1 - damaged_mm2 / areas_mm2.sum())
     film_mm2 = areas_mm2.copy()
     film_mm2[BLANK] = 0
     main = ZONES[int(film_mm2.argmax())] if film_mm2.any() else "blank"
@@ -101,6 +112,8 @@ def _readable_report(
         for area, reason in zip(film_mm2, reasons, strict=True)
         if reason and area > _MIN_AREA_FRACTION * film_mm2.sum()
     ]
+    if damaged_mm2:
+        reasons_shown.append(f"could not be decoded ({damaged_mm2:.6f} mm²)")
     cover, overlap, stain_contrast, nuclear_contrast = film_statistics(result.squares)
     rbc_per_mm2 = cover / (math.pi / 4 * (rbc_diameter_um / 1000) ** 2)
     return RegionReport(
@@ -109,9 +122,9 @@ def _readable_report(
         "read",
         main,
         not selection.reason(main),
-        "bare glass" if main == "blank" else "; ".join(reasons_shown),
+        "; ".join(["bare glass"] * (main == "blank") + reasons_shown),
         _quality_text(result.focus, stain_contrast),
-        float(areas_mm2.sum()),
+        float(areas_mm2.sum()) + damaged_mm2,
         float(film_mm2.sum()) - left_out_mm2,
         left_out_mm2,
         tuple(areas_mm2.tolist()),
@@ -122,6 +135,7 @@ def _readable_report(
         overlap,
         rbc_per_mm2,
         *cells,
+        unreadable_mm2=damaged_mm2,
     )
 
 
@@ -150,6 +164,7 @@ def _unreadable_report(
         nan,
         nan,
         *cells,
+        unreadable_mm2=area_mm2,
     )
 
 
@@ -189,7 +204,7 @@ def smear_areas(
                 [feathered],
                 [thick],
                 [blank],
-                [r.area_mm2 for r in regions if r.state != "read"],
+                [r.unreadable_mm2 for r in regions],
                 [r.used_mm2 for r in regions],
                 [r.left_out_mm2 for r in regions],
             )
@@ -198,6 +213,24 @@ def smear_areas(
         sum(r.focus < MIN_FOCUS for r in read),
         _median([r.stain_contrast for r in read]),
     )
+
+
+def stain_figures(
+    stain: StainProfile, regions: Sequence[RegionReport], ood_score: np.ndarray
+) -> dict[str, float | int | None]:
+    """How a slide is stained and how strange its cells are, as entries of `SmearAreas`.
+
+    `ood_score` is float [N], of the slide's cells.
+    """
+    colours = ("red", "green", "blue")
+    glass = zip(colours, stain.background_rgb, strict=True)
+    red_cell = zip(colours, stain.rbc_od_rgb, strict=True)
+    return {
+        "nuclear_contrast": _median([r.nuclear_contrast for r in regions if r.state == "read"]),
+        **{f"background_{colour}": round(float(value), 2) for colour, value in glass},
+        **{f"red_cell_od_{colour}": round(float(value), 4) for colour, value in red_cell},
+        "unfamiliar_cells": int((ood_score > 1).sum()),
+    }
 
 
 def quality_warnings(regions: Sequence[RegionReport]) -> list[str]:

@@ -4,7 +4,7 @@ over all slides, which are joined from those of the slides, so that they too hol
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,15 +32,21 @@ from ..records import MergedCells, RegionReport, Slide
 from ..results.atomic_files import as_output_error
 from ..results.folder import ResultsFolder
 from ..results.region_blobs import RegionBlobs
-from ..results.slide_record import SlideRecord, write_record
+from ..results.slide_record import SlideRecord, UnreadablePlace, write_record
 from ..review.report import write_report_or_say_why
 from ..scheduling.process_pool import MIN_CELLS_FOR_POOL, ProcessPool
-from ..scheduling.slide_job import SlideJob, unreadable_share
+from ..scheduling.slide_job import SlideJob, unreadable_areas, unreadable_share
 from ..settings import FORMAT_VERSION, RunSettings
 from ..slides.overview import assemble_overview
 from ..slides.zones import zone_map
 from ..vocabulary import ZONES
-from .area_report import has_single_red_cells, quality_warnings, region_reports, smear_areas
+from .area_report import (
+    has_single_red_cells,
+    quality_warnings,
+    region_reports,
+    smear_areas,
+    stain_figures,
+)
 from .slide_cells import SlideCells, collect_regions
 
 _MAX_NOTES = 12
@@ -95,7 +101,7 @@ def _count_cells(
     names, centres_xy = calls.names, centres(cells.boxes_xyxy.astype(np.float64))
     read = {r.region_index for r in cells_found.regions}
     lost = [region.core for region in job.plan.regions if region.index not in read]
-    zones = zone_map(slide, [r.squares for r in cells_found.regions], lost)
+    zones = zone_map(slide, [r.squares for r in cells_found.regions], lost, job.damaged)
     selection = select_cells(
         names,
         [ZONES[z] for z in zones.zones_at(centres_xy).tolist()],
@@ -112,6 +118,7 @@ def _count_cells(
         centres_xy,
         names,
         measures.rbc_diameter_um,
+        unreadable_areas(job),
     )
     counted_names = [
         name for name, reason in zip(names, selection.left_out, strict=True) if not reason
@@ -119,9 +126,9 @@ def _count_cells(
     differential = count_differential(
         counted_names, settings.target_cells, settings.wbc, settings.rules
     )
-    return _SlideCounts(
-        measures, calls, selection, regions, smear_areas(regions, selection, names), differential
-    )
+    stained = stain_figures(job.plan.stain, regions, cells.ood_score)
+    smear = replace(smear_areas(regions, selection, names), **stained)
+    return _SlideCounts(measures, calls, selection, regions, smear, differential)
 
 
 def _make_record(
@@ -156,6 +163,17 @@ def _make_record(
         cells_found.figures,
         counts.smear,
         cells_found.audit,
+        _unreadable_places(job),
+    )
+
+
+def _unreadable_places(job: SlideJob) -> tuple[UnreadablePlace, ...]:
+    um2_per_px = job.slide.mpp**2
+    return tuple(
+        UnreadablePlace(
+            rect, round((rect[2] - rect[0]) * (rect[3] - rect[1]) * um2_per_px / 1e6, 6), reason
+        )
+        for rect, reason in sorted(job.damaged.items())
     )
 
 
@@ -208,15 +226,28 @@ def _write_cells(
     )
 
 
+def _unreadable_warning(job: SlideJob) -> str:
+    parts = []
+    if job.unreadable:
+        parts.append(f"{len(job.unreadable)} of {len(job.plan.regions)} regions")
+    if job.damaged:
+        (x0, y0, x1, y1), reason = min(job.damaged.items())
+        parts.append(
+            f"{len(job.damaged)} damaged place{'s' * (len(job.damaged) != 1)}, "
+            f"the first at x {x0}..{x1}, y {y0}..{y1}: {reason}"
+        )
+    mm2 = sum(unreadable_areas(job).values()) * job.slide.mpp**2 / 1e6
+    return (
+        f"{100 * unreadable_share(job):.2g} % of the scanned area ({mm2:.3g} mm²; {'; '.join(parts)}) "
+        "could not be read"
+    )
+
+
 def _warnings(job: SlideJob, notices: list[str], notes: list[str]) -> tuple[str, ...]:
     """What to know before the numbers are used, the weightiest first; `one_line` may hold empty sentences."""
     warnings = list(job.plan.stain.warnings)
-    if job.unreadable:
-        share = 100 * unreadable_share(job)
-        warnings.append(
-            f"{share:.1f} % of the scanned area ({len(job.unreadable)} of {len(job.plan.regions)} regions) "
-            "could not be read"
-        )
+    if job.unreadable or job.damaged:
+        warnings.append(_unreadable_warning(job))
     warnings += filter(None, notices)
     left_out = len(notes) - _MAX_NOTES
     return (

@@ -98,6 +98,9 @@ def _slide_entry(job: SlideJob) -> dict:
         "fingerprint": job.fingerprint,
         "regions": len(job.plan.regions) if job.plan else 0,
         "unreadable_regions": sorted(job.unreadable),
+        "unreadable_places": [
+            {"rect": rect, "reason": why} for rect, why in sorted(job.damaged.items())
+        ],
         "warnings": list(job.warnings),
     }
 

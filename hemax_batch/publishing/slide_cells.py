@@ -9,10 +9,19 @@ import numpy as np
 
 from ..cells.merge import merge_cells
 from ..cells.screening_audit import ScreenAudit, estimate_missed
+from ..geometry import touching
 from ..records import Cells, MergedCells, RegionResult
 from ..results.region_blobs import RegionBlobs
 from ..results.slide_record import ScanFigures
 from ..scheduling.slide_job import SlideJob
+
+
+def _outside_damage(merged: MergedCells, job: SlideJob) -> MergedCells:
+    """The cells, numbered anew, that no damaged place cuts or hides."""
+    keep = ~touching(merged.cells.boxes_xyxy, np.array(sorted(job.damaged)).reshape(-1, 4))
+    ids = np.arange(1, keep.sum() + 1, dtype=np.int64)
+    dropped = {**merged.dropped, "unreadable": int((~keep).sum())}
+    return MergedCells(merged.cells.take(keep), ids, dropped)
 
 
 @dataclass(frozen=True)
@@ -36,7 +45,7 @@ def collect_regions(job: SlideJob, blobs: RegionBlobs) -> SlideCells:
             regions.append(replace(result, cells=Cells.empty()))
             yield result.cells
 
-    merged = merge_cells(cells())
+    merged = _outside_damage(merge_cells(cells()), job)
     audited_mm2 = round(sum(r.audited_um2 for r in regions) / 1e6, 6)
     missed = sum(r.audit_cells for r in regions)
     figures = ScanFigures(

@@ -58,7 +58,7 @@ def _is_published(results: ResultsFolder, journal: Path) -> bool:
     return (
         record is not None
         and record.fingerprint.startswith(fingerprint)
-        and not record.unreadable_regions
+        and not record.unreadable_share
     )
 
 

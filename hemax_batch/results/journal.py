@@ -16,11 +16,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..bounded_files import read_bounded, read_json
-from ..records import RegionResult
+from ..bounded_files import open_regular, read_bounded, read_json
+from ..records import DamagedArea, RegionResult
 from .atomic_files import write_file
 from .contained_files import refuse_links, remove_tree
-from .region_file import decode_region, encode_region
+from .region_file import decode_region, encode_region, read_region_head
 
 JOURNALS = "regions"
 _MAX_REGION_BYTES = 2**30  # a region of 400 µm has some MB
@@ -64,6 +64,26 @@ class RegionJournal:
                 if remove_damaged:
                     self._remove(path)
         return done
+
+    def damaged(self) -> list[DamagedArea]:
+        """What the kept regions could not decode."""
+        return [area for result in self._heads() for area in result.damaged]
+
+    def clear_damaged(self) -> None:
+        """Let regions that could not decode all be done again."""
+        for result in self._heads():
+            if result.damaged:
+                self._remove(self.path(result.region_index))
+
+    def _heads(self) -> Iterator[RegionResult]:
+        """The kept regions without their pictures and outlines; a file that is damaged or out of reach is passed over."""
+        for path in self.paths():
+            try:
+                with open_regular(path) as file:
+                    result, _ = read_region_head(file, lambda row: b"")
+            except (OSError, ValueError, KeyError):
+                continue
+            yield result
 
     def note_hung(self, index: int) -> None:
         """Remember that a region hung in a process that could not end it but with itself."""

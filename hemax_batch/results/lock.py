@@ -88,7 +88,7 @@ class OutputLock:
 
     def __exit__(self, *_) -> None:
         if self._mine is not None:
-            held = LockHolder(**json.loads(self._mine.read_text()))
+            held = LockHolder(**read_json(self._mine))
             _write_aside(self._mine, LockHolder(**{**asdict(held), "released": True})).replace(
                 self._mine
             )

@@ -22,10 +22,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from ..bounded_files import parse_json
-from ..records import Cells, FilmSquares, OverviewPiece, RegionResult
+from ..records import Cells, DamagedArea, FilmSquares, OverviewPiece, RegionResult
 
 BLOB_FIELDS = ("pictures", "outlines")  # of `Cells`, in the order of their blobs
-_NOT_SCALAR = ("cells", "rbc_diameters_um", "squares", "overview")
+_NOT_SCALAR = ("cells", "rbc_diameters_um", "squares", "overview", "damaged")
 _SCALARS = tuple(f.name for f in fields(RegionResult) if f.name not in _NOT_SCALAR)
 _ARRAYS = tuple(f.name for f in fields(Cells) if f.name not in ("masks", *BLOB_FIELDS))
 _SQUARES = tuple(f.name for f in fields(FilmSquares))
@@ -57,6 +57,7 @@ def encode_region(result: RegionResult) -> bytes:
     arrays["overview_pixels"] = result.overview.pixels
     arrays["rbc_diameters_um"] = result.rbc_diameters_um
     scalars = {name: getattr(result, name) for name in _SCALARS}
+    scalars["damaged"] = [[*area.rect, area.reason] for area in result.damaged]
     arrays["scalars_json"] = np.frombuffer(json.dumps(scalars).encode(), np.uint8)
     head = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     return b"".join(
@@ -115,6 +116,7 @@ def _decode_head(head: bytes, check: bytes) -> tuple[dict[str, np.ndarray], int]
 def _region_result(stored: dict[str, np.ndarray], pictures: tuple, outlines: tuple) -> RegionResult:
     scalars = parse_json(stored["scalars_json"].tobytes(), finite=False)
     scalars["notes"] = tuple(scalars["notes"])
+    scalars["damaged"] = tuple(DamagedArea(tuple(a[:4]), a[4]) for a in scalars["damaged"])
     columns = {name: stored[f"cells_{name}"] for name in _ARRAYS}
     masks = _split(stored["masks_bytes"], stored["masks_lengths"])
     return RegionResult(

@@ -31,6 +31,15 @@ class ScanFigures:
 
 
 @dataclass(frozen=True)
+class UnreadablePlace:
+    """A rectangle of a slide (level-0 pixels) that could not be decoded, its area, and why."""
+
+    rect: tuple[int, int, int, int]
+    mm2: float
+    reason: str
+
+
+@dataclass(frozen=True)
 class SlideRecord:
     """What a slide's published results were made from, and what to know of them; `result.json` beside them.
 
@@ -58,6 +67,9 @@ class SlideRecord:
     figures: ScanFigures
     smear: SmearAreas | None = None
     screen_audit: ScreenAudit | None = None
+    unreadable_places: tuple[
+        UnreadablePlace, ...
+    ] = ()  # tiles; the regions are in unreadable_regions
 
 
 def write_record(folder: Path, record: SlideRecord) -> None:
@@ -83,6 +95,7 @@ def parse_record(folder: Path) -> SlideRecord:
     raw["figures"] = ScanFigures(**raw["figures"])
     raw["smear"] = raw["smear"] and SmearAreas(**raw["smear"])
     raw["screen_audit"] = raw["screen_audit"] and ScreenAudit(**raw["screen_audit"])
+    raw["unreadable_places"] = tuple(UnreadablePlace(**p) for p in raw["unreadable_places"])
     return SlideRecord(**raw)
 
 
@@ -92,6 +105,9 @@ def check_types(record: object) -> None:
         value, allowed = getattr(record, name), get_args(declared) or (declared,)
         if is_dataclass(value):
             check_types(value)
+        elif get_origin(declared) is tuple and is_dataclass(allowed[0]):
+            for item in value:
+                check_types(item)
         elif get_origin(declared) is tuple:
             if not isinstance(value, list) or not all(type(item) is allowed[0] for item in value):
                 raise ValueError(f"{name} is {value!r:.200}")

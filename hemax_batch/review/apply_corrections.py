@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..cells.differential import Differential, count_differential
@@ -15,8 +15,15 @@ from ..outputs.differential_json import rules_from_record
 from ..results.folder import SLIDE_ID, ResultsFolder
 from ..slides.slide_ids import slug
 from ..vocabulary import UNIDENTIFIED
-from .corrections import Correction, raise_problems, read_corrections
+from .corrections import (
+    GIVEN_CLASSES,
+    Correction,
+    corrections_text,
+    raise_problems,
+    read_corrections,
+)
 from .load_results import REMEDY, load_cells, load_differential, load_record, result_sha256
+from .notes import Notes, read_notes
 
 _MAX_NAME_CHARS = 100
 _NO_NAME = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of surrogates, ends of lines
@@ -53,6 +60,7 @@ class SlideReview:
     after: dict[int, str]
     count_before: Differential
     count_after: Differential
+    notes: Notes = field(default_factory=Notes)
 
     @property
     def sha256(self) -> str:
@@ -97,7 +105,8 @@ def apply_corrections(
 
     UsageError listing what does not hold, ResultsError where the results cannot be read back.
     """
-    corrections = read_corrections(path)
+    corrections = read_corrections(path, own_classes=True)
+    text = corrections_text(path)
     signed = _reviewer(path, corrections, reviewer.strip())
     by_slide: dict[str, list[Correction]] = {}
     for correction in corrections:
@@ -114,8 +123,9 @@ def apply_corrections(
         if not wrong:
             after = published.classes | {c.cell_id: c.class_after for c in decisions}
             counts = _counted(folder, published, published.classes, after)
+            notes = read_notes(text, slide_id, published.sha256)
             reviews.append(
-                SlideReview(slide_id, signed, tuple(decisions), published, after, *counts)
+                SlideReview(slide_id, signed, tuple(decisions), published, after, *counts, notes)
             )
     raise_problems(path, problems)
     return reviews
@@ -191,10 +201,14 @@ def _problems(folder: Path, decisions: list[Correction], published: PublishedRes
             f"than those in {folder} ({published.sha256[:12]}…): the slide was done again since; review it again in its "
             "new report.html"
         ]
-    return [problem for c in decisions if (problem := _problem(c, published.classes))]
+    return [problem for c in decisions if (problem := _problem(c, published))]
 
 
-def _problem(c: Correction, before: dict[int, str]) -> str:
+def _problem(c: Correction, published: PublishedResult) -> str:
+    before, own = published.classes, [own.name for own in published.rules.classes]
+    if c.class_after not in (*GIVEN_CLASSES, *own):
+        known = ", ".join((*GIVEN_CLASSES, *own))
+        return f"row {c.row}: unknown class {c.class_after[:40]!r}; known: {known}"
     if c.cell_id not in before:
         return f"row {c.row}: {c.slide_id!r} has no cell {c.cell_id} ({len(before)} cells)"
     if c.class_before != before[c.cell_id]:

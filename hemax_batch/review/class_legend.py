@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from ..cells.own_classes import OwnClass
 from ..vocabulary import (
     CLASS_NAMES,
     CLASSES,
@@ -13,7 +16,7 @@ from ..vocabulary import (
 
 MARK_UNITS = 5.0  # half the size of a cell's mark in a drawing
 
-#: The key that gives a cell this class. Taken by the page itself: O, X, U, Z, "?" and "/".
+#: The key that gives a cell this class. Taken by the page itself: D, J, O, Q, U, W, X, Z and "?"; digits are for a laboratory's own classes.
 KEYS = {
     "blast": "B", "promyelocyte": "P", "myelocyte": "Y", "metamyelocyte": "T", "band_neutrophil": "N",
     "segmented_neutrophil": "S", "eosinophil": "E", "basophil": "A", "monocyte": "M", "lymphocyte": "L",
@@ -31,9 +34,11 @@ SHAPES = {
 }  # fmt: skip
 
 
-def class_list() -> list[dict]:
-    """Every class that a cell may have in a review, in clinical order: those of the network, of a person, and none."""
-    known = (*CLASSES, *REVIEW_CLASSES)
+def class_list(own: tuple[OwnClass, ...] = ()) -> list[dict[str, Any]]:
+    """Every class that a cell may have in a review, in clinical order: of the network, of a person, of the laboratory."""
+    keys = KEYS | {c.name: c.key for c in own}
+    shapes = SHAPES | {c.name: "square" if c.white else "cross" for c in own}
+    known = (*CLASSES, *REVIEW_CLASSES, *own)
     white = [c for c in known if c.white]
     outside = [c for c in known if not c.white]
     listed = [
@@ -56,13 +61,13 @@ def class_list() -> list[dict]:
         }
     )
     return [
-        {**entry, "key": KEYS[entry["name"]], "shape": SHAPES[entry["name"]]} for entry in listed
+        {**entry, "key": keys[entry["name"]], "shape": shapes[entry["name"]]} for entry in listed
     ]
 
 
-def colour_rules() -> str:
+def colour_rules(own: tuple[OwnClass, ...] = ()) -> str:
     """CSS: `.c-NAME` holds a class's colour in --c."""
-    return "\n".join(f".c-{entry['name']}{{--c:{entry['colour']}}}" for entry in class_list())
+    return "\n".join(f".c-{entry['name']}{{--c:{entry['colour']}}}" for entry in class_list(own))
 
 
 def mark(class_name: str, x: float, y: float, r: float = MARK_UNITS) -> str:

@@ -1,6 +1,6 @@
 """A reviewer's decisions, as `report.html` exports them: read as a foreign file, and refused unless every row holds.
 
-    slide,result_sha256,cell_id,class_before,class_after,action,reviewer,time
+    slide,result_sha256,cell_id,class_before,class_after,action,reviewer,time[,comment]
 
 `result_sha256` (`load_results.result_sha256`) says of which results they are; `action` is `reclassify` or `approve`; text
 cells carry the guard of `outputs.tables`. A byte-order mark, CRLF and blank lines, as editors leave them, are ignored.
@@ -17,6 +17,7 @@ from pathlib import Path
 from ..errors import UsageError
 from ..outputs.tables import plain_text, safe_text
 from ..vocabulary import CLASS_NAMES, REVIEW_NAMES, UNIDENTIFIED
+from .notes import ACTIONS as NOTE_ACTIONS
 
 COLUMNS = (
     "slide",
@@ -49,9 +50,12 @@ class Correction:
     row: int
 
 
-def read_corrections(path: Path) -> list[Correction]:
-    """All decisions of a file, in its order, exact repetitions once. UsageError listing what is wrong, by row."""
-    reader = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
+def read_corrections(path: Path, own_classes: bool = False) -> list[Correction]:
+    """All decisions of a file, in its order, exact repetitions once. UsageError listing what is wrong, by row.
+
+    `own_classes`: accept any class name; the caller knows which classes the laboratory defined.
+    """
+    reader = csv.DictReader(io.StringIO(corrections_text(path), newline=""), strict=True)
     problems, found = [], {}
     try:
         missing = [c for c in COLUMNS if c not in (reader.fieldnames or ())]
@@ -69,8 +73,10 @@ def read_corrections(path: Path) -> list[Correction]:
                 f"{path}: no column {', '.join(missing)}; expected {','.join(COLUMNS)}, as report.html exports it{other}"
             )
         for raw in reader:
+            if plain_text(raw.get("action") or "") in NOTE_ACTIONS and None not in raw:
+                continue  # read by notes.read_notes
             correction, wrong = _checked(
-                {k: plain_text(v or "") for k, v in raw.items() if k}, reader.line_num
+                {k: plain_text(v or "") for k, v in raw.items() if k}, reader.line_num, own_classes
             )
             if None in raw:
                 correction, wrong = None, [f"row {reader.line_num}: more entries than columns"]
@@ -129,7 +135,8 @@ def correction_rows(corrections: list[Correction], reviewer: str) -> list[list[s
     ]
 
 
-def _text(path: Path) -> str:
+def corrections_text(path: Path) -> str:
+    """The text of a file of corrections. UsageError where it cannot be read as one."""
     try:
         with open(path, "rb") as file:
             raw = file.read(MAX_BYTES + 1)
@@ -146,14 +153,16 @@ def _text(path: Path) -> str:
         ) from error
 
 
-def _checked(raw: dict[str, str], row: int) -> tuple[Correction | None, list[str]]:
+def _checked(
+    raw: dict[str, str], row: int, own_classes: bool
+) -> tuple[Correction | None, list[str]]:
     """One row as a decision, or what is wrong with it."""
     wrong = []
     if not raw["cell_id"].isascii() or not raw["cell_id"].isdigit() or len(raw["cell_id"]) > 12:
         wrong.append(f"row {row}: cell_id {_shown(raw['cell_id'])} is no cell's number")
     if raw["action"] not in ACTIONS:
         wrong.append(f"row {row}: action {_shown(raw['action'])}; expected {' or '.join(ACTIONS)}")
-    if raw["class_after"] not in GIVEN_CLASSES:
+    if raw["class_after"] not in GIVEN_CLASSES and not own_classes:
         wrong.append(
             f"row {row}: unknown class {_shown(raw['class_after'])}; known: {', '.join(GIVEN_CLASSES)}"
         )

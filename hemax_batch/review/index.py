@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..bounded_files import MAX_LIST_BYTES, read_json
 from ..errors import ResultsError
@@ -16,6 +17,8 @@ from .html_pages import environment, inline, write_page
 from .load_results import load_differential, load_record
 from .report import REPORT_NAME
 from .report_rows import percent
+from .review_state import ReviewState, review_states
+from .urgency import LEVELS, Urgency, urgency_of
 
 INDEX_NAME = "index.html"
 _SHOWN = (
@@ -31,12 +34,38 @@ _SHOWN = (
 
 @dataclass(frozen=True)
 class SlideLine:
-    """One slide's line. `href` is "" where it has no report."""
+    """One slide's line. `href` is "" where it has no report; `reviews` are those of its present results."""
 
     slide_id: str
     href: str
     cells: int
-    differential: dict
+    differential: dict[str, Any]
+    reviews: tuple[ReviewState, ...]
+
+    @property
+    def sample_id(self) -> str:
+        """The laboratory's number of the sample, "" where the run was not told."""
+        return str(self.differential.get("sample_id") or "")
+
+    @property
+    def urgency(self) -> Urgency:
+        """How soon a person should look at it."""
+        return urgency_of(self.differential)
+
+    @property
+    def state(self) -> str:
+        """The state of its review, in a few words."""
+        return self.reviews[-1].words if self.reviews else "not reviewed"
+
+    @property
+    def out_of_range(self) -> bool:
+        """Whether a per cent lies outside its reference range."""
+        return any(flag["rule"].startswith("range_") for flag in self.differential["flags"])
+
+    @property
+    def done(self) -> bool:
+        """Whether its review is complete or signed off."""
+        return any(review.complete or review.signed_off for review in self.reviews)
 
     def share(self, name: str) -> float | None:
         """Per cent of a class, or of "neutrophils"."""
@@ -74,7 +103,9 @@ def write_index(results: ResultsFolder) -> Path:
             broken.append((folder.name, str(error)))
             continue
         href = f"{folder.name}/{REPORT_NAME}" if (folder / REPORT_NAME).is_file() else ""
-        lines.append(SlideLine(record.slide_id, href, record.cells, differential))
+        reviews = review_states(folder)
+        lines.append(SlideLine(record.slide_id, href, record.cells, differential, reviews))
+    lines.sort(key=lambda line: (line.done, line.urgency.level, -line.differential["to_review"]))
     style, style_hash = inline(("page.css", "index.css"), colour_rules())
     script, script_hash = inline(("index.js",))
     pieces = (
@@ -86,6 +117,7 @@ def write_index(results: ResultsFolder) -> Path:
             broken=broken,
             failed=list(_failed(results, {line.slide_id for line in lines})),
             shown=_SHOWN,
+            levels=LEVELS,
             words={c.name: c.words for c in CLASSES} | {"neutrophils": "neutrophils"},
             percent=percent,
             classes=class_list(),

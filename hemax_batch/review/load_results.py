@@ -15,8 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..bounded_files import open_regular, read_bounded, read_json
+from ..cells.own_classes import own_classes
 from ..errors import ResultsError
 from ..outputs.pictures import read_pictures
 from ..outputs.tables import REGION_COLUMNS, read_table
@@ -25,6 +27,7 @@ from ..settings import FORMAT_VERSION
 from ..vocabulary import ATTRIBUTES, CLASS_NAMES, UNIDENTIFIED, WHITE_NAMES
 from .outlines import Outlines, read_outlines
 
+TEACHING_COLUMN = "teaches"  # optional: how much a decision on the cell would teach the network
 REMEDY = "run `hemax-batch run` on the slide again (with --overwrite)"
 _REGIONS_BYTES = 2**26  # of regions.csv, of some 300,000 regions
 _OUTLINES_BYTES, _OUTLINE_BYTES = 2**20, 64 * 2**10  # of cells.geojson: its head, and a cell
@@ -54,6 +57,9 @@ class LoadedCell:
     review: bool
     reasons: str
     explanation: str
+    teaches: float | None = (
+        None  # how much a decision on it would teach; None where no column says so
+    )
 
     @property
     def centre(self) -> tuple[float, float]:
@@ -82,7 +88,7 @@ class LoadedSlide:
     folder: Path
     sha256: str
     record: SlideRecord
-    differential: dict
+    differential: dict[str, Any]
     cells: tuple[LoadedCell, ...]
     outlines: dict[int, Outlines]
     pictures: dict[int, bytes]
@@ -187,6 +193,7 @@ def _cell(row: dict[str, str], slide_id: str, line: int) -> LoadedCell:
             _parse_bool(row["review"]),
             row["review_reasons"],
             row["explanation"],
+            _optional_number(row.get(TEACHING_COLUMN, "")),
         )
     except KeyError as error:
         raise ValueError(f"line {line}: there is no column {error}") from error
@@ -200,7 +207,7 @@ def load_outlines(folder: Path, cells: int) -> dict[int, Outlines]:
         return read_outlines(path, _OUTLINES_BYTES + cells * _OUTLINE_BYTES)
 
 
-def load_differential(folder: Path) -> dict:
+def load_differential(folder: Path) -> dict[str, Any]:
     """`differential.json`, with every entry that a report shows in its place. ResultsError otherwise."""
     with _results_errors(folder / "differential.json") as path:
         d = read_json(path)
@@ -238,10 +245,13 @@ def load_differential(folder: Path) -> dict:
         if not all(isinstance(text, str) for text in (*d["warnings"], *d["not_assessed"])):
             raise ValueError("a warning is no text")
         _typed(d["rules"], reference_ranges_of=str)
+        own_classes(d["rules"].get("own_classes", {}))
     return d
 
 
-def _check_counts(folder: Path, differential: dict, cells: tuple[LoadedCell, ...]) -> None:
+def _check_counts(
+    folder: Path, differential: dict[str, Any], cells: tuple[LoadedCell, ...]
+) -> None:
     """The differential must be that of the cells: who edits one of the two files should hear of it."""
     tally = Counter(cell.class_name for cell in cells if cell.in_differential)
     for entry in differential["classes"][1:]:
@@ -346,7 +356,7 @@ def _number_or_none(value: object) -> None:
         raise ValueError(f"{value!r} is no figure")
 
 
-def _typed(entry: dict, **types: type) -> None:
+def _typed(entry: dict[str, Any], **types: type) -> None:
     for name, wanted in types.items():
         if type(entry[name]) is not wanted:
             raise ValueError(f"{name} is {entry[name]!r}, expected {wanted.__name__}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..bounded_files import parse_json, read_bounded
 from ..records import PICTURE_UM
@@ -28,14 +29,17 @@ def read_outlines(path: Path, max_bytes: int) -> dict[int, Outlines]:
     """
     found: dict[int, Outlines] = {}
 
-    def boil_down(entry: dict):
+    def boil_down(entry: dict[str, Any]):
         if "coordinates" in entry:
             return _rings(entry)
         if entry.get("type") == "Feature":
             cell_id = int(entry["properties"]["name"])
             if cell_id in found:
                 raise ValueError(f"cell {cell_id} is there twice")
-            found[cell_id] = Outlines(entry["geometry"] or (), entry.get("nucleusGeometry") or ())
+            rings = entry["geometry"] or (), entry.get("nucleusGeometry") or ()
+            if not all(isinstance(part, tuple) for part in rings):
+                raise ValueError(f"the outline of cell {cell_id} is no polygon")
+            found[cell_id] = Outlines(*rings)
             return None
         return entry
 
@@ -45,7 +49,7 @@ def read_outlines(path: Path, max_bytes: int) -> dict[int, Outlines]:
     return found
 
 
-def _rings(geometry: dict) -> tuple[Ring, ...]:
+def _rings(geometry: dict[str, Any]) -> tuple[Ring, ...]:
     """The rings of a Polygon or MultiPolygon, holes among them."""
     polygons = (
         [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]

@@ -11,9 +11,11 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 
+from ..cells.own_classes import own_classes
 from ..errors import HemaxError, OutputError, ResultsError
 from ..vocabulary import ATTRIBUTES, CLAIM, CLASS_NAMES, UNIDENTIFIED
 from .class_legend import class_list, colour_rules
@@ -22,13 +24,18 @@ from .load_results import LoadedCell, LoadedSlide, load_record, load_slide
 from .outlines import svg_path
 from .overview_map import draw_overview
 from .report_rows import class_rows, percent, slide_facts
+from .review_state import review_states
+from .similarity import similarity_vectors
 
 REPORT_NAME = "report.html"
 MAX_CELLS = 20_000  # some 100 MB of page; a smear of so many white cells is no smear, and memory must stay bounded
 _BLOCK_CELLS = (
     60  # pictures and outlines that the page parses at a time, when they come near the screen
 )
-_SCRIPTS = ("data.js", "review.js", "csv.js", "gallery.js", "desk.js")
+_SCRIPTS = (
+    "data.js", "history.js", "review.js", "csv.js", "references.js", "order.js", "grid.js", "selection.js", "pointer.js",
+    "panel.js", "zoom.js", "differential.js", "signoff.js", "print.js", "keys.js", "actions.js", "desk.js",
+)  # fmt: skip
 
 
 def write_report(folder: Path) -> Path:
@@ -70,18 +77,16 @@ def gallery_order(cells: tuple[LoadedCell, ...]) -> list[LoadedCell]:
     )
 
 
-def _context(slide: LoadedSlide) -> dict:
+def _context(slide: LoadedSlide) -> dict[str, Any]:
     """What the template asks for."""
-    classes = class_list()
-    style, style_hash = inline(("page.css", "report.css"), colour_rules())
+    own = own_classes(slide.differential["rules"].get("own_classes", {}))
+    classes = class_list(own)
+    style, style_hash = inline(
+        ("page.css", "report.css", "desk.css", "print.css"), colour_rules(own)
+    )
     script, script_hash = inline(_SCRIPTS)
     ordered = gallery_order(slide.cells)
     drawn = draw_overview(slide)
-    sections = [
-        {**c, "cells": [cell for cell in ordered if cell.class_name == c["name"]]}
-        for c in (classes[-1], *classes[:-1])
-        if c["predicted"]
-    ]
     return {
         "claim": CLAIM,
         "slide": slide.record.slide_id,
@@ -91,7 +96,8 @@ def _context(slide: LoadedSlide) -> dict:
         "facts": slide_facts(slide),
         "percent": percent,
         "classes": classes,
-        "sections": [section for section in sections if section["cells"]],
+        "teaching": any(cell.teaches is not None for cell in ordered),
+        "reviews": review_states(slide.folder),
         "overview": drawn,
         "style": style,
         "style_hash": style_hash,
@@ -104,8 +110,11 @@ def _context(slide: LoadedSlide) -> dict:
 
 
 def _data(
-    slide: LoadedSlide, classes: list[dict], ordered: list[LoadedCell], units_per_px: float
-) -> dict:
+    slide: LoadedSlide,
+    classes: list[dict[str, Any]],
+    ordered: list[LoadedCell],
+    units_per_px: float,
+) -> dict[str, Any]:
     """What the page's script works on, besides pictures and outlines."""
     return {
         "slide": slide.record.slide_id,
@@ -113,17 +122,19 @@ def _data(
         "classes": classes,
         "attributes": [{"name": a.name, "words": a.words} for a in ATTRIBUTES],
         "block": _BLOCK_CELLS,
+        "vectors": similarity_vectors(ordered),
         "cells": [_cell(cell, slide, units_per_px) for cell in ordered],
     }
 
 
-def _cell(cell: LoadedCell, slide: LoadedSlide, units_per_px: float) -> dict:
+def _cell(cell: LoadedCell, slide: LoadedSlide, units_per_px: float) -> dict[str, Any]:
     x, y = cell.centre
     return {
         "id": cell.cell_id,
         "class": cell.class_name,
         "p": cell.confidence,
         "out": cell.left_out,
+        "at": [round(v * slide.record.mpp, 1) for v in cell.centre],  # µm
         "x": round(x * units_per_px, 2),
         "y": round(y * units_per_px, 2),
         "states": cell.states,
@@ -133,6 +144,7 @@ def _cell(cell: LoadedCell, slide: LoadedSlide, units_per_px: float) -> dict:
         "nucleus": cell.nucleus_fraction,
         "why": cell.reasons,
         "say": cell.explanation,
+        **({} if cell.teaches is None else {"teach": cell.teaches}),
     }
 
 

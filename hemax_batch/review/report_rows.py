@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from ..cells.screening_audit import ScreenAudit
 from ..results.slide_record import SlideRecord
@@ -32,7 +33,7 @@ class ClassRow:
         return self.name == "neutrophils"
 
 
-def class_rows(differential: dict) -> list[ClassRow]:
+def class_rows(differential: dict[str, Any]) -> list[ClassRow]:
     """Total neutrophils first, then the classes in clinical order."""
     rows = []
     for entry in differential["classes"]:

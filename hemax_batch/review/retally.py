@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ..errors import OutputError, UsageError
+from ..errors import OutputError, ResultsError, UsageError
 from ..outputs.differential_json import encode_json
 from ..outputs.tables import encode_table, safe_text
 from ..results.atomic_files import write_file
@@ -31,9 +32,11 @@ from ..results.lock import OutputLock
 from .agreement import Agreement, compare_reviews
 from .apply_corrections import SlideReview, apply_corrections
 from .corrections import COLUMNS, correction_rows
+from .index import write_index
+from .report import REPORT_NAME, write_report
 from .review_record import SIDE_BY_SIDE_COLUMNS, agreement_record, review_record, side_by_side_rows
+from .review_state import FOLDER
 
-FOLDER = "reviews"
 _MAX_WBC = 10_000.0  # 10⁹/l, as `run --wbc` takes
 
 
@@ -80,7 +83,17 @@ def retally(
             _write(results.root / FOLDER / review.slide_id, review, now)
         for agreement in agreements:
             _write_agreement(results.root / FOLDER, agreement, now)
+        show_state(results, [review.slide_id for review in reviews])
     return RetallyResult(tuple(reviews), tuple(agreements))
+
+
+def show_state(results: ResultsFolder, slide_ids: list[str]) -> None:
+    """Make the pages again that show the state of review. A page that cannot be made costs no review."""
+    for slide_id in dict.fromkeys(slide_ids):
+        if (results.slide(slide_id) / REPORT_NAME).is_file():
+            with suppress(ResultsError):
+                write_report(results.slide(slide_id))
+    write_index(results)
 
 
 def _refuse_one_reviewer_twice(reviews: list[SlideReview]) -> None:

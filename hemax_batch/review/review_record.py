@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from ..cells.differential import NOT_ASSESSED, Differential, Share
 from ..cells.rules import NEUTROPHILS
 from ..outputs.differential_json import count_record
 from ..outputs.tables import safe_text
-from ..vocabulary import CLAIM, REVIEW_CLASSES
+from ..vocabulary import CLAIM, CLASSES, REVIEW_CLASSES
 from .agreement import Agreement, Difference
 from .apply_corrections import SlideReview
 
@@ -27,7 +28,7 @@ _COUNTED_BY_EYE = {
 }
 
 
-def review_record(review: SlideReview, now: str) -> dict:
+def review_record(review: SlideReview, now: str) -> dict[str, Any]:
     """What one review says: who, when, of which results, how much of it, and the differential before and after."""
     cells, decided = len(review.before), len(review.decided)
     return {
@@ -44,16 +45,22 @@ def review_record(review: SlideReview, now: str) -> dict:
         "complete": decided == cells,
         "unidentified_not_looked_at": review.unidentified_not_reviewed,
         "every_unidentified_decided": review.unidentified_not_reviewed == 0,
+        **review.notes.record(),
         "before": count_record(review.count_before),
         "after": count_record(review.count_after),
         **_assessed(review),
     }
 
 
-def _assessed(review: SlideReview) -> dict:
+def _assessed(review: SlideReview) -> dict[str, Any]:
     """What nobody assessed, and what the reviewer counted by eye though the network cannot see it: what he used, and
     after a complete review also what he could have used (then none of it is among the cells that were found)."""
-    words = {c.name: c.words for c in REVIEW_CLASSES}
+    own = review.published.rules.classes
+    words = {
+        c.name: c.words
+        for c in (*CLASSES, *REVIEW_CLASSES, *own)
+        if c not in CLASSES or c.name in _COUNTED_BY_EYE.values()
+    }
     used = {c.class_after for c in review.corrections}
     counted = used.intersection(words)
     if len(review.decided) == len(review.before):
@@ -104,7 +111,7 @@ def _share(d: Differential, name: str) -> list[str]:
     return [str(share.count), *("" if math.isnan(value) else f"{value:.2f}" for value in figures)]
 
 
-def agreement_record(a: Agreement, corrections_sha256: list[str], now: str) -> dict:
+def agreement_record(a: Agreement, corrections_sha256: list[str], now: str) -> dict[str, Any]:
     """How two reviewers of the same results agree, and what both together say."""
     first, second = a.first, a.second
     both = len(a.seen_by_both)
@@ -140,7 +147,7 @@ def agreement_record(a: Agreement, corrections_sha256: list[str], now: str) -> d
     }
 
 
-def _difference_record(d: Difference) -> dict:
+def _difference_record(d: Difference) -> dict[str, Any]:
     def figure(value: float) -> float | None:
         return None if math.isnan(value) else round(value, 2)
 

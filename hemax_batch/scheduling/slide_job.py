@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from ..errors import SlideError
-from ..records import Region, RegionResult, Slide, TilePlan
+from ..geometry import clipped, union_area
+from ..records import Rect, Region, RegionResult, Slide, TilePlan
 from ..results.journal import RegionJournal
 from ..slides.discovery import SlideFile
 
@@ -25,6 +28,7 @@ class SlideJob:
     unreadable: dict[int, RegionResult] = field(
         default_factory=dict
     )  # regions that could not be read
+    damaged: dict[Rect, str] = field(default_factory=dict)  # places that no region could decode
     state: str = "waiting"
     reason: str = ""
     failed_permanently: bool = (
@@ -49,10 +53,21 @@ class SlideJob:
         )
 
 
+def unreadable_areas(job: SlideJob) -> dict[int, float]:
+    """Of each region, the part of its core (level-0 pixels squared) that could not be read: all of it, or some tiles."""
+    rects = np.array(sorted(job.damaged), np.int64).reshape(-1, 4)
+    areas = {}
+    for region in job.plan.regions:
+        core = np.array([region.core])
+        whole = region.index in job.unreadable
+        areas[region.index] = union_area(core if whole else clipped(rects, region.core))
+    return areas
+
+
 def unreadable_share(job: SlideJob) -> float:
-    """Share of the scanned area whose regions could not be read, 0..1."""
-    areas = {r.index: (r.core[2] - r.core[0]) * (r.core[3] - r.core[1]) for r in job.plan.regions}
-    return sum(areas[i] for i in job.unreadable) / max(1, sum(areas.values()))
+    """Share of the scanned area that could not be read, 0..1."""
+    scanned = sum((r.core[2] - r.core[0]) * (r.core[3] - r.core[1]) for r in job.plan.regions)
+    return sum(unreadable_areas(job).values()) / max(1, scanned)
 
 
 def failure_reason(job: SlideJob, error: BaseException) -> str:

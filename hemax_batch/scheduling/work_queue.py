@@ -175,6 +175,7 @@ class WorkQueue:
     def _accept_plan(self, job: SlideJob, plan: TilePlan) -> None:
         done = job.journal.finished()
         job.plan = plan
+        job.damaged = {area.rect: area.reason for area in job.journal.damaged()}
         job.todo = deque(region for region in plan.regions if region.index not in done)
         finished = len(plan.regions) - len(job.todo)
         self._reporter.slide_planned(job.slide_id, len(plan.regions), finished, plan.scanned_mm2)
@@ -270,6 +271,7 @@ class WorkQueue:
             job.unreadable[region.index] = result
         else:
             job.journal.save(result)
+            job.damaged.update((area.rect, area.reason) for area in result.damaged)
         self._reporter.region_done(job.slide_id, result)
         if job.all_regions_finished():
             self._start_publishing(job)
@@ -326,10 +328,10 @@ class WorkQueue:
         except CallCancelled:
             return self._stop.reason
         job.failed_permanently = True
-        first_failure = next(iter(job.unreadable.values())).failure
+        failures = (*(r.failure for r in job.unreadable.values()), *job.damaged.values())
         return (
             f"slide {job.slide_id!r} ({job.slide.path}): {100 * share:.1f} % of the scanned area could not be read, "
-            f"the limit is {100 * self._max_unreadable:g} % (--max-unreadable); the first loss: {first_failure}"
+            f"the limit is {100 * self._max_unreadable:g} % (--max-unreadable); the first loss: {failures[0]}"
         )
 
     def _end_slide(self, job: SlideJob, state: str, reason: str = "") -> None:

@@ -1,4 +1,4 @@
 """Slides: find, open and read them, plan regions, screen for candidates, measure zones and quality.
 
-Never imports PyTorch. File formats lie in `formats`.
+This package never imports PyTorch. `formats` contains the file formats.
 """

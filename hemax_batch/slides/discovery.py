@@ -1,7 +1,8 @@
-"""Which slides the command line's inputs mean: files, folders, globs and lists of files.
+"""Find the slides that the command line names: files, folders, globs and lists of files.
 
-Folders are searched recursively for known endings; what is named outright is kept whatever its ending, so that a wrong
-file fails loudly as a slide of its own. Files that belong to one slide (an MRXS folder, a DICOM series) count once.
+Folders are searched recursively for known file endings. A file that is named directly is kept
+whatever its ending, so that a wrong file fails with its own error. Files that belong to one slide
+(an MRXS folder, a DICOM series) count once.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from .formats import dicom_series
 from .formats.companion_files import data_folders
 from .slide_ids import assign_ids, stem
 
-RESULTS_MARK = ".hemax"  # a folder that holds this one is a results folder of ours
+RESULTS_MARK = ".hemax"  # a results folder contains a folder of this name
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".jp2"})
 SLIDE_SUFFIXES = IMAGE_SUFFIXES | {
-    ".svs", ".tif", ".tiff", ".btf", ".tf2", ".tf8", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu",
-    ".vsi", ".zvi", ".czi", ".dcm", ".dicom",
+    ".svs", ".tif", ".tiff", ".btf", ".tf2", ".tf8", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide",
+    ".vms", ".vmu", ".vsi", ".zvi", ".czi", ".dcm", ".dicom",
 }  # fmt: skip
 _SIDECAR_WORDS = frozenset({"thumbnail", "thumb", "label", "macro", "preview", "overview"})
 _log = logging.getLogger(__name__)
@@ -31,74 +32,89 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SlideFile:
-    """One slide to be done: its absolute path and the name of its results folder."""
+    """One slide of a run: its absolute path and the name of its results folder."""
 
     path: Path
     slide_id: str
 
 
 def find_slides(
-    inputs: Sequence[str | os.PathLike], known_ids: Mapping[str, str] | None = None
+    inputs: Sequence[str | os.PathLike[str]], known_ids: Mapping[str, str] | None = None
 ) -> list[SlideFile]:
-    """The slides that `inputs` name, each once, in the order of the inputs and sorted within each.
+    """Find the slides that `inputs` name.
 
-    An input is a file, a folder, a glob (`**` for any depth) or a list of these, one a line (`@list` or `*.txt`).
-    `known_ids` are ids that earlier runs gave (absolute path to id); see `naming` for how ids are chosen.
-    Raises UsageError naming an input that does not exist or holds no slide.
+    Parameters
+    ----------
+    inputs
+        Files, folders, globs (`**` for any depth) or text lists (`@list`, `*.txt`).
+    known_ids
+        Ids that earlier runs gave, by absolute path. See `slide_ids` for how ids are chosen.
+
+    Returns
+    -------
+    list of SlideFile
+        Each slide once, in the order of the inputs and sorted within each input.
+
+    Raises
+    ------
+    UsageError
+        An input does not exist or contains no slide. The message names it.
     """
     if not inputs:
         raise UsageError("no input: name slides, folders, globs or a list (@slides.txt)")
     found: dict[Path, None] = {}
-    real: set[str] = set()
+    real_paths: set[str] = set()
     series = _SeriesIndex()
-    for given in inputs:
-        for path in _expand(os.fspath(given)):
+    for name in inputs:
+        for path in _expand(os.fspath(name)):
             path = series.representative(path)
-            identity = os.path.realpath(path)
-            if identity not in real:
-                real.add(identity)
+            real_path = os.path.realpath(path)
+            if real_path not in real_paths:
+                real_paths.add(real_path)
                 found[path] = None
     paths = [p for p in found if not _is_companion(p, found)]
     ids = assign_ids(paths, [series.folder_name(p) or stem(p) for p in paths], known_ids or {})
     return [SlideFile(p, i) for p, i in zip(paths, ids, strict=True)]
 
 
-def check_inputs_exist(inputs: Sequence[str | os.PathLike]) -> None:
-    """UsageError naming an input that does not exist."""
-    for given in map(os.fspath, inputs):
-        if not given.startswith("@") and not os.path.exists(given) and not glob.has_magic(given):
+def check_inputs_exist(inputs: Sequence[str | os.PathLike[str]]) -> None:
+    """Raise UsageError for the first input that does not exist."""
+    for name in (os.fspath(item) for item in inputs):
+        if not name.startswith("@") and not os.path.exists(name) and not glob.has_magic(name):
             raise UsageError(
-                f"{given}: no such file or folder; check the path, and whether its share is mounted"
+                f"{name}: no such file or folder; check the path, and whether its share is mounted"
             )
 
 
-def _expand(given: str) -> list[Path]:
-    """The files that one input means, absolute."""
-    if given.startswith("@") and not os.path.exists(given):
-        return _read_list(Path(given[1:]))
-    path = Path(os.path.abspath(given))
+def _expand(name: str) -> list[Path]:
+    """Return the absolute paths of the files that one input names."""
+    if name.startswith("@") and not os.path.exists(name):
+        return _read_list(Path(name[1:]))
+    path = Path(os.path.abspath(name))
     if path.is_dir():
-        return _search_folder(path, given)
+        return _search_folder(path, name)
     if path.exists():
         return _read_list(path) if path.suffix.lower() == ".txt" else [path]
-    check_inputs_exist([given])
-    return _search_glob(given)
+    check_inputs_exist([name])
+    return _search_glob(name)
 
 
-def _search_folder(folder: Path, given: str) -> list[Path]:
+def _search_folder(folder: Path, name: str) -> list[Path]:
+    """Return the slides below a folder. Raise UsageError if there are none."""
     if not os.access(folder, os.R_OK | os.X_OK):
         raise UsageError(
-            f"{given}: this folder may not be read by this user; check its permissions"
+            f"{name}: this user may not read this folder; check the folder's permissions"
         )
     found = _without_sidecars(sorted(_walk(folder)))
     if not found:
         raise UsageError(
-            f"{given}: no slide in this folder (searched for {' '.join(sorted(SLIDE_SUFFIXES))})"
+            f"{name}: no slide in this folder (searched for {' '.join(sorted(SLIDE_SUFFIXES))})"
         )
     return found
 
 
 def _search_glob(pattern: str) -> list[Path]:
+    """Return the slides that a glob matches. Raise UsageError if there are none."""
     matches = [Path(os.path.abspath(m)) for m in sorted(glob.glob(pattern, recursive=True))]
     found = [
         m for m in matches if m.is_file() and _may_be_slide(m) and not _is_results_folder(m.parent)
@@ -114,9 +130,10 @@ def _search_glob(pattern: str) -> list[Path]:
 
 
 def _read_list(path: Path) -> list[Path]:
-    """A text list, one input a line; blank lines and those starting with # are left out.
+    """Return the files that a text list names, one input a line.
 
-    Relative entries are beside the list. A slide that is missing stays in: it fails as a slide, the others are done.
+    Blank lines and lines that start with # are ignored. Relative entries are relative to the list.
+    A slide that does not exist stays in the result: it fails alone and the others are processed.
     """
     try:
         lines = read_text(path, MAX_LIST_BYTES).splitlines()
@@ -132,7 +149,7 @@ def _read_list(path: Path) -> list[Path]:
         target = os.path.join(os.path.dirname(os.path.abspath(path)), entry)
         if target.lower().endswith(".txt"):
             raise UsageError(f"@{path}: names another list, {entry}; lists do not nest")
-        is_glob = "*" in entry or "?" in entry  # brackets are common in names of slides
+        is_glob = "*" in entry or "?" in entry  # names of slides often contain brackets
         found += (
             _expand(target)
             if is_glob or os.path.exists(target)
@@ -142,45 +159,53 @@ def _read_list(path: Path) -> list[Path]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Slides below a folder; links to folders are followed once, hidden folders and those of results are passed over."""
+    """Yield the slides below a folder.
+
+    Links to folders are followed once. Hidden folders and results folders are skipped.
+    """
     visited: set[tuple[int, int]] = set()
-    for here, folders, files in os.walk(folder, followlinks=True, onerror=_warn_unreadable):
-        state = os.stat(here)
-        if (state.st_dev, state.st_ino) in visited or _is_results_folder(Path(here)):
+    for folder_name, folders, files in os.walk(folder, followlinks=True, onerror=_warn_unreadable):
+        status = os.stat(folder_name)
+        if (status.st_dev, status.st_ino) in visited or _is_results_folder(Path(folder_name)):
             folders.clear()
             continue
-        visited.add((state.st_dev, state.st_ino))
-        data = {f.name for name in files for f in data_folders(Path(here, name))}
+        visited.add((status.st_dev, status.st_ino))
+        data = {f.name for name in files for f in data_folders(Path(folder_name, name))}
         folders[:] = sorted(
             f
             for f in folders
             if not f.startswith(".") and not f.endswith(".zarr") and f not in data
         )
-        # a dangling link stays in: that slide fails and says so, instead of being missed
-        candidates = (p for name in files if _may_be_slide(p := Path(here, name)))
+        # A dangling link stays in the list: its slide fails with an error instead of being missed.
+        candidates = (p for name in files if _may_be_slide(p := Path(folder_name, name)))
         yield from (p for p in candidates if p.is_file() or p.is_symlink())
 
 
 def _warn_unreadable(error: OSError) -> None:
+    """Log that a folder cannot be searched."""
     _log.warning(
-        "%s: this folder cannot be searched (%s); its slides are not done",
+        "%s: this folder cannot be searched (%s); its slides are not processed",
         error.filename,
         error.strerror,
     )
 
 
 def _may_be_slide(path: Path) -> bool:
+    """Return whether a file's name, or its DICOM header, is that of a slide."""
     if path.name.startswith("."):
         return False
     suffix = path.suffix.lower()
-    # DICOM exports often bear a bare UID or no ending at all
+    # Many DICOM exports have a UID as their name, or no ending.
     return suffix in SLIDE_SUFFIXES or (
         (not suffix or suffix[1:].isdigit()) and dicom_series.series_uid(path) is not None
     )
 
 
 def _without_sidecars(paths: list[Path]) -> list[Path]:
-    """Leave out the pictures that scanners put beside a slide: `smear_thumbnail.jpg` beside `smear.svs`."""
+    """Remove the pictures that scanners store beside a slide.
+
+    An example is `smear_thumbnail.jpg` beside `smear.svs`.
+    """
     slides = {(p.parent, stem(p)) for p in paths if p.suffix.lower() not in IMAGE_SUFFIXES}
 
     def is_sidecar(path: Path) -> bool:
@@ -196,13 +221,16 @@ def _without_sidecars(paths: list[Path]) -> list[Path]:
 
 
 def _is_results_folder(folder: Path) -> bool:
-    """Whether a folder is what we made of a slide, or of reviews; slides of somebody's may lie beside it."""
-    ours = folder.name == "reviews" or (folder / "result.json").is_file()
-    return ours and (folder.parent / RESULTS_MARK).is_dir()
+    """Return whether this package wrote a folder, as the results of a slide or of reviews."""
+    has_our_name = folder.name == "reviews" or (folder / "result.json").is_file()
+    return has_our_name and (folder.parent / RESULTS_MARK).is_dir()
 
 
 def _is_companion(path: Path, found: Mapping[Path, None]) -> bool:
-    """Whether `path` lies in the data folder of, or is an image of, another slide that was found."""
+    """Return whether `path` belongs to another slide that was found.
+
+    It belongs to it if it lies in that slide's data folder or is one of its images.
+    """
     owners = [
         p for p in found if p.suffix.lower() in (".mrxs", ".vsi", ".vms", ".vmu") and p != path
     ]
@@ -216,25 +244,31 @@ def _is_companion(path: Path, found: Mapping[Path, None]) -> bool:
 
 
 class _SeriesIndex:
-    """One file per DICOM series and folder: its largest (level 0), so that any of its files means the same slide."""
+    """Find the file that represents a DICOM series: the largest one (level 0) in its folder."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._folders: dict[Path, dict[str, list[Path]]] = {}
 
     def representative(self, path: Path) -> Path:
-        """The file that stands for the series of `path`; `path` itself where it is no DICOM file."""
+        """Return the file that represents the series of `path`.
+
+        The result is `path` itself if it is no DICOM file.
+        """
         uid = dicom_series.series_uid(path)
         return self._in_folder(path.parent)[uid][0] if uid else path
 
     def folder_name(self, path: Path) -> str | None:
-        """The folder's name, where it holds one series of several files: the files are called level-0 and so on."""
+        """Return the folder's name if the folder contains one series of several files, else None.
+
+        The files of such a series have names like `level-0`, which say nothing about the slide.
+        """
         if path.parent not in self._folders or not dicom_series.series_uid(path):
             return None
         members = list(self._folders[path.parent].values())
         return path.parent.name if len(members) == 1 and len(members[0]) > 1 else None
 
     def _in_folder(self, folder: Path) -> dict[str, list[Path]]:
-        """Files of a folder by series, the largest first."""
+        """Return the files of a folder by series, the largest first."""
         if folder not in self._folders:
             members: dict[str, list[Path]] = {}
             for path in sorted(p for p in folder.iterdir() if p.is_file()):

@@ -1,4 +1,4 @@
-"""A cheap fingerprint of a slide's content, for deciding whether yesterday's results are still its results."""
+"""Fingerprint a slide's content cheaply, to decide whether earlier results may be reused."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 _ENDS_BYTES = 2**20
 _BLOCK_BYTES = 64 * 2**10
@@ -13,14 +14,21 @@ _BLOCKS = 16
 
 
 def fingerprint(files: Sequence[Path]) -> str:
-    """SHA-256 (hex) over each file's size, first and last MiB, and 16 evenly spaced blocks of 64 KiB.
+    """Hash each file's size, its first and last MiB, and 16 evenly spaced blocks of 64 KiB.
 
-    Files up to 3 MiB and 64 KiB are read whole. Several files (an MRXS folder, a DICOM series) are taken in the order of their
-    names, each with its name; the name of a single-file slide does not count, so it may be moved or renamed.
+    A file of at most 3 MiB and 64 KiB is read whole. Several files (an MRXS folder, a DICOM series)
+    are read in the order of their names, and their names are hashed too. The name of a single-file
+    slide is not hashed, so the file may be moved or renamed.
 
-    It notices another slide, a file truncated, grown, re-encoded or still being copied (its tail is missing or zero),
-    and edits of headers and directories, which lie at the ends. It cannot notice an edit in place, of the same size,
-    that misses all the sampled blocks, nor does it look at modification times: they differ between mounts and copies.
+    The fingerprint changes if the file is another slide, is truncated, grown, re-encoded or still
+    being copied (its tail is missing or zero). It changes with headers and directories, which lie
+    at the ends. It does not change after an edit in place that keeps the size and misses all
+    sampled blocks. Modification times are not used, because they differ between mounts and copies.
+
+    Returns
+    -------
+    str
+        SHA-256 as hexadecimal digits.
     """
     digest = hashlib.sha256()
     several = len(files) > 1
@@ -31,7 +39,12 @@ def fingerprint(files: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _add_file(digest, path: Path) -> None:
+class _Digest(Protocol):
+    def update(self, data: bytes, /) -> None: ...
+
+
+def _add_file(digest: _Digest, path: Path) -> None:
+    """Add a file's size and sampled bytes to a digest."""
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         digest.update(size.to_bytes(8, "little"))
@@ -40,8 +53,8 @@ def _add_file(digest, path: Path) -> None:
 
 
 def sampled_spans(size: int) -> list[tuple[int, int]]:
-    """(start, length) of the bytes that count in a file of `size` bytes."""
-    if size <= 2 * _ENDS_BYTES + (_BLOCKS + 1) * _BLOCK_BYTES:  # beyond, blocks do not overlap
+    """Return (start, length) of the bytes that are hashed in a file of `size` bytes."""
+    if size <= 2 * _ENDS_BYTES + (_BLOCKS + 1) * _BLOCK_BYTES:  # blocks overlap below this size
         return [(0, size)]
     step = (size - 2 * _ENDS_BYTES) / (_BLOCKS + 1)
     middle = [

@@ -1,28 +1,41 @@
-"""A slide's coarse lattice: whole pixels of one pyramid level, averaged in whole blocks from the slide's origin.
+"""Read a slide through a coarse lattice: blocks of whole pixels of one level, averaged.
 
-Everything that must not depend on how a slide is cut into regions (the screen, the stain, the blank glass) looks at the
-slide through such a lattice: a lattice pixel has the same value from whichever window it is seen.
+The lattice starts at the slide's origin. A lattice pixel has the same value in every window that
+contains it. The screen, the stain and the search for blank glass use lattices, so their results do
+not depend on how the slide is divided into regions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from ..records import Rect, Slide
 
-_MAX_PIXELS_PER_READ = (
-    16_000_000  # 48 MB of RGB; a slide without a pyramid is read in stripes of that
-)
-_ROUNDING = 1.02  # a level of 0.505 µm/px serves where 0.5 is asked for
+_MAX_PIXELS_PER_READ = 16_000_000  # 48 MB of RGB; a slide without a pyramid is read in such stripes
+_ROUNDING = 1.02  # tolerance: a level of 0.505 µm/px is used for 0.5 µm/px
+
+
+class WindowReader(Protocol):
+    """A slide from which windows can be read, such as `slides.reader.SlideReader`."""
+
+    @property
+    def slide(self) -> Slide:
+        """Size, scale and levels of the slide."""
+
+    def read(self, level: int, x: int, y: int, w: int, h: int) -> np.ndarray:
+        """Return pixels x..x+w, y..y+h of `level`: uint8 [h, w, 3]."""
 
 
 @dataclass(frozen=True)
 class Lattice:
-    """Lattice pixel (i, j) is the mean of `average_weights` x `average_weights` pixels of pyramid level `level`.
+    """A lattice over one pyramid level.
 
-    Its level-0 extent is step_px * (i .. i + 1); pixels cut by the right or bottom edge of the level are left out.
+    Lattice pixel (i, j) is the mean of `average` x `average` pixels of level `level`. Its level-0
+    extent is step_px * (i .. i + 1). Blocks cut by the right or bottom edge are left out.
     """
 
     level: int
@@ -34,10 +47,11 @@ class Lattice:
 
 
 def lattice_of(slide: Slide, step_um: float) -> Lattice:
-    """The coarsest lattice of the slide whose step is at most `step_um` (or level 0 itself, where that is coarser).
+    """Choose the coarsest lattice of the slide whose step is at most `step_um`.
 
-    A slide at 0.1 µm/px with levels 1, 4 and 16 has at 0.5 µm the whole level 1 (0.4 µm, average 1); one without a
-    pyramid has blocks of 5 x 5 pixels of level 0.
+    The result is level 0 itself if level 0 is coarser than `step_um`. Two examples at 0.1 µm/px and
+    a step of 0.5 µm: with levels 1, 4 and 16 the lattice is level 1 (0.4 µm, average 1); without a
+    pyramid it has blocks of 5 x 5 pixels of level 0.
     """
     limit_px = step_um * _ROUNDING / slide.mpp
     usable = [level for level, factor in enumerate(slide.level_downsamples) if factor <= limit_px]
@@ -51,8 +65,13 @@ def lattice_of(slide: Slide, step_um: float) -> Lattice:
     )
 
 
-def read_lattice(reader, lattice: Lattice, rect: Rect, fill_rgb) -> np.ndarray:
-    """Lattice pixels of `rect` (in lattice pixels): uint8 [h, w, 3], `fill_rgb` outside the slide."""
+def read_lattice(
+    reader: WindowReader, lattice: Lattice, rect: Rect, fill_rgb: Sequence[float]
+) -> np.ndarray:
+    """Read the lattice pixels of `rect` (in lattice pixels): uint8 [h, w, 3].
+
+    Pixels outside the slide have the colour `fill_rgb`.
+    """
     x0, y0, x1, y1 = rect
     out = np.empty((y1 - y0, x1 - x0, 3), np.uint8)
     left, top, right, bottom = (
@@ -75,9 +94,17 @@ def read_lattice(reader, lattice: Lattice, rect: Rect, fill_rgb) -> np.ndarray:
 
 
 def block_mean(pixels: np.ndarray, a: int) -> np.ndarray:
-    """Rounded mean over a x a blocks: uint8 [h / a, w / a, 3]. Exact, so that it does not depend on the window."""
+    """Average blocks of a x a pixels and round: uint8 [h / a, w / a, 3].
+
+    The arithmetic is exact, so the result does not depend on the window.
+    """
     if a == 1:
         return pixels
-    columns = sum(pixels[:, i::a].astype(np.uint32) for i in range(a))
-    total = sum(columns[i::a] for i in range(a))
-    return ((total + a * a // 2) // (a * a)).astype(np.uint8)
+    columns = np.zeros((pixels.shape[0], pixels.shape[1] // a, 3), np.uint32)
+    for i in range(a):
+        columns += pixels[:, i::a]
+    total = np.zeros((pixels.shape[0] // a, pixels.shape[1] // a, 3), np.uint32)
+    for i in range(a):
+        total += columns[i::a]
+    mean: np.ndarray = ((total + a * a // 2) // (a * a)).astype(np.uint8)
+    return mean

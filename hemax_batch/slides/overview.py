@@ -1,8 +1,9 @@
-"""The whole slide at a glance, from what the screen reads anyway.
+"""Assemble a small picture of the whole slide from the pixels that the screen reads.
 
-An overview pixel is the mean of `block` x `block` lattice pixels of the screen, from the slide's origin, the fewest that
-keep the long side within `LONG_SIDE_PX`. Each region brings the pixels that its core reaches into, so two regions bring
-the same for what they share; what no region looked at (bare glass, unreadable places) keeps the colour of the glass.
+An overview pixel is the mean of `block` x `block` lattice pixels of the screen. `block` is the
+smallest size that keeps the long side within `LONG_SIDE_PX`. Each region returns the pixels that
+its core reaches into, so two regions return equal values for shared pixels. Places that no region
+reads (bare glass, unreadable places) keep the colour of the glass.
 """
 
 from __future__ import annotations
@@ -14,24 +15,26 @@ import numpy as np
 
 from ..records import OverviewPiece, Rect, Slide, StainProfile
 from .lattice import block_mean, lattice_of
-from .screening import STEP_UM, SUPPORT_UM, ScreenView
+from .screen_view import STEP_UM, SUPPORT_UM, ScreenView
 
 LONG_SIDE_PX = 1600
 
 
 def block_size(slide: Slide) -> int:
-    """Lattice pixels per overview pixel, each way.
+    """Return the number of lattice pixels per overview pixel, each way.
 
-    A scan of 20 x 40 mm at a lattice step of 0.5 µm has 80,000 lattice pixels on its long side: blocks of 50 (25 µm).
+    A scan of 20 x 40 mm at a lattice step of 0.5 µm has 80,000 lattice pixels on its long side.
+    Its blocks have 50 lattice pixels (25 µm).
     """
     lattice = lattice_of(slide, STEP_UM)
     return max(1, math.ceil(max(lattice.width, lattice.height) / LONG_SIDE_PX))
 
 
 def overview_piece(view: ScreenView, core: Rect, slide: Slide) -> OverviewPiece:
-    """The overview's pixels that `core` (level-0 pixels) reaches into; those cut by the slide's edge are left out.
+    """Return the overview's pixels that `core` (level-0 pixels) reaches into.
 
-    `view` is of the core's window. Where a block is wider than the window's margin (a scan over 75 mm long) nothing.
+    `view` is the view of the core's window. Pixels cut by the slide's edge are left out. The piece
+    is empty if a block is wider than the window's margin (a scan over 75 mm long).
     """
     lattice, block = view.lattice, block_size(slide)
     if view.pixels.size == 0 or (block + 1) * lattice.step_um > SUPPORT_UM:
@@ -50,7 +53,7 @@ def overview_piece(view: ScreenView, core: Rect, slide: Slide) -> OverviewPiece:
 def assemble_overview(
     slide: Slide, stain: StainProfile, pieces: Iterable[OverviewPiece]
 ) -> np.ndarray:
-    """The overview, uint8 [h, w, 3], at least one pixel each way; its pieces over glass."""
+    """Paste the pieces over glass: uint8 [h, w, 3], at least one pixel each way."""
     lattice, block = lattice_of(slide, STEP_UM), block_size(slide)
     canvas = np.empty(
         (max(1, lattice.height // block), max(1, lattice.width // block), 3), np.uint8

@@ -1,7 +1,7 @@
-"""Patches at the network's scale, cut round given centres.
+"""Cut patches at the network's scale around given centres.
 
-A patch's pixels depend on its centre alone, never on the region that asks for it: the source window is chosen from
-the centre, with margin for the whole support of the resampling filter, so that two workers cut the same bytes.
+The pixels of a patch depend on its centre alone and not on the region that reads it. The source
+window has a margin for the whole support of the resampling filter, so two workers cut equal bytes.
 """
 
 from __future__ import annotations
@@ -14,16 +14,15 @@ from PIL import Image
 from ..records import PatchBatch, Slide
 from .reader import SlideReader
 
-_MPP_TOLERANCE = 1.01  # 0.2525 µm/px serves where 0.25 is asked for
-_CUBIC_SUPPORT_PX = (
-    2  # Pillow's BICUBIC, in output pixels when shrinking and source pixels when enlarging
-)
+_MPP_TOLERANCE = 1.01  # a level of 0.2525 µm/px is used for 0.25 µm/px
+_CUBIC_SUPPORT_PX = 2  # of Pillow's BICUBIC: output pixels when shrinking, else source pixels
 
 
 def best_level(slide: Slide, mpp: float) -> int:
-    """The coarsest level that is no coarser than `mpp` (within 1 %); level 0 where even that is coarser.
+    """Return the coarsest level that is no coarser than `mpp` (within 1 %).
 
-    >>> # levels of 0.05, 0.1, 0.2 µm/px, asked for 0.12: level 1 (0.1) is shrunk, level 2 would be enlarged
+    The result is level 0 if level 0 is coarser than `mpp`. With levels of 0.05, 0.1 and 0.2 µm/px
+    and `mpp` 0.12 it is level 1 (0.1): level 1 is shrunk, level 2 would be enlarged.
     """
     fine_enough = [
         i for i, f in enumerate(slide.level_downsamples) if slide.mpp * f <= mpp * _MPP_TOLERANCE
@@ -34,9 +33,17 @@ def best_level(slide: Slide, mpp: float) -> int:
 def cut_patches(
     reader: SlideReader, centres_xy: np.ndarray, mpp: float, size_px: int
 ) -> PatchBatch:
-    """Patches of `size_px` squared at `mpp` µm/px, centred on `centres_xy` float64 [N, 2] (level-0 pixels).
+    """Cut square patches of `size_px` pixels at `mpp` µm/px.
 
-    The batch's pixels are uint8 [N, 3, size_px, size_px], glass outside the slide; no centres give an empty batch.
+    Parameters
+    ----------
+    centres_xy
+        Centres, float64 [N, 2], in level-0 pixels.
+
+    Returns
+    -------
+    PatchBatch
+        Pixels uint8 [N, 3, size_px, size_px], white outside the slide. N may be 0.
     """
     centres_xy = np.asarray(centres_xy, np.float64).reshape(-1, 2)
     scale = mpp / reader.slide.mpp
@@ -50,7 +57,10 @@ def cut_patches(
 def _cut(
     reader: SlideReader, level: int, x: float, y: float, scale: float, size_px: int
 ) -> np.ndarray:
-    """One patch, uint8 [size_px, size_px, 3], centred on level-0 (x, y), at `scale` level-0 pixels per patch pixel."""
+    """Cut one patch, uint8 [size_px, size_px, 3], centred on level-0 (x, y).
+
+    `scale` is the number of level-0 pixels per patch pixel.
+    """
     factor = reader.slide.level_downsamples[level]
     step = scale / factor  # level pixels per patch pixel
     side = step * size_px

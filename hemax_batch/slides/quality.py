@@ -1,4 +1,4 @@
-"""Whether a window of a slide is in focus, and how large its red cells are."""
+"""Measure the focus of a window and the size of its red cells."""
 
 from __future__ import annotations
 
@@ -7,49 +7,54 @@ from scipy import ndimage
 
 from ..geometry import fill_holes
 from ..records import StainProfile
-from .screening import blue_weight, nuclear_stain
+from .screen_view import blue_weight, nuclear_stain
 
-MIN_CONTRAST_OD = (
-    0.03  # green; below, a window holds nothing stained (the palest red cells met: 0.13, BCCD)
-)
-
-
-#: Below this `focus` a window is out of focus. Photographed fields of four laboratories have 0.12 and more (the 2nd
-#: percentile of each); blurred by a Gaussian of 1 µm, 0.03 and less (the median of each).
+# Green. A window below this contrast is empty. The palest red cells measured have 0.13 (BCCD).
+MIN_CONTRAST_OD = 0.03
+#: A window with a lower `focus` is out of focus. Fields of four laboratories have 0.12 and more
+#: (2nd percentile of each). Blurred by a Gaussian of 1 µm they have 0.03 and less (median of each).
 MIN_FOCUS = 0.05
-#: Red cells whose green optical density above the glass is lower are pale: four laboratories' fields have 0.06 and more.
+#: Red cells with a lower green optical density above the glass are pale. Fields of four
+#: laboratories have 0.06 and more.
 MIN_STAIN_CONTRAST = 0.05
 
-_RBC_RANGE_UM = (
-    4.5,
-    11.0,
-)  # equivalent diameters kept: microcytes to macrocytes; platelets and doublets fall outside
-_MIN_AXIS_RATIO = 0.80  # a doublet or elliptocyte is no measure of a red cell's diameter
-_MAX_ELLIPSE_MISFIT = 0.04  # area against the ellipse of its moments: overlapping cells have waists
+# Equivalent diameters of microcytes to macrocytes. Platelets and pairs of cells lie outside.
+_RBC_RANGE_UM = (4.5, 11.0)
+_MIN_AXIS_RATIO = 0.80  # excludes pairs and elliptocytes, which do not show a red cell's diameter
+_MAX_ELLIPSE_MISFIT = 0.04  # excludes overlapping cells, whose outline has a waist
 _MAX_SAMPLE = 200
 
 
 def focus(pixels: np.ndarray, stain: StainProfile) -> float:
-    """Sharpness of a window at the screen's scale: variance of the Laplacian of the green optical density over the
-    variance of that density itself, so that neither stain nor cell count matters; NaN where nothing is stained.
+    """Measure the sharpness of a window at the screen's scale.
+
+    Returns
+    -------
+    float
+        Variance of the Laplacian of the green optical density, divided by the variance of that
+        density. The ratio depends on neither stain nor number of cells. NaN if nothing is stained.
     """
     if min(pixels.shape[:2]) < 3:
         return float("nan")
-    of_value = -np.log10((np.arange(256) + 1.0) / (stain.background_rgb[1] + 1.0)).astype(
-        np.float32
-    )
-    green = of_value.take(pixels[..., 1])
-    spread = float(green.var())
-    if spread < (MIN_CONTRAST_OD / 4) ** 2:
+    density = -np.log10((np.arange(256) + 1.0) / (stain.background_rgb[1] + 1.0)).astype(np.float32)
+    green = density.take(pixels[..., 1])
+    variance = float(green.var())
+    if variance < (MIN_CONTRAST_OD / 4) ** 2:
         return float("nan")
-    return float(ndimage.laplace(green).var()) / spread
+    return float(ndimage.laplace(green).var()) / variance
 
 
 def rbc_diameters_um(pixels: np.ndarray, spacing_um: float, stain: StainProfile) -> np.ndarray:
-    """Equivalent diameters of single, round, whole red cells in a window at the screen's scale: float32 [R <= 200].
+    """Measure single, round, whole red cells in a window at the screen's scale.
 
-    Steps: cells are what is denser than the glass around by half a red cell, holes filled; keep those off the border,
-    without nuclear stain, of a red cell's size, and of an ellipse's area for their moments.
+    Steps: find pixels that are denser than the surrounding glass by half a red cell, fill holes,
+    label. Keep what lies off the border, has no nuclear stain, has a red cell's size, and has the
+    area of the ellipse with the same moments.
+
+    Returns
+    -------
+    ndarray
+        Equivalent diameters in µm, float32 [R], R <= 200.
     """
     if min(pixels.shape[:2]) < 16:
         return np.zeros(0, np.float32)
@@ -69,11 +74,15 @@ def rbc_diameters_um(pixels: np.ndarray, spacing_um: float, stain: StainProfile)
     keep &= (
         (axis_ratio > _MIN_AXIS_RATIO) & (misfit < _MAX_ELLIPSE_MISFIT) & ~_on_border(labels, count)
     )
-    return diameter[keep][:_MAX_SAMPLE].astype(np.float32)
+    diameters_um: np.ndarray = diameter[keep][:_MAX_SAMPLE].astype(np.float32)
+    return diameters_um
 
 
 def _local_background(density: np.ndarray, spacing_um: float) -> np.ndarray:
-    """Density of the glass around each pixel: the 10th percentile over 28 µm, smoothed; float [h, w]."""
+    """Estimate the density of the glass around each pixel: float [h, w].
+
+    The estimate is the 10th percentile over 28 µm, smoothed.
+    """
     block = max(1, round(4.0 / spacing_um))
     h, w = density.shape
     padded = np.pad(density, ((0, -h % block), (0, -w % block)), mode="edge")
@@ -83,17 +92,25 @@ def _local_background(density: np.ndarray, spacing_um: float) -> np.ndarray:
     glass = ndimage.uniform_filter(
         ndimage.percentile_filter(low, 20, 7, mode="nearest"), 3, mode="nearest"
     )
-    return glass.repeat(block, 0).repeat(block, 1)[:h, :w]
+    background: np.ndarray = glass.repeat(block, 0).repeat(block, 1)[:h, :w]
+    return background
 
 
 def _ellipse_fit(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Per label 1..count: area in pixels, minor over major axis, |1 - area / area of the ellipse of its moments|."""
+    """Fit an ellipse to each label 1..count by its moments.
+
+    Returns
+    -------
+    tuple of ndarray
+        Area in pixels, minor over major axis, and |1 - area / area of the ellipse|, each [count].
+    """
     y, x = np.nonzero(labels)
     flat, y, x = labels[y, x], y.astype(float), x.astype(float)
     area = np.bincount(flat, minlength=count + 1).astype(float)
 
-    def mean(values):
-        return np.bincount(flat, values, count + 1) / np.maximum(area, 1)
+    def mean(values: np.ndarray) -> np.ndarray:
+        means: np.ndarray = np.bincount(flat, values, count + 1) / np.maximum(area, 1)
+        return means
 
     mx, my = mean(x), mean(y)
     dx, dy = x - mx[flat], y - my[flat]
@@ -105,7 +122,7 @@ def _ellipse_fit(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray
 
 
 def _on_border(labels: np.ndarray, count: int) -> np.ndarray:
-    """Whether each label 1..count touches the window's border: bool [count]."""
+    """Return whether each label 1..count touches the window's border: bool [count]."""
     touching = np.zeros(count + 1, bool)
     for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
         touching[edge] = True

@@ -1,10 +1,11 @@
-"""Open any slide and read uint8 RGB windows from it, whatever the file behind.
+"""Open any slide and read uint8 RGB windows from it.
 
     with open_slide(path, "smear-1") as reader:
-        window = reader.read(level=1, x=-16, y=0, w=512, h=512)   # pixels of level 1; glass outside the slide
+        window = reader.read(level=1, x=-16, y=0, w=512, h=512)   # pixels of level 1
 
-Three backends, chosen by the file's content: `tiff` (tiles decoded directly), `openslide`, and `image` (a single
-field in memory). A reader does not pickle: send its `slide` record and `reopen` it in the other process.
+The file's content decides which of three backends reads it: `tiff` (decodes tiles directly),
+`openslide`, or `image` (one field in memory). A reader cannot be pickled. Send its `slide` record
+and call `reopen` in the other process.
 """
 
 from __future__ import annotations
@@ -23,43 +24,54 @@ from ..errors import (
     UnsuitableSlideError,
     one_line,
 )
-from ..records import Slide
+from ..records import DamagedArea, Rect, Slide
 from .fingerprint import fingerprint
 from .formats.backends import open_backend
 from .formats.companion_files import slide_files
 from .formats.pixel_formats import GLASS
+from .formats.slide_backend import SlideBackend
 
-COARSEST_UM = 0.5  # a lymphocyte's nucleus is then 14 px wide: chromatin can no longer be judged
-FINEST_UM = 0.04  # beyond any objective; such a figure is a unit error
-_MAX_ASPECT = 1.05  # µm/px along x over that along y
+COARSEST_UM = 0.5  # a lymphocyte's nucleus is then 14 px wide; chromatin is not visible beyond this
+FINEST_UM = 0.04  # no objective resolves this; such a figure is an error of units
+_MAX_ASPECT = 1.05  # µm/px along x divided by µm/px along y
 
 
 class SlideReader:
     """An open slide. Use as a context manager, or call `close`."""
 
-    def __init__(self, slide: Slide, source):
+    def __init__(self, slide: Slide, source: SlideBackend, glass_for_damage: bool = False) -> None:
         self.slide = slide
+        self._on_damage = self._note_damage if glass_for_damage else None
+        self.damaged: dict[Rect, str] = {}  # level-0 pixels: why they could not be decoded
         self._source = source
 
     def read(self, level: int, x: int, y: int, w: int, h: int) -> np.ndarray:
-        """Pixels x..x+w, y..y+h of `level` (in pixels of that level): uint8 [h, w, 3], glass (255) outside the slide.
+        """Read pixels x..x+w, y..y+h of `level`: uint8 [h, w, 3].
 
-        Raises ReadError naming the slide and place where the file cannot be decoded there.
+        Coordinates are pixels of that level. Pixels outside the slide are white (255). If the
+        reader was opened with `glass_for_damage`, places that cannot be decoded are white too, and
+        `damaged` lists them.
+
+        Raises
+        ------
+        ReadError
+            The file cannot be decoded there. The message names the slide and the place.
         """
         width, height = self.slide.level_sizes[level]
         left, top, right, bottom = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
         if left >= right or top >= bottom:
             return np.full((h, w, 3), GLASS, np.uint8)
         try:
-            inside = self._source.read(level, left, top, right - left, bottom - top)
-        except (
-            MemoryError
-        ):  # the machine's fault, most likely: the region is done again in smaller batches
+            inside = self._source.read(
+                level, left, top, right - left, bottom - top, self._on_damage
+            )
+        except MemoryError:  # most likely the machine's: the region is tried again in small batches
             raise
-        except Exception as error:  # codecs raise a dozen kinds; none may stop the other regions
+        except Exception as error:  # codecs raise many types; none may stop the other regions
             place = f"level {level}, x {left}..{right}, y {top}..{bottom}"
             raise ReadError(
-                f"slide {self.slide.slide_id!r} ({self.slide.path}): cannot read {place}: {one_line(error)}; "
+                f"slide {self.slide.slide_id!r} ({self.slide.path}): cannot read {place}: "
+                f"{one_line(error)}; "
                 "copy the file again from the scanner if this persists"
             ) from error
         if inside.shape == (h, w, 3):
@@ -68,28 +80,57 @@ class SlideReader:
         out[top - y : bottom - y, left - x : right - x] = inside
         return out
 
+    def _note_damage(self, level: int, rect: Rect, reason: str) -> None:
+        factor = self.slide.level_downsamples[level]
+        x0, y0, x1, y1 = rect
+        at_level_0 = (
+            math.floor(x0 * factor),
+            math.floor(y0 * factor),
+            min(math.ceil(x1 * factor), self.slide.width),
+            min(math.ceil(y1 * factor), self.slide.height),
+        )
+        place = f"level {level}, x {x0}..{x1}, y {y0}..{y1}"
+        self.damaged[at_level_0] = f"{place}: {reason}"
+
+    def take_damaged(self) -> tuple[DamagedArea, ...]:
+        """What could not be decoded since the last call, by place."""
+        taken, self.damaged = self.damaged, {}
+        return tuple(DamagedArea(rect, reason) for rect, reason in sorted(taken.items()))
+
     def close(self) -> None:
-        """Release the file and its cached tiles."""
+        """Close the file and release its cached tiles."""
         self._source.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
-def open_slide(path: str | os.PathLike, slide_id: str, mpp: float | None = None) -> SlideReader:
-    """Open the slide at `path`; `mpp` (µm per level-0 pixel) overrides what the file says.
+def open_slide(
+    path: str | os.PathLike[str], slide_id: str, mpp: float | None = None
+) -> SlideReader:
+    """Open the slide at `path`.
 
-    Steps: open by content, settle µm/px, refuse what is too coarse or too fine, fingerprint, record.
-    Raises UnreadableSlideError, MissingMppError or UnsuitableSlideError, each naming the slide and a remedy.
+    Steps: choose a backend by content, determine µm/px, refuse a scale that is too coarse or too
+    fine, compute the fingerprint, make the record.
+
+    Parameters
+    ----------
+    mpp
+        µm per level-0 pixel. It overrides what the file says.
+
+    Raises
+    ------
+    UnreadableSlideError, MissingMppError, UnsuitableSlideError
+        Each message names the slide and a remedy.
     """
     path = Path(os.path.abspath(path))
     name = f"slide {slide_id!r} ({path})"
     source = open_backend(path, name)
     try:
-        spacing_um = _settle_mpp(name, source.spacing_um, mpp)
+        spacing_um = _determine_mpp(name, source.spacing_um, mpp)
         slide = Slide(
             path=str(path),
             slide_id=slide_id,
@@ -108,21 +149,26 @@ def open_slide(path: str | os.PathLike, slide_id: str, mpp: float | None = None)
     return SlideReader(slide, source)
 
 
-def record_slide(path: str | os.PathLike, slide_id: str, mpp: float | None = None) -> Slide:
-    """What a run needs to know of the slide at `path`; raises as `open_slide`."""
+def record_slide(path: str | os.PathLike[str], slide_id: str, mpp: float | None = None) -> Slide:
+    """Return the record of the slide at `path`. It raises the errors of `open_slide`."""
     with open_slide(path, slide_id, mpp) as reader:
         return reader.slide
 
 
 def check_unchanged(slide: Slide) -> None:
-    """Raise as `reopen` where a recorded slide cannot be opened any more or has changed."""
+    """Raise the errors of `reopen` if a recorded slide cannot be opened or has changed."""
     reopen(slide).close()
 
 
-def reopen(slide: Slide) -> SlideReader:
-    """Open a recorded slide again, in this or another process, by the same backend.
+def reopen(slide: Slide, glass_for_damage: bool = False) -> SlideReader:
+    """Open a recorded slide again with the same backend, in this or another process.
 
-    Raises UnreadableSlideError where it has vanished, or its content changed since it was recorded.
+    With `glass_for_damage` the reader returns glass for damaged places (see `SlideReader.read`).
+
+    Raises
+    ------
+    UnreadableSlideError
+        The file no longer exists, or its content has changed since it was recorded.
     """
     path, name = Path(slide.path), f"slide {slide.slide_id!r} ({slide.path})"
     try:
@@ -133,22 +179,24 @@ def reopen(slide: Slide) -> SlideReader:
         ) from error
     if now != slide.fingerprint:
         raise UnreadableSlideError(
-            f"{name}: changed since the run began (fingerprint {now[:12]}, was {slide.fingerprint[:12]}); "
+            f"{name}: changed since the run began "
+            f"(fingerprint {now[:12]}, was {slide.fingerprint[:12]}); "
             "run again once it is no longer being written"
         )
     source = open_backend(path, name, slide)
     if source.level_sizes != slide.level_sizes:
         source.close()
         raise UnreadableSlideError(
-            f"{name}: levels {source.level_sizes}, was {slide.level_sizes}; run again"
+            f"{name}: has levels {source.level_sizes}, had {slide.level_sizes}; run again"
         )
-    return SlideReader(slide, source)
+    return SlideReader(slide, source, glass_for_damage)
 
 
 def downsamples(level_sizes: tuple[tuple[int, int], ...]) -> tuple[float, ...]:
-    """Level-0 pixels per pixel of each level: the whole number that its rounded size allows, else the mean ratio.
+    """Return the number of level-0 pixels per pixel of each level.
 
-    A 4443 px wide slide halved is 2221 px wide: the factor is 2, not 2.0005.
+    It is the whole number that agrees with the level's rounded size, else the mean ratio of the
+    sides. A slide 4443 px wide has a half of 2221 px: the factor is 2, not 2.0005.
 
     >>> downsamples(((4443, 3567), (2221, 1783)))
     (1.0, 2.0)
@@ -157,10 +205,10 @@ def downsamples(level_sizes: tuple[tuple[int, int], ...]) -> tuple[float, ...]:
 
 
 def _downsample(full: tuple[int, int], part: tuple[int, int]) -> float:
+    """Return the factor between two levels from their (width, height)."""
     ratio = (full[0] / part[0] + full[1] / part[1]) / 2
-    candidates = [
-        2 ** round(math.log2(ratio))
-    ]  # first, because the size of a tiny level allows many whole numbers
+    # A power of two comes first, because the size of a tiny level agrees with many whole numbers.
+    candidates = [2 ** round(math.log2(ratio))]
     if min(part) >= 256:
         candidates.append(round(ratio))
     for whole in candidates:
@@ -171,25 +219,31 @@ def _downsample(full: tuple[int, int], part: tuple[int, int]) -> float:
     return ratio
 
 
-def _settle_mpp(name: str, spacing_um: tuple[float, float] | None, given: float | None) -> float:
-    """µm per level-0 pixel: the given one, else the file's, checked to be of use."""
-    if given is None and spacing_um is None:
+def _determine_mpp(name: str, spacing_um: tuple[float, float] | None, given: float | None) -> float:
+    """Return µm per level-0 pixel, from `given` or else from the file, and check it."""
+    if given is not None:
+        mpp = float(given)
+    elif spacing_um is None:
         raise MissingMppError(
             f"{name}: the file does not say its µm/px; give it with --mpp (for example --mpp 0.25)"
         )
-    if given is None and not 1 / _MAX_ASPECT <= spacing_um[0] / spacing_um[1] <= _MAX_ASPECT:
+    elif not 1 / _MAX_ASPECT <= spacing_um[0] / spacing_um[1] <= _MAX_ASPECT:
         raise UnsuitableSlideError(
-            f"{name}: pixels are not square ({spacing_um[0]:g} x {spacing_um[1]:g} µm); if that is wrong, give --mpp"
+            f"{name}: pixels are not square ({spacing_um[0]:g} x {spacing_um[1]:g} µm); "
+            "if that is wrong, give --mpp"
         )
-    mpp = float(given) if given is not None else math.sqrt(spacing_um[0] * spacing_um[1])
+    else:
+        mpp = math.sqrt(spacing_um[0] * spacing_um[1])
     if not mpp <= COARSEST_UM:
         raise UnsuitableSlideError(
-            f"{name}: {mpp:g} µm/px is too coarse to tell cells, the limit is {COARSEST_UM:g} µm/px; "
+            f"{name}: {mpp:g} µm/px is too coarse to tell cells apart, "
+            f"the limit is {COARSEST_UM:g} µm/px; "
             "scan at 20x or finer, or give the true figure with --mpp"
         )
     if mpp < FINEST_UM:
         raise UnsuitableSlideError(
-            f"{name}: {mpp:g} µm/px is finer than any objective gives, the limit is {FINEST_UM:g} µm/px; "
+            f"{name}: {mpp:g} µm/px is finer than any objective gives, "
+            f"the limit is {FINEST_UM:g} µm/px; "
             "give the true figure with --mpp"
         )
     return mpp

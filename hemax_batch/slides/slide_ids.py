@@ -1,10 +1,10 @@
-"""Slide ids: the names of results folders, safe on any file system and stable from night to night.
+"""Choose slide ids: names of results folders that are safe on any file system and do not change.
 
-An id is a readable ASCII slug of the file's stem. Where the slug lost something that tells names apart (letters that
-are not ASCII, a tail beyond 80 characters), a hash of the full name follows. Where two slides still share an id, every
-one of them gets a hash of its absolute path, so that ids do not depend on the order. And a path that already has
-results keeps the id they were written under (`known_ids`), so that a second `smear.svs`, found a month later in
-another folder, never renames or takes over the first one's results.
+An id is a readable ASCII slug of the file's stem. A hash of the full name follows if the slug loses
+letters that distinguish names (letters outside ASCII, characters after the 80th). If two slides
+still share an id, each of them gets a hash of its absolute path, so ids do not depend on the order.
+A path that already has results keeps its id (`known_ids`). A second `smear.svs` in another folder
+therefore never renames or replaces the results of the first.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 MAX_ID_CHARS = 80
-RESERVED = ("reviews",)  # folders that are not slides' lie there (review.retally)
+RESERVED = ("reviews",)  # folders of the results that belong to no slide (review.retally)
 _HASH_CHARS = 8
 _DOUBLE_SUFFIXES = (".ome.tiff", ".ome.tif", ".ome.btf", ".ome.tf8", ".ome.tf2")
 
@@ -25,33 +25,38 @@ _DOUBLE_SUFFIXES = (".ome.tiff", ".ome.tif", ".ome.btf", ".ome.tf8", ".ome.tf2")
 def assign_ids(
     paths: Sequence[Path], names: Sequence[str], known_ids: Mapping[str, str]
 ) -> list[str]:
-    """An id per absolute path, distinct even where case is ignored; `known_ids` maps paths to ids already given.
+    """Assign an id to each absolute path. Ids differ even if case is ignored.
 
-    `names` are what the slides are called (usually `stem(path)`).
+    Parameters
+    ----------
+    names
+        Names of the slides, usually `stem(path)`.
+    known_ids
+        Ids that were given earlier, by path.
 
     >>> assign_ids([Path("/a/smear 1.svs"), Path("/b/other.tif")], ["smear 1", "other"], {})
     ['smear_1', 'other']
     """
-    wanted = [slug(name) for name in names]
-    newcomers = [i for i, path in enumerate(paths) if str(path) not in known_ids]
-    crowd = Counter(wanted[i].casefold() for i in newcomers)
-    ids = [known_ids.get(str(path), name) for path, name in zip(paths, wanted, strict=True)]
-    taken = {given.casefold() for given in (*RESERVED, *known_ids.values())}
-    for i in newcomers:
-        if wanted[i].casefold() in taken or crowd[wanted[i].casefold()] > 1:
-            ids[i] = _with_hash(wanted[i], str(paths[i]))
-    # a file may be called like another's id with its hash; a longer hash settles it
-    crowd = Counter(
-        given.casefold() for given in (*known_ids.values(), *(ids[i] for i in newcomers))
+    slugs = [slug(name) for name in names]
+    new = [i for i, path in enumerate(paths) if str(path) not in known_ids]
+    uses = Counter(slugs[i].casefold() for i in new)
+    ids = [known_ids.get(str(path), name) for path, name in zip(paths, slugs, strict=True)]
+    taken = {slide_id.casefold() for slide_id in (*RESERVED, *known_ids.values())}
+    for i in new:
+        if slugs[i].casefold() in taken or uses[slugs[i].casefold()] > 1:
+            ids[i] = _with_hash(slugs[i], str(paths[i]))
+    # A file may have the name of another slide's id with its hash. A longer hash resolves this.
+    uses = Counter(
+        slide_id.casefold() for slide_id in (*known_ids.values(), *(ids[i] for i in new))
     )
-    for i in newcomers:
-        if crowd[ids[i].casefold()] > 1:
-            ids[i] = _with_hash(wanted[i], str(paths[i]), 32)
+    for i in new:
+        if uses[ids[i].casefold()] > 1:
+            ids[i] = _with_hash(slugs[i], str(paths[i]), 32)
     return ids
 
 
 def stem(path: Path) -> str:
-    """The file's name without its ending, `.ome.tif` and the like included."""
+    """Return the file's name without its ending. `.ome.tif` and the like are one ending."""
     for double in _DOUBLE_SUFFIXES:
         if path.name.lower().endswith(double):
             return path.name[: -len(double)]
@@ -59,9 +64,10 @@ def stem(path: Path) -> str:
 
 
 def slug(name: str) -> str:
-    """A readable ASCII form of `name`: letters, digits, `.`, `-`, `_`; at most 80 characters.
+    """Return a readable ASCII form of `name`: at most 80 letters, digits, `.`, `-` and `_`.
 
-    Never empty, never starting with `.`, `-` or `=`, never looking like a file (`x.csv`), since files lie beside it.
+    The slug is never empty and never starts with `.`, `-` or `=`. It never looks like a file name
+    (`x.csv`), because files lie beside the folder.
 
     >>> slug("fluorescence (387)"), slug("=cmd"), slug("cells.csv")
     ('fluorescence_387', 'cmd', 'cells_csv')
@@ -70,13 +76,14 @@ def slug(name: str) -> str:
     ascii_only = plain.encode("ascii", "ignore").decode()
     safe = re.sub(r"[^A-Za-z0-9.-]+", "_", ascii_only).strip("._-") or "slide"
     safe = re.sub(r"\.(?=[A-Za-z][A-Za-z0-9]{0,7}$)", "_", safe)
-    # combining accents may go (é → e), a letter with no ASCII form may not go unnoticed
+    # An accent may be dropped (é → e). A letter without an ASCII form adds a hash.
     lost = any(
         not c.isascii() and not unicodedata.combining(c) for c in plain
     ) or not ascii_only.strip(" ._-=")
     return _with_hash(safe, name) if lost or len(safe) > MAX_ID_CHARS else safe
 
 
-def _with_hash(name: str, of: str, hash_chars: int = _HASH_CHARS) -> str:
-    digest = hashlib.sha256(of.encode("utf-8", "surrogateescape")).hexdigest()[:hash_chars]
+def _with_hash(name: str, hashed_text: str, hash_chars: int = _HASH_CHARS) -> str:
+    """Append a hash of `hashed_text` to a name of at most 80 characters."""
+    digest = hashlib.sha256(hashed_text.encode("utf-8", "surrogateescape")).hexdigest()[:hash_chars]
     return f"{name[: MAX_ID_CHARS - hash_chars - 1].rstrip('._-')}-{digest}"

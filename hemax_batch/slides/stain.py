@@ -1,47 +1,51 @@
-"""How a slide is stained.
+"""Measure how a slide is stained.
 
-The stain is measured once per slide, on a bounded sample, so that every region and worker uses the same figures.
-Optical density is -log10((v + 1) / (background + 1)) per channel.
+The stain is measured once per slide on a bounded sample, so all regions and workers use the same
+numbers. Optical density is -log10((v + 1) / (background + 1)) per channel.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from skimage.filters import threshold_otsu
 
-from ..records import StainProfile
-from .lattice import Lattice, lattice_of, read_lattice
+from ..records import Rect, StainProfile
+from .lattice import Lattice, WindowReader, lattice_of, read_lattice
 from .quality import MIN_CONTRAST_OD, rbc_diameters_um
-from .screening import STEP_UM, blue_weight
+from .screen_view import STEP_UM, blue_weight
 
-_WINDOWS = 8  # the stain is measured in at most 8 x 8 windows, evenly spaced,
-_WINDOW_PX = 256  # of at most so many lattice pixels each way
-_WINDOW_READ_PX = 768  # and, where there is no pyramid, of so many pixels of the file
-_GLASS_SHARE = 0.05  # the brightest pixels of a view with red cells are glass: over 5 % of any smear but a thick one
-_DARK = 60  # background below this: not a bright-field scan
-_GREY = 8  # of 255 between the channels: less in 99 of 100 pixels is no colour, though a JPEG may tint a little
-_ENOUGH_MM2 = 0.05  # of stained view, before a lack of red cells says anything:
-FEW_RED_CELLS_PER_MM2 = (
-    100  # mosaics of smear fields show 400-1000 round single ones, tissue sections 0-10
-)
-#: Where no red cell is seen: the palest usual, and the smallest blue weight, which is right for pale rapid stains.
-DEFAULT_RBC_OD = (0.06, 0.12, 0.12)
-_THICKER = 1.4  # times as dense in one window as in another: the film may differ in thickness
-_FAR_MORE = 1.5  # times as many single red cells (fields of several laboratories side by side: 1.2)
-_BASE_THRESHOLD = (
-    0.12  # nuclear stain; red cells lie at 0..0.1 of their slide, the palest nuclei at 0.3
-)
+RGB = tuple[float, float, float]
+
+_WINDOWS = 8  # the stain is measured in at most 8 x 8 evenly spaced windows
+_WINDOW_PX = 256  # largest side of a window in lattice pixels
+_WINDOW_READ_PX = 768  # largest side in pixels of the file, for slides without a pyramid
+# The brightest pixels of a view are glass. Any smear but a thick one is over 5 % glass.
+_GLASS_SHARE = 0.05
+_DARK = 60  # a lower background is not a bright-field scan
+# Of 255: difference between channels. A picture with less in 99 of 100 pixels is grey.
+_GREY = 8
+_ENOUGH_MM2 = 0.05  # a lack of red cells means something only in a larger stained area
+# Mosaics of smear fields show 400-1000 single round red cells per mm², tissue sections 0-10.
+FEW_RED_CELLS_PER_MM2 = 100
+#: Used if no red cell is found: the palest usual one. It gives the smallest blue weight, which
+#: suits pale rapid stains.
+DEFAULT_RBC_OD: RGB = (0.06, 0.12, 0.12)
+_THICKER = 1.4  # density ratio of two windows beyond which the film's thickness may differ
+_FAR_MORE = 1.5  # ratio of single red cells; fields of several laboratories side by side have 1.2
+# Nuclear stain. Red cells have 0..0.1 on their slide, the palest nuclei 0.3.
+_BASE_THRESHOLD = 0.12
 _TOP_THRESHOLD = 0.20
 
 
-def measure_stain(reader) -> StainProfile:
-    """Measure the slide's stain, once, on at most 64 windows at the screen's scale; deterministic.
+def measure_stain(reader: WindowReader) -> StainProfile:
+    """Measure the slide's stain on at most 64 windows at the screen's scale. It is deterministic.
 
-    Steps: read evenly spaced windows, find clear glass over all, red cells window by window (each against its own
-    brightest glass, so that uneven light does not matter), of these the typical single one, set the screen's threshold
-    above what red cells reach, warn.
+    Steps: read evenly spaced windows; find clear glass over all of them; find red cells in each
+    window, against its own brightest glass, so that uneven light does not matter; find the typical
+    single red cell; set the screen's threshold above the red cells; collect warnings.
     """
     lattice = lattice_of(reader.slide, STEP_UM)
     windows = [
@@ -59,9 +63,9 @@ def measure_stain(reader) -> StainProfile:
         [np.median(red, axis=0) for red in red_cells], views, background, lattice.step_um
     )
     k = blue_weight(StainProfile(background, rbc_od, _BASE_THRESHOLD))
-    reached = _median_of(
-        [[np.percentile(red @ np.array([1, 1, -k]), 90)] for red in red_cells], (0.0,)
-    )[0]
+    weights = np.array([1, 1, -k])
+    red_cell_stain = [np.percentile(red @ weights, 90) for red in red_cells]
+    reached = float(np.median(red_cell_stain)) if red_cell_stain else 0.0
     stain = StainProfile(
         background, rbc_od, min(max(_BASE_THRESHOLD, reached + 0.05), _TOP_THRESHOLD)
     )
@@ -69,12 +73,15 @@ def measure_stain(reader) -> StainProfile:
 
 
 def is_bright_field(stain: StainProfile) -> bool:
-    """Whether the background is light in every channel; on a dark one, optical density means nothing."""
+    """Return whether the background is light in every channel.
+
+    Optical density means nothing on a dark background.
+    """
     return min(stain.background_rgb) >= _DARK
 
 
-def _sample_rects(lattice: Lattice):
-    """At most 8 x 8 windows, evenly spaced over the lattice: rectangles in lattice pixels."""
+def _sample_rects(lattice: Lattice) -> list[Rect]:
+    """Return at most 8 x 8 evenly spaced windows, in lattice pixels."""
     side = min(_WINDOW_PX, max(16, _WINDOW_READ_PX // lattice.average))
     spans = []
     for size in (lattice.width, lattice.height):
@@ -86,50 +93,56 @@ def _sample_rects(lattice: Lattice):
     return [(x0, y0, x1, y1) for y0, y1 in spans[1] for x0, x1 in spans[0]]
 
 
-def _background(pixels: np.ndarray) -> tuple[float, float, float]:
-    """Clear glass: the median of the brightest 3 % in green, the pure white or black fill of places
-    that were not scanned left aside."""
+def _background(pixels: np.ndarray) -> RGB:
+    """Return the colour of clear glass: the median of the brightest 3 % in green.
+
+    The pure white or black fill of places that were not scanned is left out.
+    """
     red, green, blue = pixels.T
     scanned = pixels[(red != green) | (red != blue) | ((red > 0) & (red < 255))]
     if len(scanned) < max(1, 0.02 * len(pixels)):
         fill = 0.0 if len(pixels) and np.median(pixels) == 0 else 255.0
         return (fill, fill, fill)
     bright = scanned[scanned[:, 1] >= np.percentile(scanned[:, 1], 97)]
-    return tuple(float(v) for v in np.median(bright, axis=0))
+    red_median, green_median, blue_median = np.median(bright, axis=0).tolist()
+    return (red_median, green_median, blue_median)
 
 
 def _is_stained(window: np.ndarray) -> bool:
-    """Whether a view holds anything, by the contrast of its green channel."""
+    """Return whether a view contains anything, by the contrast of its green channel."""
     dark, light = np.percentile(window[..., 1], [10, 97])
     return bool(np.log10((light + 1) / (dark + 1)) >= MIN_CONTRAST_OD)
 
 
 def _red_cell_densities(window: np.ndarray) -> np.ndarray:
-    """Optical densities of a sample of the red cells' pixels: float [R, 3], none where there are hardly any.
+    """Return the optical densities of a sample of red-cell pixels: float [R, 3].
 
-    They are against the window's own brightest 5 %. What absorbs little blue is nuclear and set aside; what Otsu's
-    threshold on green then parts from the rest is red cells, if it is dense enough.
+    The result is empty if there are hardly any. Densities are relative to the window's own
+    brightest 5 %. Pixels that absorb little blue are nuclear and are left out. Otsu's threshold on
+    green separates the red cells from the rest, if they are dense enough.
     """
     pixels = window.reshape(-1, 3)
     green = pixels[:, 1]
     glass = np.median(pixels[green >= np.percentile(green, 100 * (1 - _GLASS_SHARE))], axis=0)
-    of_value = -np.log10((np.arange(256)[:, None] + 1.0) / (glass + 1.0))
-    density = np.stack([of_value[:, c].take(pixels[:, c]) for c in range(3)], 1)
-    rest = density[density @ np.array([1, 1, -2]) < 0.25]
+    density_of_value = -np.log10((np.arange(256)[:, None] + 1.0) / (glass + 1.0))
+    density = np.stack([density_of_value[:, c].take(pixels[:, c]) for c in range(3)], 1)
+    rest: np.ndarray = density[density @ np.array([1, 1, -2]) < 0.25]
     if len(rest) < 64:
         return rest[:0]
-    red = rest[rest[:, 1] > threshold_otsu(np.clip(rest[:, 1], 0, 0.5))][::8]
+    threshold = threshold_otsu(np.clip(rest[:, 1], 0, 0.5))
+    red: np.ndarray = rest[rest[:, 1] > threshold][::8]
     enough = len(red) > 0.01 * len(density) / 8 and np.median(red[:, 1]) > MIN_CONTRAST_OD
     return red if enough else red[:0]
 
 
 def _typical_red_cell(
-    medians: list[np.ndarray], views: list[np.ndarray], background, spacing_um: float
-):
-    """Optical density, per channel, of a single red cell, from the medians of windows.
+    medians: list[np.ndarray], views: list[np.ndarray], background: RGB, spacing_um: float
+) -> RGB:
+    """Return the optical density per channel of a single red cell, from the medians of windows.
 
-    Where much of the film is thick, most windows show several red cells on one another; the least dense fifth then shows
-    what a single one is like, and the proof is that far more round single cells are found with it.
+    If much of the film is thick, most windows show red cells on top of each other. The least dense
+    fifth of the windows then shows single cells. It is used only if far more round single cells are
+    found with it.
     """
     typical = _median_of(medians, DEFAULT_RBC_OD)
     if len(medians) < 2:
@@ -139,32 +152,34 @@ def _typical_red_cell(
     if np.percentile(green, 90) < _THICKER * np.percentile(green, 10):
         return typical
     palest = _median_of(least, DEFAULT_RBC_OD)
-    singles, more = (
+    singles, palest_singles = (
         sum(
             len(rbc_diameters_um(view, spacing_um, StainProfile(background, od, _BASE_THRESHOLD)))
             for view in _subsample(views)
         )
         for od in (typical, palest)
     )
-    return palest if more > _FAR_MORE * singles else typical
+    return palest if palest_singles > _FAR_MORE * singles else typical
 
 
 def _subsample(views: list[np.ndarray]) -> list[np.ndarray]:
-    """At most 12 of them, evenly spaced."""
+    """Return at most 12 of the views, evenly spaced."""
     return views[:: -(-len(views) // 12)] if views else []
 
 
-def _median_of(rows, default) -> tuple[float, ...]:
-    return (
-        tuple(float(v) for v in np.median(np.asarray(rows, float), axis=0))
-        if len(rows)
-        else tuple(default)
-    )
+def _median_of(rows: Sequence[np.ndarray], default: RGB) -> RGB:
+    """Return the median of [3] arrays per channel, or `default` if there are none."""
+    if not len(rows):
+        return default
+    red, green, blue = np.median(np.asarray(rows, float), axis=0).tolist()
+    return (red, green, blue)
 
 
 def _warnings(stain: StainProfile, views: list[np.ndarray], spacing_um: float) -> tuple[str, ...]:
-    """What makes the slide no smear: a dark background, nothing stained, no colour or no single red cells (both in up to
-    12 views)."""
+    """Return the reasons why the slide may be no smear, from up to 12 views.
+
+    The reasons are a dark background, nothing stained, no colour, and no single red cells.
+    """
     shown = tuple(round(v) for v in stain.background_rgb)
     if not is_bright_field(stain):
         return (
@@ -172,12 +187,12 @@ def _warnings(stain: StainProfile, views: list[np.ndarray], spacing_um: float) -
         )
     if not views:
         return (
-            f"no stained smear: nothing darker than the glass (RGB {shown}) in the places looked at",
+            f"no stained smear: nothing darker than the glass (RGB {shown}) in the places measured",
         )
     views = _subsample(views)
     if max(np.percentile(np.ptp(view, axis=-1), 99) for view in views) < _GREY:
         return (
-            "no stain to be seen: the picture is grey (red, green and blue alike); scan it in colour",
+            "no visible stain: the picture is grey (red, green and blue are equal); scan it in colour",
         )
     area_mm2 = sum(view.shape[0] * view.shape[1] for view in views) * (spacing_um / 1000) ** 2
     count = sum(len(rbc_diameters_um(view, spacing_um, stain)) for view in views)

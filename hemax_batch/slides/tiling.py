@@ -1,7 +1,8 @@
-"""The plan of a slide: which regions are worked on, who owns what, and what is left out as blank glass.
+"""Plan the regions of a slide: which are processed, who owns what, and what is blank glass.
 
-Cores are the cells of one grid from the slide's origin, half-open, so every point of the slide lies in exactly one.
-A window is its core and a halo, clipped to the slide: what is seen, of which only what is centred in the core counts.
+Cores are the half-open cells of one grid from the slide's origin, so every point of the slide lies
+in exactly one core. A window is a core with its halo, clipped to the slide. A region reads its
+window and owns only the cells that are centred in its core.
 """
 
 from __future__ import annotations
@@ -11,41 +12,41 @@ import math
 import numpy as np
 
 from ..records import Rect, Region, Slide, StainProfile, TilePlan
-from .lattice import Lattice, lattice_of, read_lattice
-from .screening import SUPPORT_UM
+from .lattice import Lattice, WindowReader, lattice_of, read_lattice
+from .screen_view import SUPPORT_UM
 from .stain import is_bright_field
 
 CORE_UM = 400.0
-HALO_UM = SUPPORT_UM  # of the screen; a patch (38 µm) round a cell on a core's edge needs 19, the largest cell 25
-_TILE_PX = (
-    256  # cores are whole tiles of the usual file, so that few tiles are decoded for two cores
-)
+# The screen's support. A patch (38 µm) on a core's edge needs 19 µm, the largest cell 25 µm.
+HALO_UM = SUPPORT_UM
+_TILE_PX = 256  # tiles of the usual file; cores of whole tiles decode few tiles twice
 
-_COARSE_UM = 4.0  # the coarse look: a lymphocyte (7 µm) still covers a whole pixel
-_MAX_COARSE_PIXELS = (
-    64_000_000  # of the file; what would take more has no useful pyramid: all of it is worked on
-)
+_COARSE_UM = 4.0  # resolution of the search for blank glass; a lymphocyte (7 µm) covers a pixel
+# Pixels of the file. A slide that needs more has no useful pyramid, and all of it is processed.
+_MAX_COARSE_PIXELS = 64_000_000
 _COARSE_STRIPE_PX = 8_000_000  # lattice pixels held at once
-_STAINED_OD = 0.07  # of any channel: half of the palest red cell's; JPEG and shading on averaged pixels stay below
+# In any channel: half of the palest red cell's. Averaged JPEG noise and shading stay below.
+_STAINED_OD = 0.07
 
 
 def plan_regions(
-    reader, stain: StainProfile, core_um: float = CORE_UM, halo_um: float = HALO_UM
+    reader: WindowReader, stain: StainProfile, core_um: float = CORE_UM, halo_um: float = HALO_UM
 ) -> TilePlan:
-    """The regions of a slide that hold anything, row-major, and the area of what is left out.
+    """Plan the regions of a slide that are not blank, row-major, and measure what is left out.
 
-    Steps: lay the grid of cores, look at the slide coarsely in stripes, keep the cores with a stained pixel in or next
-    to them, and give each its window.
+    Steps: lay the grid of cores, read the slide coarsely in stripes, keep cores with a stained
+    pixel in or next to them, give each its window.
 
-    At 0.1 µm/px and core_um=400 a core is 4096 px wide (16 tiles of 256); core (1, 0) is 4096, 0, 8192, 4096 and with a
-    halo of 48 µm its window is 3616, 0, 8672, 4576.
+    At 0.1 µm/px and core_um=400 a core is 4096 px wide (16 tiles of 256 px). Core (1, 0) is 4096,
+    0, 8192, 4096. With a halo of 48 µm its window is 3616, 0, 8672, 4576.
     """
     slide = reader.slide
     core_px = core_size_px(slide.mpp, core_um)
     halo_px = math.ceil(halo_um / slide.mpp)
     columns, rows = -(-slide.width // core_px), -(-slide.height // core_px)
     stained = stained_cores(reader, stain, core_px, columns, rows)
-    regions, area_px = [], 0
+    regions: list[Region] = []
+    area_px = 0
     for row, column in np.argwhere(stained).tolist():
         x0, y0 = column * core_px, row * core_px
         x1, y1 = min(x0 + core_px, slide.width), min(y0 + core_px, slide.height)
@@ -58,6 +59,7 @@ def plan_regions(
 
 
 def _with_halo(core: Rect, halo_px: int, slide: Slide) -> Rect:
+    """Extend a core by the halo and clip it to the slide."""
     x0, y0, x1, y1 = core
     return (
         max(x0 - halo_px, 0),
@@ -68,7 +70,7 @@ def _with_halo(core: Rect, halo_px: int, slide: Slide) -> Rect:
 
 
 def core_size_px(mpp: float, core_um: float) -> int:
-    """Side of a core in level-0 pixels: whole file tiles where it is larger than one.
+    """Return the side of a core in level-0 pixels: whole file tiles if it is larger than one.
 
     >>> core_size_px(0.1, 400.0), core_size_px(0.5, 400.0), core_size_px(0.5, 50.0)
     (4096, 768, 100)
@@ -77,12 +79,15 @@ def core_size_px(mpp: float, core_um: float) -> int:
     return max(1, round(size / _TILE_PX)) * _TILE_PX if size >= _TILE_PX else size
 
 
-def stained_cores(reader, stain: StainProfile, core_px: int, columns: int, rows: int) -> np.ndarray:
-    """Which cores hold anything denser than glass, by the densest pixel of a coarse look: bool [rows, columns].
+def stained_cores(
+    reader: WindowReader, stain: StainProfile, core_px: int, columns: int, rows: int
+) -> np.ndarray:
+    """Find the cores that contain anything denser than glass: bool [rows, columns].
 
-    The densest and not the mean: one lymphocyte keeps its core. A stained pixel also keeps the cores that its
-    neighbours lie in. Without a level coarse enough to look at (and too large to read whole) every core is kept;
-    on a dark background (fluorescence) none is, and the stain's warnings say so.
+    The densest pixel of a coarse read decides, not the mean, so one lymphocyte keeps its core. A
+    stained pixel also keeps the cores of its neighbours. Every core is kept if the slide has no
+    coarse level and is too large to read whole. No core is kept on a dark background
+    (fluorescence), and the stain's warnings say so.
     """
     if not is_bright_field(stain):
         return np.zeros((rows, columns), bool)
@@ -101,19 +106,22 @@ def stained_cores(reader, stain: StainProfile, core_px: int, columns: int, rows:
         )
         y, x = np.nonzero(_is_stained(pixels, stain))
         _mark(stained, x, y + top, lattice, core_px)
+    for x0, y0, x1, y1 in reader.damaged:  # what cannot be seen is not blank
+        stained[y0 // core_px : -(-y1 // core_px), x0 // core_px : -(-x1 // core_px)] = True
     return stained
 
 
 def _is_stained(pixels: np.ndarray, stain: StainProfile) -> np.ndarray:
-    """Where any channel absorbs at least _STAINED_OD against the glass: bool [h, w]."""
+    """Return where any channel absorbs at least _STAINED_OD more than glass: bool [h, w]."""
     limits = (np.array(stain.background_rgb) + 1) * 10**-_STAINED_OD - 1
-    return (pixels < limits).any(axis=2)
+    stained: np.ndarray = np.any(pixels < limits, axis=2)
+    return stained
 
 
 def _mark(
     stained: np.ndarray, x: np.ndarray, y: np.ndarray, lattice: Lattice, core_px: int
 ) -> None:
-    """Mark the cores that lattice pixels (x, y), each with its eight neighbours, reach into."""
+    """Mark the cores that lattice pixels (x, y) and their eight neighbours reach into."""
     rows, columns = stained.shape
     for dy in (-1, 2):
         for dx in (-1, 2):

@@ -1,6 +1,6 @@
-"""A synthetic blood smear with exact ground truth: for the demo, the tests and training. Never to be called real.
+"""Synthetic blood smears with exact ground truth, for the demo, the tests and training.
 
-Everything is painted as optical density, as stain on glass: red cells, then nucleated cells, then light and noise.
+Everything is drawn as optical density: red cells, nucleated cells, then illumination and noise.
 """
 
 from .patch import draw_cell_patch

@@ -1,28 +1,73 @@
-"""What each class looks like: sizes, shapes, colours, chromatin and granules, as a table."""
+"""Appearance of each class as a table: size, shape, colour, chromatin and granules."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-Weighted = tuple[tuple[str, float], ...]  # (vocabulary state, weight)
+#: Pairs of a vocabulary state and its weight.
+Weighted = tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True)
 class GranuleRecipe:
-    """One kind of granule: `solid` ones hide what is below; `over_nucleus` 0..1 is their strength there."""
+    """One kind of granule.
 
-    colour: str  # a field of Stain
+    Attributes
+    ----------
+    colour : str
+        A field of `Stain`.
+    radius_um, spacing_um : float
+        Radius, and distance between granules.
+    strength : tuple of float
+        Range of the optical density, relative to the stain.
+    patchy : float
+        Threshold of the noise above which granules lie: -9 everywhere, 0 in half of the places.
+    over_nucleus : float
+        Strength over the nucleus, 0..1.
+    solid : bool
+        Whether granules hide what lies below.
+    """
+
+    colour: str
     radius_um: float
     spacing_um: float
     strength: tuple[float, float]
-    patchy: float = -9.0  # the larger, the fewer places hold them (-9 everywhere, 0 half)
+    patchy: float = -9.0
     over_nucleus: float = 0.0
     solid: bool = False
 
 
 @dataclass(frozen=True)
 class CellRecipe:
-    """One class. Diameters in µm; `fraction` is nucleus / cell by area; `nucleus` the strength of its stain."""
+    """Appearance of one class.
+
+    Attributes
+    ----------
+    diameter_um, diameter_sd : float
+        Mean and standard deviation of the diameter.
+    fraction, fraction_sd : float
+        Mean and standard deviation of nucleus area / cell area.
+    shapes, colours : tuple
+        Weights of nucleus shapes and cytoplasm colours.
+    granularity : str
+        A vocabulary state.
+    nucleus, cytoplasm : float
+        Strength of the stain.
+    clump_um, clump, gaps : float
+        Size and contrast of chromatin clumps, and of the pale gaps between them.
+    light_blueness : float
+        Tint of a light cytoplasm: 0 pink, 1 light blue.
+    mottle : float
+        Contrast of the cytoplasm's texture.
+    basophilia : float
+        Strength of the deeper border and the pale zone at the nucleus.
+    uneven, rough_um : float
+        Irregularity of the outline, coarse (relative) and fine.
+    vacuoles, nucleoli : float
+        Mean number.
+    haemoglobin : float
+        Largest share of a red cell's colour.
+    """
 
     diameter_um: float
     diameter_sd: float
@@ -36,15 +81,15 @@ class CellRecipe:
     clump: float
     gaps: float = 0.2
     granules: tuple[GranuleRecipe, ...] = ()
-    light_blueness: float = 0.15  # of a light cytoplasm: 0 pink, 1 light blue
+    light_blueness: float = 0.15
     mottle: float = 0.08
-    basophilia: float = 0.0  # deeper border, pale zone at the nucleus
-    uneven: float = 0.055  # of the outline
+    basophilia: float = 0.0
+    uneven: float = 0.055
     rough_um: float = 0.05
     vacuoles: float = 0.0
     nucleoli: float = 0.0
     haemoglobin: float = 0.0
-    cytoplasm: float = 1.0  # strength of its stain
+    cytoplasm: float = 1.0
 
 
 _FINE = (

@@ -1,4 +1,4 @@
-"""Layers to picture: painted cells over red cells, and the sensor."""
+"""Composition of layers into an image: cells over red cells, then sensor noise."""
 
 from __future__ import annotations
 
@@ -11,16 +11,28 @@ from .red_cell import light_of
 from .stain import Stain
 from .white_cell import PaintedCell
 
-NOISE_PX = 512  # period of the noise
+#: Period of the noise in pixels.
+NOISE_PX = 512
+_Slices = tuple[slice, slice]
 
 
 def composite(
     plane: np.ndarray, x0: int, y0: int, painted: list[PaintedCell], stain: Stain
 ) -> np.ndarray:
-    """Light float32 [h, w, 3] through a plane of red cells whose top-left pixel is (x0, y0), and painted cells over it.
+    """Compose red cells and painted cells into transmitted light: float32 [h, w, 3], 0..255.
 
-    Nucleated cells first push the red cells away (the plane is changed), then all absorb. Each pixel depends on that
-    pixel alone, so a cell cut by a window's border is the same from both sides, given the same order of the painted.
+    Nucleated cells first push red cells away, which changes `plane`; then all absorb. Each pixel is
+    computed by itself. A cell cut by a window's border is therefore the same from both sides, given
+    the same order of painted cells.
+
+    Parameters
+    ----------
+    plane : ndarray of int16 [h, w]
+        Thickness of red cells.
+    x0, y0 : int
+        Position of the plane's top-left pixel.
+    painted : list of PaintedCell
+    stain : Stain
     """
     cuts = [(p, *cut) for p in painted if (cut := _overlap(plane.shape, x0, y0, p))]
     for p, here, there in cuts:
@@ -32,8 +44,10 @@ def composite(
     return light
 
 
-def _overlap(shape: tuple[int, int], x0: int, y0: int, painted: PaintedCell):
-    """Slices of the plane and of the painted crop where they meet, or None."""
+def _overlap(
+    shape: tuple[int, ...], x0: int, y0: int, painted: PaintedCell
+) -> tuple[_Slices, _Slices] | None:
+    """Return the slices of the plane and of the painted crop where they meet, or None."""
     h, w = painted.through.shape[:2]
     left, top = painted.x0 - x0, painted.y0 - y0
     a, b = max(top, 0), min(top + h, shape[0])
@@ -45,23 +59,26 @@ def _overlap(shape: tuple[int, int], x0: int, y0: int, painted: PaintedCell):
 
 @lru_cache(maxsize=1)
 def _noise_pool() -> np.ndarray:
-    """Noise, correlated a little as after a camera's demosaicing: float32 [1536, 1536, 3], unit, period 512."""
+    """Make periodic noise of unit deviation: float32 [1536, 1536, 3], period 512.
+
+    It is slightly correlated, as after a camera's demosaicing.
+    """
     white = np.random.default_rng(5).standard_normal((NOISE_PX, NOISE_PX, 3)).astype(np.float32)
     soft = ndimage.gaussian_filter(white, (0.55, 0.55, 0.35), mode="wrap")
     return np.tile(soft / soft.std(), (3, 3, 1))
 
 
 def apply_sensor(rng: np.random.Generator, light: np.ndarray, noise: float) -> np.ndarray:
-    """Light [h, w, 3] up to 1024 pixels a side with noise added, as uint8."""
+    """Add noise to light [h, w, 3] of up to 1024 pixels per side and convert it to uint8."""
     y, x = rng.integers(0, NOISE_PX, 2)
     return add_noise(light, noise, x, y)
 
 
 def add_noise(light: np.ndarray, noise: float, x: int, y: int) -> np.ndarray:
-    """Noise from the pool at (x, y), modulo its period; rounded and clipped to uint8."""
+    """Add noise from the pool at (x, y), modulo its period; round and clip to uint8."""
     h, w = light.shape[:2]
     x, y = x % NOISE_PX, y % NOISE_PX
     noisy = _noise_pool()[y : y + h, x : x + w] * np.float32(noise)
     noisy += light
-    noisy += np.float32(0.5)  # so that cutting off rounds
+    noisy += np.float32(0.5)  # The conversion to uint8 truncates.
     return np.clip(noisy, 0, 255, out=noisy).astype(np.uint8)

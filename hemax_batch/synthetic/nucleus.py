@@ -1,48 +1,69 @@
-"""Shapes of nuclei on the coarse grid: signed fields in µm, positive inside, about 1 µm per µm near the border.
+"""Shapes of nuclei on the coarse grid, as signed distance fields in µm, positive inside.
 
-Each shape is drawn for a nucleus of `radius_um` (of the circle of its area) in a cell of `cell_um` radius; the painter
-then shifts the field so that the area is exactly as wanted.
+Each shape is drawn for a nucleus of `radius_um` (radius of the circle of its area) in a cell of
+radius `cell_um`. The painter then shifts the field until the area is exact.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 
 @dataclass(frozen=True)
 class NucleusField:
-    """`body` is shifted to the wanted area; `strands` (threads between lobes) are joined to it afterwards."""
+    """Signed distance field of a nucleus.
+
+    Attributes
+    ----------
+    body : ndarray
+        Shifted to the wanted area.
+    strands : ndarray, optional
+        Threads between lobes, joined to the body after the shift.
+    """
 
     body: np.ndarray
     strands: np.ndarray | None = None
 
 
 def nucleus_field(
-    shape: str, rng, x: np.ndarray, y: np.ndarray, cell_um: float, radius_um: float
+    shape: str,
+    rng: np.random.Generator,
+    x: np.ndarray,
+    y: np.ndarray,
+    cell_um: float,
+    radius_um: float,
 ) -> NucleusField:
-    """A nucleus of a vocabulary shape around the origin, anywhere turned. x, y: µm, any broadcastable shapes."""
+    """Draw a nucleus of a vocabulary shape around the origin in a random orientation.
+
+    x and y are in µm and of any broadcastable shapes.
+    """
     turn = rng.uniform(0, 2 * np.pi)
     u, v = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
     return _SHAPES[shape](rng, u, v, cell_um, radius_um)
 
 
-def _ellipse(u, v, cx: float, cy: float, a: float, b: float, turn: float = 0.0) -> np.ndarray:
-    """About the signed distance to an ellipse."""
+def _ellipse(
+    u: np.ndarray, v: np.ndarray, cx: float, cy: float, a: float, b: float, turn: float = 0.0
+) -> np.ndarray:
+    """Return the approximate signed distance to an ellipse."""
     du, dv = u - cx, v - cy
     p, q = du * np.cos(turn) + dv * np.sin(turn), dv * np.cos(turn) - du * np.sin(turn)
-    return (1 - np.sqrt((p / a) ** 2 + (q / b) ** 2)) * np.sqrt(a * b)
+    distance: np.ndarray = (1 - np.sqrt((p / a) ** 2 + (q / b) ** 2)) * np.sqrt(a * b)
+    return distance
 
 
-def _smooth_max(a, b, k: float) -> np.ndarray:
-    """Union of two fields with a fillet of about k µm."""
+def _smooth_max(a: np.ndarray, b: np.ndarray, k: float) -> np.ndarray:
+    """Unite two fields with a fillet of about k µm."""
     h = np.clip(0.5 + 0.5 * (a - b) / k, 0, 1)
-    return b + (a - b) * h + k * h * (1 - h)
+    united: np.ndarray = b + (a - b) * h + k * h * (1 - h)
+    return united
 
 
-def _capsules(u, v, points: np.ndarray, radii: np.ndarray) -> np.ndarray:
-    """A thick line through points [n, 2] with radius [n] at each."""
+def _capsules(u: np.ndarray, v: np.ndarray, points: np.ndarray, radii: np.ndarray) -> np.ndarray:
+    """Draw a thick line through points [n, 2] with a radius [n] at each."""
     out = np.full(np.broadcast_shapes(u.shape, v.shape), -99, np.float32)
     for (x0, y0), (x1, y1), r0, r1 in zip(
         points[:-1], points[1:], radii[:-1], radii[1:], strict=True
@@ -53,7 +74,24 @@ def _capsules(u, v, points: np.ndarray, radii: np.ndarray) -> np.ndarray:
     return out
 
 
-def _round(rng, u, v, cell_um, radius_um):
+class _Shape(Protocol):
+    """Draws a nucleus at coordinates u, v (µm)."""
+
+    def __call__(
+        self,
+        rng: np.random.Generator,
+        u: np.ndarray,
+        v: np.ndarray,
+        cell_um: float,
+        radius_um: float,
+        /,
+    ) -> NucleusField: ...
+
+
+def _round(
+    rng: np.random.Generator, u: np.ndarray, v: np.ndarray, cell_um: float, radius_um: float
+) -> NucleusField:
+    """Draw a nearly round nucleus, off the cell's centre."""
     stretch = rng.uniform(1.0, 1.14)
     room = max(cell_um - radius_um * stretch, 0)
     return NucleusField(
@@ -63,8 +101,16 @@ def _round(rng, u, v, cell_um, radius_um):
     )
 
 
-def _notched(rng, u, v, cell_um, radius_um, depth: float, width: float):
-    """An oval with a bite out of its side towards the cell's middle."""
+def _notched(
+    rng: np.random.Generator,
+    u: np.ndarray,
+    v: np.ndarray,
+    cell_um: float,
+    radius_um: float,
+    depth: float,
+    width: float,
+) -> NucleusField:
+    """Draw an oval with a notch in the side towards the cell's centre."""
     long = rng.uniform(1.12, 1.3)
     off = min(0.25 * radius_um + 0.3, max(cell_um - radius_um, 0.1))
     body = _ellipse(u, v, off, 0, radius_um * 1.12 / long * 1.08, radius_um * 1.1 * long, 0)
@@ -82,12 +128,17 @@ def _notched(rng, u, v, cell_um, radius_um, depth: float, width: float):
     return NucleusField(-_smooth_max(-body, bite, 0.12 * radius_um + 0.4))
 
 
-def _indented(rng, u, v, cell_um, radius_um):
+def _indented(
+    rng: np.random.Generator, u: np.ndarray, v: np.ndarray, cell_um: float, radius_um: float
+) -> NucleusField:
+    """Draw a kidney-shaped nucleus."""
     return _notched(rng, u, v, cell_um, radius_um, rng.uniform(0.3, 0.85), rng.uniform(0.3, 0.8))
 
 
-def _irregular(rng, u, v, cell_um, radius_um):
-    """Three or four swellings about one body, run together."""
+def _irregular(
+    rng: np.random.Generator, u: np.ndarray, v: np.ndarray, cell_um: float, radius_um: float
+) -> NucleusField:
+    """Draw two to four lobes that merge with one body."""
     body = _ellipse(u, v, 0, 0, radius_um * 0.85, radius_um * 0.75)
     n = rng.integers(2, 5)
     for angle in np.linspace(0, 2 * np.pi, n, endpoint=False) + rng.normal(0, 0.5, n):
@@ -105,8 +156,10 @@ def _irregular(rng, u, v, cell_um, radius_um):
     return NucleusField(body)
 
 
-def _band(rng, u, v, cell_um, radius_um):
-    """A horseshoe or an S of even width, its ends a little swollen."""
+def _band(
+    rng: np.random.Generator, u: np.ndarray, v: np.ndarray, cell_um: float, radius_um: float
+) -> NucleusField:
+    """Draw a horseshoe or an S of even width with slightly swollen ends."""
     s = np.linspace(-1, 1, 15)
     width = radius_um * rng.uniform(0.42, 0.5)
     reach = cell_um - width - 0.9
@@ -121,24 +174,25 @@ def _band(rng, u, v, cell_um, radius_um):
     return NucleusField(_capsules(u, v, points, radii))
 
 
-def _lobes(rng, u, v, centres: np.ndarray, radius: float, gap_strands: bool = True):
-    """Egg-shaped lobes at centres [n, 2], threads between the neighbours."""
-    body = None
+def _lobes(
+    rng: np.random.Generator, u: np.ndarray, v: np.ndarray, centres: np.ndarray, radius: float
+) -> NucleusField:
+    """Draw egg-shaped lobes at centres [n, 2] with threads between neighbours."""
+    body = np.full(np.broadcast_shapes(u.shape, v.shape), -np.inf)
     steps = np.gradient(centres, axis=0)
     for (cx, cy), (dx, dy) in zip(centres, steps, strict=True):
         stretch, size = rng.uniform(0.95, 1.25), radius * rng.uniform(0.8, 1.2)
         turn = np.arctan2(dy, dx) + rng.normal(0, 0.5)
         lobe = _ellipse(u, v, cx, cy, size * stretch, size / stretch, turn)
-        body = lobe if body is None else np.maximum(body, lobe)
-    strands = (
-        _capsules(u, v, centres, np.full(len(centres), rng.uniform(0.22, 0.4)))
-        if gap_strands
-        else None
-    )
+        body = np.maximum(body, lobe)
+    strands = _capsules(u, v, centres, np.full(len(centres), rng.uniform(0.22, 0.4)))
     return NucleusField(body, strands)
 
 
-def _bilobed(rng, u, v, cell_um, radius_um):
+def _bilobed(
+    rng: np.random.Generator, u: np.ndarray, v: np.ndarray, cell_um: float, radius_um: float
+) -> NucleusField:
+    """Draw two lobes."""
     lobe = radius_um * 0.7
     far = min(cell_um - lobe * 1.2 - 0.3, lobe * rng.uniform(1.15, 1.5))
     bend = rng.uniform(-0.2, 0.45) * far
@@ -151,8 +205,10 @@ def _bilobed(rng, u, v, cell_um, radius_um):
     )
 
 
-def _multilobed(rng, u, v, cell_um, radius_um):
-    """Three to five lobes along an open ring or a zigzag."""
+def _multilobed(
+    rng: np.random.Generator, u: np.ndarray, v: np.ndarray, cell_um: float, radius_um: float
+) -> NucleusField:
+    """Draw three to five lobes along an open ring or a zigzag."""
     n = int(rng.choice([3, 4, 5], p=[0.5, 0.37, 0.13]))
     lobe = radius_um / np.sqrt(n) * 1.02
     ring = min(cell_um - lobe - 0.8, lobe * rng.uniform(1.2, 1.6) * n / 3.3)
@@ -163,7 +219,7 @@ def _multilobed(rng, u, v, cell_um, radius_um):
     return _lobes(rng, u, v, centres - centres.mean(0) * rng.uniform(0.3, 0.9), lobe)
 
 
-_SHAPES = {
+_SHAPES: dict[str, _Shape] = {
     "round": _round, "indented": _indented, "band": _band, "bilobed": _bilobed, "multilobed": _multilobed,
     "irregular": _irregular,
 }  # fmt: skip

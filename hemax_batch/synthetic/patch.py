@@ -1,4 +1,4 @@
-"""One field round one cell, with its truth: pictures to train on."""
+"""One field around one cell with its ground truth: training images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from .white_cell import (
     paint_speck,
 )
 
-_LAYOUTS = 4  # different fields of red cells; a patch is a random piece of one
+#: Number of red-cell layouts; a patch is a random part of one.
+_LAYOUTS = 4
 
 
 def draw_cell_patch(
@@ -30,20 +31,37 @@ def draw_cell_patch(
     off_centre_um: float = 2.5,
     neighbours: float = 0.25,
 ) -> tuple[np.ndarray, list[SmearCell]]:
-    """A field of size_px pixels of mpp µm, a cell of `class_name` near its middle: uint8 [S, S, 3] and all its cells.
+    """Draw a field with a cell of a class near its centre.
 
-    stain          one of the field's own (`random_stain`) where None
-    off_centre_um  standard deviation of the cell's place
-    neighbours     how many further nucleated cells of any class, on average
+    Steps: place and paint nucleated cells, platelets and specks; draw red cells below them; apply
+    illumination and noise.
 
-    The first cell is the asked one. Platelets are returned too. A cell at the border is returned whole: its box and
-    label may reach outside the field. Steps: place and paint nucleated cells, platelets, specks; red cells below;
-    light, noise.
+    Parameters
+    ----------
+    rng
+        Random generator.
+    class_name
+        Class of the central cell.
+    size_px, mpp
+        Side of the field in pixels, and µm per pixel.
+    stain
+        Stain of the field; a random one if None.
+    off_centre_um
+        Standard deviation of the cell's position.
+    neighbours
+        Mean number of further nucleated cells, of any class.
+
+    Returns
+    -------
+    pixels : ndarray of uint8 [S, S, 3]
+    cells : list of SmearCell
+        The central cell, then the others, platelets included. A cell at the border is returned
+        whole: its box and label may reach outside the field.
     """
     stain = stain or random_stain(rng)
     focus_um = float(np.clip(abs(rng.normal(0, 0.16)) - 0.08, 0, 0.5))
     painted = _nucleated(rng, class_name, size_px, mpp, stain, off_centre_um, neighbours, focus_um)
-    whites = [p for p in painted if p.cell.class_name != "platelet"]
+    whites = [p.cell for p in painted if p.cell and p.cell.class_name != "platelet"]
     painted += _platelets_and_specks(rng, size_px, mpp, stain, whites, focus_um)
     plane = _red_cell_plane(rng, size_px, mpp, whites, focus_um)
     light = composite(plane, 0, 0, painted, stain)
@@ -52,9 +70,16 @@ def draw_cell_patch(
 
 
 def _nucleated(
-    rng, class_name, size_px, mpp, stain, off_centre_um, neighbours, focus_um
+    rng: np.random.Generator,
+    class_name: str,
+    size_px: int,
+    mpp: float,
+    stain: Stain,
+    off_centre_um: float,
+    neighbours: float,
+    focus_um: float,
 ) -> list[PaintedCell]:
-    """The asked cell, and others that keep clear of it; the field's border may cut those, down to a sliver."""
+    """Paint the central cell and others at a distance; the field's border may cut those."""
     middle = size_px / 2
     xy = middle + np.clip(rng.normal(0, off_centre_um / mpp, 2), -0.3 * size_px, 0.3 * size_px)
     if class_name == "platelet":
@@ -77,9 +102,14 @@ def _nucleated(
 
 
 def _platelets_and_specks(
-    rng, size_px, mpp, stain, whites: list[PaintedCell], focus_um
+    rng: np.random.Generator,
+    size_px: int,
+    mpp: float,
+    stain: Stain,
+    whites: list[SmearCell],
+    focus_um: float,
 ) -> list[PaintedCell]:
-    """Platelets, now and then a clump, and specks of stain, clear of the nucleated cells."""
+    """Paint platelets, sometimes a clump, and specks of stain, clear of the nucleated cells."""
     area_um2 = (size_px * mpp) ** 2
     places = list(rng.uniform(0, size_px, (rng.poisson(0.0011 * area_um2), 2)))
     if rng.random() < 0.05:
@@ -94,9 +124,10 @@ def _platelets_and_specks(
     return out + [paint_speck(rng, xy, mpp, stain, focus_um) for xy in specks]
 
 
-def _clear(xy, whites: list[PaintedCell], margin_px: float) -> bool:
-    for p in whites:
-        x0, y0, x1, y1 = p.cell.box_xyxy
+def _clear(xy: np.ndarray, whites: list[SmearCell], margin_px: float) -> bool:
+    """Return whether a point is at least a margin away from every cell."""
+    for cell in whites:
+        x0, y0, x1, y1 = cell.box_xyxy
         if (
             np.hypot(xy[0] - (x0 + x1) / 2, xy[1] - (y0 + y1) / 2)
             < max(x1 - x0, y1 - y0) / 2 + margin_px
@@ -105,16 +136,21 @@ def _clear(xy, whites: list[PaintedCell], margin_px: float) -> bool:
     return True
 
 
-def _red_cell_plane(rng, size_px, mpp, whites: list[PaintedCell], focus_um) -> np.ndarray:
-    """The plane of red cells' thickness, int16 [S, S]: a piece of a layout, thinned, clear of nucleated cells."""
+def _red_cell_plane(
+    rng: np.random.Generator, size_px: int, mpp: float, whites: list[SmearCell], focus_um: float
+) -> np.ndarray:
+    """Draw the thickness of red cells, int16 [S, S].
+
+    It is a part of a layout, thinned and clear of nucleated cells.
+    """
     layout: RedCellLayout = red_cell_layout(int(rng.integers(_LAYOUTS)))
     side_um, margin = size_px * mpp, RBC_UM
     xy_um, index = red_cells_in(
         layout, (-margin, -margin, side_um + margin, side_um + margin), rng.uniform(0, 1000, 2)
     )
     keep = layout.rank[index] < rng.uniform(0.15, 1.1)
-    for p in whites:
-        x0, y0, x1, y1 = np.array(p.cell.box_xyxy) * mpp
+    for cell in whites:
+        x0, y0, x1, y1 = np.array(cell.box_xyxy) * mpp
         reach = (x1 - x0 + y1 - y0) / 4 + 0.3 * RBC_UM
         keep &= np.hypot(xy_um[:, 0] - (x0 + x1) / 2, xy_um[:, 1] - (y0 + y1) / 2) > reach
     xy_um, index = xy_um[keep], index[keep]
@@ -128,10 +164,11 @@ def _red_cell_plane(rng, size_px, mpp, whites: list[PaintedCell], focus_um) -> n
     return plane
 
 
-def _uneven_light(rng, size_px: int) -> np.ndarray:
-    """A gentle fall of light across the field: float32 [S, S, 1], about 1."""
+def _uneven_light(rng: np.random.Generator, size_px: int) -> np.ndarray:
+    """Draw a slow variation of illumination over the field: float32 [S, S, 1], about 1."""
     axis = np.linspace(-1, 1, size_px, dtype=np.float32)
     a, b, c = rng.normal(0, 0.012, 3)
-    return (
+    light: np.ndarray = (
         1 + a * axis[None, :] + b * axis[:, None] + c * (axis[None, :] ** 2 + axis[:, None] ** 2)
-    )[..., None]
+    )
+    return light[..., None]

@@ -1,4 +1,4 @@
-"""The synthetic smear as a pyramidal TIFF of JPEG tiles, with its truth beside it."""
+"""Writer of a synthetic smear: a pyramidal TIFF of JPEG tiles with its ground truth beside it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from ..errors import UsageError
 from .slide import Smear, draw_smear
 from .stain import Stain
 from .white_cell import SmearCell
+
+if TYPE_CHECKING:
+    import tifffile
 
 TILE_PX = 256
 _COLUMNS = (
@@ -22,7 +26,7 @@ _COLUMNS = (
 
 
 def write_smear(
-    path,
+    path: str | Path,
     seed: int,
     width: int,
     height: int,
@@ -36,17 +40,36 @@ def write_smear(
     stripe_rows: int = 1024,
     smallest_px: int = 1500,
 ) -> Path:
-    """Write a synthetic smear and `<stem>.truth.csv`; returns the slide's path.
+    """Write a synthetic smear and its truth table `<stem>.truth.csv`; return the slide's path.
 
-    width, height  pixels of mpp µm; seed, white_per_mm2, mixture, stain, margin_um as for `draw_smear`
-    truth_masks    also `<stem>.truth.npz`: x0, y0 [N] and label_0, label_1, … uint8, in the table's order
-    stripe_rows    rows in memory at once, a multiple of 256; changes nothing in the file
-    smallest_px    levels, each half the one before, go down to about this many pixels a side
+    The table has one row per nucleated cell, ordered by position. Coordinates are level-0 pixels
+    clipped to the slide. `edge` is 1 if the box touches the slide's border; attributes are those of
+    the whole cell. Platelets are drawn but not listed.
 
-    The table has a row per nucleated cell in level-0 pixels, clipped to the slide; edge = 1 where the box touches its
-    border (such a cell's attributes are those of the whole), by place. Platelets are drawn and not in it.
+    Parameters
+    ----------
+    path
+        Path of the TIFF.
+    width, height, mpp
+        Size in pixels and µm per pixel.
+    seed, white_per_mm2, mixture, stain, margin_um
+        As for `draw_smear`.
+    truth_masks
+        Whether to write `<stem>.truth.npz` too: x0, y0 [N] and label_0, label_1, … uint8, in the
+        order of the table.
+    quality
+        JPEG quality.
+    stripe_rows
+        Rows in memory at once, a multiple of 256. It does not change the file.
+    smallest_px
+        Approximate longest side of the coarsest level. Each level is half the one before.
+
+    Raises
+    ------
+    UsageError
+        `stripe_rows` is not a multiple of 256.
     """
-    import tifffile  # here: whoever paints only patches needs neither this nor imagecodecs
+    import tifffile  # Drawing patches needs neither tifffile nor imagecodecs.
 
     path = Path(path)
     if stripe_rows < TILE_PX or stripe_rows % TILE_PX:
@@ -71,19 +94,22 @@ def write_smear(
     truth.sort(key=lambda c: (c.y0, c.x0))
     _write_truth(path, truth, width, height)
     if truth_masks:
-        labels = {f"label_{i}": c.label for i, c in enumerate(truth)}
-        np.savez_compressed(
-            path.with_suffix(".truth.npz"),
-            x0=[c.x0 for c in truth],
-            y0=[c.y0 for c in truth],
-            **labels,
-        )
+        arrays: dict[str, Any] = {f"label_{i}": c.label for i, c in enumerate(truth)}
+        arrays |= {"x0": [c.x0 for c in truth], "y0": [c.y0 for c in truth]}
+        np.savez_compressed(path.with_suffix(".truth.npz"), **arrays)
     return path
 
 
-def _write_level(tiff, tiles: Iterator[bytes], width, height, mpp, subfile) -> None:
-    """One level from its encoded tiles, row by row; the µm/px as the resolution tags say it."""
-    # photometric='rgb' is what goes in: tifffile then tags the tiles YCbCr 4:2:0, and `_encoded` makes just those.
+def _write_level(
+    tiff: tifffile.TiffWriter,
+    tiles: Iterator[bytes],
+    width: int,
+    height: int,
+    mpp: float,
+    subfile: int,
+) -> None:
+    """Write one level from its encoded tiles, row by row, with its µm/px in the resolution tags."""
+    # With photometric="rgb" tifffile tags the tiles YCbCr 4:2:0, which is what `_encoded` makes.
     tiff.write(
         tiles,
         shape=(height, width, 3),
@@ -101,8 +127,15 @@ def _write_level(tiff, tiles: Iterator[bytes], width, height, mpp, subfile) -> N
     )
 
 
-def _first_level(smear: Smear, levels, truth, stripe_rows, keep_labels, quality) -> Iterator[bytes]:
-    """Level-0 tiles as they are drawn, stripe by stripe; feeds the coarser levels and collects the truth on the way."""
+def _first_level(
+    smear: Smear,
+    levels: list[_Level],
+    truth: list[SmearCell],
+    stripe_rows: int,
+    keep_labels: bool,
+    quality: int,
+) -> Iterator[bytes]:
+    """Yield level-0 tiles stripe by stripe; fill the coarser levels and the truth meanwhile."""
     for y0 in range(0, smear.height, stripe_rows):
         y1 = min(y0 + stripe_rows, smear.height)
         stripe = smear.window(0, y0, smear.width, y1)
@@ -116,18 +149,19 @@ def _first_level(smear: Smear, levels, truth, stripe_rows, keep_labels, quality)
 
 
 class _Level:
-    """A coarser level while it is being made: half of the rows that come in, encoded once a row of tiles is full.
+    """A coarser level under construction: half of the incoming rows, encoded per row of tiles.
 
-    Odd last rows and columns are dropped; rows come in even numbers but at the slide's end (stripes are of 256 n).
+    Odd last rows and columns are dropped. Rows come in even numbers except at the slide's end,
+    because stripes are multiples of 256.
     """
 
-    def __init__(self, width: int, height: int, quality: int):
+    def __init__(self, width: int, height: int, quality: int) -> None:
         self.width, self.height, self._quality = width, height, quality
         self.tiles: list[bytes] = []
         self._waiting = np.zeros((0, width, 3), np.uint8)
 
     def add(self, rows: np.ndarray) -> np.ndarray:
-        """Take rows of the finer level; gives this level's rows."""
+        """Add rows of the finer level; return this level's rows."""
         half = _halved(rows)
         waiting = np.concatenate([self._waiting, half])
         full = len(waiting) // TILE_PX * TILE_PX
@@ -136,11 +170,12 @@ class _Level:
         return half
 
     def finish(self) -> None:
-        """The last row of tiles."""
+        """Encode the last row of tiles."""
         self.tiles.extend(_encoded(self._waiting, self._quality))
 
 
 def _levels(width: int, height: int, smallest_px: int, quality: int) -> list[_Level]:
+    """Make the coarser levels."""
     levels = []
     while min(width, height) // 2 >= TILE_PX and max(width, height) > 1.5 * smallest_px:
         width, height = width // 2, height // 2
@@ -149,14 +184,15 @@ def _levels(width: int, height: int, smallest_px: int, quality: int) -> list[_Le
 
 
 def _halved(rows: np.ndarray) -> np.ndarray:
-    """The mean of each 2 x 2 pixels, rounded: uint8 [h // 2, w // 2, 3]."""
+    """Average 2 x 2 pixels, rounded: uint8 [h // 2, w // 2, 3]."""
     h, w = rows.shape[0] // 2 * 2, rows.shape[1] // 2 * 2
     pairs = np.add(rows[0:h:2, :w], rows[1:h:2, :w], dtype=np.uint16)
-    return ((pairs[:, 0::2] + pairs[:, 1::2] + np.uint16(2)) >> 2).astype(np.uint8)
+    mean: np.ndarray = (pairs[:, 0::2] + pairs[:, 1::2] + np.uint16(2)) >> 2
+    return mean.astype(np.uint8)
 
 
 def _encoded(rows: np.ndarray, quality: int) -> Iterator[bytes]:
-    """JPEG tiles of 256 px, row by row; tiles over the right or lower border repeat the last pixel."""
+    """Encode JPEG tiles of 256 px, row by row; tiles at the border repeat the last pixel."""
     import imagecodecs
 
     h, w = rows.shape[:2]
@@ -166,8 +202,10 @@ def _encoded(rows: np.ndarray, quality: int) -> Iterator[bytes]:
     for y in range(0, h, TILE_PX):
         for x in range(0, w, TILE_PX):
             tile = np.ascontiguousarray(padded[y : y + TILE_PX, x : x + TILE_PX])
-            yield imagecodecs.jpeg8_encode(
-                tile, level=quality, colorspace="RGB", outcolorspace="YCBCR", subsampling=(2, 2)
+            yield bytes(
+                imagecodecs.jpeg8_encode(
+                    tile, level=quality, colorspace="RGB", outcolorspace="YCBCR", subsampling=(2, 2)
+                )
             )
 
 
@@ -175,7 +213,7 @@ def _encoded(rows: np.ndarray, quality: int) -> Iterator[bytes]:
 
 
 def _clipped(cell: SmearCell, width: int, height: int, keep_label: bool) -> SmearCell:
-    """The cell as far as it lies on the slide; without its label where that is not wanted."""
+    """Clip a cell to the slide; drop its label unless it is wanted."""
     left, top = max(-cell.x0, 0), max(-cell.y0, 0)
     label = cell.label[top : height - cell.y0, left : width - cell.x0]
     ys, xs = np.flatnonzero(label.any(1)), np.flatnonzero(label.any(0))
@@ -192,6 +230,7 @@ def _clipped(cell: SmearCell, width: int, height: int, keep_label: bool) -> Smea
 
 
 def _write_truth(path: Path, truth: list[SmearCell], width: int, height: int) -> None:
+    """Write the truth table."""
     with open(path.with_suffix(".truth.csv"), "w", newline="", encoding="utf-8") as f:
         table = csv.writer(f)
         table.writerow(_COLUMNS)

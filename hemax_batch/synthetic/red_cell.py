@@ -1,6 +1,7 @@
-"""Red cells: a bank of painted ones in steps of focus, and where they lie on an endless torus.
+"""Red cells: a bank of painted cells in steps of focus, and their positions on an endless torus.
 
-A red cell is a plane of thickness, 1000 for a typical rim; where cells overlap their thicknesses add.
+A red cell is a plane of thickness, 1000 for a typical rim. Where cells overlap their thicknesses
+add up.
 """
 
 from __future__ import annotations
@@ -15,21 +16,24 @@ from scipy.spatial import cKDTree
 from .stain import Stain
 from .white_cell import RBC_UM
 
-THICKNESS = 1000  # of a typical rim
-FOCUS_STEPS_UM = (0.0, 0.16, 0.34, 0.6)  # blur (sigma) of the bank's four planes
+#: Thickness of a typical rim.
+THICKNESS = 1000
+#: Blur (sigma) of the bank's four planes.
+FOCUS_STEPS_UM = (0.0, 0.16, 0.34, 0.6)
 VARIANTS = 64
+#: Side of the torus.
 TORUS_UM = 384.0
-RBC_PER_UM2 = 0.0165  # before thinning: a monolayer with some overlap
+#: Density before thinning: a monolayer with some overlap.
+RBC_PER_UM2 = 0.0165
 _BANK_SEED = 73
 _LUT_SIZE = 6144
-LUT_OFFSET = (
-    256  # thickness may be a little below 0: light bent out of a cell brightens its surroundings
-)
+#: Thickness may be slightly negative: light refracted out of a cell brightens its surroundings.
+LUT_OFFSET = 256
 
 
 @lru_cache(maxsize=8)
 def red_cell_bank(mpp: float) -> tuple[tuple[np.ndarray, ...], ...]:
-    """int16 thickness crops [variant][focus step], each with the cell in its middle."""
+    """Paint thickness crops int16 [variant][focus step], each with the cell in its centre."""
     out = []
     for variant in range(VARIANTS):
         plane = _paint_red_cell(np.random.default_rng([_BANK_SEED, variant]), mpp)
@@ -41,8 +45,8 @@ def red_cell_bank(mpp: float) -> tuple[tuple[np.ndarray, ...], ...]:
     return tuple(out)
 
 
-def _paint_red_cell(rng, mpp: float) -> np.ndarray:
-    """One red cell's thickness, float32 [s, s], 1 at the rim: outline, pallor, rim, a bright fringe."""
+def _paint_red_cell(rng: np.random.Generator, mpp: float) -> np.ndarray:
+    """Paint one red cell's thickness with pallor and fringe: float32 [s, s], 1 at the rim."""
     radius_um = float(np.clip(rng.normal(RBC_UM / 2, 0.3), 2.8, 4.6))
     half = int(np.ceil((radius_um * 1.3 + 2.0) / mpp))
     axis = np.arange(-half, half + 1, dtype=np.float32) * mpp
@@ -66,12 +70,22 @@ def _paint_red_cell(rng, mpp: float) -> np.ndarray:
     depth_um = border - far
     edge = 1 / (1 + np.exp(-np.clip(depth_um - 0.10, -3, 3) / 0.10))
     fringe = rng.uniform(0.0, 0.07) * np.exp(-(((depth_um + 0.45) / 0.3) ** 2))
-    return (edge * height * rng.uniform(0.85, 1.12) - fringe).astype(np.float32)
+    thickness: np.ndarray = edge * height * rng.uniform(0.85, 1.12) - fringe
+    return thickness.astype(np.float32)
 
 
 @dataclass(frozen=True)
 class RedCellLayout:
-    """Places on a torus of TORUS_UM a side: xy_um [n, 2], variants [n], ranks [n] 0..1 by which they are thinned."""
+    """Positions of red cells on a torus of `TORUS_UM` per side.
+
+    Attributes
+    ----------
+    xy_um : ndarray [n, 2]
+    variant : ndarray of int [n]
+        Row in the bank.
+    rank : ndarray [n]
+        0..1; a layout is thinned by keeping ranks below a threshold.
+    """
 
     xy_um: np.ndarray
     variant: np.ndarray
@@ -80,7 +94,7 @@ class RedCellLayout:
 
 @lru_cache(maxsize=4)
 def red_cell_layout(seed: int) -> RedCellLayout:
-    """Cells strewn at random, then pushed apart: most only touch, every fourth pair may overlap."""
+    """Place cells at random and push them apart; most only touch, every fourth pair may overlap."""
     rng = np.random.default_rng([_BANK_SEED, seed])
     n = int(RBC_PER_UM2 * TORUS_UM**2)
     xy = rng.uniform(0, TORUS_UM, (n, 2))
@@ -104,9 +118,17 @@ def red_cell_layout(seed: int) -> RedCellLayout:
 
 
 def red_cells_in(
-    layout: RedCellLayout, window_um: tuple[float, float, float, float], shift_um=(0.0, 0.0)
-):
-    """Every red cell of the endless plane whose centre is in the window: xy_um [m, 2], indices [m] into the layout."""
+    layout: RedCellLayout,
+    window_um: tuple[float, float, float, float],
+    shift_um: np.ndarray | tuple[float, float] = (0.0, 0.0),
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find every red cell of the endless plane whose centre is in a window.
+
+    Returns
+    -------
+    tuple of ndarray
+        Positions [m, 2] in µm, and their indices [m] into the layout.
+    """
     x0, y0, x1, y1 = (window_um[i] + shift_um[i % 2] for i in range(4))
     xy, index = [], []
     for ty in range(int(np.floor(y0 / TORUS_UM)), int(np.floor(y1 / TORUS_UM)) + 1):
@@ -127,7 +149,17 @@ def stamp_red_cells(
     focus: np.ndarray,
     mpp: float,
 ) -> None:
-    """Add red cells to an int16 plane whose top-left pixel is (x0, y0)."""
+    """Add red cells to an int16 plane whose top-left pixel is (x0, y0).
+
+    Parameters
+    ----------
+    xy_px : ndarray [n, 2]
+        Centres in pixels.
+    variant, focus : ndarray of int [n]
+        Row and column in the bank.
+    mpp : float
+        µm per pixel.
+    """
     bank = red_cell_bank(mpp)
     h, w = plane.shape
     for (x, y), v, f in zip(
@@ -144,15 +176,17 @@ def stamp_red_cells(
 
 @lru_cache(maxsize=32)
 def red_light(stain: Stain) -> np.ndarray:
-    """Light let through glass with red cells, by thickness + LUT_OFFSET: float32 [6144, 3], 0..255."""
+    """Tabulate the light through red cells by thickness + LUT_OFFSET: float32 [6144, 3], 0..255."""
     thickness = (np.arange(_LUT_SIZE) - LUT_OFFSET) / THICKNESS
-    thickness = np.where(
-        thickness > 1.1, 1.1 + 0.62 * (thickness - 1.1), thickness
-    )  # cells that overlap lie flatter
+    # Overlapping cells are flatter.
+    thickness = np.where(thickness > 1.1, 1.1 + 0.62 * (thickness - 1.1), thickness)
     density = thickness[:, None] * np.array(stain.red)
-    return np.minimum(np.array(stain.background) * 10**-density, 255).astype(np.float32)
+    light: np.ndarray = np.minimum(np.array(stain.background) * 10**-density, 255)
+    return light.astype(np.float32)
 
 
 def light_of(plane: np.ndarray, stain: Stain) -> np.ndarray:
-    """The plane of thickness seen in the stain: float32 [h, w, 3]."""
-    return np.take(red_light(stain), np.clip(plane + LUT_OFFSET, 0, _LUT_SIZE - 1), axis=0)
+    """Convert a plane of thickness to light in a stain: float32 [h, w, 3]."""
+    index = np.clip(plane + LUT_OFFSET, 0, _LUT_SIZE - 1)
+    light: np.ndarray = np.take(red_light(stain), index, axis=0)
+    return light

@@ -1,8 +1,9 @@
-"""A whole synthetic smear, drawn window by window: what a window shows depends on the seed and the place alone.
+"""A whole synthetic smear, drawn window by window; a window depends on seed and position only.
 
-Nucleated cells are dealt to blocks of BLOCK_UM, each with its own random numbers. A cell that comes too near a cell of
-higher priority, in its own block or the next, is left out (Matern's second process), so that neighbouring blocks agree
-without being asked. Red cells lie on an endless torus, thinned by slow waves of density and by the film's border.
+Nucleated cells are assigned to blocks of BLOCK_UM, each with its own random generator. A cell too
+near a cell of higher priority, in its own or the next block, is left out (Matérn's second
+process). Neighbouring blocks therefore agree. Red cells lie on an endless torus, thinned by slow
+waves of density and by the film's border.
 """
 
 from __future__ import annotations
@@ -36,26 +37,34 @@ from .white_cell import (
     paint_speck,
 )
 
-#: A mild left shift with all ten types and a few nucleated red cells, per cent.
+_RectUm = tuple[float, float, float, float]  # x0, y0, x1, y1 in µm
+
+#: A mild left shift with all ten white-cell types and some nucleated red cells, in per cent.
 DEFAULT_MIXTURE: dict[str, float] = {
     "blast": 2, "promyelocyte": 3, "myelocyte": 5, "metamyelocyte": 6, "band_neutrophil": 11,
     "segmented_neutrophil": 38, "eosinophil": 5, "basophil": 3, "monocyte": 8, "lymphocyte": 16, "erythroblast": 3,
 }  # fmt: skip
 BLOCK_UM = 192.0
-WINDOW_PX = 1024  # the picture is drawn in squares of this size
-_REACH = 0.58  # of a diameter: how far a cell may stretch from its centre
+#: The image is drawn in squares of this size.
+WINDOW_PX = 1024
+#: Largest extent of a cell from its centre, in diameters.
+_REACH = 0.58
 _GAP_UM = 0.6
-_WIDEST_UM = 30.0  # of anything painted
+#: Largest diameter of anything painted.
+_WIDEST_UM = 30.0
 _PLATELETS_PER_UM2 = 0.0009
 _SPECKS_PER_UM2 = 0.0003
 
 
 @dataclass(frozen=True)
 class PlacedCell:
-    """A cell that is to be painted: its own random numbers make it the same from every window."""
+    """A cell that will be painted; `key` seeds its generator, so every window shows the same cell.
+
+    `kind` is a class or "speck".
+    """
 
     key: tuple[int, ...]
-    kind: str  # a class, or "speck"
+    kind: str
     x_um: float
     y_um: float
     diameter_um: float
@@ -72,11 +81,27 @@ def draw_smear(
     stain: str | Stain = "wright-giemsa",
     margin_um: float | None = None,
 ) -> Smear:
-    """A smear of width x height pixels of mpp µm, to be looked at by `window` and `cells`; nothing is drawn yet.
+    """Define a synthetic smear. `Smear.window` and `Smear.cells` draw it on demand.
 
-    mixture    weights of the nucleated classes, in any unit (DEFAULT_MIXTURE where None)
-    stain      a name of STAINS, or a Stain
-    margin_um  clear glass round the film (4 % of the shorter side where None)
+    Parameters
+    ----------
+    seed
+        Seed of all random numbers.
+    width, height, mpp
+        Size in pixels and µm per pixel.
+    white_per_mm2
+        Density of nucleated cells.
+    mixture
+        Weights of the nucleated classes in any unit; DEFAULT_MIXTURE if None.
+    stain
+        A name in STAINS, or a Stain.
+    margin_um
+        Width of clear glass around the film; 4 % of the shorter side if None.
+
+    Raises
+    ------
+    UsageError
+        A class or the stain is unknown.
     """
     mixture = DEFAULT_MIXTURE if mixture is None else mixture
     for name in mixture:
@@ -92,15 +117,21 @@ def draw_smear(
 
 
 class Smear:
-    """A smear that exists where one looks at it. Memory: the squares asked for and the last few blocks."""
+    """A smear that is drawn on demand. Memory holds the requested squares and the last blocks."""
 
-    def __init__(self, seed, width, height, mpp, white_per_mm2, mixture, stain, margin_um):
-        self.seed, self.width, self.height, self.mpp = (
-            int(seed),
-            int(width),
-            int(height),
-            float(mpp),
-        )
+    def __init__(
+        self,
+        seed: int,
+        width: int,
+        height: int,
+        mpp: float,
+        white_per_mm2: float,
+        mixture: dict[str, float],
+        stain: Stain,
+        margin_um: float,
+    ) -> None:
+        self.seed, self.width, self.height = int(seed), int(width), int(height)
+        self.mpp = float(mpp)
         self.stain, self.margin_um = stain, margin_um
         self._names = [n for n in CLASS_NAMES if mixture.get(n, 0) > 0]
         weights = np.array([mixture[n] for n in self._names], float)
@@ -111,11 +142,11 @@ class Smear:
             _SmoothField(rng, lengths) for lengths in ((250, 900), (400, 1500), (60, 700))
         )
         self._red_shift_um = rng.uniform(0, 1000, 2)
-        self._candidates = lru_cache(maxsize=256)(self._deal)
+        self._candidates = lru_cache(maxsize=256)(self._draw_candidates)
         self._paint = lru_cache(maxsize=256)(self._paint_place)
 
     def window(self, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
-        """Pixels uint8 [y1 - y0, x1 - x0, 3]: the same whatever window they are seen in."""
+        """Draw pixels uint8 [y1 - y0, x1 - x0, 3]; they do not depend on the window."""
         out = np.empty((y1 - y0, x1 - x0, 3), np.uint8)
         for ya, yb in _spans(y0, y1):
             for xa, xb in _spans(x0, x1):
@@ -125,17 +156,22 @@ class Smear:
     def cells(
         self, x0: int = 0, y0: int = 0, x1: int | None = None, y1: int | None = None
     ) -> Iterator[SmearCell]:
-        """The nucleated cells and platelets whose centres are dealt to the window (half-open), whole."""
-        rect_um = tuple(v * self.mpp for v in (x0, y0, x1 or self.width, y1 or self.height))
+        """Yield the nucleated cells and platelets whose centres lie in a half-open window.
+
+        Cells are whole, also at the window's border.
+        """
+        right, bottom = x1 or self.width, y1 or self.height
+        rect_um = (x0 * self.mpp, y0 * self.mpp, right * self.mpp, bottom * self.mpp)
         for place in self._places(rect_um):
             inside = rect_um[0] <= place.x_um < rect_um[2] and rect_um[1] <= place.y_um < rect_um[3]
-            if inside and place.kind != "speck":
-                yield self._paint(place).cell
+            cell = self._paint(place).cell if inside else None
+            if cell is not None:
+                yield cell
 
     # --- drawing ------------------------------------------------------------------------------------------------
 
-    def _draw(self, x0, y0, x1, y1) -> np.ndarray:
-        """One square. Steps: film and red cells as thickness, painted cells over them, noise."""
+    def _draw(self, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
+        """Draw one square: film and red cells as thickness, painted cells over them, noise."""
         m = _WIDEST_UM / 2
         rect_um = (x0 * self.mpp - m, y0 * self.mpp - m, x1 * self.mpp + m, y1 * self.mpp + m)
         places = list(self._places(rect_um))
@@ -144,15 +180,17 @@ class Smear:
         light = composite(plane, x0, y0, [self._paint(p) for p in places], self.stain)
         return add_noise(light, self.stain.noise, x0, y0)
 
-    def _film_plane(self, x0, y0, x1, y1) -> np.ndarray:
-        """The plasma's faint stain, in slow waves: int16 [h, w], read at each pixel's place."""
+    def _film_plane(self, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
+        """Draw the plasma's faint stain in slow waves: int16 [h, w]."""
         x_um, y_um = np.arange(x0, x1) * self.mpp, np.arange(y0, y1) * self.mpp
-        return np.rint(THICKNESS * 0.05 * (self._density.on_grid(x_um, y_um) + 0.5)).astype(
-            np.int16
-        )
+        thickness: np.ndarray = THICKNESS * 0.05 * (self._density.on_grid(x_um, y_um) + 0.5)
+        rounded: np.ndarray = np.rint(thickness)
+        return rounded.astype(np.int16)
 
-    def _stamp_reds(self, plane, x0, y0, rect_um, places) -> None:
-        """Red cells where the film is, clear of nucleated cells, each in its focus."""
+    def _stamp_reds(
+        self, plane: np.ndarray, x0: int, y0: int, rect_um: _RectUm, places: list[PlacedCell]
+    ) -> None:
+        """Stamp red cells on the film, clear of nucleated cells, each in its focus."""
         layout = red_cell_layout(self.seed % 4)
         xy, index = red_cells_in(layout, rect_um, self._red_shift_um)
         wanted = (0.72 + 0.5 * self._density.at(xy)) * np.clip(self.film(xy), 0, 1)
@@ -172,23 +210,27 @@ class Smear:
         stamp_red_cells(plane, x0, y0, xy / self.mpp, variant, focus, self.mpp)
 
     def film(self, xy_um: np.ndarray) -> np.ndarray:
-        """How much film there is at points [n, 2]: below 0 on clear glass, above 1 well inside the film."""
+        """Return the film's thickness at points [n, 2].
+
+        It is below 0 on clear glass and above 1 well inside the film.
+        """
         x, y = xy_um[:, 0], xy_um[:, 1]
         edge = np.minimum(
             np.minimum(x, self.width * self.mpp - x), np.minimum(y, self.height * self.mpp - y)
         )
         if self.margin_um <= 0:
             return np.ones(len(xy_um))
-        return (edge / self.margin_um - 1 - 0.8 * self._film.at(xy_um)) * 2.5
+        thickness: np.ndarray = (edge / self.margin_um - 1 - 0.8 * self._film.at(xy_um)) * 2.5
+        return thickness
 
     def _blur_um(self, xy_um: np.ndarray) -> np.ndarray:
-        """Defocus (sigma) at points [n, 2]."""
+        """Return the defocus (sigma) at points [n, 2]."""
         return np.clip(0.02 + 0.22 * self._focus.at(xy_um), 0, 0.35)
 
     # --- places -------------------------------------------------------------------------------------------------
 
-    def _places(self, rect_um) -> Iterator[PlacedCell]:
-        """Everything to be painted whose centre is in the rectangle, block by block."""
+    def _places(self, rect_um: _RectUm) -> Iterator[PlacedCell]:
+        """Yield everything whose centre lies in the rectangle, block by block."""
         x0, y0, x1, y1 = rect_um
         for by in range(int(y0 // BLOCK_UM), int(y1 // BLOCK_UM) + 1):
             for bx in range(int(x0 // BLOCK_UM), int(x1 // BLOCK_UM) + 1):
@@ -196,8 +238,8 @@ class Smear:
                     if x0 <= p.x_um < x1 and y0 <= p.y_um < y1 and self._stays(p, bx, by):
                         yield p
 
-    def _deal(self, bx: int, by: int) -> tuple[PlacedCell, ...]:
-        """A block's candidates: nucleated cells, platelets, specks, inside the slide and on the film."""
+    def _draw_candidates(self, bx: int, by: int) -> tuple[PlacedCell, ...]:
+        """Draw a block's candidates (nucleated cells, platelets, specks) on the film."""
         rng = np.random.default_rng([self.seed, 1, bx + 2**20, by + 2**20])
         area = BLOCK_UM**2
         counts = [
@@ -227,7 +269,10 @@ class Smear:
         return tuple(out)
 
     def _stays(self, place: PlacedCell, bx: int, by: int) -> bool:
-        """Whether no candidate of higher priority is too near. Nucleated cells rule each other, and all platelets."""
+        """Return whether no candidate of higher priority is too near.
+
+        Nucleated cells exclude each other by priority, and they exclude every platelet.
+        """
         if place.kind == "speck":
             return True
         for dy in (-1, 0, 1):
@@ -245,6 +290,7 @@ class Smear:
         return True
 
     def _paint_place(self, place: PlacedCell) -> PaintedCell:
+        """Paint one cell, platelet or speck."""
         rng = np.random.default_rng([self.seed, 2, *(k + 2**20 for k in place.key)])
         xy = (place.x_um / self.mpp, place.y_um / self.mpp)
         blur_um = float(self._blur_um(np.array([[place.x_um, place.y_um]]))[0]) * rng.uniform(
@@ -258,21 +304,20 @@ class Smear:
 
 
 class _SmoothField:
-    """A slow field, about -1..1, over the whole plane: three products of sines of random length."""
+    """A slow field of about -1..1 over the plane: three products of sines of random wavelength."""
 
-    def __init__(self, rng, lengths_um: tuple[float, float]):
+    def __init__(self, rng: np.random.Generator, lengths_um: tuple[float, float]) -> None:
         self._k = 2 * np.pi / rng.uniform(*lengths_um, (3, 2))
         self._phase = rng.uniform(0, 2 * np.pi, (3, 2))
 
     def at(self, xy_um: np.ndarray) -> np.ndarray:
-        """At points [n, 2]."""
-        return (
-            sum(np.sin(xy_um * k + p).prod(1) for k, p in zip(self._k, self._phase, strict=True))
-            / 2
-        )
+        """Evaluate the field at points [n, 2]."""
+        waves = zip(self._k, self._phase, strict=True)
+        values: np.ndarray = sum(np.sin(xy_um * k + p).prod(1) for k, p in waves)
+        return values / 2
 
     def on_grid(self, x_um: np.ndarray, y_um: np.ndarray) -> np.ndarray:
-        """At every (y, x): float32 [h, w]."""
+        """Evaluate the field at every (y, x): float32 [h, w]."""
         out = np.zeros((len(y_um), len(x_um)), np.float32)
         for k, p in zip(self._k, self._phase, strict=True):
             out += (
@@ -283,7 +328,7 @@ class _SmoothField:
 
 
 def _spans(start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """start..stop cut at multiples of WINDOW_PX."""
+    """Split start..stop at multiples of WINDOW_PX."""
     while start < stop:
         end = min(stop, (start // WINDOW_PX + 1) * WINDOW_PX)
         yield start, end
@@ -291,7 +336,7 @@ def _spans(start: int, stop: int) -> Iterator[tuple[int, int]]:
 
 
 def _before_thinning(per_um2: float) -> float:
-    """The density of candidates that leaves `per_um2` after neighbours that are too near are left out (Matern II).
+    """Return the density of candidates that leaves `per_um2` after thinning (Matérn II).
 
     left = (1 - exp(-d A)) / A for d candidates and A = the area that a cell keeps free.
     """

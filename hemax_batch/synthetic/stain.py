@@ -1,8 +1,9 @@
-"""The colours of a stain: what each part of a cell absorbs, as optical density (log10) of red, green and blue light."""
+"""Stain colours: optical density (log10) of each part of a cell in red, green and blue light."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 
@@ -11,9 +12,12 @@ OD = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Stain:
-    """Optical densities of the parts of a smear, and the light it is seen in.
+    """Optical densities of the parts of a smear, with the background light.
 
-    The default is a Wright-Giemsa stain on a CellaVision DM96: medians measured on the PBC pictures (Acevedo 2020).
+    The default is a Wright-Giemsa stain on a CellaVision DM96: medians measured on the PBC images
+    (Acevedo 2020). `background` is clear glass in 0..255. `red` is a red cell's rim, `pale` the
+    cytoplasm of a mature granulocyte, `fine` neutrophil granules above the cytoplasm. `noise` is
+    the standard deviation of the sensor's noise in grey levels.
     """
 
     background: tuple[float, float, float] = (254, 229, 203)  # clear glass, 0..255
@@ -47,12 +51,12 @@ STAINS: dict[str, Stain] = {
 
 
 def random_stain(rng: np.random.Generator) -> Stain:
-    """One of the stains, more often Wright-Giemsa, with its own strength, tint and light: for training."""
+    """Draw a training stain with random strength, tint and light; most are Wright-Giemsa."""
     stain = STAINS[
         rng.choice(["wright-giemsa", "may-grunwald", "pale", "rapid"], p=[0.6, 0.16, 0.14, 0.1])
     ]
-    tint = np.exp(rng.normal(0, 0.07, 3))  # of all dyes together: the camera's colours
-    changed = {}
+    tint = np.exp(rng.normal(0, 0.07, 3))  # The camera's colours: one factor for all dyes.
+    changed: dict[str, Any] = {}
     for f in fields(Stain):
         if f.name not in ("background", "noise"):
             own = np.exp(rng.normal(0, 0.10)) * np.exp(rng.normal(0, 0.04, 3))

@@ -1,4 +1,4 @@
-"""Noise of a given grain, granules, and smooth shapes computed on a coarse grid and read off at the pixels."""
+"""Textures: noise of a given grain, granules, and smooth shapes computed on a coarse grid."""
 
 from __future__ import annotations
 
@@ -8,24 +8,31 @@ from functools import lru_cache
 import numpy as np
 from scipy import ndimage
 
-GRID_UM = 0.25  # of the coarse grid: outlines are smooth on this scale
+#: Spacing of the coarse grid; outlines are smooth on this scale.
+GRID_UM = 0.25
 _POOL_PX = 512
 _POOL_SEED = 20261123
 
 
 @lru_cache(maxsize=64)
 def _noise_pool(tenths: int) -> np.ndarray:
-    """Periodic smooth noise of zero mean and unit deviation, its grain `tenths`/10 pixels: float32 [512, 512]."""
+    """Make periodic noise of mean 0 and deviation 1: float32 [512, 512].
+
+    The grain is `tenths`/10 pixels.
+    """
     white = np.random.default_rng([_POOL_SEED, tenths]).standard_normal((_POOL_PX, _POOL_PX))
-    smooth = ndimage.gaussian_filter(white, tenths / 20, mode="wrap")  # sigma is half the grain
-    smooth -= ndimage.gaussian_filter(
-        smooth, tenths / 5, mode="wrap"
-    )  # no slow drift: a grain, not a cloud
-    return ((smooth - smooth.mean()) / smooth.std()).astype(np.float32)
+    # Sigma is half the grain. Subtracting the slow part leaves a grain without clouds.
+    smooth: np.ndarray = ndimage.gaussian_filter(white, tenths / 20, mode="wrap")
+    smooth -= ndimage.gaussian_filter(smooth, tenths / 5, mode="wrap")
+    scaled: np.ndarray = (smooth - smooth.mean()) / smooth.std()
+    return scaled.astype(np.float32)
 
 
-def noise(rng: np.random.Generator, shape: tuple[int, int], grain_px: float) -> np.ndarray:
-    """A random piece of noise of unit deviation, its grains about `grain_px` pixels: float32 [h, w], each below 512."""
+def noise(rng: np.random.Generator, shape: tuple[int, ...], grain_px: float) -> np.ndarray:
+    """Return a random part of the noise with grains of about `grain_px` pixels: float32 [h, w].
+
+    Each side is below 512 pixels.
+    """
     pool = _noise_pool(max(1, round(min(grain_px, 100) * 10)))
     y, x = rng.integers(0, _POOL_PX - shape[0]), rng.integers(0, _POOL_PX - shape[1])
     piece = pool[y : y + shape[0], x : x + shape[1]]
@@ -34,34 +41,36 @@ def noise(rng: np.random.Generator, shape: tuple[int, int], grain_px: float) -> 
 
 @dataclass(frozen=True)
 class Canvas:
-    """A square of `side_px` pixels of `mpp` µm centred on a cell, and the coarse grid over it."""
+    """A square of `side_px` pixels of `mpp` µm centred on a cell, with the coarse grid over it."""
 
     side_px: int
     mpp: float
 
     @property
     def half_um(self) -> float:
+        """Half of the square's side in µm."""
         return self.side_px * self.mpp / 2
 
     def grid(self) -> tuple[np.ndarray, np.ndarray]:
-        """x [1, n] and y [n, 1] of the coarse grid, µm from the middle."""
+        """Return x [1, n] and y [n, 1] of the coarse grid in µm from the centre."""
         n = int(np.ceil(2 * self.half_um / GRID_UM)) + 1
         axis = np.linspace(-self.half_um, self.half_um, n, dtype=np.float32)
         return axis[None, :], axis[:, None]
 
     def interpolate(self, coarse: np.ndarray) -> np.ndarray:
-        """A coarse field [n, n] interpolated at the pixels' centres: float32 [side, side]."""
+        """Interpolate a coarse field [n, n] at the pixels' centres: float32 [side, side]."""
         weights = _interpolation(len(coarse), self.side_px)
-        return weights @ coarse @ weights.T
+        fine: np.ndarray = weights @ coarse @ weights.T
+        return fine
 
     def pixel_of(self, um: np.ndarray) -> np.ndarray:
-        """Pixel coordinates of µm from the middle."""
+        """Convert µm from the centre to pixel coordinates."""
         return um / self.mpp + self.side_px / 2 - 0.5
 
 
 @lru_cache(maxsize=256)
 def _interpolation(n: int, side_px: int) -> np.ndarray:
-    """Linear interpolation from n points over [0, 1] to the centres of `side_px` pixels: float32 [side, n]."""
+    """Return linear weights from n points to `side_px` pixel centres: float32 [side, n]."""
     at = (np.arange(side_px) + 0.5) / side_px * (n - 1)
     low = np.minimum(at.astype(int), n - 2)
     weights = np.zeros((side_px, n), np.float32)
@@ -71,14 +80,14 @@ def _interpolation(n: int, side_px: int) -> np.ndarray:
 
 
 def soft_step(depth_um: np.ndarray, soft_um: float) -> np.ndarray:
-    """0 outside, 1 inside, with an edge about `soft_um` wide; depth is positive inside."""
+    """Map depth (positive inside) to 0 outside and 1 inside; the edge is about `soft_um` wide."""
     return np.clip(depth_um / soft_um + 0.5, 0, 1)
 
 
 def packed_points(
     rng: np.random.Generator, inside: np.ndarray, spacing_px: float, jitter: float = 0.3
 ) -> np.ndarray:
-    """Points packed about `spacing_px` apart where `inside` [h, w] is true: float [n, 2] (x, y)."""
+    """Pack points about `spacing_px` apart where `inside` [h, w] is true: float [n, 2] (x, y)."""
     h, w = inside.shape
     rows, columns = int(h / (spacing_px * 0.87)) + 2, int(w / spacing_px) + 2
     x = (np.arange(columns)[None, :] + 0.5 * (np.arange(rows) % 2)[:, None]) * spacing_px
@@ -86,13 +95,14 @@ def packed_points(
     xy = np.stack([x.ravel(), y.ravel()], 1) + rng.normal(0, jitter * spacing_px, (x.size, 2))
     ij = np.floor(xy[:, ::-1]).astype(int)
     xy, ij = (a[((ij >= 0) & (ij < (h, w))).all(1)] for a in (xy, ij))
-    return xy[inside[ij[:, 0], ij[:, 1]]]
+    packed: np.ndarray = xy[inside[ij[:, 0], ij[:, 1]]]
+    return packed
 
 
 def stamp_granules(
-    shape: tuple[int, int], xy: np.ndarray, radii_px: np.ndarray, strengths: np.ndarray
+    shape: tuple[int, ...], xy: np.ndarray, radii_px: np.ndarray, strengths: np.ndarray
 ) -> np.ndarray:
-    """Round granules of about the given radii; where two overlap the stronger shows: float32 [h, w], 0..strength."""
+    """Draw round granules; where two overlap the stronger shows: float32 [h, w], 0..strength."""
     out = np.zeros(shape, np.float32)
     sizes = np.clip(np.round(radii_px * 4).astype(int), 1, 80)
     for (x, y), size, strength in zip(xy, sizes, strengths, strict=True):
@@ -108,7 +118,7 @@ def stamp_granules(
 
 @lru_cache(maxsize=128)
 def _disc(quarters: int) -> np.ndarray:
-    """A soft disc of radius `quarters`/4 pixels: float32 [s, s], s odd."""
+    """Draw a soft disc of radius `quarters`/4 pixels: float32 [s, s], s odd."""
     radius = quarters / 4
     half = int(np.ceil(radius + 1))
     axis = np.arange(-half, half + 1)

@@ -1,7 +1,8 @@
 """One nucleated cell, platelet or speck of stain, painted with its exact masks.
 
-Sizes and fractions: haematology's typical values, moved to what the PBC pictures and the Zheng masks measure (a cell
-flattened on glass is larger, and its two-dimensional nucleus/cytoplasm ratio lower, than a textbook's).
+Sizes and fractions are typical values of haematology, adjusted to measurements of the PBC images
+and the Zheng masks. A cell flattened on glass is larger than a textbook's, and its two-dimensional
+nucleus/cytoplasm ratio is lower.
 """
 
 from __future__ import annotations
@@ -16,22 +17,38 @@ from .nucleus import nucleus_field
 from .stain import Stain
 from .texture import GRID_UM, Canvas, noise, packed_points, soft_step, stamp_granules
 
-RBC_UM = 7.3  # diameter of a red cell
-LARGE_FROM_RBC_DIAMETERS = (
-    1.96  # WBCAtt's annotators change from "small" to "big" at 14.3 µm (medians of PBC boxes)
-)
-_EDGE_UM = 0.22  # how soft a cell's border is at best focus
+#: Diameter of a red cell.
+RBC_UM = 7.3
+#: WBCAtt's annotators change from "small" to "big" at 14.3 µm (medians of PBC boxes).
+LARGE_FROM_RBC_DIAMETERS = 1.96
+#: Width of a cell's border at best focus.
+_EDGE_UM = 0.22
+
+
+#: A position (x, y) in pixels.
+_Point = tuple[float, float] | np.ndarray
 
 
 @dataclass(frozen=True)
 class SmearCell:
-    """The truth of one cell. `label` uint8 [h, w]: 0 outside, 1 cytoplasm, 2 nucleus; its top-left pixel is (x0, y0).
+    """Ground truth of one cell.
 
-    The box is tight round label > 0. A platelet has no nucleus, and its attributes are "" (nobody annotates them).
+    Attributes
+    ----------
+    box_xyxy : tuple of float
+        Tight box around label > 0 in level-0 pixels, half-open.
+    x0, y0 : int
+        Position of the label's top-left pixel.
+    label : ndarray of uint8 [h, w]
+        0 outside, 1 cytoplasm, 2 nucleus. A platelet has no nucleus.
+    granularity, cytoplasm_colour, nucleus_shape, size_vs_rbc : str
+        Vocabulary states; "" for a platelet, whose attributes nobody annotates.
+    nc_ratio : float
+        Nucleus area / cytoplasm area.
     """
 
     class_name: str
-    box_xyxy: tuple[float, float, float, float]  # level-0 pixels, half-open
+    box_xyxy: tuple[float, float, float, float]
     x0: int
     y0: int
     label: np.ndarray
@@ -39,17 +56,29 @@ class SmearCell:
     cytoplasm_colour: str
     nucleus_shape: str
     size_vs_rbc: str
-    nc_ratio: float  # nucleus / cytoplasm, of the areas in `label`
+    nc_ratio: float
 
     @property
     def nucleus_fraction(self) -> float:
-        """Nucleus / whole cell."""
+        """Nucleus area / cell area."""
         return self.nc_ratio / (1 + self.nc_ratio)
 
 
 @dataclass(frozen=True)
 class PaintedCell:
-    """What is laid over the red cells: light let through [h, w, 3]; how far red cells are pushed away [h, w] (0..1)."""
+    """A layer over the red cells.
+
+    Attributes
+    ----------
+    x0, y0 : int
+        Position of the top-left pixel.
+    through : ndarray [h, w, 3]
+        Transmitted part of the light.
+    cover : ndarray [h, w], optional
+        Displacement of red cells, 0..1.
+    cell : SmearCell, optional
+        Ground truth; None for a speck.
+    """
 
     x0: int
     y0: int
@@ -59,17 +88,18 @@ class PaintedCell:
 
 
 def paint_cell(
-    rng,
+    rng: np.random.Generator,
     class_name: str,
-    xy: tuple[float, float],
+    xy: _Point,
     mpp: float,
     stain: Stain,
-    diameter_um=None,
-    focus_um=0.0,
+    diameter_um: float | None = None,
+    focus_um: float = 0.0,
 ) -> PaintedCell:
-    """A nucleated cell of the given class centred at xy (pixels).
+    """Paint a nucleated cell of a class centred at xy (pixels).
 
-    Steps: outline, nucleus of the recipe's shape and fraction, masks; densities of cytoplasm, nucleus and granules.
+    Steps: outline; nucleus of the recipe's shape and fraction; masks; densities of cytoplasm,
+    nucleus and granules. The diameter is drawn at random if None.
     """
     recipe = RECIPES[class_name]
     radius_um = (diameter_um or draw_diameter_um(rng, class_name)) / 2
@@ -88,32 +118,49 @@ def paint_cell(
     return _to_light(x0, y0, density, cover, focus_um / mpp, truth)
 
 
-def draw_diameter_um(rng, class_name: str) -> float:
-    """A diameter of the class."""
+def draw_diameter_um(rng: np.random.Generator, class_name: str) -> float:
+    """Draw a diameter of a class in µm."""
     r = RECIPES[class_name]
     return float(
         np.clip(rng.normal(r.diameter_um, r.diameter_sd), r.diameter_um * 0.78, r.diameter_um * 1.3)
     )
 
 
-def _choose(rng, weighted: tuple[tuple[str, float], ...]) -> str:
+def _choose(rng: np.random.Generator, weighted: tuple[tuple[str, float], ...]) -> str:
+    """Draw a state by its weight."""
     weights = np.array([w for _, w in weighted])
-    return weighted[rng.choice(len(weighted), p=weights / weights.sum())][0]
+    return weighted[int(rng.choice(len(weighted), p=weights / weights.sum()))][0]
 
 
-def _to_light(x0, y0, density, cover, blur_px, cell) -> PaintedCell:
-    """Defocus, and density to light."""
+def _to_light(
+    x0: int,
+    y0: int,
+    density: np.ndarray,
+    cover: np.ndarray | None,
+    blur_px: float,
+    cell: SmearCell | None,
+) -> PaintedCell:
+    """Apply defocus and convert density to light."""
     if blur_px > 0.3:
         density = ndimage.gaussian_filter(density, (blur_px, blur_px, 0), truncate=2.5)
         cover = None if cover is None else ndimage.gaussian_filter(cover, blur_px, truncate=2.5)
     return PaintedCell(x0, y0, np.exp(density * np.float32(-np.log(10))), cover, cell)
 
 
-def _make_truth(class_name, cell, nucleus, x0, y0, mpp, attributes) -> SmearCell:
+def _make_truth(
+    class_name: str,
+    cell: np.ndarray,
+    nucleus: np.ndarray,
+    x0: int,
+    y0: int,
+    mpp: float,
+    attributes: tuple[str, str, str],
+) -> SmearCell:
+    """Make the ground truth of a painted cell."""
     ys, xs = np.flatnonzero(cell.any(1)), np.flatnonzero(cell.any(0))
     top, bottom, left, right = ys[0], ys[-1] + 1, xs[0], xs[-1] + 1
     label = (cell.astype(np.uint8) + (cell & nucleus))[top:bottom, left:right]
-    box = tuple(float(v) for v in (x0 + left, y0 + top, x0 + right, y0 + bottom))
+    box = (float(x0 + left), float(y0 + top), float(x0 + right), float(y0 + bottom))
     size_um = mpp * float(np.sqrt((right - left) * (bottom - top)))
     size = (
         ""
@@ -131,19 +178,27 @@ def _make_truth(class_name, cell, nucleus, x0, y0, mpp, attributes) -> SmearCell
 # --- shapes -----------------------------------------------------------------------------------------------------
 
 
-def _outline(rng, recipe: CellRecipe, canvas: Canvas, radius_um: float) -> np.ndarray:
-    """Depth below the cell's border on the coarse grid."""
+def _outline(
+    rng: np.random.Generator, recipe: CellRecipe, canvas: Canvas, radius_um: float
+) -> np.ndarray:
+    """Draw the depth below the cell's border on the coarse grid."""
     x, y = canvas.grid()
     angle = np.arctan2(y, x)
     radius = np.ones_like(angle)
     for k in range(2, 6):
         radius += rng.normal(0, recipe.uneven / k) * np.cos(k * angle + rng.uniform(0, 2 * np.pi))
     depth = radius_um * np.clip(radius, 0.72, 1.28) - np.hypot(x, y)
-    return depth + recipe.rough_um * noise(rng, depth.shape, 1.3 / GRID_UM)
+    rough: np.ndarray = depth + recipe.rough_um * noise(rng, depth.shape, 1.3 / GRID_UM)
+    return rough
 
 
-def _depths(rng, recipe, shape, canvas, radius_um) -> tuple[np.ndarray, np.ndarray]:
-    """Depth (µm) below the border of cell and nucleus at every pixel; the nucleus has the recipe's share of the cell."""
+def _depths(
+    rng: np.random.Generator, recipe: CellRecipe, shape: str, canvas: Canvas, radius_um: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the depth in µm below the borders of cell and nucleus at every pixel.
+
+    The nucleus has the recipe's share of the cell.
+    """
     outline = _outline(rng, recipe, canvas, radius_um)
     fraction = float(np.clip(rng.normal(recipe.fraction, recipe.fraction_sd), 0.2, 0.93))
     x, y = canvas.grid()
@@ -159,20 +214,32 @@ def _depths(rng, recipe, shape, canvas, radius_um) -> tuple[np.ndarray, np.ndarr
 
 
 def _shift_to_area(body: np.ndarray, inner: np.ndarray, wanted: float) -> np.ndarray:
-    """The field raised or lowered, and kept inside `inner`, so that it is positive at `wanted` points (halving)."""
+    """Shift a field, kept inside `inner`, until it is positive at `wanted` points (bisection)."""
     low, high = -6.0, 6.0
     for _ in range(12):
         shift = (low + high) / 2
         too_small = (np.minimum(body + shift, inner) > 0).sum() < wanted
         low, high = (shift, high) if too_small else (low, shift)
-    return np.minimum(body + (low + high) / 2, inner)
+    shifted: np.ndarray = np.minimum(body + (low + high) / 2, inner)
+    return shifted
 
 
 # --- densities --------------------------------------------------------------------------------------------------
 
 
-def _cytoplasm(rng, recipe, canvas, cell_depth, nucleus_depth, stain, colour) -> np.ndarray:
-    """Density [h, w, 3]: the colour, mottled; where it is basophilic, paler near the nucleus and deeper at the border."""
+def _cytoplasm(
+    rng: np.random.Generator,
+    recipe: CellRecipe,
+    canvas: Canvas,
+    cell_depth: np.ndarray,
+    nucleus_depth: np.ndarray,
+    stain: Stain,
+    colour: str,
+) -> np.ndarray:
+    """Draw the density [h, w, 3] of mottled cytoplasm.
+
+    Basophilic cytoplasm is paler at the nucleus and deeper at the border.
+    """
     shape = cell_depth.shape
     base = np.array(_cytoplasm_colour(rng, recipe, stain, colour), np.float32)
     strength = (
@@ -190,18 +257,23 @@ def _cytoplasm(rng, recipe, canvas, cell_depth, nucleus_depth, stain, colour) ->
     return strength.clip(0.15, 2.5)[..., None] * base
 
 
-def _cytoplasm_colour(rng, recipe, stain, colour) -> np.ndarray:
-    """The stain's colour for a vocabulary state; granulocytes' light blue is a pink or clear one."""
+def _cytoplasm_colour(
+    rng: np.random.Generator, recipe: CellRecipe, stain: Stain, colour: str
+) -> np.ndarray:
+    """Return the stain's colour for a state; a granulocyte's light blue is pink or clear."""
     pale, blue = np.array(stain.pale), np.array(getattr(stain, colour))
+    tint = blue
     if colour == "light_blue":
-        return pale + (blue - pale) * np.clip(rng.normal(recipe.light_blueness, 0.15), 0, 1)
-    if recipe.haemoglobin:
-        return blue + (np.array(stain.red) - blue) * rng.uniform(0, recipe.haemoglobin)
-    return blue
+        tint = pale + (blue - pale) * np.clip(rng.normal(recipe.light_blueness, 0.15), 0, 1)
+    elif recipe.haemoglobin:
+        tint = blue + (np.array(stain.red) - blue) * rng.uniform(0, recipe.haemoglobin)
+    return tint
 
 
-def _spot(rng, canvas, depth, radius_um) -> np.ndarray:
-    """A soft disc somewhere inside `depth` > radius: float32 [h, w], 0..1."""
+def _spot(
+    rng: np.random.Generator, canvas: Canvas, depth: np.ndarray, radius_um: float
+) -> np.ndarray:
+    """Draw a soft disc at a random place with `depth` > radius: float32 [h, w], 0..1."""
     ij = np.argwhere(depth > radius_um)
     if not len(ij):
         return np.zeros(depth.shape, np.float32)
@@ -211,8 +283,10 @@ def _spot(rng, canvas, depth, radius_um) -> np.ndarray:
     )
 
 
-def _nucleus(rng, recipe, canvas, depth, stain) -> np.ndarray:
-    """Density [h, w, 3] of chromatin: clumps, pale gaps, a darker rim, nucleoli."""
+def _nucleus(
+    rng: np.random.Generator, recipe: CellRecipe, canvas: Canvas, depth: np.ndarray, stain: Stain
+) -> np.ndarray:
+    """Draw the density [h, w, 3] of chromatin: clumps, pale gaps, a darker rim, nucleoli."""
     clumps = noise(rng, depth.shape, recipe.clump_um / canvas.mpp)
     strength = 1 + recipe.clump * (
         np.tanh(1.5 * clumps) + 0.85 * noise(rng, depth.shape, 0.45 * recipe.clump_um / canvas.mpp)
@@ -227,8 +301,16 @@ def _nucleus(rng, recipe, canvas, depth, stain) -> np.ndarray:
     return strength[..., None] * np.array(stain.nucleus, np.float32) + pinker
 
 
-def _granules(rng, recipe, canvas, cell, nucleus, density, stain) -> np.ndarray:
-    """Density with the recipe's granules laid in: over the nucleus as strongly as the recipe says."""
+def _granules(
+    rng: np.random.Generator,
+    recipe: CellRecipe,
+    canvas: Canvas,
+    cell: np.ndarray,
+    nucleus: np.ndarray,
+    density: np.ndarray,
+    stain: Stain,
+) -> np.ndarray:
+    """Add the recipe's granules to a density, over the nucleus as strongly as the recipe says."""
     for kind in recipe.granules:
         colour = np.array(getattr(stain, kind.colour), np.float32)
         room = cell if kind.over_nucleus > 0 else cell & ~nucleus
@@ -250,8 +332,10 @@ def _granules(rng, recipe, canvas, cell, nucleus, density, stain) -> np.ndarray:
 # --- platelets and specks ---------------------------------------------------------------------------------------
 
 
-def paint_platelet(rng, xy, mpp: float, stain: Stain, focus_um=0.0) -> PaintedCell:
-    """A platelet: a little pale blue cytoplasm round purple granules."""
+def paint_platelet(
+    rng: np.random.Generator, xy: _Point, mpp: float, stain: Stain, focus_um: float = 0.0
+) -> PaintedCell:
+    """Paint a platelet: a little pale blue cytoplasm around purple granules."""
     radius_um = float(np.clip(rng.normal(1.25, 0.3), 0.7, 2.4))
     canvas = Canvas(2 * round((radius_um * 1.5 + 1.0 + 2 * focus_um) / mpp), mpp)
     x, y = canvas.grid()
@@ -285,8 +369,10 @@ def paint_platelet(rng, xy, mpp: float, stain: Stain, focus_um=0.0) -> PaintedCe
     return _to_light(x0, y0, density, None, focus_um / mpp, truth)
 
 
-def paint_speck(rng, xy, mpp: float, stain: Stain, focus_um=0.0) -> PaintedCell:
-    """Precipitated stain or dust: a few small dark grains. No cell."""
+def paint_speck(
+    rng: np.random.Generator, xy: _Point, mpp: float, stain: Stain, focus_um: float = 0.0
+) -> PaintedCell:
+    """Paint precipitated stain or dust: a few small dark grains without a cell."""
     spread_um = rng.uniform(0.1, 1.2)
     canvas = Canvas(2 * round((spread_um * 2 + 1.0 + 2 * focus_um) / mpp), mpp)
     n = int(rng.integers(1, 7))

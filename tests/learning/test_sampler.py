@@ -41,7 +41,9 @@ def one_cell(tmp_path):
 def plain_light(monkeypatch):
     """Stain, light and focus as they are."""
     monkeypatch.setattr(
-        sampler, "apply_photometry", lambda pixels, drawn: pixels.round().to(torch.uint8)
+        sampler,
+        "apply_photometry",
+        lambda pixels, drawn, cells=None: pixels.round().to(torch.uint8),
     )
 
 
@@ -252,6 +254,7 @@ def test_without_change_the_stain_stays_and_white_stays_bright():
             {},
             np.zeros(2, np.float32),
             0,
+            np.tile(np.eye(3, dtype=np.float32), (2, 1, 1)),
         ),
     )
     dark = augmentation.optical_density(x).flatten(2).quantile(0.08, 2) < 0.35
@@ -283,7 +286,31 @@ def test_every_degradation_is_drawn_and_leaves_the_others_alone():
             set(np.concatenate([*drawn.degrading.values()]).tolist()) if drawn.degrading else set()
         )
         assert all(torch.equal(out[b], clean[b]) for b in range(32) if b not in spoilt)
-    assert kinds == {augmentation.BLUR, augmentation.COARSE, augmentation.JPEG, augmentation.NOISE}
+    assert kinds == {
+        augmentation.BLUR,
+        augmentation.COARSE,
+        augmentation.JPEG,
+        augmentation.NOISE,
+        augmentation.SHARPEN,
+    }
+
+
+def test_red_cells_are_recoloured_apart_from_nuclei_and_labelled_cells():
+    pixels = torch.full((1, 3, 64, 64), 230.0)
+    pixels[0, :, 8:24, 8:24] = torch.tensor([215.0, 180.0, 190.0])[:, None, None]  # a red cell
+    pixels[0, :, 30:44, 30:44] = torch.tensor([90.0, 60.0, 130.0])[:, None, None]  # a nucleus
+    pixels[0, :, 44:60, 44:60] = torch.tensor([200.0, 190.0, 215.0])[:, None, None]  # cytoplasm
+    cells = torch.zeros(1, 64, 64, dtype=torch.bool)
+    cells[0, 44:60, 44:60] = True
+    drawn = augmentation.draw_photometry(np.random.default_rng(0), 1, as_stained=1.0)
+    blue = np.eye(3, dtype=np.float32)[None].copy()
+    blue[0, 1, 0] = 1.0
+    drawn = augmentation.Photometry(**{**vars(drawn), "degrading": {}, "red_cell_mix": blue})
+    out = augmentation.apply_photometry(pixels, drawn, cells).float()
+    plain = augmentation.apply_photometry(pixels, drawn).float()
+    assert (plain[0, 0, 10:22, 10:22] - out[0, 0, 10:22, 10:22]).min() > 15
+    assert (plain - out)[0, :, 32:42, 32:42].abs().max() <= 2
+    assert (plain - out)[0, :, 46:58, 46:58].abs().max() <= 2
 
 
 def test_what_may_be_an_unlabelled_cell_is_ignored(tmp_path, one_cell):

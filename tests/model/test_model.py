@@ -2,7 +2,9 @@
 do not depend on the batch."""
 
 import copy
+import hashlib
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -538,9 +540,35 @@ def test_missing_weights_and_another_vocabulary_are_refused(saved, tmp_path, mon
         checkpoint.read_card(tmp_path / "none.safetensors")
     other = tmp_path / "other.safetensors"
     other.write_bytes(saved.read_bytes())
+    fewer = vocabulary.CLASS_NAMES[1:]  # the weights know a class that this vocabulary lacks
     monkeypatch.setattr(vocabulary, "fingerprint", lambda: "f" * 64)
+    monkeypatch.setattr(vocabulary, "CLASS_NAMES", fewer)
     with pytest.raises(WeightsError, match="vocabulary"):
         checkpoint.read_card(other)
+
+
+def test_older_weights_never_call_a_class_that_they_lack(tmp_path):
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    with safe_open(checkpoint.SHIPPED, "pt") as f:
+        meta = dict(f.metadata())
+    state = load_file(checkpoint.SHIPPED)
+    classes = [n for n in vocabulary.CLASS_NAMES if n not in ("smudge", "plasma_cell")]
+    own = json.loads(meta["classes"])
+    rows = [own.index(n) if n in own else 0 for n in classes] + [len(own)]
+    state |= {f"class_head.{p}": state[f"class_head.{p}"][rows] for p in ("weight", "bias")}
+    meta |= {"classes": json.dumps(classes), "vocabulary": "of an older version"}
+    path = tmp_path / "older.safetensors"
+    save_file(state, path, metadata=meta)
+    raw = path.read_bytes()
+    start = 8 + int.from_bytes(raw[:8], "little")
+    save_file(state, path, metadata=meta | {"data_sha256": hashlib.sha256(raw[start:]).hexdigest()})
+    model, card = checkpoint.load(path)
+    assert card.unknown_classes == ("plasma_cell", "smudge")
+    logits = model(torch.randint(0, 256, (1, 3, 128, 128), dtype=torch.uint8)).class_logits
+    lacking = [vocabulary.CLASS_NAMES.index(n) for n in card.unknown_classes]
+    assert logits.softmax(-1)[..., lacking].max() == 0
 
 
 def test_the_shipped_weights_are_sound_and_small():

@@ -81,9 +81,7 @@ def results(tmp_path_factory):
 def page(browser, results, tmp_path):
     """S1's report, fresh: nothing kept of an earlier review, downloads into this test's folder."""
     show(browser, results / "S1" / "report.html")
-    browser.execute_script(
-        "localStorage.clear(); marks.clear(); clearTimeout(keepTimer); keepTimer = 0"
-    )
+    browser.execute_script("localStorage.clear(); clearTimeout(keepTimer); keepTimer = 0")
     browser.get_log("browser")
     show(browser, results / "S1" / "report.html")
     downloads = {"behavior": "allow", "downloadPath": str(tmp_path)}
@@ -150,7 +148,7 @@ def test_a_cell_is_reclassified_approved_and_taken_back_by_keyboard_alone(page):
     assert before(page, "monocyte") == monocytes  # what the run counted stays beside it
     assert "unidentified → monocyte" in text(page, "#status")
     press(page, Keys.ENTER)
-    press(page, Keys.SPACE)
+    press(page, Keys.ENTER)
     assert "3 of 300" in text(page, "#progress-said")
     press(page, "u")
     ActionChains(page).key_down(Keys.CONTROL).send_keys("z").key_up(Keys.CONTROL).perform()
@@ -182,11 +180,9 @@ def test_every_class_has_its_key(page):
 def test_arrows_move_over_the_grid(page):
     into_gallery(page)
     start = page.execute_script(
-        "choose(CELLS.findIndex(c => c.class === 'segmented_neutrophil')); return chosen"
+        "choose(CELLS.findIndex(c => c.class === 'segmented_neutrophil')); return placeOf[chosen]"
     )
-    across = page.execute_script(
-        "return getComputedStyle(cards[chosen].parentElement).gridTemplateColumns.split(' ').length"
-    )
+    across = page.execute_script("return columns")
     for key, wanted in (
         (Keys.ARROW_RIGHT, 1),
         (Keys.ARROW_DOWN, 1 + across),
@@ -196,11 +192,12 @@ def test_arrows_move_over_the_grid(page):
         (Keys.HOME, -start),
     ):
         press(page, key)
-        assert page.execute_script("return chosen") == start + wanted, key
-        assert page.execute_script("return document.activeElement === cards[chosen]")
+        assert page.execute_script("return placeOf[chosen]") == start + wanted, key
+        assert page.execute_script("return document.activeElement === tiles.get(chosen)")
         assert page.execute_script(
-            "const r = cards[chosen].getBoundingClientRect();"
-            "return r.top >= document.querySelector('.desk').getBoundingClientRect().bottom - 1 && r.top < innerHeight"
+            "const r = tiles.get(chosen).getBoundingClientRect();"
+            "const g = byId('grid').getBoundingClientRect();"
+            "return r.top >= g.top - 1 && r.bottom <= Math.min(g.bottom, innerHeight) + 1"
         )
 
 
@@ -211,7 +208,7 @@ def test_typing_a_name_or_a_filter_reclassifies_nothing(page):
 
 
 def shown(browser) -> list[dict]:
-    return browser.execute_script("return CELLS.filter((_, i) => cards[i].offsetParent !== null)")
+    return browser.execute_script("return sequence.map(i => CELLS[i])")
 
 
 def test_filters_show_what_they_say(page):
@@ -246,25 +243,25 @@ def test_filters_show_what_they_say(page):
 def drawn(browser) -> list[bool]:
     """Whether the first two cards show their outlines."""
     return browser.execute_script(
-        "return [0, 1].map(i => getComputedStyle(cards[i].querySelector('path.nucleus')).display !== 'none')"
+        "return [0, 1].map(i => getComputedStyle(tiles.get(sequence[i]).querySelector('svg')).display !== 'none')"
     )
 
 
 def test_outlines_are_toggled_for_all_cells_and_for_one(page):
     into_gallery(page)
-    assert drawn(page) == [True, True]
-    press(page, "x")
-    assert drawn(page) == [False, True]
-    press(page, "o")
     assert drawn(page) == [False, False]
     press(page, "x")
     assert drawn(page) == [True, False]
-    page.find_element(By.ID, "outlines").click()
+    press(page, "o")
     assert drawn(page) == [True, True]
+    press(page, "x")
+    assert drawn(page) == [False, True]
+    page.find_element(By.ID, "outlines").click()
+    assert drawn(page) == [False, False]
 
 
 def test_cells_without_remarks_are_approved_in_one_step_that_one_undo_takes_back(page):
-    page.execute_script("document.querySelector('[data-approve=lymphocyte]').click()")
+    page.execute_script("approveRest('lymphocyte')")
     marked = page.execute_script("return CELLS.filter(c => marks.has(c.id))")
     assert len(marked) > 20 and all(c["class"] == "lymphocyte" and not c["why"] for c in marked)
     into_gallery(page)
@@ -303,7 +300,7 @@ def test_corrections_are_exported_read_back_and_counted_again(page, results, tmp
     rows = list(csv.DictReader(path.open(encoding="utf-8", newline="")))
     assert (
         list(rows[0])
-        == "slide result_sha256 cell_id class_before class_after action reviewer time".split()
+        == "slide result_sha256 cell_id class_before class_after action reviewer time comment".split()
     )
     assert [r["action"] for r in rows].count("approve") == 1 and len(rows) == 3
     assert {r["reviewer"] for r in rows} == {'\'=cmd|"A, B"'} == {safe_text('=cmd|"A, B"')}
@@ -411,9 +408,9 @@ def test_a_mouse_does_what_keys_do(page):
     page.execute_script("arguments[0].scrollIntoView({block: 'center'})", card)
     card.click()
     chosen = cell(page)["id"]
-    page.find_element(By.CSS_SELECTOR, '#dock [data-class="basophil"]').click()
+    page.find_element(By.CSS_SELECTOR, '#classes [data-class="basophil"]').click()
     assert page.execute_script("return marks.get(arguments[0]).after", chosen) == "basophil"
-    page.find_element(By.CSS_SELECTOR, '#dock [data-do="undo"]').click()
+    page.find_element(By.ID, "undo").click()
     assert page.execute_script("return marks.size") == 0
     page.execute_script("scrollTo(0, 0)")
     smear_map = page.find_element(By.ID, "map")
@@ -461,7 +458,6 @@ const ground = (e) => {
   }
   return [255, 255, 255];
 };
-cards.slice(0, 12).forEach((_, i) => fill(i));
 const low = new Set();
 for (const e of document.querySelectorAll("body *")) {
   const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
@@ -491,25 +487,27 @@ def test_nothing_sticks_out_and_pictures_are_kept_to_be_looked_at(browser, resul
         browser.save_screenshot(str(ARTEFACTS / f"{name}-{width}-{scheme}.png"))
     show(browser, results / "S1" / "report.html", width=width, dark=dark)
     browser.execute_script(
-        "choose(CELLS.findIndex(c => c.class === 'lymphocyte')); judge('variant_lymphocyte'); judge(); showChosen()"
+        "choose(CELLS.findIndex(c => c.class === 'lymphocyte')); judge('variant_lymphocyte'); judge();"
+        "byId('desk').scrollIntoView()"
     )
     time.sleep(0.3)
     browser.save_screenshot(str(ARTEFACTS / f"gallery-{width}-{scheme}.png"))
-    browser.execute_script(
-        "localStorage.clear(); marks.clear(); clearTimeout(keepTimer); keepTimer = 0"
-    )
+    browser.execute_script("localStorage.clear(); clearTimeout(keepTimer); keepTimer = 0")
 
 
 def test_on_paper_there_are_the_differential_and_the_cells_but_no_controls(page):
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     page.execute_script("dispatchEvent(new Event('beforeprint'))")
     seen = page.execute_script(
-        "return ['#differential', '#map', '.card', '#print-note', '.desk', '#dock', '.approve-rest']"
+        "return ['#differential', '#map', '.paper-cell', '#print-note', '.bars', '.rail', '.grid']"
         ".map(css => document.querySelector(css).checkVisibility())"
     )
     assert seen == [True] * 4 + [False] * 3
-    assert page.execute_script("return cards.every(card => card.querySelector('img'))")
-    assert "0 of 300 cells reviewed." in text(page, "#print-note")
+    assert (
+        page.execute_script("return document.querySelectorAll('.paper-cell img[src]').length")
+        == 300
+    )
+    assert "0 of 300 cells reviewed," in text(page, "#print-note")
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
@@ -520,9 +518,15 @@ def test_the_index_sorts_finds_and_leads_to_the_reports(browser, results):
         return browser.execute_script("return [...table.tBodies[0].rows].filter(r => !r.hidden).map(r => r.cells[0].dataset.value)")  # fmt: skip  # noqa: E501
 
     assert order() == ["S1", "S2"]
-    browser.find_elements(By.CSS_SELECTOR, "#slides thead button")[0].click()
+    slide, white = (
+        browser.find_element(By.XPATH, f"//thead//button[text()='{words}']")
+        for words in ("slide", "white cells")
+    )
+    slide.click()
+    assert order() == ["S1", "S2"]
+    slide.click()
     assert order() == ["S2", "S1"]
-    browser.find_elements(By.CSS_SELECTOR, "#slides thead button")[1].click()
+    white.click()
     assert order() == ["S1", "S2"]  # most white cells first
     browser.find_element(By.ID, "find").send_keys("s2.svs")
     assert order() == ["S2"] and "1 of 2" in text(browser, "#found")
@@ -538,7 +542,7 @@ def test_five_thousand_cells_load_in_three_seconds_and_scroll_without_stalls(bro
         "return performance.getEntriesByType('navigation')[0].duration"
     )
     assert browser.execute_script(
-        "return [cards.length, document.documentElement.dataset.ready]"
+        "return [sequence.length, document.documentElement.dataset.ready]"
     ) == [5000, "true"]
     began = cpu_ms(browser)
     stalls = browser.execute_async_script(_SCROLL)
@@ -581,11 +585,12 @@ const frame = (now) => {
     gaps.sort((a, b) => b - a);
     done({ worst_ms: Math.round(gaps[0]), second_ms: Math.round(gaps[1]), median_ms: Math.round(gaps[90]), blank });
   } else {
-    scrollBy(0, 300);
+    grid.scrollTop += 300;
     requestAnimationFrame(frame);
   }
 };
-document.getElementById("gallery").scrollIntoView();
+const grid = document.getElementById("grid");
+document.getElementById("desk").scrollIntoView();
 requestAnimationFrame((now) => { last = now; requestAnimationFrame(frame); });
 """
 

@@ -7,7 +7,7 @@ from PIL import Image
 from scipy import ndimage
 
 from hemax_batch.records import StainProfile
-from hemax_batch.slides import quality, screening
+from hemax_batch.slides import lattice, quality, screen_view
 from hemax_batch.slides.stain import DEFAULT_RBC_OD, is_bright_field, measure_stain
 
 STAIN = StainProfile(array_slide.GLASS, array_slide.RED_CELL, 0.12)
@@ -129,9 +129,9 @@ def test_real_red_cells_measure_as_an_adults(folder, mpp, every):
     found = []
     for path in sorted((DATA / folder / "images").iterdir())[::every]:
         reader = ArrayReader(np.asarray(Image.open(path).convert("RGB")), mpp)
-        lattice = screening.lattice_of(reader.slide, screening.STEP_UM)
-        pixels = screening.read_lattice(
-            reader, lattice, (0, 0, lattice.width, lattice.height), (255, 255, 255)
+        grid = lattice.lattice_of(reader.slide, screen_view.STEP_UM)
+        pixels = lattice.read_lattice(
+            reader, grid, (0, 0, grid.width, grid.height), (255, 255, 255)
         )
-        found.append(quality.rbc_diameters_um(pixels, lattice.step_um, measure_stain(reader)))
+        found.append(quality.rbc_diameters_um(pixels, grid.step_um, measure_stain(reader)))
     assert 6.5 < np.median(np.concatenate(found)) < 8.2

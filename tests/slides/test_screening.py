@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from hemax_batch.geometry import fill_holes, inside
 from hemax_batch.records import StainProfile
-from hemax_batch.slides import lattice, screening
+from hemax_batch.slides import lattice, patch_grid, screen_view, screening
 from hemax_batch.slides.stain import measure_stain
 
 STAIN = StainProfile(array_slide.GLASS, array_slide.RED_CELL, 0.12)
@@ -31,7 +31,7 @@ SLIDES = {
 def test_a_candidate_is_the_same_from_whatever_window_it_is_seen(name, data):
     reader = SLIDES[name]
     width, height = reader.slide.width, reader.slide.height
-    support = int(np.ceil(screening.SUPPORT_UM / reader.slide.mpp))
+    support = int(np.ceil(screen_view.SUPPORT_UM / reader.slide.mpp))
     x0, x1 = sorted(data.draw(st.tuples(st.integers(0, width), st.integers(0, width))))
     y0, y1 = sorted(data.draw(st.tuples(st.integers(0, height), st.integers(0, height))))
     interior = (
@@ -158,8 +158,8 @@ def test_patches_of_the_exhaustive_lattice_belong_to_one_core_and_none_is_missed
         (0, cut_y, cut_x, size),
         (cut_x, cut_y, size, size),
     ]
-    parts = np.concatenate([screening.lattice_centres(core, 16.0, mpp) for core in cores])
-    whole = screening.lattice_centres((0, 0, size, size), 16.0, mpp)
+    parts = np.concatenate([patch_grid.lattice_centres(core, 16.0, mpp) for core in cores])
+    whole = patch_grid.lattice_centres((0, 0, size, size), 16.0, mpp)
     assert sorted(map(tuple, parts)) == sorted(map(tuple, whole))
 
 
@@ -167,7 +167,7 @@ def test_patches_of_the_exhaustive_lattice_belong_to_one_core_and_none_is_missed
 @given(st.floats(0.05, 0.5), st.floats(20, 80), st.floats(20, 80))
 def test_a_cell_of_22_um_is_whole_in_some_patch_of_the_exhaustive_lattice(mpp, x_um, y_um):
     centres_um = (
-        screening.lattice_centres((0, 0, round(100 / mpp), round(100 / mpp)), 16.0, mpp) * mpp
+        patch_grid.lattice_centres((0, 0, round(100 / mpp), round(100 / mpp)), 16.0, mpp) * mpp
     )
     reach = np.abs(centres_um - (x_um, y_um)).max(axis=1) + 11
     assert reach.min() <= 38.4 / 2
@@ -178,12 +178,12 @@ def test_a_cell_of_22_um_is_whole_in_some_patch_of_the_exhaustive_lattice(mpp, x
 def test_the_audit_draws_the_same_patches_however_the_slide_is_cut(cut, seed, fraction):
     proposals = np.random.default_rng(seed).uniform(0, 5000, (60, 2))
     args = (proposals, fraction, seed, 0.1, 38.4)
-    whole, area, passed_over = screening.audit_sample((0, 0, 5000, 5000), *args)
-    left, *_ = screening.audit_sample((0, 0, cut, 5000), *args)
-    right, *_ = screening.audit_sample((cut, 0, 5000, 5000), *args)
+    whole, area, passed_over = patch_grid.audit_sample((0, 0, 5000, 5000), *args)
+    left, *_ = patch_grid.audit_sample((0, 0, cut, 5000), *args)
+    right, *_ = patch_grid.audit_sample((cut, 0, 5000, 5000), *args)
     assert sorted(map(tuple, np.concatenate([left, right]))) == sorted(map(tuple, whole))
     assert area == pytest.approx(len(whole) * 38.4**2)
-    _, of_it, passed_of_it = screening.audit_sample(
+    _, of_it, passed_of_it = patch_grid.audit_sample(
         (0, 0, 4000, 4100), np.zeros((0, 2)), 1.0, seed, 0.1, 38.4, (4000, 4100)
     )
     assert (
@@ -195,12 +195,12 @@ def test_the_audit_draws_the_same_patches_however_the_slide_is_cut(cut, seed, fr
 
 def test_the_audit_draws_about_the_fraction_and_another_seed_draws_others():
     core, none = (0, 0, 40_000, 40_000), np.zeros((0, 2))
-    every, *_ = screening.audit_sample(core, none, 1.0, 0, 0.1, 38.4)
-    some, *_ = screening.audit_sample(core, none, 0.05, 0, 0.1, 38.4)
-    others, *_ = screening.audit_sample(core, none, 0.05, 1, 0.1, 38.4)
+    every, *_ = patch_grid.audit_sample(core, none, 1.0, 0, 0.1, 38.4)
+    some, *_ = patch_grid.audit_sample(core, none, 0.05, 0, 0.1, 38.4)
+    others, *_ = patch_grid.audit_sample(core, none, 0.05, 1, 0.1, 38.4)
     assert 0.04 < len(some) / len(every) < 0.06
     assert len({*map(tuple, some)} & {*map(tuple, others)}) < len(some) / 4
-    assert not len(screening.audit_sample(core, none, 0.0, 0, 0.1, 38.4)[0])
+    assert not len(patch_grid.audit_sample(core, none, 0.0, 0, 0.1, 38.4)[0])
 
 
 def test_real_white_cells_are_proposed():

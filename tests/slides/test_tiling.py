@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hemax_batch.records import Slide, StainProfile
-from hemax_batch.slides import screening, tiling
+from hemax_batch.slides import screen_view, tiling
 from hemax_batch.slides.stain import measure_stain
 
 STAIN = StainProfile(array_slide.GLASS, array_slide.RED_CELL, 0.12)
@@ -95,7 +95,7 @@ def test_a_single_pixel_is_one_region_or_none():
 
 
 def test_the_halo_is_no_narrower_than_the_screens_support():
-    assert tiling.HALO_UM >= screening.SUPPORT_UM
+    assert tiling.HALO_UM >= screen_view.SUPPORT_UM
 
 
 class EndlessGlass:
@@ -107,6 +107,7 @@ class EndlessGlass:
             "/endless", "endless", "0", *sizes[0], 0.1, sizes, levels, "test", "image"
         )
         self.largest = 0
+        self.damaged: dict = {}
 
     def read(self, level, x, y, w, h):
         self.largest = max(self.largest, w * h)

@@ -21,7 +21,7 @@ from hemax_batch.cells.screening_audit import estimate_missed, poisson_limits
 from hemax_batch.cli.app import main
 from hemax_batch.records import FilmSquares, Slide, StainProfile
 from hemax_batch.scheduling import work_queue
-from hemax_batch.slides import overview, quality, screening, zones
+from hemax_batch.slides import overview, quality, screen_view, zones
 from hemax_batch.slides.stain import measure_stain
 from hemax_batch.slides.tiling import plan_regions
 from hemax_batch.vocabulary import ZONES
@@ -69,7 +69,7 @@ def map_of(reader: ArrayReader, core_um: float) -> zones.ZoneMap:
 
 
 def squares_of(reader: ArrayReader, region) -> FilmSquares:
-    view = screening.read_view(reader, region.window, STAIN)
+    view = screen_view.read_view(reader, region.window, STAIN)
     return zones.measure_squares(view, region.core, reader.slide)
 
 
@@ -97,7 +97,7 @@ def test_a_film_is_thicker_the_more_red_cells_lie_on_one_another():
 def test_glass_is_blank_and_uneven_light_changes_nothing():
     reader = ArrayReader(np.full((800, 800, 3), 240, np.uint8), MPP)
     part = zones.measure_squares(
-        screening.read_view(reader, reader.whole(), STAIN), reader.whole(), reader.slide
+        screen_view.read_view(reader, reader.whole(), STAIN), reader.whole(), reader.slide
     )
     assert (zones.zone_map(reader.slide, [part]).zones == zones.BLANK).all()
     sparse = monolayer(400, 400, 14.0).rgb(noise=2)
@@ -170,7 +170,7 @@ def test_what_was_lost_is_neither_glass_nor_film():
 
 
 def picture(reader, regions) -> np.ndarray:
-    views = [(screening.read_view(reader, r.window, STAIN), r.core) for r in regions]
+    views = [(screen_view.read_view(reader, r.window, STAIN), r.core) for r in regions]
     return overview.assemble_overview(
         reader.slide, STAIN, [overview.overview_piece(v, c, reader.slide) for v, c in views]
     )
@@ -228,7 +228,7 @@ def test_areas_of_a_rectangle_are_those_of_its_parts_and_sum_to_it(data):
 @pytest.mark.parametrize("size", [(1, 1), (3, 700), (70, 2)])
 def test_a_tiny_image_has_zones_and_an_overview(size):
     reader = ArrayReader(np.full((*size, 3), 120, np.uint8), 0.1)
-    view = screening.read_view(reader, reader.whole(), STAIN)
+    view = screen_view.read_view(reader, reader.whole(), STAIN)
     part = zones.measure_squares(view, reader.whole(), reader.slide)
     found = zones.zone_map(reader.slide, [part])
     assert found.zones_at(np.array([[0.5, 0.5]])).tolist() != [zones.BLANK]

@@ -81,6 +81,7 @@ class ArrayReader:
             "/array", "array", "0", *sizes[0], mpp, sizes, tuple(downsamples), "test", "image"
         )
         self.pixels_read: list[int] = []
+        self.damaged: dict = {}
 
     def read(self, level: int, x: int, y: int, w: int, h: int) -> np.ndarray:
         self.pixels_read.append(w * h)

@@ -18,6 +18,7 @@ from hemax_batch.model.losses import (
     NC_MARGIN,
     NC_THRESHOLD,
     NO_CELL_WEIGHT,
+    soft_class_targets,
 )
 from hemax_batch.model.matcher import (
     CLASS_COST,
@@ -97,6 +98,11 @@ def partial_cross_entropy(logits: Tensor, allowed: Tensor) -> Tensor:
     """
     log_p = logits.log_softmax(-1)
     exact = -torch.logsumexp(log_p.masked_fill(~allowed, -1e4), -1)
+    soft_targets = soft_class_targets()
+    if logits.shape[-1] == len(soft_targets):
+        for row in range(len(logits)):
+            if allowed[row].sum() == 1:
+                exact[row] = -(soft_targets[int(allowed[row].nonzero())] * log_p[row]).sum()
     smoothing = LABEL_SMOOTHING * (allowed.sum(-1) == 1)
     return (1 - smoothing) * exact - smoothing * log_p.mean(-1)
 

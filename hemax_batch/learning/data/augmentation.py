@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ...model.heads import optical_density
 
-BLUR, COARSE, JPEG, NOISE = range(4)
+BLUR, COARSE, JPEG, NOISE, SHARPEN = range(5)
 _BLUR_REACH_PX = 5
 
 # Annex K of ITU-T T.81 (the JPEG standard): quantisation of luminance and chrominance at quality 50
@@ -132,6 +132,7 @@ class Photometry:
     degrading: dict[int, np.ndarray]
     strength: np.ndarray
     seed: int
+    red_cell_mix: np.ndarray  # float32 [B, 3, 3], like `mix`, outside nuclei and labelled cells
 
 
 def draw_photometry(
@@ -149,32 +150,74 @@ def draw_photometry(
     gains, gain = rng.normal(0, 0.16, (count, 3)), rng.normal(0, 0.15, (count, 1))
     mix = rng.normal(0, 0.07, (count, 3, 3))
     slope = rng.normal(0, 0.08, (count, 2)) * (rng.random((count, 1)) < 0.5)
-    kind = np.where(rng.random(count) < 0.4, rng.integers(4, size=count), -1)
-    span = np.array([(0.4, 1.6), (1.3, 2.5), (35, 85), (1, 6)])[kind.clip(0)]
+    kind = np.where(rng.random(count) < 0.45, rng.integers(5, size=count), -1)
+    span = np.array([(0.4, 1.6), (1.3, 2.5), (35, 85), (1, 6), (0.3, 1.5)])[kind.clip(0)]
     ground_gain, ground_shift = rng.uniform(0.4, 1.6, (count, 1)), rng.normal(0, 0.03, (count, 3))
+    ground_shift[:, 2] += rng.uniform(0, 0.12, count) * (rng.random(count) < 0.15)  # yellow glass
     strength, seed = rng.uniform(span[:, 0], span[:, 1]), int(rng.integers(2**62))
     own = rng.random((count, 1)) < as_stained
     wide = np.where(own, 0.0, stain * strong)
     mix = (np.eye(3) + mix * wide[..., None]) * np.exp((gains + gain) * wide)[:, None]
+    red_cell_mix = np.where(own[..., None], np.eye(3), _draw_red_cell_mix(rng, count))
     return Photometry(
         mix.astype(f),
         np.where(own, 1.0, ground_gain).astype(f),
         (ground_shift * wide).astype(f),
         np.where(own, 0.0, slope).astype(f),
-        {k: np.flatnonzero(kind == k) for k in range(4) if (kind == k).any()},
+        {k: np.flatnonzero(kind == k) for k in range(5) if (kind == k).any()},
         strength.astype(f),
         seed,
+        red_cell_mix.astype(f),
     )
 
 
-def apply_photometry(pixels: Tensor, drawn: Photometry) -> Tensor:
-    """Patches float [B, 3, S, S] in 0..255 (S a multiple of 16) as another laboratory would have seen them; uint8."""
+def _draw_red_cell_mix(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Draw how red cells and plasma are stained apart from nuclei.
+
+    Half of the patches keep their red cells. Of the others half turn blue-grey: their red cells
+    absorb red light as they absorb green light.
+
+    Returns
+    -------
+    np.ndarray
+        float64 [count, 3, 3], which maps optical densities to optical densities.
+    """
+    gains = np.exp(rng.normal(0, 0.35, (count, 1, 3)) + rng.normal(0, 0.35, (count, 1, 1)))
+    mix = np.eye(3) * gains
+    blue = rng.uniform(0, 1.2, count) * (rng.random(count) < 0.5)
+    mix[:, 1, 0] += blue
+    mix[:, 2, 2] *= 1 - 0.4 * blue.clip(max=1)
+    mix[rng.random(count) < 0.5] = np.eye(3)
+    return mix
+
+
+def apply_photometry(pixels: Tensor, drawn: Photometry, cells: Tensor | None = None) -> Tensor:
+    """Show patches as another laboratory would see them.
+
+    Parameters
+    ----------
+    pixels
+        float [B, 3, S, S] in 0..255, S a multiple of 16.
+    drawn
+        What happens to each patch.
+    cells
+        bool [B, S, S], where labelled cells are. Red cells are recoloured apart from them.
+        Without it red cells keep their colour.
+
+    Returns
+    -------
+    Tensor
+        uint8 [B, 3, S, S].
+    """
     device = pixels.device
 
     def to(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(device, non_blocking=True)
 
-    x = _restain(pixels, to(drawn.mix), to(drawn.ground_gain), to(drawn.ground_shift))
+    red_cell_mix = None if cells is None else to(drawn.red_cell_mix)
+    x = _restain(
+        pixels, to(drawn.mix), to(drawn.ground_gain), to(drawn.ground_shift), red_cell_mix, cells
+    )
     x = _relight(x, to(drawn.slope))
     for kind, rows in drawn.degrading.items():
         at, strength = to(rows), drawn.strength[rows]
@@ -183,6 +226,9 @@ def apply_photometry(pixels: Tensor, drawn: Photometry) -> Tensor:
             part = _blur(part, to(strength))
         elif kind == COARSE:
             part = _downsample(part, float(strength[0]))
+        elif kind == SHARPEN:
+            detail = part - _blur(part, torch.ones(len(rows), device=device))
+            part = (part + to(strength)[:, None, None, None] * detail).clamp(0, 255)
         elif kind == JPEG:
             part = _jpeg(part, to(strength))
         else:
@@ -196,15 +242,30 @@ def apply_photometry(pixels: Tensor, drawn: Photometry) -> Tensor:
     return x.round().clamp(0, 255).to(torch.uint8)
 
 
-def _restain(pixels: Tensor, mix: Tensor, ground_gain: Tensor, ground_shift: Tensor) -> Tensor:
-    """The ground (the bright mode of each channel) is taken out first, so that stain and lamp vary apart."""
+def _restain(
+    pixels: Tensor,
+    mix: Tensor,
+    ground_gain: Tensor,
+    ground_shift: Tensor,
+    red_cell_mix: Tensor | None,
+    cells: Tensor | None,
+) -> Tensor:
+    """Change the stain, the red cells and the glass of each patch.
+
+    The ground is the bright mode of each channel. It is removed first, so that stain and lamp vary
+    apart. A pixel counts as nuclear where it absorbs red light nearly as the darkest pixels do.
+    """
     od = optical_density(pixels)
     ground = torch.quantile(od[:, :, ::4, ::4].flatten(2), 0.08, dim=2)  # [B, 3]
     new_ground = (ground * ground_gain + ground_shift).clamp(0, 0.35)
-    od = (
-        torch.einsum("bcyx,bcd->bdyx", od - ground[..., None, None], mix)
-        + new_ground[..., None, None]
-    )
+    od = od - ground[..., None, None]
+    if red_cell_mix is not None and cells is not None:
+        darkest = torch.quantile(od[:, 0, ::4, ::4].flatten(1), 0.99, dim=1)
+        threshold = (0.45 * darkest).clamp(min=0.22)[:, None, None, None]
+        nuclear = ((od[:, :1] - threshold) / 0.04).sigmoid()
+        kept = torch.maximum(nuclear, cells[:, None].to(od.dtype))
+        od = kept * od + (1 - kept) * torch.einsum("bcyx,bcd->bdyx", od, red_cell_mix)
+    od = torch.einsum("bcyx,bcd->bdyx", od, mix) + new_ground[..., None, None]
     return (256.0 * torch.exp(-math.log(10) * od) - 1.0).clamp(0, 255)
 
 

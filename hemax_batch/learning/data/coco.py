@@ -173,7 +173,13 @@ def _outline_box(
 
 
 def _rle_box(rle: dict, size: tuple[int, int], where: str) -> tuple[float, float, float, float]:
-    from pycocotools import mask
+    try:
+        from pycocotools import mask
+    except ImportError:
+        raise DataError(
+            f"{where}: an RLE mask needs pycocotools, which is not installed here: "
+            "pip install 'hemax-batch[train]'"
+        ) from None
 
     height, width = rle.get("size") or (0, 0)
     if (width, height) != size:

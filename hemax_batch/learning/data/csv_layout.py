@@ -1,6 +1,6 @@
 """The documented layout of labelled images: a folder with
 
-    images.csv  file, mpp, source, split [, bystanders, original]     a row per image
+    images.csv  file, mpp, source, split [, bystanders, original, patient]     a row per image
     cells.csv   file, x0, y0, x1, y1, class, mask, <attribute>…, nuclear_cytoplasmic_ratio
                 a row per cell, any column but `file` may be missing or empty
 
@@ -53,6 +53,7 @@ def read_csv_layout(folder: Path) -> list[Example]:
             (),
             bystanders,
             original=row.get("original") or "",
+            patient=row.get("patient") or "",
         )
     for n, row in enumerate(read_csv_rows(folder / "cells.csv"), 2):
         where = f"{folder / 'cells.csv'} row {n}"

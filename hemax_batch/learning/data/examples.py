@@ -46,6 +46,7 @@ class Example:
     mask_path: str = ""
     mask_weight: float = 1.0
     ignored: tuple[tuple[float, float, float, float], ...] = ()
+    patient: str = ""  # whose blood it is, where the data name patients
     original: str = ""  # name of the picture that this is a copy of, where the data say so
 
 

@@ -21,6 +21,7 @@ MPP = {
     "zheng1": 0.18,
     "zheng2": 0.10,
     "chula": 0.20,
+    "apl": 0.10,
 }
 
 _NUCLEUS = {
@@ -171,10 +172,47 @@ def read_chula(folder: Path) -> list[Example]:
     ]
 
 
+#: Classes that a label of `apl/` leaves open. A promonocyte counts as a blast in leukaemia.
+_APL_ALLOWED = {
+    "promonocyte": ("blast", "monocyte"),
+    "prolymphocyte": ("lymphocyte", "variant_lymphocyte"),
+    "giant_platelet": ("platelet",),
+}
+_APL_NEGATIVES = ("precipitate", "empty")  # values of `excluded` of pictures without a white cell
+
+
+def read_apl(folder: Path) -> list[Example]:
+    """Read the blood of patients with acute leukaemia (Sidhom 2021), split by patient.
+
+    The reader follows the data's README. An excluded row teaches no class, except a
+    `smudge_label` row, which shows a smudge. Rows `precipitate` and `empty` are pictures without
+    a white cell. All other excluded rows are left out.
+    """
+    examples = []
+    for row in read_csv_rows(folder / "labels.csv"):
+        reason, name = row["excluded"], row["class"]
+        cells: tuple[CellLabel, ...]
+        if reason in _APL_NEGATIVES:
+            cells = ()
+        elif reason in ("", "smudge_label"):
+            allowed = ("smudge",) if reason else _APL_ALLOWED.get(name, (name,))
+            if not set(allowed) <= set(CLASS_NAMES):
+                continue
+            cells = (CellLabel(None, allowed),)
+        else:
+            continue
+        path = str(folder / "images" / row["file"])
+        examples.append(
+            Example(path, MPP["apl"], "apl", row["split"], cells, "stained", patient=row["patient"])
+        )
+    return examples
+
+
 READERS = {
     "pbc": read_pbc,
     "marrow": read_marrow,
     "zheng": read_zheng,
     "txl": read_txl,
     "chula": read_chula,
+    "apl": read_apl,
 }

@@ -16,6 +16,7 @@ from ..data.centred_patches import centred_patch
 from ..data.examples import Example, load_mask
 from .average_precision import LocalisationField, average_precision
 from .metrics import EvaluatedCell, compute_metrics
+from .patient_metrics import patient_figures
 
 WHITE = [c.white for c in CLASSES]
 WHITE_SET = set(WHITE_NAMES)
@@ -43,6 +44,8 @@ def build_report(
         report["by source"][source] = compute_metrics(
             [x for x in cells_evaluated if x.source == source], min_confidence
         )
+    if by_patient := patient_figures(cells_evaluated):
+        report["by patient"] = by_patient
     return report
 
 
@@ -122,6 +125,7 @@ def _evaluate_cell(example: Example, k: int, cells, pixels, batch: PatchBatch) -
         no_attributes,
         example.path,
         nc_class=label.nc_class,
+        patient=example.patient,
     )
     if len(cells) == 0:
         return nothing
@@ -158,6 +162,7 @@ def _evaluate_cell(example: Example, k: int, cells, pixels, batch: PatchBatch) -
         explanation_contradicts_class(cells.attribute_probs[j], CLASS_NAMES[best]),
         tuple(cells.class_probs[j].tolist()),
         label.nc_class,
+        example.patient,
     )
 
 

@@ -66,6 +66,7 @@ class EvaluatedCell:
     contradicted: bool = False  # whether the explanation speaks against the class
     class_probs: tuple[float, ...] = ()
     nc_class: str = ""  # "low" or "high" where somebody judged the nuclear:cytoplasmic ratio
+    patient: str = ""  # where the data name patients
 
 
 def bootstrap_interval(values: np.ndarray, statistic=np.mean, seed: int = 0) -> dict[str, float]:

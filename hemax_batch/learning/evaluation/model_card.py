@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from ...model.checkpoint import WeightsCard, labels_were_shuffled
@@ -20,8 +22,13 @@ SOURCES = {
     "zheng1": "Zheng et al. 2018, set 1, with expert masks (its repository is GPL-3)",
     "zheng2": "Zheng et al. 2018, set 2, with expert masks (its repository is GPL-3)",
     "chula": "Chula RBC-12 (MIT), fields of red cells only: nothing to be found there",
+    "apl": "Blood of patients with acute leukaemia, Sidhom et al. 2021 (© 2020 The Johns Hopkins University; published "
+    "with the paper for others to work with, no licence text)",
     "synthetic": "synthetic fields drawn by hemax_batch.synthetic (not real)",
 }
+
+#: Sources without a licence that allows any use. The card names them.
+WITHOUT_LICENCE = ("apl",)
 
 _CARD = """\
 # Model card: {name}
@@ -30,38 +37,69 @@ _CARD = """\
 {warning}
 Architecture `{card.arch}`, {card.mpp} µm/px, patches of {card.patch_px} px. SHA-256 `{card.sha256}`.
 
-## How it was trained
+## What it was taught
 
 {commands}
 
 {lengths}, on {trained[hardware]}. {averaged}{stain}{tint}
 
-## On what
-
 {sources}
-{apart}
-Masks where nobody drew any: the half-trained network's own, kept where their extent agrees with the human box (IoU at
-least 0.85), or, without a box, where place and size are a cell's; where somebody judged the nuclear:cytoplasmic ratio, on
-the side judged. Kept: {pseudo}.
+{licence}{apart}
+Masks that nobody drew come from the half-trained network. They are kept where they agree with the
+human box (IoU at least 0.85), or where place and size are a cell's. Kept: {pseudo}.
 {teacher}
-## What it reached
+## What it reaches
 
-On images that it was not trained on (split `val`), each cell in a patch centred on it; a cell not found counts as
-wrong. Intervals: 95 %, bootstrap over cells. The split is by image, not by patient: another laboratory's stain will
-do worse.
+Split `val`, which it never learnt. Each cell lies in the middle of a patch. A cell that is not found
+counts as wrong. Intervals are 95 %: over patients for the rows "by patient", over cells elsewhere.
+All figures are in `{figures_name}`.
 
-| figure | value | 95 % interval | n |
-| --- | --- | --- | --- |
+| figure | value | 95 % interval | n | majority baseline |
+| --- | --- | --- | --- | --- |
 {figures}
 
-## What it is not for
+## What it cannot do
 
-- Any decision about a patient without review by a qualified morphologist.
-- Blasts were taught from bone marrow only: blasts in blood, and how far the stain gives them away, are untested.
-- Attributes were taught on mature cells (and synthetic ones); on immature cells they are extrapolation.
-- Nuclei that granules hide, as basophils' are: of their size only low or high ratios, as people judged them, were taught.
-- Smudge cells, variant lymphocytes, plasma cells, parasites, platelet clumps: not taught, not assessed.
+- It decides nothing about a patient. A qualified morphologist reviews every result.
+- Only `apl` knows its patients. All other sources are split by picture, so another laboratory does worse.
+- Attributes are taught on mature cells and on synthetic ones. On immature cells they are extrapolation.
+- Granules hide the nucleus of basophils. Only a low or high N:C was taught for them.
+- Parasites, platelet clumps and red-cell shapes are not assessed.
+- Cells that are unlike everything known can still get a confident class.
 """
+
+#: Rows of the card: where each figure stands in the report, and its words.
+_HEADLINES = (
+    ("by patient / seven trusted classes, right", "by patient (leukaemia), seven classes, right"),
+    ("by patient / seven trusted classes, balanced", "the same, balanced"),
+    (
+        "by patient / seven trusted classes, right of the surest 60 %",
+        "the same, of the surest 60 %",
+    ),
+    ("by patient / classes with 15 cells or more, balanced", "by patient, all classes, balanced"),
+    (
+        "by patient / blast, equivalent or promyelocyte, sensitivity",
+        "by patient, blast or promyelocyte, sensitivity",
+    ),
+    (
+        "by patient / blast, equivalent or promyelocyte, specificity",
+        "by patient, blast or promyelocyte, specificity",
+    ),
+    ("all / classes / accuracy", "all sources, class right"),
+    ("all / classes / balanced accuracy", "all sources, class balanced"),
+    ("all / five mature types / accuracy", "all sources, five mature types"),
+    ("by source / PBC / classes / accuracy", "PBC, class right"),
+    ("by source / marrow / classes / accuracy", "bone marrow, class right"),
+    ("all / recall", "white cells found (IoU at least 0.5)"),
+    ("all / jaccard", "Jaccard index of boxes"),
+    ("all / masks / nucleus dice", "nucleus Dice"),
+    ("all / masks / cell dice", "whole-cell Dice"),
+    ("all / masks / nucleus/cell nmse", "N:C (nucleus/cell), NMSE"),
+    ("all / attributes / granularity / accuracy", "granularity"),
+    ("all / attributes / cytoplasm_colour / accuracy", "cytoplasm colour"),
+    ("all / attributes / nucleus_shape / accuracy", "nucleus shape"),
+    ("all / attributes / size_vs_rbc / accuracy", "size against red cells"),
+)
 
 
 _CYTOPLASM_COLOUR = """
@@ -99,9 +137,45 @@ def write_card(card: WeightsCard, path: Path) -> None:
         pseudo=", ".join(f"{source} {share}" for source, share in trained["pseudo_masks"].items())
         or "none",
         teacher=_teacher(trained),
-        figures="\n".join(_figure_row(*row) for row in flatten_report(card.metrics)),
+        licence=_licence_text(trained["images"]),
+        figures_name=figures_path(path).name,
+        figures="\n".join(_headline_rows(card.metrics)),
     )
     path.write_text(text, encoding="utf-8")
+    figures_path(path).write_text(
+        json.dumps(card.metrics, indent=1, ensure_ascii=False) + "\n", "utf-8"
+    )
+
+
+def figures_path(card_path: Path) -> Path:
+    """Return the path of the JSON of all figures, beside the card."""
+    return card_path.with_suffix(".metrics.json")
+
+
+def _licence_text(sources: Iterable[str]) -> str:
+    """Name the sources without a licence; "" if all have one."""
+    named = [source for source in sources if source in WITHOUT_LICENCE]
+    if not named:
+        return ""
+    options = " ".join(f"--leave-out {source}" for source in named)
+    return (
+        f"\nNo licence text came with: {', '.join(named)}. `hemax-batch train DATA {options}` makes "
+        "weights without it.\n"
+    )
+
+
+def _headline_rows(metrics: dict) -> list[str]:
+    """Return the card's table: the headline figures that the report has."""
+    rows = {row[0]: row for row in flatten_report(metrics)}
+    lines = []
+    for name, words in _HEADLINES:
+        if name in rows:
+            _, value, low, high, n = rows[name]
+            baseline = rows.get(name.rsplit(" / ", 1)[0] + " / majority baseline")
+            shown = f"{baseline[1]:.3f}" if baseline and "recall" not in name else "–"
+            limits = f"{low:.3f}–{high:.3f} | {n}" if n else "– | –"
+            lines.append(f"| {words} | {value:.3f} | {limits} | {shown} |")
+    return lines
 
 
 def _training_lengths(trained: dict) -> list[str]:
@@ -160,11 +234,6 @@ def _averaged(trained: dict) -> str:
     """Which weights were averaged, by the start of their SHA-256; "" where none were."""
     names = [f"{entry['file']} ({entry['sha256'][:12]}…)" for entry in trained.get("averaged", [])]
     return f"Then the mean of {', '.join(names)}." if names else ""
-
-
-def _figure_row(name: str, value: float, low: float, high: float, n: int) -> str:
-    limits = f"{low:.4f}–{high:.4f} | {n}" if n else "– | –"
-    return f"| {name} | {value:.4f} | {limits} |"
 
 
 def write_figures(report: dict, path: Path) -> None:

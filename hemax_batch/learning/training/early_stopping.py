@@ -18,11 +18,13 @@ from ...errors import DataError
 from ...model.checkpoint import WeightsCard
 from ...model.hemax import HemaX, fold_batch_norms
 from ...model.predictor import Predictor
+from ...vocabulary import tells_type
 from ..data.examples import Example
 from ..evaluation.evaluate import predict_examples
 from ..evaluation.metrics import EvaluatedCell
 
-_HOLDOUT_ONE_IN = 16  # examples that are checked on
+_HOLDOUT_ONE_IN = 16  # pictures to check on, where the patient is not known
+_HOLDOUT_PATIENT_ONE_IN = 8  # patients to check on
 
 
 def holdout_split(examples: list[Example]) -> tuple[list[Example], list[Example]]:
@@ -32,16 +34,24 @@ def holdout_split(examples: list[Example]) -> tuple[list[Example], list[Example]
     """
     parts: tuple[list[Example], list[Example]] = ([], [])
     for e in examples:
-        # another byte than the halves of the held-out images go by
-        parts[
-            hashlib.sha256(Path(e.path).name.encode()).digest()[1] % _HOLDOUT_ONE_IN == 0
-            and bool(e.cells)
-        ].append(e)
+        held_out = _is_held_out(e)
+        if e.cells or not held_out:
+            parts[held_out].append(e)
     if not all(parts):
         raise DataError(
             f"{len(examples)} images to learn from: too few to keep one in {_HOLDOUT_ONE_IN} for --patience"
         )
     return parts
+
+
+def _is_held_out(example: Example) -> bool:
+    """Tell whether a picture is kept for checks. A patient is learnt from or checked on, never both."""
+    name = example.patient or Path(example.path).name
+    one_in = _HOLDOUT_PATIENT_ONE_IN if example.patient else _HOLDOUT_ONE_IN
+    # byte 1: byte 0 decides the halves of the held-out pictures (`metrics.is_fitting_half`)
+    return hashlib.sha256(name.encode()).digest()[1] % one_in == 0 and (
+        bool(example.cells) or bool(example.patient)
+    )
 
 
 class EarlyStopping:
@@ -128,7 +138,14 @@ def score_weights(
 
 
 def score(cells: list[EvaluatedCell]) -> float:
-    """Share of cells whose class is right, each weighed by the overlap (IoU) of its box where there is one."""
-    return float(
-        np.mean([(s.predicted in s.allowed) * (s.iou if s.iou == s.iou else 1.0) for s in cells])
-    )
+    """Return the mean over sources of the share of right classes, each weighted by its box IoU.
+
+    A cell without a box has the weight 1. A cell whose label leaves its type open does not count,
+    unless all do.
+    """
+    typed = [c for c in cells if tells_type(c.allowed)] or cells
+    by_source: dict[str, list[float]] = {}
+    for c in typed:
+        overlap = c.iou if c.iou == c.iou else 1.0
+        by_source.setdefault(c.source, []).append(float(c.predicted in c.allowed) * overlap)
+    return float(np.mean([np.mean(values) for values in by_source.values()]))

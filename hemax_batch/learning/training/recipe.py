@@ -44,6 +44,7 @@ class Recipe:
     synthetic: int = 800  # synthetic fields (hemax_batch.synthetic) …
     synthetic_from: float = 0.5  # … that join after this share of the steps
     attributes: bool = True  # False: without explanation heads' losses, for the comparison
+    style_mixing: float = 0.0  # chance of MixStyle for each patch
     drop_path: float = (
         0.0  # share of the backbone's residual blocks left out at random, of each patch
     )
@@ -86,5 +87,5 @@ class Recipe:
         if given.get("arch", card.arch) != card.arch:
             gentle["freeze_norm"] = cls.freeze_norm  # the new backbone's are of photographs
         if close:
-            gentle |= {"canvas_px": 192, "hard": 2.0, "ema": 0.998}
+            gentle |= {"canvas_px": 192, "hard": 1.5, "ema": 0.998, "style_mixing": 0.3}
         return cls(**{**gentle, **given})

@@ -74,6 +74,7 @@ def train(
         model.backbone.load_imagenet()
     model = model.to(process_group.device, memory_format=torch.channels_last).train()
     model.backbone.drop_path = recipe.drop_path
+    model.backbone.style_mixing = recipe.style_mixing
     if recipe.compiled:
         model.backbone.compile()
     trainer = Trainer(

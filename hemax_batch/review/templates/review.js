@@ -1,13 +1,20 @@
-/* The review: what the reviewer said of each cell, how to take it back, and where it is kept. */
+/* The review: decisions, comments and sign-off, and where the browser keeps them. */
 
-/** Cell id -> {after: class name, time: ISO 8601 with offset}. A cell without an entry has not been reviewed. */
+/** Cell id -> {after: class name, time: RFC 3339}. A cell without an entry is not reviewed. */
 let marks = new Map();
-const steps = []; // what each step replaced, for undo: lists of [cell id, the earlier mark or undefined]
-const STORE = `hemax-review:${DATA.sha}`;
+let comments = new Map(); // cell id -> text
+let slideComment = "";
+let signature; // {reviewer, time, open: cells that were not reviewed}, once the review is signed off
+let reader = 1; // 1 or 2: each reader has a review of their own
+
+const storeOf = (number) => `hemax-review:${DATA.sha}${number === 1 ? "" : `:${number}`}`;
+const READER_STORE = `hemax-review-reader:${DATA.sha}`;
+const PROGRESS_STORE = `hemax-review-progress:${location.pathname}`; // read by index.html
 
 const classNow = (cell) => marks.get(cell.id)?.after ?? cell.class;
+const reviewerName = () => byId("reviewer").value.trim();
 
-/** Local time as ISO 8601 with its offset from UTC. */
+/** Local time as RFC 3339 with its offset from UTC. */
 function timeNow(date = new Date()) {
   const minutes = -date.getTimezoneOffset();
   const two = (n) => String(Math.floor(Math.abs(n))).padStart(2, "0");
@@ -15,57 +22,98 @@ function timeNow(date = new Date()) {
   return `${local}${minutes < 0 ? "-" : "+"}${two(minutes / 60)}:${two(minutes % 60)}`;
 }
 
-/** Mark cells as [[cell, class name], ...] in one step that undo takes back at once. */
-function markCells(list) {
-  const time = timeNow();
-  steps.push(list.map(([cell]) => [cell.id, marks.get(cell.id)]));
-  for (const [cell, after] of list) marks.set(cell.id, { after, time });
-  keep();
-}
-
-/** Take the last step back; returns the ids that it concerned, or none. */
-function undoStep() {
-  const step = steps.pop() ?? [];
-  for (const [id, before] of step) {
-    if (before) marks.set(id, before);
-    else marks.delete(id);
-  }
-  if (step.length) keep();
-  return step.map(([id]) => id);
+/** Changes that give cells a class, from [[cell, class name, time?], ...]. */
+function markChanges(list) {
+  const now = timeNow();
+  return list.map(([cell, after, time = now]) => ({
+    what: "mark", key: cell.id, before: marks.get(cell.id), after: { after, time },
+  }));
 }
 
 let keepTimer = 0;
+let keepsNothing = false;
 
-/** Keep the review in this browser, soon. Where the browser forbids it, the page says so once and works on. */
+/** Keep the review in this browser, soon. */
 function keep() {
   clearTimeout(keepTimer);
   keepTimer = setTimeout(keepNow, 150);
 }
 
-let keepsNothing = false;
-
 function keepNow() {
   clearTimeout(keepTimer);
   keepTimer = 0;
-  const state = { reviewer: byId("reviewer").value, marks: [...marks].map(([id, m]) => [id, m.after, m.time]) };
+  const state = {
+    reviewer: byId("reviewer").value,
+    marks: [...marks].map(([id, m]) => [id, m.after, m.time]),
+    comments: [...comments],
+    slideComment,
+    signature,
+  };
+  const progress = { reviewed: marks.size, cells: CELLS.length, signed: Boolean(signature), reader, time: timeNow() };
+  store(storeOf(reader), state);
+  store(PROGRESS_STORE, progress);
+}
+
+/** Write to the browser's storage. Where the browser forbids it, the page says so once and works on. */
+function store(key, value) {
   try {
-    localStorage.setItem(STORE, JSON.stringify(state));
+    localStorage.setItem(key, JSON.stringify(value));
+    return true;
   } catch {
-    if (!keepsNothing) say("This browser keeps nothing for this file: export corrections.csv before you close it.");
+    if (!keepsNothing) say("This browser keeps nothing for this file. Export corrections.csv before you close it.");
     keepsNothing = true;
+    return false;
   }
 }
 
-/** What was kept of this very result; entries that make no sense are left out. */
-function recall() {
+/** Read from the browser's storage; the fallback where there is nothing or no sense in it. */
+function stored(key, fallback) {
   try {
-    const state = JSON.parse(localStorage.getItem(STORE) ?? "{}");
-    byId("reviewer").value = typeof state.reviewer === "string" ? state.reviewer : "";
-    const sound = (state.marks ?? []).filter(([id, after]) => INDEX_OF_ID.has(id) && CLASSES.has(after));
-    marks = new Map(sound.map(([id, after, time]) => [id, { after, time: String(time) }]));
+    return JSON.parse(localStorage.getItem(key)) ?? fallback;
   } catch {
-    marks = new Map();
+    return fallback;
   }
+}
+
+/** The kept review of a reader. Entries that make no sense are left out. */
+function readStored(number) {
+  const state = stored(storeOf(number), {});
+  const list = (value) => (Array.isArray(value) ? value.filter(Array.isArray) : []);
+  const known = list(state.marks).filter(([id, after]) => INDEX_OF_ID.has(id) && CLASSES.has(after));
+  const told = list(state.comments).filter(([id, text]) => INDEX_OF_ID.has(id) && typeof text === "string");
+  return {
+    reviewer: typeof state.reviewer === "string" ? state.reviewer : "",
+    marks: new Map(known.map(([id, after, time]) => [id, { after, time: String(time) }])),
+    comments: new Map(told),
+    slideComment: typeof state.slideComment === "string" ? state.slideComment : "",
+    signature: typeof state.signature?.time === "string" ? state.signature : undefined,
+  };
+}
+
+/** Take up the kept review of the present reader. */
+function recall() {
+  const kept = readStored(reader);
+  byId("reviewer").value = kept.reviewer;
+  ({ marks, comments, slideComment, signature } = kept);
+}
+
+/** Change the reader. The other reader's review is not shown: a second reader is blind to the first. */
+function changeReader(number) {
+  if (keepTimer) keepNow();
+  reader = number;
+  store(READER_STORE, reader);
+  past.length = future.length = 0;
+  recall();
+}
+
+/** Cells on which both readers decided, and differently. Empty until both have signed off. */
+function disputedCells() {
+  const other = readStored(3 - reader);
+  if (!signature || !other.signature) return [];
+  return CELLS.filter((cell) => {
+    const theirs = other.marks.get(cell.id)?.after;
+    return theirs && marks.has(cell.id) && theirs !== classNow(cell);
+  });
 }
 
 /** Counts by class after review, of the cells whose place counts: a Map, with "white" and "neutrophils" among them. */

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import openslide
@@ -10,6 +11,7 @@ from ...errors import UnreadableSlideError, one_line
 from ...records import Slide
 from . import tiff_directories
 from .image_backend import ImageBackend
+from .jpeg_headers import JpegHeaders
 from .openslide_backend import OpenSlideBackend
 from .tiff_backend import TiffBackend, agrees_with, choose_levels
 from .tiff_layout import HostileTiff, TiffLayout, UnsupportedTiff, parse_tiff
@@ -61,6 +63,7 @@ def _open_tiff(path: Path):
             raise UnsupportedTiff(refusal or layout.refusal) from None
         return TiffBackend(path, layout.pyramid, layout.vendor, layout.spacing_um)
     if layout is not None:
+        vendor_slide.check_window = JpegHeaders(path, layout).check
         vendor_slide.spacing_um = vendor_slide.spacing_um or layout.spacing_um
         fast = _agreeing_fast_path(path, layout, vendor_slide)
         if fast is not None:
@@ -85,9 +88,16 @@ def _agreeing_fast_path(
     return None
 
 
+def _guarded_openslide(path: Path) -> OpenSlideBackend:
+    slide = OpenSlideBackend(path)
+    with suppress(UnsupportedTiff):
+        slide.check_window = JpegHeaders(path, parse_tiff(path)).check
+    return slide
+
+
 def _reopen_tiff(path: Path, replay_graph: Slide):
     if replay_graph.backend == "openslide":
-        return OpenSlideBackend(path)
+        return _guarded_openslide(path)
     layout = parse_tiff(path)
     known = {level.size: level for level in layout.pyramid} | layout.by_size
     levels = choose_levels(known, replay_graph.level_sizes)

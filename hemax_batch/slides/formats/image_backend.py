@@ -15,9 +15,13 @@ from PIL import Image, UnidentifiedImageError
 
 from ...errors import UnreadableSlideError
 from . import pixel_formats, spacing
+from .jpeg import decode_jpeg
 
-MAX_IMAGE_PX = 400_000_000  # 1.2 GB as RGB: beyond that it should be a tiled file
+MAX_IMAGE_PX = (
+    100_000_000  # Pillow holds 4 bytes a pixel and we 3: beyond that it should be a tiled file
+)
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "PPM", "JPEG2000")
+_MAX_METADATA_BYTES = 16 * 2**20
 _opening = threading.Lock()
 
 
@@ -41,7 +45,7 @@ class ImageBackend:
         except (OSError, SyntaxError, ValueError, imagecodecs.PngError) as error:
             raise UnreadableSlideError(f"the image cannot be decoded: {error}") from error
 
-    def read(self, level: int, x: int, y: int, w: int, h: int) -> np.ndarray:
+    def read(self, level: int, x: int, y: int, w: int, h: int, on_damage=None) -> np.ndarray:
         """Pixels of a window inside the image: uint8 [h, w, 3]."""
         return self._rgb[y : y + h, x : x + w]
 
@@ -80,9 +84,13 @@ def _oversize(size: str) -> UnreadableSlideError:
 
 def _decode(path: Path, image: Image.Image) -> np.ndarray:
     if (
-        image.format == "PNG" and path.read_bytes()[24] == 16
+        image.format == "PNG" and _read(path, image)[24] == 16
     ):  # Pillow would drop the low byte whatever the depth
-        return deep_to_rgb(imagecodecs.png_decode(path.read_bytes()))
+        return deep_to_rgb(imagecodecs.png_decode(_read(path, image)))
+    if image.format == "JPEG":
+        rgb = _decode_jpeg(_read(path, image), image)
+        if rgb is not None:
+            return rgb
     if image.mode in ("F", "I"):
         raise UnreadableSlideError(
             f"samples of mode {image.mode!r}; export the field as 8- or 16-bit RGB"
@@ -92,6 +100,20 @@ def _decode(path: Path, image: Image.Image) -> np.ndarray:
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         return pixel_formats.over_glass(np.asarray(image.convert("RGBA")))
     return np.asarray(image.convert("RGB"))
+
+
+def _read(path: Path, image: Image.Image) -> bytes:
+    """The file, but no more of it than its pixels can take, whatever follows them."""
+    with open(path, "rb") as file:
+        return file.read(8 * image.width * image.height + _MAX_METADATA_BYTES)
+
+
+def _decode_jpeg(data: bytes, image: Image.Image) -> np.ndarray | None:
+    """Grey or RGB pixels; of four inks, once libjpeg has found nothing wrong, None: Pillow turns them into RGB."""
+    pixels = decode_jpeg(data, (image.height, image.width, len(image.getbands())))
+    return {1: pixel_formats.grey_to_rgb, 3: np.asarray}.get(pixels.shape[2], lambda _: None)(
+        pixels
+    )
 
 
 def deep_to_rgb(samples: np.ndarray) -> np.ndarray:

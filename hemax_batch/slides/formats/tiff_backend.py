@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import openslide
 
+from ...errors import one_line
 from . import pixel_formats
-from .openslide_backend import OpenSlideBackend
+from .openslide_backend import OnDamage, OpenSlideBackend
 from .tiff_layout import TiffLevel, UnsupportedTiff
-from .tiff_tiles import DECODE_ERRORS, decode_samples, samples_to_rgb
+from .tiff_tiles import DAMAGE_ERRORS, DECODE_ERRORS, decode_samples, samples_to_rgb
 
 CACHE_BYTES = 64 * 2**20
 MAX_PROBE_DIFFERENCE = 2.0  # mean absolute grey levels; two JPEG decoders differ by less than 1
@@ -43,14 +44,20 @@ class TiffBackend:
         self.levels = levels
         self._file = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         self._cache = _TileCache(cache_bytes)
+        self._damaged: dict[tuple[int, int, int], str] = {}  # (level, row, column): why
         try:
             self._bits = self._significant_bits()
         except BaseException:
             self.close()
             raise
 
-    def read(self, level: int, x: int, y: int, w: int, h: int) -> np.ndarray:
-        """Pixels of a window inside `level`, put together from whole tiles: uint8 [h, w, 3]."""
+    def read(
+        self, level: int, x: int, y: int, w: int, h: int, on_damage: OnDamage | None = None
+    ) -> np.ndarray:
+        """Pixels of a window inside `level`, put together from whole tiles: uint8 [h, w, 3].
+
+        A tile that cannot be decoded is glass, and `on_damage` is told of it; without that its error is raised.
+        """
         lvl = self.levels[level]
         tw, th = lvl.tile_width, lvl.tile_height
         out = np.empty((h, w, 3), np.uint8)
@@ -58,7 +65,7 @@ class TiffBackend:
             top, bottom = max(y, row * th), min(y + h, (row + 1) * th)
             for column in range(x // tw, (x + w - 1) // tw + 1):
                 left, right = max(x, column * tw), min(x + w, (column + 1) * tw)
-                tile = self._tile(level, row, column)
+                tile = self._tile_or_glass(level, row, column, on_damage)
                 part = tile[
                     top - row * th : bottom - row * th, left - column * tw : right - column * tw
                 ]
@@ -71,6 +78,32 @@ class TiffBackend:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+    def _tile_or_glass(
+        self, level: int, row: int, column: int, on_damage: OnDamage | None
+    ) -> np.ndarray:
+        if on_damage is None:
+            return self._tile(level, row, column)
+        lvl, key = self.levels[level], (level, row, column)
+        try:
+            if key not in self._damaged:
+                return self._tile(level, row, column)
+        except OSError:  # the disk's or the share's trouble, which may pass
+            raise
+        except DAMAGE_ERRORS as error:
+            self._damaged[key] = one_line(error)
+        x, y = column * lvl.tile_width, row * lvl.tile_height
+        on_damage(
+            level,
+            (
+                x,
+                y,
+                min(x + lvl.tile_width, lvl.width),
+                min(y + lvl.tile_height, lvl.height),
+            ),
+            self._damaged[key],
+        )
+        return np.broadcast_to(np.uint8(pixel_formats.GLASS), (*lvl.tile_shape(row), 3))
 
     def _tile(self, level: int, row: int, column: int) -> np.ndarray:
         key = (level, row, column)

@@ -12,6 +12,7 @@ from pathlib import Path
 from ...errors import UnreadableSlideError
 
 MAX_DIRECTORIES = 4096
+MAX_TEXT_BYTES = 16 * 2**20  # of a description or metadata tag; libraries hold several copies of it
 _TYPE_BYTES = {
     1: 1,
     2: 1,
@@ -30,6 +31,9 @@ _TYPE_BYTES = {
     17: 8,
     18: 8,
 }
+#: Where tiles and strips lie, and NDPI's: as long as there are tiles.
+_TILE_TABLES = {273, 279, 324, 325, 65426, 65432}
+_SUB_IFDS = 330
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -55,33 +59,63 @@ def check_directories(path: Path) -> None:
 
 
 def _walk(file, size: int, order: str, big: bool, wide_next: bool, offset: int) -> None:
+    """The chain of directories from `offset`, and the chains of their SubIFDs."""
     seen: set[int] = set()
-    while offset:
-        if offset in seen:
-            raise UnreadableSlideError(
-                f"TIFF directories form a loop (at byte {offset}); the file is damaged"
-            )
-        if len(seen) >= MAX_DIRECTORIES:
-            raise UnreadableSlideError(
-                f"more than {MAX_DIRECTORIES} TIFF directories; the file is damaged"
-            )
-        seen.add(offset)
-        if offset >= size:
-            raise UnreadableSlideError(
-                f"a TIFF directory should be at byte {offset}, the file has {size}: truncated; copy it again"
-            )
-        file.seek(offset)
-        (entries,) = struct.unpack(order + ("Q" if big else "H"), file.read(8 if big else 2))
-        if entries > 4096:
-            raise UnreadableSlideError(
-                f"a TIFF directory of {entries} tags (at byte {offset}); the file is damaged"
-            )
-        table = file.read(entries * (20 if big else 12))
-        for tag, kind, count in struct.iter_unpack(order + ("HHQ8x" if big else "HHI4x"), table):
-            if _TYPE_BYTES.get(kind, 1) * count > size:
+    chains = [offset]
+    while chains:
+        offset = chains.pop()
+        while offset:
+            if offset in seen:
                 raise UnreadableSlideError(
-                    f"TIFF tag {tag} claims {count} values in a file of {size} bytes; damaged: copy it again"
+                    f"TIFF directories form a loop (at byte {offset}); the file is damaged"
                 )
-        (offset,) = struct.unpack(
-            order + ("Q" if wide_next else "I"), file.read(8 if wide_next else 4)
+            if len(seen) >= MAX_DIRECTORIES:
+                raise UnreadableSlideError(
+                    f"more than {MAX_DIRECTORIES} TIFF directories; the file is damaged"
+                )
+            seen.add(offset)
+            if offset >= size:
+                raise UnreadableSlideError(
+                    f"a TIFF directory should be at byte {offset}, the file has {size}: truncated; copy it again"
+                )
+            file.seek(offset)
+            (entries,) = struct.unpack(order + ("Q" if big else "H"), file.read(8 if big else 2))
+            if entries > 4096:
+                raise UnreadableSlideError(
+                    f"a TIFF directory of {entries} tags (at byte {offset}); the file is damaged"
+                )
+            table = file.read(entries * (20 if big else 12))
+            (offset,) = struct.unpack(
+                order + ("Q" if wide_next else "I"), file.read(8 if wide_next else 4)
+            )
+            for entry in struct.iter_unpack(order + ("HHQ8s" if big else "HHI4s"), table):
+                _check_tag(*entry[:3], size)
+                if entry[0] == _SUB_IFDS:
+                    chains += _sub_ifds(file, entry, order, big)
+
+
+def _check_tag(tag: int, kind: int, count: int, size: int) -> None:
+    length = _TYPE_BYTES.get(kind, 1) * count
+    if length > size:
+        raise UnreadableSlideError(
+            f"TIFF tag {tag} claims {count} values in a file of {size} bytes; damaged: copy it again"
         )
+    if length > MAX_TEXT_BYTES and tag not in _TILE_TABLES:
+        raise UnreadableSlideError(
+            f"TIFF tag {tag}{' (ImageDescription)' * (tag == 270)} holds {length / 2**20:.0f} MB, the limit is "
+            f"{MAX_TEXT_BYTES // 2**20} MB; write the file anew without it"
+        )
+
+
+def _sub_ifds(file, entry: tuple[int, int, int, bytes], order: str, big: bool) -> list[int]:
+    """The offsets that a SubIFDs tag holds."""
+    _, kind, count, field = entry
+    if count > MAX_DIRECTORIES:
+        raise UnreadableSlideError(
+            f"a TIFF directory of {count} SubIFDs, the limit is {MAX_DIRECTORIES}; the file is damaged"
+        )
+    width, code = (8, "Q") if kind in (16, 18) else (4, "I")
+    if width * count > len(field):
+        file.seek(struct.unpack(order + ("Q" if big else "I"), field)[0])
+        field = file.read(width * count)
+    return list(struct.unpack(f"{order}{count}{code}", field[: width * count]))

@@ -10,21 +10,29 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import tifffile
 
 from . import spacing
 
 MAX_TILE_PX = 2**26  # 8192 squared; writers use 256 to 2048
-MAX_STRIP_PX = 400_000_000  # an untiled image in one strip is held whole
+MAX_STRIP_PX = 150_000_000  # an untiled image in one strip is held whole
 MAX_PX_PER_BYTE = 100_000  # an empty sparse slide with 512 px tiles has 16,000
 MAX_LOST_SHARE = (
     0.01  # of the tiles, beyond the file's end: more is a truncated file, not a damaged tile
 )
 _MAX_PAGES = 64
-_NONE, _LZW, _JPEG, _DEFLATE, _ZSTD = 1, 5, 7, (8, 32946), (50000,)
-_PACKBITS, _J2K = 32773, (33005, 34712)
-COMPRESSIONS = {_NONE, _LZW, _JPEG, *_DEFLATE, *_ZSTD, _PACKBITS, *_J2K}
+_NONE, _JPEG = 1, 7
+JPEG2000 = (33005, 34712)
+#: imagecodecs' names of codecs that give bytes, and of those that give an image of their own size.
+BYTE_CODECS = {
+    5: "lzw", 8: "zlib", 32946: "zlib", 50013: "zlib", 32773: "packbits", 34925: "lzma", 50000: "zstd",
+}  # fmt: skip
+IMAGE_CODECS = {
+    22610: "jpegxr", 34934: "jpegxr", 34887: "lerc", 34933: "png", 50001: "webp", 50002: "jpegxl", 52546: "jpegxl",
+}  # fmt: skip
+COMPRESSIONS = {_NONE, _JPEG, *JPEG2000, *BYTE_CODECS, *IMAGE_CODECS}
 
 # what it reports is either harmless for us (a bad thumbnail) or raised below as an error naming the slide
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
@@ -222,6 +230,9 @@ def _check_claims(page: tifffile.TiffPage, file_bytes: int) -> None:
 def _check_pixels(page: tifffile.TiffPage) -> None:
     if page.compression not in COMPRESSIONS:
         raise UnsupportedTiff(f"compression {page.compression!r}; save it as JPEG, deflate or LZW")
+    codec = (BYTE_CODECS | IMAGE_CODECS).get(int(page.compression))
+    if codec and not getattr(imagecodecs, codec.upper()).available:
+        raise UnsupportedTiff(f"compression {codec}, which this build of imagecodecs has not")
     if (
         page.dtype is None
         or page.dtype not in (np.uint8, np.uint16)

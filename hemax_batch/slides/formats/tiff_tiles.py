@@ -10,10 +10,13 @@ import imagecodecs
 import numpy as np
 
 from . import pixel_formats
-from .tiff_layout import TiffLevel
+from .jpeg import decode_jpeg
+from .jpeg2000 import check_jpeg2000
+from .tiff_layout import BYTE_CODECS, IMAGE_CODECS, JPEG2000, TiffLevel
 
 #: imagecodecs' own errors are RuntimeErrors; a damaged tag of the wrong type is a TypeError
-DECODE_ERRORS = (ValueError, TypeError, RuntimeError, OSError, MemoryError)
+DAMAGE_ERRORS = (ValueError, TypeError, RuntimeError, IndexError, KeyError)
+DECODE_ERRORS = (*DAMAGE_ERRORS, OSError, MemoryError)
 _MIN_IS_WHITE, _RGB, _PALETTE, _SEPARATED, _YCBCR = 0, 2, 3, 5, 6
 _JPEG = 7
 _ASSOCIATED_ALPHA, _FREE_ALPHA = 1, 2
@@ -49,9 +52,14 @@ def samples_to_rgb(level: TiffLevel, samples: np.ndarray, bits: int) -> np.ndarr
 def _decode_part(level: TiffLevel, data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     if level.compression == _JPEG:
         return _decode_jpeg(level, data, shape)
-    if level.compression in (33005, 34712):
+    if level.compression in JPEG2000:
+        check_jpeg2000(data, shape)
         out = np.empty(shape if shape[2] > 1 else shape[:2], level.dtype.newbyteorder("="))
         return imagecodecs.jpeg2k_decode(data, out=out).reshape(shape)
+    if level.compression in IMAGE_CODECS:
+        decode = getattr(imagecodecs, f"{IMAGE_CODECS[level.compression]}_decode")
+        out = np.empty(shape if shape[2] > 1 else shape[:2], level.dtype.newbyteorder("="))
+        return decode(data, out=out).reshape(shape)  # of another size: an error, before it decodes
     raw = _unpack(level.compression, data, int(np.prod(shape)) * level.dtype.itemsize)
     samples = (
         np.frombuffer(raw, level.dtype)
@@ -67,13 +75,8 @@ def _decode_jpeg(level: TiffLevel, data: bytes, shape: tuple[int, int, int]) -> 
     if level.jpeg_header is not None:
         data = level.jpeg_header + data + b"\xff\xd9"
     # Aperio stores RGB without saying so in the JPEG stream; a JFIF stream is YCbCr whatever the directory says
-    stored = _RGB if level.photometric == _RGB and not level.jpeg_jfif and shape[2] == 3 else None
-    wanted = _RGB if shape[2] == 3 else None
-    out = np.empty(shape if shape[2] > 1 else shape[:2], np.uint8)
-    imagecodecs.jpeg8_decode(
-        data, tables=level.jpeg_tables, colorspace=stored, outcolorspace=wanted, out=out
-    )
-    return out.reshape(shape)
+    stored_rgb = level.photometric == _RGB and not level.jpeg_jfif and shape[2] == 3
+    return decode_jpeg(data, shape, level.jpeg_tables, stored_rgb)
 
 
 def _unpack(compression: int, data: bytes, size: int) -> bytes | np.ndarray:
@@ -81,8 +84,9 @@ def _unpack(compression: int, data: bytes, size: int) -> bytes | np.ndarray:
     if compression == 1:
         raw = data[:size]
     else:
-        codec = {5: "lzw", 8: "zlib", 32946: "zlib", 50000: "zstd", 32773: "packbits"}[compression]
-        raw = getattr(imagecodecs, f"{codec}_decode")(data, out=np.empty(size, np.uint8))
+        raw = getattr(imagecodecs, f"{BYTE_CODECS[compression]}_decode")(
+            data, out=np.empty(size, np.uint8)
+        )
     if len(raw) != size:
         raise ValueError(f"a tile of {len(raw)} bytes, its size calls for {size}")
     return raw
