@@ -76,7 +76,7 @@ def run(inputs: Sequence[str], out: Path, settings: RunSettings, options: RunOpt
         reporter.run_started(len(files), str(results.root))
 
         def write_run_outputs() -> RunSummary:
-            summary = context.write_run_outputs(queue.jobs, stop)
+            summary = context.write_run_outputs(queue.jobs, stop, reporter.warnings)
             reporter.run_ended(summary.text, summary.exit_code)
             return summary
 
@@ -306,7 +306,9 @@ class RunContext:
         job.journal.clear()
         clear_failure(self.results.state, job.slide_id)
 
-    def write_run_outputs(self, jobs: list[SlideJob], stop: StopFlag) -> RunSummary:
+    def write_run_outputs(
+        self, jobs: list[SlideJob], stop: StopFlag, warnings: Sequence[str] = ()
+    ) -> RunSummary:
         """Note what failed for good; write the tables over all slides, `run.json` and `index.html`; the summary."""
         from .publishing.run_tables import write_run_tables
         from .review.index import write_index
@@ -336,6 +338,7 @@ class RunContext:
                 self.started,
                 summary(),
                 self.executors.description,
+                warnings,
             )
             write_index(self.results)  # last: it has the slides that failed from run.json
         except OutputError as error:

@@ -11,6 +11,7 @@ import click
 from ..bounded_files import read_toml
 from ..errors import HemaxError, UsageError
 from .review import export_options
+from .streams import tolerate_lost_output
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -209,6 +210,7 @@ def run(inputs: tuple[str, ...], out: Path, **given: Any) -> None:
       hemax-batch run slides/ --out results/
       hemax-batch run "/scans/**/*.svs" --out results/ --workers 8 --log-json run.jsonl --quiet
     """
+    tolerate_lost_output()
     local = given["workers"] != 0 and not (
         given["scheduler"] or given["scheduler_file"] or given["dry_run"]
     )

@@ -156,7 +156,7 @@ def _append_line(path: Path, line: str) -> None:
         ) from error
     if earlier and not earlier.endswith(b"\n"):
         earlier += b"\n"
-    write_file(path, earlier + line.encode() + b"\n")
+    write_file(path, earlier + line.encode("utf-8", "backslashreplace") + b"\n")
 
 
 def _write_agreement(folder: Path, agreement: Agreement, now: str) -> None:

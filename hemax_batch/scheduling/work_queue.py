@@ -338,7 +338,9 @@ class WorkQueue:
         job.state, job.reason = state, reason
         job.seconds = time.monotonic() - job.started_at if job.started_at else 0.0
         job.todo.clear()
-        self._reporter.slide_ended(job.slide_id, state, job.cells, job.seconds, reason)
+        self._reporter.slide_ended(
+            job.slide_id, state, job.cells, job.seconds, reason, str(job.file.path)
+        )
         if state == "failed" and self._fail_fast:
             self._stop.stop(f"--fail-fast: {reason}", 0)
 
