@@ -15,9 +15,11 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..bounded_files import read_json
@@ -76,6 +78,8 @@ class OutputLock:
         self._wait_s = wait_s
         self._on_wait = on_wait
         self._mine: Path | None = None
+        self._holder: LockHolder | None = None
+        self._thread_lock = threading.Lock()
 
     def __enter__(self) -> OutputLock:
         deadline = time.monotonic() + self._wait_s
@@ -87,19 +91,42 @@ class OutputLock:
         return self
 
     def __exit__(self, *_) -> None:
-        if self._mine is not None:
-            held = LockHolder(**read_json(self._mine))
-            _write_aside(self._mine, LockHolder(**{**asdict(held), "released": True})).replace(
-                self._mine
-            )
-            self._mine = None
+        with self._thread_lock, suppress(LockedError, OutputError, OSError):
+            if self._mine is not None and self._is_held():
+                _write_aside(self._mine, replace(self._holder, released=True)).replace(self._mine)
+        self._mine = None
+
+    def renew_if_lost(self) -> bool:
+        """Take the folder again where the lock's file was removed or replaced; whether that was needed.
+
+        The new number is taken as any other, so that this works only while no other run holds the folder. LockedError
+        where one does.
+        """
+        with self._thread_lock:
+            if self._mine is None or self._is_held():
+                return False
+            if not self._try_to_take():
+                self._mine = None
+                raise LockedError(
+                    f"{self._folder.parent}: the lock of this run was removed, and another run took the results folder; "
+                    "this run ends, and what is finished is kept"
+                )
+            return True
+
+    def _is_held(self) -> bool:
+        try:
+            return LockHolder(**read_json(self._mine)) == self._holder
+        except (OSError, ValueError, TypeError):
+            return False
 
     def _try_to_take(self) -> bool:
         highest, holder = self._in_force()
         if holder is not None and not holder.is_dead():
             return False
         wanted = self._folder / f"lock.{highest + 1}"
-        partial = _write_aside(wanted, LockHolder.this_process())
+        wanted.parent.mkdir(exist_ok=True)  # removed during the run, perhaps
+        holder = LockHolder.this_process()
+        partial = _write_aside(wanted, holder)
         try:
             os.link(partial, wanted)
         except FileExistsError:
@@ -115,7 +142,7 @@ class OutputLock:
         ):  # a later holder removed the number that we saw: we were asleep
             wanted.unlink(missing_ok=True)
             return False
-        self._mine = wanted
+        self._mine, self._holder = wanted, holder
         for number in self._numbers():
             if number <= highest:
                 (self._folder / f"lock.{number}").unlink(missing_ok=True)
