@@ -54,7 +54,7 @@ class SerialExecutor:
 
     capacity = 1
     out_of_process = False
-    description = "this process alone"
+    description, warning = "this process alone", ""
 
     def __init__(self):
         self._waiting: deque = deque()
@@ -87,7 +87,7 @@ class SerialExecutor:
 class DaskExecutor:
     """Runs tasks on dask workers. A task whose worker dies is done again, as often as `allowed-failures` says."""
 
-    def __init__(self, client, cluster, description: str):
+    def __init__(self, client, cluster, description: str, warning: str = ""):
         self._client = client
         self._cluster = cluster
         self._finished: queue.SimpleQueue = queue.SimpleQueue()
@@ -99,7 +99,7 @@ class DaskExecutor:
         self._gpu_losses: Counter[str] = Counter()
         self._threads_known: tuple[float, int] = (float("-inf"), 1)
         self._last_progress = time.monotonic()
-        self.description = description
+        self.description, self.warning = description, warning
         client.subscribe_topic(HUNG_TASK_TOPIC, self._on_hung_task)
 
     out_of_process = True  # from this process: a task may end the one that it runs in

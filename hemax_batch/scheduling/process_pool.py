@@ -6,7 +6,6 @@ values are those that `map` would give.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 from collections import deque
@@ -15,7 +14,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from .forkserver import START_METHOD, exit_with_parent
+from .forkserver import exit_with_parent, process_context
 
 MIN_CELLS_FOR_POOL = 20_000  # for fewer, starting processes takes longer than they save
 MAX_PROCESSES = 8  # processes: each holds some 100 MB
@@ -52,7 +51,7 @@ class ProcessPool:
 
     def _submit(self, function: Callable[[Any], Any], job: Any) -> Future:
         if self._pool is None:
-            context = multiprocessing.get_context(START_METHOD)
+            context = process_context()
             self._pool = ProcessPoolExecutor(self.processes, context, initializer=_init_worker)
         try:
             return self._pool.submit(function, job)

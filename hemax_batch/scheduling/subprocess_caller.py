@@ -8,7 +8,6 @@ not survive that: what it has loaded need not be loaded again. Enter it before a
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -21,7 +20,7 @@ from typing import Any
 
 from ..errors import HemaxError
 from ..model.engines.memory_allocator import release_freed_memory
-from .forkserver import START_METHOD, exit_with_parent
+from .forkserver import exit_with_parent, process_context
 
 _POLL_S = 0.1
 _START_TIMEOUT_S = (
@@ -81,7 +80,7 @@ class SubprocessCaller:
                 raise CallTimedOut(f"gave no answer within {timeout_s:g} s")
 
     def _start(self, fork: bool = False) -> None:
-        context = multiprocessing.get_context("fork" if fork else START_METHOD)
+        context = process_context(fork)
         self._connection, child_end = context.Pipe()
         inherited = self._connection if fork else None
         self._process = context.Process(

@@ -167,6 +167,8 @@ class WorkQueue:
                     f"no workers: {type(error).__name__}: {error}; --workers 0 goes without"
                 ) from error
             self._reporter.workers_started(self._executor.description)
+            if self._executor.warning:
+                self._reporter.warning(self._executor.warning)
             if self._executor.out_of_process:
                 self._publish_queue.run_in_thread(self._preload_writers)
             else:
