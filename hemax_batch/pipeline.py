@@ -218,6 +218,7 @@ class RunContext:
             device="cpu" if self.options.gpus == 0 else "auto",
             timeout_s=self.options.region_timeout_s,
             engine=self.settings.engine,
+            precision=self.settings.precision,
         )
 
     def find_slides(self, inputs: Sequence[str]) -> list[SlideFile]:
@@ -275,8 +276,9 @@ class RunContext:
             job.state = "not reached"
             job.reason = f"changed {age_s:.0f} s ago, --settle {settle_s:g}: the next run takes it"
             return
+        s = self.settings
         job.slide = self.call_with_timeout(
-            job, 0.0, record_slide, path, job.slide_id, self.settings.mpp
+            job, 0.0, record_slide, path, job.slide_id, s.mpp, s.image, s.focus_plane
         )
         job.fingerprint = self.settings.result_fingerprint(job.slide.fingerprint, self.card.sha256)
         job.journal = RegionJournal.for_slide(self.results.state, job.slide_id, job.fingerprint)

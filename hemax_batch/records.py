@@ -38,7 +38,12 @@ class Slide:
     level_sizes: tuple[tuple[int, int], ...]  # (width, height), finest first
     level_downsamples: tuple[float, ...]
     vendor: str
-    backend: str  # the reader: "tiff", "openslide" or "image"
+    backend: str  # which reader opened it: "tiff", "openslide" or "image"
+    image: int = 0  # which of several in the file, from 1; 0: as the reader takes it
+    focus_plane: int = 0  # likewise
+    orientation: int = 1  # the file's tag; pixels are given as stored
+    notes: tuple[str, ...] = ()  # what was read of the file and what was left
+    warnings: tuple[str, ...] = ()  # what of it may spoil the results
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.height < 1:

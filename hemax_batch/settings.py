@@ -12,8 +12,9 @@ from .cells.rules import Rules
 from .errors import UsageError
 
 #: Increased if the results of an earlier version could differ, so that they are made again.
-FORMAT_VERSION = 9
+FORMAT_VERSION = 10
 ENGINES = ("torch", "openvino")
+PRECISIONS = ("f32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,16 @@ class RunSettings:
     ----------
     mpp
         µm per level-0 pixel of all slides. None: as each slide says.
+    image
+        Which image of a file with several, from 1. None: the finest, largest one in colour.
+    focus_plane
+        Which focus plane of it, from 1. None: the sharpest.
     core_um
         Side of a region's core.
     engine
         What runs the network: "torch", or "openvino" (on the CPU), whose last bits differ.
+    precision
+        Arithmetic of the network on the CPU: "f32", or "bf16" (OpenVINO only).
     exhaustive
         The network sees everything and not only the screen's candidates.
     audit
@@ -48,8 +55,11 @@ class RunSettings:
     """
 
     mpp: float | None = None
+    image: int | None = None
+    focus_plane: int | None = None
     core_um: float = 400.0
     engine: str = "torch"
+    precision: str = "f32"
     exhaustive: bool = False
     audit: float = 0.01
     min_confidence: float | None = None
@@ -61,6 +71,8 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         _check_range("--mpp", self.mpp, 0.0, 100.0, open_low=True)
+        _check_range("--image", self.image, 1, 10_000)
+        _check_range("--focus-plane", self.focus_plane, 1, 10_000)
         _check_range("--core-um", self.core_um, 50.0, 5000.0)
         _check_range("--audit", self.audit, 0.0, 1.0)
         _check_range("--min-confidence", self.min_confidence, 0.0, 1.0)
@@ -68,9 +80,12 @@ class RunSettings:
         for name, value, known in (
             ("--count-in", self.count_in, COUNT_IN),
             ("--engine", self.engine, ENGINES),
+            ("--precision", self.precision, PRECISIONS),
         ):
             if value not in known:
                 raise UsageError(f"{name} {value}: must be one of {', '.join(known)}")
+        if self.precision == "bf16" and self.engine != "openvino":
+            raise UsageError("--precision bf16: only --engine openvino has it; use --precision f32")
         _check_range("--wbc", self.wbc, 0.0, 10_000.0, open_low=True)
         _check_range("--max-unreadable", self.max_unreadable, 0.0, 1.0)
 

@@ -47,6 +47,7 @@ def check_installation(out: Path | None = None, weights: Path | None = None) -> 
         ("OpenSlide", _openslide),
         ("weights", lambda: _weights(weights)),
         ("GPU", _gpu),
+        ("engine", _engine),
         ("limits", _limits),
         ("files", _open_files),
         ("file size", _file_size),
@@ -142,6 +143,18 @@ def _gpu() -> Finding:
     names = ", ".join(torch.cuda.get_device_name(i) for i in range(len(gpus)))
     torch.zeros(8, device="cuda").sum().item()
     return Finding("ok", "GPU", f"{len(gpus)}: {names}")
+
+
+def _engine() -> Finding:
+    """What `run` computes in by default."""
+    from ..model.engines.selection import bf16_instruction, resolve_engine
+
+    engine, precision = resolve_engine("auto", "auto", on_cpu=not visible_gpus())
+    if engine == "torch":
+        missing = "" if visible_gpus() else "; openvino is not installed: it takes half the time"
+        return Finding("ok", "engine", f"PyTorch {precision}{missing}")
+    why = bf16_instruction() or "this CPU has no bf16 instructions"
+    return Finding("ok", "engine", f"OpenVINO {metadata.version('openvino')}, {precision} ({why})")
 
 
 def _limits() -> Finding:

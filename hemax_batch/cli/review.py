@@ -95,8 +95,8 @@ def retally(
       hemax-batch retally results/ --corrections first.csv --corrections second.csv
     """
     from ..errors import UsageError
-    from ..review.retally import FOLDER
     from ..review.retally import retally as apply
+    from ..review.review_state import FOLDER
 
     if reviewers and len(reviewers) != len(files):
         raise UsageError(

@@ -44,6 +44,16 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
 )
 @click.option("--weights", type=_FILE, help="The weights.  [default: the weights that ship]")
 @click.option(
+    "--image",
+    type=int,
+    help="Which image of a file with several (from 1).  [default: the finest, largest one in colour]",
+)
+@click.option(
+    "--focus-plane",
+    type=int,
+    help="Which focus plane of several (from 1).  [default: the sharpest]",
+)
+@click.option(
     "--mpp", type=float, help="µm per pixel, for slides that do not record it or record it wrongly."
 )
 @click.option(
@@ -54,9 +64,15 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
 )
 @click.option(
     "--engine",
-    type=click.Choice(["torch", "openvino"]),
-    default="torch",
-    help="The inference engine. OpenVINO is an optional package. It is faster on a CPU.",
+    type=click.Choice(["auto", "torch", "openvino"]),
+    default="auto",
+    help="The inference engine. `auto` is OpenVINO on a CPU where it is installed, else PyTorch.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "f32", "bf16"]),
+    default="auto",
+    help="The network's arithmetic. `auto` is bf16 for OpenVINO on a CPU that has it, else f32.",
 )
 @click.option(
     "--batch-size",
@@ -214,6 +230,7 @@ def run(inputs: tuple[str, ...], out: Path, **given: Any) -> None:
     local = given["workers"] != 0 and not (
         given["scheduler"] or given["scheduler_file"] or given["dry_run"]
     )
+    given["engine"], given["precision"] = _resolve_engine(given)
     if (
         local and not out.exists()
     ):  # there is certainly work: the workers load while this process loads
@@ -251,3 +268,14 @@ def run(inputs: tuple[str, ...], out: Path, **given: Any) -> None:
             click.echo(f"hemax-batch: the export failed: {error}", err=True)
             exported = error.exit_code
     sys.exit(summary.exit_code or exported)
+
+
+def _resolve_engine(given: dict) -> tuple[str, str]:
+    """Say which engine and precision `auto` means. The workers of an existing cluster may have GPUs: PyTorch finds them."""
+    from ..model.engines.selection import resolve_engine
+    from ..scheduling.resources import visible_gpus
+
+    engine, precision = given["engine"], given["precision"]
+    elsewhere = given["scheduler"] or given["scheduler_file"]
+    on_cpu = engine == "openvino" or not (elsewhere or (given["gpus"] != 0 and visible_gpus()))
+    return resolve_engine(engine, precision, on_cpu and not elsewhere)

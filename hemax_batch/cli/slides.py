@@ -15,11 +15,20 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("inputs", nargs=-1, required=True, metavar="SLIDES...")
 @click.option("--mpp", type=float, help="µm per pixel, for slides that do not record it.")
+@click.option("--image", type=int, help="Which image of a file with several (from 1).")
+@click.option("--focus-plane", type=int, help="Which focus plane of several (from 1).")
 @click.option(
     "--core-um", type=float, default=400.0, show_default=True, help="Side of a region in µm."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
-def info(inputs: tuple[str, ...], mpp: float | None, core_um: float, as_json: bool) -> None:
+def info(
+    inputs: tuple[str, ...],
+    mpp: float | None,
+    image: int | None,
+    focus_plane: int | None,
+    core_um: float,
+    as_json: bool,
+) -> None:
     """Show the size, µm/px, levels and reader of slides, and the area that a run would scan.
 
     \b
@@ -40,7 +49,7 @@ def info(inputs: tuple[str, ...], mpp: float | None, core_um: float, as_json: bo
     files, failed = find_slides(inputs), 0
     for file in files:
         try:
-            with open_slide(file.path, file.slide_id, mpp) as reader:
+            with open_slide(file.path, file.slide_id, mpp, image, focus_plane) as reader:
                 slide = reader.slide
             plan = plan_slide(PlanTask(slide, core_um))
         except SlideError as error:
@@ -52,13 +61,14 @@ def info(inputs: tuple[str, ...], mpp: float | None, core_um: float, as_json: bo
                 err=not as_json,
             )
             continue
+        warnings = (*slide.warnings, *plan.stain.warnings)
         if as_json:
             area = {
                 "regions": len(plan.regions),
                 "scanned_mm2": plan.scanned_mm2,
                 "blank_mm2": plan.blank_mm2,
             }
-            click.echo(json.dumps({**asdict(slide), **area, "warnings": plan.stain.warnings}))
+            click.echo(json.dumps({**asdict(slide), **area, "warnings": warnings}))
         else:
             click.echo(_slide_text(slide, plan))
     sys.exit(0 if not failed else 4 if failed == len(files) else 3)
@@ -74,8 +84,9 @@ def _slide_text(slide: Slide, plan: TilePlan) -> str:
         f"({slide.width * slide.mpp / 1000:.1f} x {slide.height * slide.mpp / 1000:.1f} mm)",
         f"  levels    {levels}",
         f"  reader    {slide.backend} ({slide.vendor})",
+        *(f"  content   {text}" for text in slide.notes),
         f"  plan      {len(plan.regions)} regions, {plan.scanned_mm2:.2f} mm² to scan, {plan.blank_mm2:.2f} mm² blank",
-        *(f"  warning   {text}" for text in plan.stain.warnings),
+        *(f"  warning   {text}" for text in (*slide.warnings, *plan.stain.warnings)),
     ]
     return "\n".join(lines)
 

@@ -11,7 +11,7 @@ from ..records import Region, Slide, StainProfile
 class InferenceConfig:
     """How every region of a run is looked at. `device`: "cpu", "cuda" or "auto" (a GPU where this process sees one).
 
-    batch_size: patches at a time; None: as suits the device. engine: as RunSettings.
+    batch_size: patches at a time; None: as suits the device. engine, precision: as RunSettings.
     timeout_s: a region that takes longer ends its worker process, which is started anew; 0: no limit.
     """
 
@@ -23,6 +23,7 @@ class InferenceConfig:
     device: str = "auto"
     timeout_s: float = 0.0
     engine: str = "torch"
+    precision: str = "f32"
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,18 @@ class PatchDetections:
         """Whether each cell is the one that its patch is centred on: bool [N]."""
         return np.hypot(*(self.centres_xy() - self.patch_centres_xy).T) * mpp <= CENTRAL_CELL_UM
 
+    def without_patches(self, centres_xy: np.ndarray) -> PatchDetections:
+        """Leave out the patches with these centres [M, 2]: their cells, and the patches as saturated ones."""
+        left_out = set(map(tuple, centres_xy.tolist()))
+        keep = np.array([tuple(xy) not in left_out for xy in self.patch_centres_xy.tolist()], bool)
+        saturated = np.array([tuple(xy) not in left_out for xy in self.saturated_xy.tolist()], bool)
+        return PatchDetections(
+            self.cells.take(keep),
+            self.cut[keep],
+            self.patch_centres_xy[keep],
+            self.saturated_xy[saturated],
+        )
+
     @staticmethod
     def concat(parts: list[PatchDetections]) -> PatchDetections:
         """All of `parts` in order."""
@@ -115,6 +127,21 @@ class PatchPredictor:
                 start += len(batch_xy)
         return PatchDetections.concat(parts)
 
+    def predict_own_cells(self, centres_xy: np.ndarray, size_px: int) -> PatchDetections:
+        """Cells round the candidates `centres_xy` [N, 2], each looked at in a smaller patch first.
+
+        Where the smaller patch cuts its own cell, a patch of `size_px` replaces it. What is found round a candidate
+        depends on that candidate alone. On labelled cells one patch in thirty is predicted twice.
+        """
+        detections = self.predict(centres_xy, small_patch_px(size_px))
+        cut_own = detections.cut & detections.is_central(self.reader.slide.mpp)
+        cut_xy = np.unique(detections.patch_centres_xy[cut_own], axis=0)
+        if not len(cut_xy):
+            return detections
+        return PatchDetections.concat(
+            [detections.without_patches(cut_xy), self.predict(cut_xy, size_px)]
+        )
+
     @property
     def prefetches(self) -> bool:
         """Where the network leaves the processor idle."""
@@ -135,6 +162,15 @@ class PatchPredictor:
             return self.predictor(batch, slide.mpp, (slide.width, slide.height))
         finally:
             self.seconds_network += time.perf_counter() - started
+
+
+def small_patch_px(size_px: int) -> int:
+    """Side of the patch in which a candidate is looked at first: four fifths, in whole 32 px of the network's stride.
+
+    >>> small_patch_px(320), small_patch_px(128)
+    (256, 96)
+    """
+    return max(32, size_px * 4 // 5 // 32 * 32)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

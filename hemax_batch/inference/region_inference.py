@@ -52,7 +52,10 @@ def infer_region(task: RegionTask, predictor) -> RegionResult:
     diameters_um, focus = _measure_red_cells(task, reader)
     seconds_screen = time.perf_counter() - started
     own_candidates = candidates[inside(candidates, region.core)]
-    detections = patch_predictor.predict(own_candidates, card.patch_px)
+    if task.config.exhaustive:
+        detections = patch_predictor.predict(own_candidates, card.patch_px)
+    else:
+        detections = patch_predictor.predict_own_cells(own_candidates, card.patch_px)
     windows = patch_predictor.predict(
         subwindow_centres(detections.saturated_xy, card, task.slide.mpp),
         subwindow_px(card.patch_px),

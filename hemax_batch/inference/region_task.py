@@ -19,8 +19,9 @@ def process_region(task: RegionTask) -> RegionResult:
     GpuLostError, after which this process ends itself if it is a worker.
     """
     with exit_process_after(task.config.timeout_s), report_gpu_loss():
+        config = task.config
         predictor = load_predictor(
-            task.config.weights, task.config.weights_sha256, task.config.device, task.config.engine
+            config.weights, config.weights_sha256, config.device, config.engine, config.precision
         )
         try:
             return infer_region(task, predictor)

@@ -16,12 +16,14 @@ _MAX_OPEN_SLIDES = (
 
 
 @lru_cache(maxsize=1)
-def load_predictor(weights: str | None, sha256: str, device: str, engine: str = "torch"):
+def load_predictor(
+    weights: str | None, sha256: str, device: str, engine: str = "torch", precision: str = "f32"
+):
     """This process's network, loaded once. WeightsError where the file is not the one that the run began with."""
     from ..model.predictor import Predictor
 
     device = "cpu" if engine == "openvino" else _resolve_device(device)
-    predictor = Predictor.load(weights, device, engine=engine)
+    predictor = Predictor.load(weights, device, engine=engine, precision=precision)
     if predictor.card.sha256 != sha256:
         raise WeightsError(
             f"{predictor.card.path}: SHA-256 {predictor.card.sha256[:12]}… here, {sha256[:12]}… where the run began; "

@@ -134,6 +134,7 @@ class Predictor:
         platelets: bool = False,
         engine: str = "torch",
         test_time_augmentation: bool = True,
+        precision: str = "f32",
     ) -> Predictor:
         """Load a predictor from a checkpoint; None loads the shipped weights.
 
@@ -144,7 +145,7 @@ class Predictor:
         EngineError
             The engine's package is not installed.
         """
-        network, card = load_engine(engine, path, device)
+        network, card = load_engine(engine, path, device, precision)
         detector = checkpoint.load_ood_detector(path)
         return cls(network, card, device, batch_size, platelets, detector, test_time_augmentation)
 

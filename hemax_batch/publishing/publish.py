@@ -163,6 +163,8 @@ def _make_record(
         cells_found.figures,
         counts.smear,
         cells_found.audit,
+        slide.notes,
+        slide.orientation,
         _unreadable_places(job),
     )
 
@@ -245,7 +247,7 @@ def _unreadable_warning(job: SlideJob) -> str:
 
 def _warnings(job: SlideJob, notices: list[str], notes: list[str]) -> tuple[str, ...]:
     """What to know before the numbers are used, the weightiest first; `one_line` may hold empty sentences."""
-    warnings = list(job.plan.stain.warnings)
+    warnings = [*job.slide.warnings, *job.plan.stain.warnings]
     if job.unreadable or job.damaged:
         warnings.append(_unreadable_warning(job))
     warnings += filter(None, notices)

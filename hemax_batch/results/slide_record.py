@@ -67,6 +67,8 @@ class SlideRecord:
     figures: ScanFigures
     smear: SmearAreas | None = None
     screen_audit: ScreenAudit | None = None
+    slide_notes: tuple[str, ...] = ()  # which image and plane of the file was read, what was left
+    orientation: int = 1  # the file's tag
     unreadable_places: tuple[
         UnreadablePlace, ...
     ] = ()  # tiles; the regions are in unreadable_regions

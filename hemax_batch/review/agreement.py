@@ -1,15 +1,13 @@
-"""Two reviewers of one slide: how far they agree, whether their counts differ by more than chance, and the merged
-result.
+"""Compare two reviewers of one slide: agreement, differences beyond chance, and the merged result.
 
-Kappa: Cohen 1960. Limits of one count: Clopper & Pearson 1934, which is Rümke's table before it was rounded. That
-table is usually read so: two counts agree where each lies within the other's limits (`within`). Exact binomial sums
-show how strict that is: of independent counts of the same blood 14-18 in 100 do not (100 or 200 cells each, true
-shares of 5-60 %). Hence the limits of the difference itself: Newcombe 1998 (Stat Med 17:873-890), method 10, "square
-and add", with the exact limits in the place of Wilson's; 3-4 in 100 of those counts lie outside (`beyond_chance`).
-Both take the counts as independent. Of two reviewers of the same cells they are too wide rather than too narrow, and a
-difference outside them is one of judgement.
+Kappa follows Cohen 1960. The limits of one count follow Clopper & Pearson 1934 (Rümke's table without rounding).
+By Rümke's table, two counts agree if each lies within the other's limits (`within`). This rule is strict:
+14-18 of 100 independent counts of the same blood break it (100 or 200 cells each, true shares of 5-60 %).
+The limits of the difference follow Newcombe 1998 (Stat Med 17:873-890), method 10, with exact limits instead of
+Wilson's. 3-4 of 100 such counts lie outside (`beyond_chance`). Both assume independent counts. For two reviewers of
+the same cells the limits are too wide rather than too narrow. A difference outside them is one of judgement.
 
-CLSI H20's reference count is the mean of two examiners' per cents of 200 cells each: `mean`.
+The reference count of CLSI H20 is the mean of two examiners' per cents, of 200 cells each: `mean`.
 """
 
 from __future__ import annotations
@@ -26,9 +24,10 @@ from .apply_corrections import SlideReview
 
 @dataclass(frozen=True)
 class Difference:
-    """One class in two differentials, in per cent; `low` and `high` are the 95 % limits of second - first.
+    """One class in two differentials, in per cent. `low` and `high` are the 95 % limits of second - first.
 
-    `within`: each per cent lies within the other count's limits; `beyond_chance`: 0 lies outside the difference's.
+    `within` means that each per cent lies within the other count's limits.
+    `beyond_chance` means that 0 lies outside the limits of the difference.
     """
 
     class_name: str
@@ -41,18 +40,18 @@ class Difference:
 
     @property
     def mean(self) -> float:
-        """Of the two per cents."""
+        """Return the mean of the two per cents."""
         return (self.first + self.second) / 2
 
     @property
     def beyond_chance(self) -> bool:
-        """Whether two independent counts of the same blood would hardly differ so."""
+        """Say whether the difference is larger than chance explains."""
         return self.low > 0 or self.high < 0
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Two reviews of the same results. `disputed`: cells that both looked at and call differently."""
+    """Two reviews of the same results. `disputed` holds the cells that both reviewed and classified differently."""
 
     first: SlideReview
     second: SlideReview
@@ -64,8 +63,11 @@ class Agreement:
 
 
 def compare_reviews(first: SlideReview, second: SlideReview) -> Agreement:
-    """Compare and merge. Where both looked and agree, their class; where they differ, unidentified, for a third look;
-    where one looked, that one's; else as it was."""
+    """Compare and merge two reviews.
+
+    A cell that both reviewed keeps their class if they agree; otherwise it becomes unidentified, for a third reviewer.
+    A cell that one reviewed takes that class. Other cells stay as they are.
+    """
     both = sorted(first.decided & second.decided)
     disputed = tuple(i for i in both if first.after[i] != second.after[i])
     one_looked = {i: review.after[i] for review in (second, first) for i in review.decided}
@@ -82,7 +84,7 @@ def compare_reviews(first: SlideReview, second: SlideReview) -> Agreement:
 
 
 def cohen_kappa(first: list[str], second: list[str]) -> float:
-    """Agreement beyond chance of two lists of classes of the same cells; NaN where chance alone agrees fully.
+    """Return the agreement beyond chance of two lists of classes. NaN means that chance alone agrees fully.
 
     >>> round(cohen_kappa(["a", "a", "b", "b"], ["a", "a", "b", "a"]), 2)
     0.5
@@ -99,7 +101,7 @@ def cohen_kappa(first: list[str], second: list[str]) -> float:
 
 
 def difference_limits(k1: int, n1: int, k2: int, n2: int) -> tuple[float, float]:
-    """95 % limits of k2/n2 - k1/n1, as fractions; (-1, 1) where either total is 0.
+    """Return the 95 % limits of k2/n2 - k1/n1, as fractions; (-1, 1) if a total is 0.
 
     With l, u the exact limits of each: d - sqrt((p2 - l2)² + (u1 - p1)²) to d + sqrt((u2 - p2)² + (p1 - l1)²).
     """
@@ -112,7 +114,7 @@ def difference_limits(k1: int, n1: int, k2: int, n2: int) -> tuple[float, float]
 
 
 def differences(first: Differential, second: Differential) -> list[Difference]:
-    """Total neutrophils, then every class that either counted, in clinical order."""
+    """Return total neutrophils, then every class that one of them counted, in clinical order."""
     names = [NEUTROPHILS, *dict.fromkeys((*first.shares, *second.shares))]
     return [_difference(name, first, second) for name in names]
 

@@ -1,4 +1,4 @@
-"""A reviewer's decisions checked against the results that they are of, and applied; nothing is written here."""
+"""Check a reviewer's decisions against the results, and apply them. Nothing is written here."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ _NO_NAME = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of surrogates,
 
 @dataclass(frozen=True)
 class PublishedResult:
-    """What a review is a review of: the cells of a slide's results, and how they were counted.
+    """The published results that a review refers to: their cells, and how they were counted.
 
-    `left_out`: cells that lie where the run did not count (thick or feathered areas); no class makes them count.
+    `left_out` holds the cells in areas that the run did not count. No class makes them count.
     """
 
     sha256: str
@@ -44,14 +44,14 @@ class PublishedResult:
     rules: Rules
 
     def count(self, classes: dict[int, str]) -> Differential:
-        """The differential of the same cells with these classes."""
+        """Count the same cells with these classes."""
         names = (name for cell_id, name in classes.items() if cell_id not in self.left_out)
         return count_differential(names, self.target_cells, self.wbc, self.rules)
 
 
 @dataclass(frozen=True)
 class SlideReview:
-    """A slide's classes and count after one reviewer; those before are `published`'s."""
+    """A slide's classes and count after one reviewer. `published` holds those before."""
 
     slide_id: str
     reviewer: str
@@ -69,29 +69,29 @@ class SlideReview:
 
     @property
     def before(self) -> dict[int, str]:
-        """The classes as published, by cell id."""
+        """Return the published classes, by cell id."""
         return self.published.classes
 
     @property
     def decided(self) -> set[int]:
-        """Cells approved or reclassified."""
+        """Return the cells that were approved or reclassified."""
         return {c.cell_id for c in self.corrections}
 
     @property
     def reclassified(self) -> int:
-        """Cells whose class is another now."""
+        """Count the cells whose class changed."""
         return sum(c.class_before != c.class_after for c in self.corrections)
 
     @property
     def unidentified_not_reviewed(self) -> int:
-        """Unidentified cells that nobody has decided on."""
+        """Count the unidentified cells without a decision."""
         return sum(
             name == UNIDENTIFIED and i not in self.decided for i, name in self.before.items()
         )
 
     @property
     def file_name(self) -> str:
-        """The reviewer as a file name; what no file name can tell apart (Müller, Muller) gets a hash."""
+        """Return the reviewer as a file name. Names that a file name cannot distinguish (Müller, Muller) get a hash."""
         plain = slug(self.reviewer)
         if plain == self.reviewer.replace(" ", "_") and "_" not in self.reviewer:
             return plain
@@ -122,10 +122,19 @@ def apply_corrections(
         problems += wrong
         if not wrong:
             after = published.classes | {c.cell_id: c.class_after for c in decisions}
-            counts = _counted(folder, published, published.classes, after)
+            before_count, after_count = _counted(folder, published, published.classes, after)
             notes = read_notes(text, slide_id, published.sha256)
             reviews.append(
-                SlideReview(slide_id, signed, tuple(decisions), published, after, *counts, notes)
+                SlideReview(
+                    slide_id,
+                    signed,
+                    tuple(decisions),
+                    published,
+                    after,
+                    before_count,
+                    after_count,
+                    notes,
+                )
             )
     raise_problems(path, problems)
     return reviews
@@ -158,7 +167,7 @@ def _unknown_slide(results: ResultsFolder, c: Correction) -> str:
 
 
 def _published(folder: Path, wbc: float | None) -> PublishedResult:
-    """A slide's results, read back and checked. `wbc`: in the place of the one that the run was given."""
+    """Read and check a slide's results. `wbc` replaces the white count of the run."""
     cells = load_cells(folder, load_record(folder))
     record = load_differential(folder)
     kept_wbc = record["nucleated_red_cells"]["wbc"]
@@ -193,7 +202,7 @@ def _unusable(folder: Path, error: Exception) -> ResultsError:
 
 
 def _problems(folder: Path, decisions: list[Correction], published: PublishedResult) -> list[str]:
-    """What does not hold of a slide's decisions; decisions on other results are told once, not by row."""
+    """List what is wrong with a slide's decisions. Decisions on other results are reported once, not by row."""
     other = [c for c in decisions if c.result_sha256 != published.sha256]
     if other:
         return [

@@ -1,4 +1,4 @@
-"""How the classes are keyed, coloured and marked in the pages: a letter, a colour and a shape each."""
+"""The key, colour and shape of each class in the pages."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ..vocabulary import (
     REVIEW_CLASSES,
     UNIDENTIFIED,
     UNIDENTIFIED_COLOUR,
+    CellClass,
 )
 
 MARK_UNITS = 5.0  # half the size of a cell's mark in a drawing
@@ -24,7 +25,7 @@ KEYS = {
     "artefact": "F", UNIDENTIFIED: "I",
 }  # fmt: skip
 
-#: How a class is drawn besides its colour, by its kind, so that colour is never all that tells two apart.
+#: The shape of each class. Colour alone never distinguishes two classes.
 SHAPES = {
     **dict.fromkeys(("blast", "promyelocyte", "myelocyte", "metamyelocyte"), "triangle"),
     **dict.fromkeys(NEUTROPHIL_NAMES, "circle"),
@@ -35,13 +36,13 @@ SHAPES = {
 
 
 def class_list(own: tuple[OwnClass, ...] = ()) -> list[dict[str, Any]]:
-    """Every class that a cell may have in a review, in clinical order: of the network, of a person, of the laboratory."""
+    """Return every class that a review may give, in clinical order: the network's, a person's, the laboratory's."""
     keys = KEYS | {c.name: c.key for c in own}
     shapes = SHAPES | {c.name: "square" if c.white else "cross" for c in own}
-    known = (*CLASSES, *REVIEW_CLASSES, *own)
+    known: tuple[CellClass | OwnClass, ...] = (*CLASSES, *REVIEW_CLASSES, *own)
     white = [c for c in known if c.white]
     outside = [c for c in known if not c.white]
-    listed = [
+    listed: list[dict[str, Any]] = [
         {
             "name": c.name,
             "words": c.words,
@@ -66,12 +67,12 @@ def class_list(own: tuple[OwnClass, ...] = ()) -> list[dict[str, Any]]:
 
 
 def colour_rules(own: tuple[OwnClass, ...] = ()) -> str:
-    """CSS: `.c-NAME` holds a class's colour in --c."""
+    """Return CSS: `.c-NAME` holds the colour of a class in --c."""
     return "\n".join(f".c-{entry['name']}{{--c:{entry['colour']}}}" for entry in class_list(own))
 
 
 def mark(class_name: str, x: float, y: float, r: float = MARK_UNITS) -> str:
-    """An SVG path of a class's shape round x, y."""
+    """Return an SVG path of a class's shape around x, y."""
     shape, x, y = SHAPES[class_name], round(x, 1), round(y, 1)
     if shape == "circle":
         return f"M{x - r:g} {y:g}a{r:g} {r:g} 0 1 0 {2 * r:g} 0a{r:g} {r:g} 0 1 0 {-2 * r:g} 0z"

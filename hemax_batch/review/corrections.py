@@ -1,4 +1,4 @@
-"""A reviewer's decisions, as `report.html` exports them: read as a foreign file, and refused unless every row holds.
+"""Read a reviewer's decisions, as `report.html` exports them. The file is refused unless every row is valid.
 
     slide,result_sha256,cell_id,class_before,class_after,action,reviewer,time[,comment]
 
@@ -37,7 +37,7 @@ _MOST_PROBLEMS = 12
 
 @dataclass(frozen=True)
 class Correction:
-    """One decision on one cell. `row` is its line in the file, for messages."""
+    """One decision on one cell. `row` is its line in the file; messages name it."""
 
     slide_id: str
     result_sha256: str
@@ -51,12 +51,13 @@ class Correction:
 
 
 def read_corrections(path: Path, own_classes: bool = False) -> list[Correction]:
-    """All decisions of a file, in its order, exact repetitions once. UsageError listing what is wrong, by row.
+    """Return all decisions of a file, in its order, exact repetitions once. UsageError lists the wrong rows.
 
     `own_classes`: accept any class name; the caller knows which classes the laboratory defined.
     """
     reader = csv.DictReader(io.StringIO(corrections_text(path), newline=""), strict=True)
-    problems, found = [], {}
+    problems: list[str] = []
+    found: dict[tuple[str, int], Correction] = {}
     try:
         missing = [c for c in COLUMNS if c not in (reader.fieldnames or ())]
         if missing:
@@ -95,7 +96,7 @@ def read_corrections(path: Path, own_classes: bool = False) -> list[Correction]:
 
 
 def _contradiction(earlier: Correction, later: Correction) -> list[str]:
-    """What is wrong with a second decision on a cell: nothing where it only repeats the first, at whatever time."""
+    """Say what is wrong with a second decision on a cell. A repetition of the first is not wrong."""
     if replace(later, time=earlier.time, row=earlier.row) == earlier:
         return []
     cell = f"row {later.row}: cell {later.cell_id} of {_shown(later.slide_id)}"
@@ -107,7 +108,7 @@ def _contradiction(earlier: Correction, later: Correction) -> list[str]:
 
 
 def raise_problems(path: Path, problems: list[str]) -> None:
-    """UsageError naming the file and up to a dozen of its problems, where there are any."""
+    """Raise UsageError with the file and up to a dozen problems, if there are any."""
     if problems:
         more = len(problems) - _MOST_PROBLEMS
         tail = [f"and {more} more"] if more > 0 else []
@@ -119,7 +120,7 @@ def raise_problems(path: Path, problems: list[str]) -> None:
 
 
 def correction_rows(corrections: list[Correction], reviewer: str) -> list[list[str]]:
-    """The rows of such a file, in the order of `COLUMNS`, signed by `reviewer`."""
+    """Return the rows of such a file, in the order of `COLUMNS`, signed by `reviewer`."""
     return [
         [
             safe_text(c.slide_id),
@@ -156,7 +157,7 @@ def corrections_text(path: Path) -> str:
 def _checked(
     raw: dict[str, str], row: int, own_classes: bool
 ) -> tuple[Correction | None, list[str]]:
-    """One row as a decision, or what is wrong with it."""
+    """Return one row as a decision, or what is wrong with it."""
     wrong = []
     if not raw["cell_id"].isascii() or not raw["cell_id"].isdigit() or len(raw["cell_id"]) > 12:
         wrong.append(f"row {row}: cell_id {_shown(raw['cell_id'])} is no cell's number")
@@ -190,7 +191,7 @@ def _checked(
 
 
 def _is_time(text: str) -> bool:
-    """Whether it is a moment, the same wherever it is read: one without an offset is not."""
+    """Say whether the text is a time with an offset, which is the same everywhere."""
     try:
         return datetime.fromisoformat(text).tzinfo is not None
     except ValueError:
@@ -198,5 +199,5 @@ def _is_time(text: str) -> bool:
 
 
 def _shown(text: str) -> str:
-    """Foreign text in a message: quoted, and not without end."""
+    """Quote foreign text for a message, up to 40 characters."""
     return repr(text[:40])

@@ -1,4 +1,4 @@
-"""What both pages are made with: templates, JSON that is safe in HTML, hashes for the page's policy, a durable file."""
+"""Tools of both pages: templates, JSON that is safe in HTML, hashes for the page's policy, an atomic file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def environment() -> jinja2.Environment:
-    """Jinja with everything escaped and nothing undefined let through."""
+    """Return Jinja with escaping on. An undefined variable is an error."""
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -31,8 +31,7 @@ def environment() -> jinja2.Environment:
 
 
 def write_page(path: Path, pieces: Iterable[str]) -> Path:
-    """Write a page piece by piece, put in place at once. Text that is no valid Unicode (file names need not be) is
-    shown escaped."""
+    """Write a page piece by piece, and rename it into place. Invalid Unicode, as in file names, is shown escaped."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with io.TextIOWrapper(
@@ -51,7 +50,7 @@ def write_page(path: Path, pieces: Iterable[str]) -> Path:
 
 
 def script_json(value: object) -> Markup:
-    """JSON that may stand inside a <script> element: nothing in it can end the element or begin a comment.
+    """Return JSON for a <script> element. Nothing in it can end the element or begin a comment.
 
     >>> print(script_json("</script>"))
     "\\u003c/script\\u003e"
@@ -63,7 +62,7 @@ def script_json(value: object) -> Markup:
 
 
 def inline(names: tuple[str, ...], more: str = "") -> tuple[Markup, str]:
-    """Style or script files joined as they stand, then `more`; and their hash as a Content-Security-Policy wants it."""
+    """Join style or script files and `more`. Return them with their hash for the Content-Security-Policy."""
     text = "\n".join((*((_TEMPLATES / name).read_text("utf-8") for name in names), more))
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
     return Markup(text), f"'sha256-{digest}'"

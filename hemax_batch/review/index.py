@@ -68,10 +68,11 @@ class SlideLine:
         return any(review.complete or review.signed_off for review in self.reviews)
 
     def share(self, name: str) -> float | None:
-        """Per cent of a class, or of "neutrophils"."""
-        return next(
+        """Return the per cent of a class, or of "neutrophils"."""
+        percent: float | None = next(
             entry["percent"] for entry in self.differential["classes"] if entry["class"] == name
         )
+        return percent
 
     @property
     def bar(self) -> list[tuple[str, str, float, float]]:

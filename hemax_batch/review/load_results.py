@@ -1,6 +1,7 @@
-"""One slide's published results, read back and checked: what the report and the re-tally build on.
+"""Read a slide's published results and check them. The report and the second count use them.
 
-Whatever is missing, damaged, of another format or edited by hand is a ResultsError that names the file and the remedy.
+A file that is missing, damaged, of another format or edited by hand raises ResultsError.
+The message names the file and the remedy.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ _DAMAGE = (
 
 @dataclass(frozen=True)
 class LoadedCell:
-    """A row of `cells.csv`. Lengths in µm, the box in level-0 pixels; None where there is no figure."""
+    """A row of `cells.csv`. Lengths are in µm, the box in level-0 pixels. None means no value."""
 
     cell_id: int
     class_name: str
@@ -63,14 +64,14 @@ class LoadedCell:
 
     @property
     def centre(self) -> tuple[float, float]:
-        """The middle of the box: of the cell's picture too."""
+        """Return the centre of the box. It is also the centre of the cell's picture."""
         x0, y0, x1, y1 = self.box_xyxy
         return (x0 + x1) / 2, (y0 + y1) / 2
 
 
 @dataclass(frozen=True)
 class LoadedRegion:
-    """A row of `regions.csv`: where was looked, and whether its cells count."""
+    """A row of `regions.csv`: the place of a region, and whether its cells count."""
 
     rect: tuple[float, float, float, float]
     state: str
@@ -97,7 +98,7 @@ class LoadedSlide:
 
 
 def load_slide(folder: Path) -> LoadedSlide:
-    """Read a slide's folder back. ResultsError, naming the file and the remedy, where that cannot be trusted."""
+    """Read a slide's folder. Results that cannot be trusted raise ResultsError with file and remedy."""
     record = load_record(folder)
     cells = load_cells(folder, record)
     differential = load_differential(folder)
@@ -125,7 +126,7 @@ def load_slide(folder: Path) -> LoadedSlide:
 
 
 def load_record(folder: Path) -> SlideRecord:
-    """`result.json`. ResultsError says why it is not one that this version reads."""
+    """Read `result.json`. ResultsError says why this version cannot read it."""
     path = folder / RESULT_NAME
     with _results_errors(path):
         record = read_record(folder)
@@ -154,7 +155,7 @@ def load_record(folder: Path) -> SlideRecord:
 
 
 def load_cells(folder: Path, record: SlideRecord) -> tuple[LoadedCell, ...]:
-    """`cells.csv`, in its order. ResultsError where a row cannot be read, or they are not the cells of `record`."""
+    """Read `cells.csv`, in its order. ResultsError says which row is wrong, or that the cells are not those of `record`."""
     with _results_errors(folder / "cells.csv") as path:
         cells = tuple(
             _cell(row, record.slide_id, line) for line, row in enumerate(read_table(path), start=2)
@@ -172,22 +173,20 @@ def _cell(row: dict[str, str], slide_id: str, line: int) -> LoadedCell:
             raise ValueError(f"is of slide {row['slide']!r}")
         if row["class"] not in (*CLASS_NAMES, UNIDENTIFIED):
             raise ValueError(f"{row['class']!r} is no class")
-        box = tuple(_parse_number(row[k]) for k in ("x0", "y0", "x1", "y1"))
         states = tuple(
             (a.states.index(row[a.name]), _parse_number(row[f"{a.name}_confidence"]))
             for a in ATTRIBUTES
-        )
-        figures = (
-            _optional_number(row[k])
-            for k in ("diameter_um", "diameter_vs_rbc", "nc_ratio", "nucleus_fraction")
         )
         return LoadedCell(
             int(row["cell_id"]),
             row["class"],
             _parse_number(row["confidence"]),
-            box,
+            _box(row),
             states,
-            *figures,
+            _optional_number(row["diameter_um"]),
+            _optional_number(row["diameter_vs_rbc"]),
+            _optional_number(row["nc_ratio"]),
+            _optional_number(row["nucleus_fraction"]),
             _parse_bool(row["in_differential"]),
             row["left_out"],
             _parse_bool(row["review"]),
@@ -208,9 +207,9 @@ def load_outlines(folder: Path, cells: int) -> dict[int, Outlines]:
 
 
 def load_differential(folder: Path) -> dict[str, Any]:
-    """`differential.json`, with every entry that a report shows in its place. ResultsError otherwise."""
+    """Read `differential.json`, and check every entry that a report shows. ResultsError names what is wrong."""
     with _results_errors(folder / "differential.json") as path:
-        d = read_json(path)
+        d: dict[str, Any] = read_json(path)
         for entry in d["classes"]:
             _typed(entry, words=str, count=int)
             if entry["class"] not in ("neutrophils", *WHITE_NAMES):
@@ -252,7 +251,7 @@ def load_differential(folder: Path) -> dict[str, Any]:
 def _check_counts(
     folder: Path, differential: dict[str, Any], cells: tuple[LoadedCell, ...]
 ) -> None:
-    """The differential must be that of the cells: who edits one of the two files should hear of it."""
+    """Check that the differential agrees with the cells. An edit of one of the two files is reported."""
     tally = Counter(cell.class_name for cell in cells if cell.in_differential)
     for entry in differential["classes"][1:]:
         if entry["count"] != tally[entry["class"]]:
@@ -266,11 +265,12 @@ def _regions(folder: Path) -> tuple[LoadedRegion, ...]:
     if not (folder / "regions.csv").exists():
         return ()
     with _results_errors(folder / "regions.csv") as path:
-        if not read_bounded(path, _REGIONS_BYTES).startswith(",".join(REGION_COLUMNS).encode()):
+        head = read_bounded(path, _REGIONS_BYTES).removeprefix(b"\xef\xbb\xbf")  # of an editor
+        if not head.startswith(",".join(REGION_COLUMNS).encode()):
             raise ValueError("its columns are not those of this version")
         return tuple(
             LoadedRegion(
-                tuple(_parse_number(row[k]) for k in ("x0", "y0", "x1", "y1")),
+                _box(row),
                 row["state"],
                 row["zone"],
                 _parse_bool(row["used"]),
@@ -292,7 +292,7 @@ def _overview(folder: Path) -> bytes:
 
 
 def result_sha256(folder: Path) -> str:
-    """What a review is a review of: SHA-256 (hex) over the bytes of `cells.csv`, then those of `result.json`.
+    """Return the SHA-256 (hex) over the bytes of `cells.csv` and `result.json`. A review refers to it.
 
     ResultsError where either cannot be read.
     """
@@ -307,7 +307,7 @@ def result_sha256(folder: Path) -> str:
 
 @contextmanager
 def _results_errors(path: Path) -> Iterator[Path]:
-    """Whatever goes wrong in reading `path`, as a ResultsError."""
+    """Turn every error of reading `path` into a ResultsError."""
     try:
         yield path
     except ResultsError:
@@ -329,9 +329,14 @@ def _results_errors(path: Path) -> Iterator[Path]:
         ) from error
 
 
-def _only_known(found: dict[int, object], ids: set[int]) -> None:
+def _only_known(found: Mapping[int, object], ids: set[int]) -> None:
     if unknown := sorted(set(found) - ids):
         raise ValueError(f"holds cell {unknown[0]}, which cells.csv does not")
+
+
+def _box(row: dict[str, str]) -> tuple[float, float, float, float]:
+    x0, y0, x1, y1 = (_parse_number(row[k]) for k in ("x0", "y0", "x1", "y1"))
+    return x0, y0, x1, y1
 
 
 def _parse_number(text: str) -> float:

@@ -1,4 +1,4 @@
-"""Outlines of cells and nuclei, read back from `cells.geojson` and drawn as SVG paths."""
+"""Read the outlines of cells and nuclei from `cells.geojson`, and draw them as SVG paths."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Ring = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True)
 class Outlines:
-    """The closed rings of one cell and of its nucleus, in level-0 pixels; empty where there is none."""
+    """The closed rings of one cell and of its nucleus, in level-0 pixels; empty if there is none."""
 
     cell: tuple[Ring, ...]
     nucleus: tuple[Ring, ...]
@@ -24,12 +24,11 @@ class Outlines:
 def read_outlines(path: Path, max_bytes: int) -> dict[int, Outlines]:
     """Cell id to outlines. OSError, or ValueError, KeyError or TypeError where the file is not one of ours.
 
-    Each feature is boiled down as soon as it is parsed, so that a file of many cells takes little more memory than
-    its text.
+    Each feature is reduced as soon as it is parsed. A file of many cells needs little more memory than its text.
     """
     found: dict[int, Outlines] = {}
 
-    def boil_down(entry: dict[str, Any]):
+    def reduce_feature(entry: dict[str, Any]) -> tuple[Ring, ...] | dict[str, Any] | None:
         if "coordinates" in entry:
             return _rings(entry)
         if entry.get("type") == "Feature":
@@ -43,14 +42,14 @@ def read_outlines(path: Path, max_bytes: int) -> dict[int, Outlines]:
             return None
         return entry
 
-    whole = parse_json(read_bounded(path, max_bytes), object_hook=boil_down)
+    whole = parse_json(read_bounded(path, max_bytes), object_hook=reduce_feature)
     if whole["type"] != "FeatureCollection":
         raise ValueError(f"is a {whole['type']!r}, expected a FeatureCollection")
     return found
 
 
 def _rings(geometry: dict[str, Any]) -> tuple[Ring, ...]:
-    """The rings of a Polygon or MultiPolygon, holes among them."""
+    """Return the rings of a Polygon or MultiPolygon, with holes."""
     polygons = (
         [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]
     )
@@ -61,12 +60,12 @@ def _rings(geometry: dict[str, Any]) -> tuple[Ring, ...]:
         if ring
     )
     if not all(math.isfinite(v) for ring in rings for point in ring for v in point):
-        raise ValueError("a coordinate is no figure")
+        raise ValueError("a coordinate is not a number")
     return rings
 
 
 def svg_path(rings: tuple[Ring, ...], centre: tuple[float, float], mpp: float) -> str:
-    """An SVG path in µm over the cell's picture, whose box is 0 0 PICTURE_UM PICTURE_UM.
+    """Return an SVG path in µm over the cell's picture, whose box is 0 0 PICTURE_UM PICTURE_UM.
 
     >>> svg_path((((10, 10), (14, 10), (14, 13.5), (10, 10)),), (10, 10), 0.5)
     'M12 12L14 12 14 13.75Z'

@@ -1,4 +1,4 @@
-"""Where on the smear: the slide as a drawing, its regions by zone and its cells by class, in SVG units."""
+"""Draw the slide: its regions by zone and its cells by class, in SVG units."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Marks:
 
 @dataclass(frozen=True)
 class Zone:
-    """All regions whose film lies mostly in one zone, as one SVG path."""
+    """All regions of one zone, as one SVG path."""
 
     words: str
     used: bool
@@ -36,7 +36,7 @@ class Zone:
 
 @dataclass(frozen=True)
 class Overview:
-    """A slide as a drawing: `width` x `height` units, `units_per_px` of them a level-0 pixel; `picture` in base64."""
+    """A drawing of `width` x `height` units. `units_per_px` is per level-0 pixel. `picture` is base64."""
 
     width: float
     height: float
@@ -47,7 +47,7 @@ class Overview:
 
 
 def draw_overview(slide: LoadedSlide) -> Overview:
-    """The drawing of a slide."""
+    """Draw a slide."""
     record = slide.record
     scale = LONG_SIDE / max(record.width, record.height)
     words = {c.name: c.words for c in CLASSES} | {UNIDENTIFIED: UNIDENTIFIED}
@@ -70,7 +70,7 @@ def draw_overview(slide: LoadedSlide) -> Overview:
 
 
 def _zones(regions: tuple[LoadedRegion, ...], scale: float) -> list[Zone]:
-    """The regions by zone, those that count first, then by their number."""
+    """Return the regions by zone: those that count first, then by number."""
     kinds = defaultdict(list)
     for region in regions:
         zone_words = region.zone if region.state == "read" else region.state

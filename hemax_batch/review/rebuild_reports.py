@@ -1,4 +1,4 @@
-"""`hemax-batch report`: the reports and the index made again from results alone, without slide or model."""
+"""`hemax-batch report`: write the reports and the index again from results alone, without slide or model."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .report import write_report
 
 
 def rebuild_reports(root: Path, slide_ids: tuple[str, ...], echo: Callable[[str], None]) -> int:
-    """Write the reports of all slides (or those of `slide_ids`) and the index; returns the exit code.
+    """Write the reports of all slides, or of `slide_ids`, and the index. Return the exit code.
 
-    A slide whose results cannot be read back is said and never stops the others. UsageError where there are no such
-    results; LockedError where a run holds them; OutputError where they cannot be written.
+    A slide whose results cannot be read is reported and never stops the others. Missing results raise UsageError.
+    A folder that a run holds raises LockedError. A folder that cannot be written raises OutputError.
     """
     results = ResultsFolder(root)
     folders = results.folders()
@@ -39,7 +39,7 @@ def rebuild_reports(root: Path, slide_ids: tuple[str, ...], echo: Callable[[str]
 
 
 def _create_state_folder(results: ResultsFolder) -> None:
-    """Results that were copied elsewhere may have come without `.hemax`."""
+    """Create `.hemax`. Results that were copied may lack it."""
     try:
         refuse_links(results.root, results.state)
         results.state.mkdir(exist_ok=True)

@@ -1,9 +1,9 @@
-"""`report.html`: one slide's differential, where its cells lie, and a gallery in which they are reviewed by keyboard.
+"""Write `report.html`: a slide's differential, a map of its cells, and a gallery for review by keyboard.
 
-One file that asks nothing of any network: styles, script and pictures lie in it, and a Content-Security-Policy holds it
-to that. The same results give the same bytes. The page's script is in `templates/`, as a browser reads it.
+The page is one file with styles, script and pictures. It makes no network request; a Content-Security-Policy
+enforces this. The same results give the same bytes. The page's scripts are in `templates/`.
 
-Steps: read the slide's results back, order its cells as a reviewer meets them, fill the template piece by piece.
+Steps: read the slide's results, order the cells for the reviewer, fill the template piece by piece.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .review_state import review_states
 from .similarity import similarity_vectors
 
 REPORT_NAME = "report.html"
-MAX_CELLS = 20_000  # some 100 MB of page; a smear of so many white cells is no smear, and memory must stay bounded
+MAX_CELLS = 20_000  # some 100 MB of page; the bound limits memory
 _BLOCK_CELLS = (
     60  # pictures and outlines that the page parses at a time, when they come near the screen
 )
@@ -39,9 +39,9 @@ _SCRIPTS = (
 
 
 def write_report(folder: Path) -> Path:
-    """Write `report.html` into a slide's results folder; returns its path.
+    """Write `report.html` into a slide's results folder. Return its path.
 
-    ResultsError where the results cannot be read back, OutputError where the report cannot be written.
+    Unreadable results raise ResultsError. A report that cannot be written raises OutputError.
     """
     slide = load_slide(folder)
     pieces = environment().get_template("report.html.j2").generate(**_context(slide))
@@ -49,8 +49,11 @@ def write_report(folder: Path) -> Path:
 
 
 def write_report_or_say_why(folder: Path) -> Path:
-    """As `write_report`, for a run: a slide's results stand whatever becomes of its report, so that anything but a
-    full or forbidden disk, or more than MAX_CELLS cells, gives a page that says what went wrong and how to go on."""
+    """Write the report in a run. A failure gives a page that says what went wrong and what to do.
+
+    A report must not cost a slide its results. Only a disk that is full or forbidden raises OutputError.
+    A slide of more than MAX_CELLS cells also gets such a page.
+    """
     try:
         if (cells := load_record(folder).cells) > MAX_CELLS:
             raise ResultsError(
@@ -59,9 +62,7 @@ def write_report_or_say_why(folder: Path) -> Path:
         return write_report(folder)
     except OutputError:
         raise
-    except (
-        Exception
-    ) as error:  # a page must not cost a slide its results: whatever it is, it is said in the page
+    except Exception as error:  # a page must not cost a slide its results; the page shows the error
         page = environment().get_template("failed.html.j2")
         why = str(error) if isinstance(error, HemaxError) else f"{type(error).__name__}: {error}"
         return write_page(
@@ -70,7 +71,7 @@ def write_report_or_say_why(folder: Path) -> Path:
 
 
 def gallery_order(cells: tuple[LoadedCell, ...]) -> list[LoadedCell]:
-    """As a reviewer meets them: the unidentified first, then class by class in clinical order, least certain first."""
+    """Order cells for review: unidentified first, then classes in clinical order, the least certain first."""
     order = [UNIDENTIFIED, *CLASS_NAMES]
     return sorted(
         cells, key=lambda cell: (order.index(cell.class_name), cell.confidence, cell.cell_id)
@@ -78,7 +79,7 @@ def gallery_order(cells: tuple[LoadedCell, ...]) -> list[LoadedCell]:
 
 
 def _context(slide: LoadedSlide) -> dict[str, Any]:
-    """What the template asks for."""
+    """Return the variables of the template."""
     own = own_classes(slide.differential["rules"].get("own_classes", {}))
     classes = class_list(own)
     style, style_hash = inline(
@@ -115,7 +116,7 @@ def _data(
     ordered: list[LoadedCell],
     units_per_px: float,
 ) -> dict[str, Any]:
-    """What the page's script works on, besides pictures and outlines."""
+    """Return the data of the page's script, without pictures and outlines."""
     return {
         "slide": slide.record.slide_id,
         "sha": slide.sha256,
@@ -149,7 +150,7 @@ def _cell(cell: LoadedCell, slide: LoadedSlide, units_per_px: float) -> dict[str
 
 
 def _blocks(slide: LoadedSlide, ordered: list[LoadedCell]) -> Iterator[Markup]:
-    """Pictures and outlines, in the order of the gallery, a block at a time so that no page is ever whole in memory."""
+    """Yield pictures and outlines in blocks, in the order of the gallery. No page is ever whole in memory."""
     for start in range(0, len(ordered), _BLOCK_CELLS):
         yield script_json(
             [_picture_and_outlines(slide, cell) for cell in ordered[start : start + _BLOCK_CELLS]]
@@ -157,7 +158,7 @@ def _blocks(slide: LoadedSlide, ordered: list[LoadedCell]) -> Iterator[Markup]:
 
 
 def _picture_and_outlines(slide: LoadedSlide, cell: LoadedCell) -> list[str]:
-    """[JPEG in base64, outline of the cell, outline of the nucleus]; "" where there is none."""
+    """Return [JPEG in base64, outline of the cell, outline of the nucleus]; "" if there is none."""
     jpeg = base64.b64encode(slide.pictures.get(cell.cell_id, b"")).decode()
     outlines = slide.outlines.get(cell.cell_id)
     if outlines is None:

@@ -1,4 +1,4 @@
-"""The differential and the facts of a slide as a page shows them: rows of text, ready for a template."""
+"""Turn the differential and the facts of a slide into rows of text for a template."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DASH = "–"
 
 @dataclass(frozen=True)
 class ClassRow:
-    """A line of the differential. Per cents are None where no white cell was counted."""
+    """A line of the differential. Per cents are None if no white cell was counted."""
 
     name: str
     words: str
@@ -29,12 +29,12 @@ class ClassRow:
 
     @property
     def total(self) -> bool:
-        """Whether it is a sum of others: total neutrophils."""
+        """Say whether the row is a sum: total neutrophils."""
         return self.name == "neutrophils"
 
 
 def class_rows(differential: dict[str, Any]) -> list[ClassRow]:
-    """Total neutrophils first, then the classes in clinical order."""
+    """Return total neutrophils, then the classes in clinical order."""
     rows = []
     for entry in differential["classes"]:
         flags = [
@@ -67,7 +67,7 @@ def class_rows(differential: dict[str, Any]) -> list[ClassRow]:
 
 
 def flag_of_row(rule: str) -> str:
-    """Which line of the differential a flag's rule speaks of ("" = of none).
+    """Return the line of the differential that a flag's rule concerns, or "".
 
     >>> flag_of_row("range_lymphocyte"), flag_of_row("left_shift_band_percent"), flag_of_row("sufficiency")
     ('lymphocyte', 'band_neutrophil', '')
@@ -83,7 +83,7 @@ def flag_of_row(rule: str) -> str:
 
 
 def slide_facts(slide: LoadedSlide) -> list[tuple[str, str]]:
-    """What the results were made from, as (label, text)."""
+    """Return what the results were made from, as (label, text)."""
     record, red = slide.record, slide.differential["red_cell_diameter_um"]
     width_mm, height_mm = (side * record.mpp / 1000 for side in (record.width, record.height))
     red_text = (
@@ -104,7 +104,7 @@ def slide_facts(slide: LoadedSlide) -> list[tuple[str, str]]:
 
 
 def _area_facts(record: SlideRecord) -> list[tuple[str, str]]:
-    """Where was looked and counted, in mm²."""
+    """Return the areas scanned and counted, in mm²."""
     smear, figures = record.smear, record.figures
     scanned = f"{figures.scanned_mm2:.2f} mm² in {record.regions} regions; {figures.blank_mm2:.2f} mm² passed as blank"
     if smear is None:
@@ -149,5 +149,5 @@ def _audit_words(audit: ScreenAudit | None) -> str:
 
 
 def percent(value: float | None, decimals: int = 1) -> str:
-    """A per cent, or a dash where there is none."""
+    """Format a per cent, or a dash if there is none."""
     return _DASH if value is None or not math.isfinite(value) else f"{value:.{decimals}f}"

@@ -1,5 +1,4 @@
-"""`hemax-batch retally`: a person's decisions onto the results, the differential counted again, and a trail of who did
-what when.
+"""`hemax-batch retally`: apply a reviewer's decisions, count again, and keep a trail of who did what and when.
 
     results/reviews/<slide_id>/trail.jsonl                    a line a review, only ever added to
     results/reviews/<slide_id>/<hash of the results>/
@@ -9,8 +8,8 @@ what when.
         <reviewer>.json              the same with limits, flags and rules: the record of the review
         <reviewer>+<reviewer>.agreement.json   of two reviewers: kappa, differences of their counts, the merged result
 
-A review lies outside the slide's own folder, which a later run replaces as a whole; masks and tables there are never
-touched. Everything is checked before anything is written.
+A review lies outside the slide's folder, because a later run replaces that folder. The masks and tables there never
+change. Everything is checked before anything is written.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ _MAX_WBC = 10_000.0  # 10⁹/l, as `run --wbc` takes
 
 @dataclass(frozen=True)
 class RetallyResult:
-    """What `retally` did: a review per file and slide, and the agreement of each slide that two reviewed."""
+    """The result of `retally`: one review per file and slide, and the agreement per slide with two reviewers."""
 
     reviews: tuple[SlideReview, ...]
     agreements: tuple[Agreement, ...]
@@ -55,7 +54,7 @@ def retally(
     wbc: float | None = None,
     wait_lock_s: float = 0.0,
 ) -> RetallyResult:
-    """Check the decisions of one or two files against the results in `root`, count again, and write the reviews.
+    """Check the decisions of one or two files, count again, and write the reviews to `root`.
 
     `reviewers`: who signs each file; none: as the files say. `wbc` (10⁹/l): in the place of the run's, before and
     after. Raises UsageError or ResultsError before anything is written; LockedError where a run holds the folder;
@@ -112,7 +111,7 @@ def _pairs(reviews: list[SlideReview]) -> list[tuple[SlideReview, SlideReview]]:
 
 
 def _write(folder: Path, review: SlideReview, now: str) -> None:
-    """Decisions, cells, differential; then the line in the trail."""
+    """Write decisions, cells and differential; then the line of the trail."""
     name, target, reviewed = review.file_name, folder / review.sha256[:16], review.decided
     decisions = _decisions(review)
     cells = [
@@ -147,7 +146,7 @@ def _write(folder: Path, review: SlideReview, now: str) -> None:
 
 
 def _append_line(path: Path, line: str) -> None:
-    """Add to a file of lines; as a new whole file, since half a line would be no trail."""
+    """Append a line by writing a new file. A half-written line would break the trail."""
     try:
         earlier = path.read_bytes() if path.exists() else b""
     except OSError as error:
@@ -170,5 +169,5 @@ def _write_agreement(folder: Path, agreement: Agreement, now: str) -> None:
 
 
 def _decisions(review: SlideReview) -> bytes:
-    """The corrections as applied, signed by who signed them."""
+    """Return the corrections as applied, with their reviewer."""
     return encode_table(COLUMNS, correction_rows(list(review.corrections), review.reviewer))

@@ -1,4 +1,4 @@
-"""What a review is written as: its record, its differential side by side, and the record of two reviewers' agreement."""
+"""The records of a review: the JSON record, the differential side by side, and the agreement of two reviewers."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ import math
 from typing import Any
 
 from ..cells.differential import NOT_ASSESSED, Differential, Share
+from ..cells.own_classes import OwnClass
 from ..cells.rules import NEUTROPHILS
 from ..outputs.differential_json import count_record
 from ..outputs.tables import safe_text
-from ..vocabulary import CLAIM, CLASSES, REVIEW_CLASSES
+from ..vocabulary import CLAIM, CLASSES, REVIEW_CLASSES, CellClass
 from .agreement import Agreement, Difference
 from .apply_corrections import SlideReview
 
-#: A row a class; what is no part of the white cells has a count and no per cent.
+#: One row per class. A class outside the white cells has a count and no per cent.
 SIDE_BY_SIDE_COLUMNS = (
     "slide", "class",
     *(f"{what}_{when}" for when in ("before", "after") for what in ("count", "percent", "low95", "high95")),
     "reviewer", "result_sha256", "claim",
 )  # fmt: skip
 
-#: What a reviewer can count though the network cannot see it, as `NOT_ASSESSED` words it.
+#: What a reviewer can count and the network cannot see, in the words of `NOT_ASSESSED`.
 _COUNTED_BY_EYE = {
     "smudge cells": "smudge",
     "variant lymphocytes": "variant_lymphocyte",
@@ -29,7 +30,7 @@ _COUNTED_BY_EYE = {
 
 
 def review_record(review: SlideReview, now: str) -> dict[str, Any]:
-    """What one review says: who, when, of which results, how much of it, and the differential before and after."""
+    """Return the record of one review: reviewer, time, results, extent, and the differential before and after."""
     cells, decided = len(review.before), len(review.decided)
     return {
         "claim": CLAIM,
@@ -53,13 +54,15 @@ def review_record(review: SlideReview, now: str) -> dict[str, Any]:
 
 
 def _assessed(review: SlideReview) -> dict[str, Any]:
-    """What nobody assessed, and what the reviewer counted by eye though the network cannot see it: what he used, and
-    after a complete review also what he could have used (then none of it is among the cells that were found)."""
+    """Return what nobody assessed, and what the reviewer counted although the network cannot see it.
+
+    This holds the classes that the reviewer used. After a complete review it also holds the classes of
+    `_COUNTED_BY_EYE`: none of them is among the cells.
+    """
     own = review.published.rules.classes
+    known: tuple[CellClass | OwnClass, ...] = (*CLASSES, *REVIEW_CLASSES, *own)
     words = {
-        c.name: c.words
-        for c in (*CLASSES, *REVIEW_CLASSES, *own)
-        if c not in CLASSES or c.name in _COUNTED_BY_EYE.values()
+        c.name: c.words for c in known if c not in CLASSES or c.name in _COUNTED_BY_EYE.values()
     }
     used = {c.class_after for c in review.corrections}
     counted = used.intersection(words)
@@ -72,7 +75,7 @@ def _assessed(review: SlideReview) -> dict[str, Any]:
 
 
 def side_by_side_rows(review: SlideReview) -> list[list[str]]:
-    """Total neutrophils, the classes in clinical order, then what lies outside the white cells."""
+    """Return total neutrophils, the classes in clinical order, then the cells outside the white cells."""
     before, after = review.count_before, review.count_after
     rows = [
         ["white_cells", str(before.n_white), "", "", "", str(after.n_white), "", "", ""],
@@ -112,7 +115,7 @@ def _share(d: Differential, name: str) -> list[str]:
 
 
 def agreement_record(a: Agreement, corrections_sha256: list[str], now: str) -> dict[str, Any]:
-    """How two reviewers of the same results agree, and what both together say."""
+    """Return the record of two reviewers of the same results: their agreement and the merged result."""
     first, second = a.first, a.second
     both = len(a.seen_by_both)
     return {

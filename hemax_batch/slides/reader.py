@@ -27,13 +27,14 @@ from ..errors import (
 from ..records import DamagedArea, Rect, Slide
 from .fingerprint import fingerprint
 from .formats.backends import open_backend
+from .formats.colour_profile import read_profile
 from .formats.companion_files import slide_files
 from .formats.pixel_formats import GLASS
 from .formats.slide_backend import SlideBackend
 
 COARSEST_UM = 0.5  # a lymphocyte's nucleus is then 14 px wide; chromatin is not visible beyond this
 FINEST_UM = 0.04  # no objective resolves this; such a figure is an error of units
-_MAX_ASPECT = 1.05  # µm/px along x divided by µm/px along y
+_MAX_ASPECT = 1.01  # µm/px along x divided by µm/px along y
 
 
 class SlideReader:
@@ -44,6 +45,7 @@ class SlideReader:
         self._on_damage = self._note_damage if glass_for_damage else None
         self.damaged: dict[Rect, str] = {}  # level-0 pixels: why they could not be decoded
         self._source = source
+        self._profile = read_profile(source.icc)
 
     def read(self, level: int, x: int, y: int, w: int, h: int) -> np.ndarray:
         """Read pixels x..x+w, y..y+h of `level`: uint8 [h, w, 3].
@@ -74,6 +76,7 @@ class SlideReader:
                 f"{one_line(error)}; "
                 "copy the file again from the scanner if this persists"
             ) from error
+        inside = self._profile.apply(inside)
         if inside.shape == (h, w, 3):
             return inside
         out = np.full((h, w, 3), GLASS, np.uint8)
@@ -109,7 +112,11 @@ class SlideReader:
 
 
 def open_slide(
-    path: str | os.PathLike[str], slide_id: str, mpp: float | None = None
+    path: str | os.PathLike[str],
+    slide_id: str,
+    mpp: float | None = None,
+    image: int | None = None,
+    focus_plane: int | None = None,
 ) -> SlideReader:
     """Open the slide at `path`.
 
@@ -120,6 +127,8 @@ def open_slide(
     ----------
     mpp
         µm per level-0 pixel. It overrides what the file says.
+    image, focus_plane
+        Which of several in the file, from 1.
 
     Raises
     ------
@@ -128,8 +137,9 @@ def open_slide(
     """
     path = Path(os.path.abspath(path))
     name = f"slide {slide_id!r} ({path})"
-    source = open_backend(path, name)
+    source = open_backend(path, name, None, image, focus_plane)
     try:
+        profile = read_profile(source.icc)
         spacing_um = _determine_mpp(name, source.spacing_um, mpp)
         slide = Slide(
             path=str(path),
@@ -142,6 +152,16 @@ def open_slide(
             level_downsamples=downsamples(source.level_sizes),
             vendor=source.vendor,
             backend=source.backend,
+            image=source.image,
+            focus_plane=source.focus_plane,
+            orientation=source.orientation,
+            notes=source.notes + _nonempty(profile.note),
+            warnings=(
+                *source.warnings,
+                *_nonempty(profile.warning),
+                *_orientation_warning(source.orientation),
+                *_mpp_warnings(source.spacing_um, mpp),
+            ),
         )
     except BaseException:
         source.close()
@@ -149,9 +169,15 @@ def open_slide(
     return SlideReader(slide, source)
 
 
-def record_slide(path: str | os.PathLike[str], slide_id: str, mpp: float | None = None) -> Slide:
+def record_slide(
+    path: str | os.PathLike[str],
+    slide_id: str,
+    mpp: float | None = None,
+    image: int | None = None,
+    focus_plane: int | None = None,
+) -> Slide:
     """Return the record of the slide at `path`. It raises the errors of `open_slide`."""
-    with open_slide(path, slide_id, mpp) as reader:
+    with open_slide(path, slide_id, mpp, image, focus_plane) as reader:
         return reader.slide
 
 
@@ -190,6 +216,29 @@ def reopen(slide: Slide, glass_for_damage: bool = False) -> SlideReader:
             f"{name}: has levels {source.level_sizes}, had {slide.level_sizes}; run again"
         )
     return SlideReader(slide, source, glass_for_damage)
+
+
+def _nonempty(text: str) -> tuple[str, ...]:
+    return (text,) if text else ()
+
+
+def _orientation_warning(tag: int) -> tuple[str, ...]:
+    if tag == 1:
+        return ()
+    return (
+        f"the file's orientation tag is {tag}: pixels are taken as stored, as QuPath and napari show them, and so are "
+        "masks and outlines",
+    )
+
+
+def _mpp_warnings(spacing_um: tuple[float, float] | None, given: float | None) -> tuple[str, ...]:
+    """Where --mpp contradicts the file by more than 1 %."""
+    if given is None or spacing_um is None:
+        return ()
+    if all(abs(um / given - 1) <= 0.01 for um in spacing_um):
+        return ()
+    told = " x ".join(f"{um:.4g}" for um in dict.fromkeys(spacing_um))
+    return (f"--mpp {given:g} is taken, the file says {told} µm/px",)
 
 
 def downsamples(level_sizes: tuple[tuple[int, int], ...]) -> tuple[float, ...]:

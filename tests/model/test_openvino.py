@@ -15,7 +15,7 @@ from hemax_batch.mask_packing import unpack_mask
 from hemax_batch.model.checkpoint import read_card
 from hemax_batch.model.engines import openvino_conversion, openvino_engine, selection
 from hemax_batch.model.engines.openvino_conversion import cache_folder
-from hemax_batch.model.engines.selection import check_engine
+from hemax_batch.model.engines.selection import bf16_instruction, check_engine, resolve_engine
 from hemax_batch.model.predictor import Predictor
 from hemax_batch.records import PatchBatch
 
@@ -27,6 +27,8 @@ PROBABILITY, PIXELS = (
     1e-4,
     0.002,
 )  # by which a figure, and the share of a cell's pixels by which its mask, may differ
+
+BF16_PROBABILITY, BF16_BOX_PX, BF16_IOU = 0.1, 4, 0.97  # likewise in bf16
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +71,44 @@ def test_it_says_what_torch_says(cache, batch):
             mask = unpack_mask(cells.masks[i], cells.mask_hw[i])
             page[y + 100 : y + 100 + len(mask), x + 100 : x + 100 + mask.shape[1]] = mask
         assert (pixels[0] != pixels[1]).sum() <= PIXELS * (pixels[0] > 0).sum()
+
+
+def _masks_iou(batch, patch: int, a, b, i: int) -> float:
+    pixels = [np.zeros((800, 800), bool) for _ in (a, b)]
+    for page, cells in zip(pixels, (a, b), strict=True):
+        x, y = cells.mask_xy[i] - plain_corner(batch, patch) + 100
+        mask = unpack_mask(cells.masks[i], cells.mask_hw[i]) > 0
+        page[y : y + len(mask), x : x + mask.shape[1]] = mask
+    return (pixels[0] & pixels[1]).sum() / (pixels[0] | pixels[1]).sum()
+
+
+@needs_openvino
+@pytest.mark.skipif(not bf16_instruction(), reason="this CPU has no bf16 instructions")
+def test_bf16_agrees_with_torch_in_masks_boxes_and_classes(cache, batch):
+    plain = Predictor.load(engine="torch")(batch, 0.1)
+    fast = Predictor.load(engine="openvino", precision="bf16")(batch, 0.1)
+    a, b = plain.cells, fast.cells
+    assert len(a) == len(b) >= 4 and np.array_equal(plain.patch_index, fast.patch_index)
+    assert np.array_equal(a.class_probs.argmax(1), b.class_probs.argmax(1))
+    assert np.abs(a.class_probs - b.class_probs).max() < BF16_PROBABILITY
+    assert np.abs(a.boxes_xyxy - b.boxes_xyxy).max() <= BF16_BOX_PX
+    ious = [_masks_iou(batch, k, a, b, i) for i, k in enumerate(plain.patch_index.tolist())]
+    assert min(ious) >= BF16_IOU
+
+
+def test_auto_means_openvino_on_a_cpu_and_bf16_only_with_its_instructions(monkeypatch):
+    monkeypatch.setattr(selection, "find_spec", lambda name: name)
+    monkeypatch.setattr(selection, "bf16_instruction", lambda: "amx_bf16")
+    assert resolve_engine("auto", "auto", on_cpu=True) == ("openvino", "bf16")
+    assert resolve_engine("auto", "auto", on_cpu=False) == ("torch", "f32")
+    assert resolve_engine("torch", "auto", on_cpu=True) == ("torch", "f32")
+    assert resolve_engine("openvino", "f32", on_cpu=True) == ("openvino", "f32")
+    monkeypatch.setattr(selection, "bf16_instruction", lambda: "")
+    assert resolve_engine("auto", "auto", on_cpu=True) == ("openvino", "f32")
+    with pytest.raises(EngineError, match="no bf16 instructions"):
+        selection.load_engine("openvino", precision="bf16")
+    monkeypatch.setattr(selection, "find_spec", lambda name: None)
+    assert resolve_engine("auto", "auto", on_cpu=True) == ("torch", "f32")
 
 
 def plain_corner(batch: PatchBatch, patch: int) -> np.ndarray:

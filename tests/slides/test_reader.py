@@ -362,7 +362,7 @@ def test_fluorescence_stacks_and_floats_are_refused(slides):
     with pytest.raises(UnreadableSlideError, match="channels"):
         open_slide(path, "s", mpp=0.1)
     tifffile.imwrite(
-        path.with_suffix(".ome.tif"), np.zeros((5, 64, 64, 3), np.uint8), metadata={"axes": "ZYXS"}
+        path.with_suffix(".ome.tif"), np.zeros((5, 64, 64, 3), np.uint8), metadata={"axes": "TYXS"}
     )
     with pytest.raises(UnreadableSlideError, match="stack of 5"):
         open_slide(path.with_suffix(".ome.tif"), "s", mpp=0.1)
@@ -468,9 +468,9 @@ def test_an_oversize_field_is_refused_before_it_is_decoded(tmp_path, monkeypatch
         open_slide(tmp_path / "a.png", "s", mpp=0.1)
 
 
-def test_the_readme_says_from_which_spacing_to_which():
-    told = f"From {FINEST_UM:g} to {COARSEST_UM:g} µm/px."
-    assert told in (ROOT / "README.md").read_text("utf-8")
+def test_the_documentation_says_from_which_spacing_to_which():
+    told = f"The tool accepts {FINEST_UM:g} to {COARSEST_UM:g} µm/px."
+    assert told in (ROOT / "docs" / "usage.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("size", ["25000 20000", "60000 60000"])

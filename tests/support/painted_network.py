@@ -128,7 +128,7 @@ def process_region(task: RegionTask) -> RegionResult:
     process each time, `die-once:FOLDER` some do so once; `hang` region 0 hangs; `hog:BYTES` region 1 takes that much
     memory unless it is alone with one patch at a time.
     """
-    region_task.load_predictor = lambda weights, _sha256, device, _engine: PaintedNetwork(
+    region_task.load_predictor = lambda weights, _sha256, device, *_engine: PaintedNetwork(
         weights, device
     )
     fault = os.environ.get("HEMAX_TEST_FAULT", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,9 @@ from ...errors import EngineError
 from .. import checkpoint
 from ..network_output import Engine
 from .openvino_engine import OpenVinoEngine
+
+#: Linux's names of the CPU's bf16 instructions.
+_BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 if TYPE_CHECKING:
     from ..hemax import HemaX
@@ -30,8 +34,43 @@ def check_engine(engine: str) -> None:
         )
 
 
+@lru_cache(maxsize=1)
+def bf16_instruction() -> str:
+    """Name the bf16 instructions of this machine's CPU; "" without any."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return ""
+    flags = next((set(line.split()) for line in lines if line.startswith("flags")), set())
+    return min(_BF16_FLAGS & flags, default="")
+
+
+def resolve_engine(engine: str, precision: str, on_cpu: bool) -> tuple[str, str]:
+    """Choose what "auto" means here: an engine and a precision.
+
+    OpenVINO is chosen for a CPU where it is installed, bf16 where that CPU has the instructions.
+
+    Parameters
+    ----------
+    engine
+        "auto", "torch" or "openvino".
+    precision
+        "auto", "f32" or "bf16".
+    on_cpu
+        Whether the network runs on this machine's CPU.
+    """
+    if engine == "auto":
+        engine = "openvino" if on_cpu and find_spec("openvino") is not None else "torch"
+    if precision == "auto":
+        precision = "bf16" if on_cpu and engine == "openvino" and bf16_instruction() else "f32"
+    return engine, precision
+
+
 def load_engine(
-    engine: str, path: str | Path | None = None, device: str = "cpu"
+    engine: str,
+    path: str | Path | None = None,
+    device: str = "cpu",
+    precision: str = "f32",
 ) -> tuple[Engine, checkpoint.WeightsCard]:
     """Load a checkpoint's network into an engine.
 
@@ -43,18 +82,26 @@ def load_engine(
         Checkpoint; None for the shipped weights.
     device
         "cpu" or "cuda"; OpenVINO always runs on the CPU.
+    precision
+        "f32", or "bf16" for OpenVINO.
 
     Raises
     ------
     EngineError
-        The engine's package is not installed.
+        The engine's package is not installed, or the CPU has no bf16 instructions.
     WeightsError
         As `checkpoint.read_card`.
     """
     check_engine(engine)
+    if precision == "bf16" and not bf16_instruction():
+        # OpenVINO would compute in f32 and say nothing. Results would depend on the worker.
+        raise EngineError(
+            "--precision bf16: this machine's CPU has no bf16 instructions. Every worker needs them. "
+            "Use --precision f32."
+        )
     if engine == "openvino":
         card = checkpoint.read_card(path)
-        return OpenVinoEngine(card), card
+        return OpenVinoEngine(card, precision), card
     from ..hemax import fold_batch_norms
     from .torch_engine import TorchEngine
 

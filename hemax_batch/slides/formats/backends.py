@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import openslide
 
 from ...errors import UnreadableSlideError, one_line
@@ -14,11 +15,24 @@ from .image_backend import ImageBackend
 from .jpeg_headers import JpegHeaders
 from .openslide_backend import OpenSlideBackend
 from .tiff_backend import TiffBackend, agrees_with, choose_levels
-from .tiff_layout import HostileTiff, TiffLayout, UnsupportedTiff, parse_tiff
+from .tiff_images import TiffImage, TiffLayout, choose_image, parse_tiff
+from .tiff_layout import HostileTiff, TiffLevel, UnsupportedTiff
+from .tiff_planes import choose_plane, join_planes
+
+_GENERIC = "generic-tiff"  # OpenSlide's word for a TIFF of no vendor: it reads the first image, whatever that is
 
 
-def open_backend(path: Path, name: str, replay_graph: Slide | None = None):
-    """The backend for this file's content, or the one of its record; errors name the slide."""
+def open_backend(
+    path: Path,
+    name: str,
+    replay_graph: Slide | None = None,
+    image: int | None = None,
+    focus_plane: int | None = None,
+):
+    """The backend for this file's content, or the one of its record; errors name the slide.
+
+    image, focus_plane   which of several (from 1); None: see tiff_images
+    """
     try:
         if path.exists() and not path.is_file():  # opening a pipe would wait for ever
             raise UnreadableSlideError("not a regular file; name the slide's main file")
@@ -30,7 +44,9 @@ def open_backend(path: Path, name: str, replay_graph: Slide | None = None):
             )
         if magic in tiff_directories.MAGIC:
             tiff_directories.check_directories(path)
-            return _open_tiff(path) if replay_graph is None else _reopen_tiff(path, replay_graph)
+            if replay_graph is not None:
+                return _reopen_tiff(path, replay_graph)
+            return _open_tiff(path, image, focus_plane)
         if openslide.OpenSlide.detect_format(str(path)):
             return OpenSlideBackend(path)
         return ImageBackend(path)
@@ -46,11 +62,11 @@ def open_backend(path: Path, name: str, replay_graph: Slide | None = None):
         raise UnreadableSlideError(f"{name}: {one_line(error)}") from error
 
 
-def _open_tiff(path: Path):
+def _open_tiff(path: Path, image: int | None, focus_plane: int | None):
     """The fast path where it can be trusted, else OpenSlide.
 
-    Steps: parse; open with OpenSlide too; take the fast path with OpenSlide's levels if a few tiles agree, or with
-    the file's own levels where OpenSlide does not know the format.
+    Steps: parse; open with OpenSlide too; of a vendor's slide take the image that OpenSlide takes, else choose one by the
+    rule of tiff_images; take the fast path if a few tiles agree, or if OpenSlide does not read that image.
     """
     try:
         layout, refusal = parse_tiff(path), ""
@@ -59,28 +75,107 @@ def _open_tiff(path: Path):
     try:
         vendor_slide = OpenSlideBackend(path)
     except openslide.OpenSlideError:
-        if layout is None or not layout.pyramid:
-            raise UnsupportedTiff(refusal or layout.refusal) from None
-        return TiffBackend(path, layout.pyramid, layout.vendor, layout.spacing_um)
-    if layout is not None:
+        vendor_slide = None
+    if layout is None:
+        if vendor_slide is None:
+            raise UnsupportedTiff(refusal)
+        return vendor_slide
+    if vendor_slide is not None:
         vendor_slide.check_window = JpegHeaders(path, layout).check
-        vendor_slide.spacing_um = vendor_slide.spacing_um or layout.spacing_um
-        fast = _agreeing_fast_path(path, layout, vendor_slide)
-        if fast is not None:
+        vendor_slide.icc = layout.icc
+        if vendor_slide.vendor != _GENERIC:
+            return _vendor_image(path, layout, vendor_slide)
+    try:
+        chosen = choose_image(join_planes(path, layout), image)
+    except UnsupportedTiff:
+        if vendor_slide is None:
+            raise
+        return _only_image(layout, vendor_slide)
+    plane, words = choose_plane(path, chosen, focus_plane)
+    levels = chosen.planes[plane]
+    spacing_um, backend = chosen.spacing_um, None
+    if vendor_slide is not None:
+        if _shows(vendor_slide, layout, levels) and layout.orientation == 1:
+            spacing_um = vendor_slide.spacing_um = vendor_slide.spacing_um or chosen.spacing_um
+            backend = _agreeing_fast_path(path, layout, levels, vendor_slide) or vendor_slide
+        if backend is not vendor_slide:
             vendor_slide.close()
-            return fast
+    if backend is None:
+        vendor = layout.vendor if vendor_slide is None else vendor_slide.vendor
+        backend = TiffBackend(path, levels, vendor, spacing_um)
+    return _described(backend, layout, chosen, plane, words)
+
+
+def _described(backend, layout: TiffLayout, chosen: TiffImage, plane: int, words: tuple[str, ...]):
+    """The backend with what is to be said of the image that it reads."""
+    numbers = chosen.plane_numbers or (chosen.number,) * len(chosen.planes)
+    backend.image, backend.focus_plane = numbers[plane], 1 if chosen.plane_numbers else plane + 1
+    left = [i for i in layout.images if i.number not in numbers]
+    if left:
+        backend.notes += (f"read: {chosen.words}; left: {', '.join(i.words for i in left)}",)
+    backend.warnings += words
+    backend.icc, backend.orientation = layout.icc, layout.orientation
+    return backend
+
+
+def _shows(
+    vendor_slide: OpenSlideBackend, layout: TiffLayout, levels: tuple[TiffLevel, ...]
+) -> bool:
+    """Whether OpenSlide's level 0 is this image: it goes by size, and takes the first of several."""
+    first = layout.by_size.get(vendor_slide.level_sizes[0])
+    return first is not None and np.array_equal(first.offsets, levels[0].offsets)
+
+
+def _vendor_image(path: Path, layout: TiffLayout, vendor_slide: OpenSlideBackend):
+    """A vendor's slide, in the image that OpenSlide takes for it."""
+    size = vendor_slide.level_sizes[0]
+    mine = next((i for i in layout.images if i.size == size), None)
+    spacing_um = mine.spacing_um if mine else layout.spacing_um
+    vendor_slide.spacing_um = vendor_slide.spacing_um or spacing_um
+    backend = _agreeing_fast_path(path, layout, (), vendor_slide)
+    if backend is None:
+        backend = vendor_slide
+    else:
+        vendor_slide.close()
+    left = [i.words for i in layout.images if i is not mine]
+    if left and mine is not None:
+        backend.notes += (f"read: {mine.words}; left: {', '.join(left)}",)
+    if layout.pages_of.get(size, 0) > 1:
+        backend.warnings += (
+            f"the file holds {layout.pages_of[size]} images of {size[0]}x{size[1]} px (focus planes?); the first is read",
+        )
+    backend.icc, backend.orientation = layout.icc, layout.orientation
+    return backend
+
+
+def _only_image(layout: TiffLayout, vendor_slide: OpenSlideBackend) -> OpenSlideBackend:
+    """What only OpenSlide decodes: the largest image, of which there must be one."""
+    size = vendor_slide.level_sizes[0]
+    larger = [i.words for i in layout.images if i.size[0] * i.size[1] > size[0] * size[1]]
+    if layout.pages_of.get(size, 0) > 1 or larger:
+        vendor_slide.close()
+        raise HostileTiff(
+            f"holds {len(layout.images)} images, of which OpenSlide reads the first ({size[0]}x{size[1]} px): "
+            f"{', '.join(i.words for i in layout.images)}; write each into a file of its own"
+        )
+    vendor_slide.orientation = layout.orientation
     return vendor_slide
 
 
 def _agreeing_fast_path(
-    path: Path, layout: TiffLayout, vendor_slide: OpenSlideBackend
+    path: Path,
+    layout: TiffLayout,
+    own: tuple[TiffLevel, ...],
+    vendor_slide: OpenSlideBackend,
 ) -> TiffBackend | None:
+    """The fast path with OpenSlide's levels; None where its pixels are others. `own`: the levels that the file names."""
     try:
-        levels = choose_levels(layout.by_size, vendor_slide.level_sizes)
+        known = layout.by_size | {level.size: level for level in own}
+        levels = choose_levels(known, vendor_slide.level_sizes)
     except UnsupportedTiff:
         return None
-    if len(layout.pyramid) > len(levels) and layout.pyramid[0].size == levels[0].size:
-        levels = layout.pyramid  # OME keeps its pyramid in SubIFDs, where OpenSlide does not look
+    if len(own) > len(levels) and own[0].size == levels[0].size:
+        levels = own  # OME keeps its pyramid in SubIFDs, where OpenSlide does not look
     fast = TiffBackend(path, levels, vendor_slide.vendor, vendor_slide.spacing_um)
     if agrees_with(fast, vendor_slide):
         return fast
@@ -91,7 +186,8 @@ def _agreeing_fast_path(
 def _guarded_openslide(path: Path) -> OpenSlideBackend:
     slide = OpenSlideBackend(path)
     with suppress(UnsupportedTiff):
-        slide.check_window = JpegHeaders(path, parse_tiff(path)).check
+        layout = parse_tiff(path)
+        slide.check_window, slide.icc = JpegHeaders(path, layout).check, layout.icc
     return slide
 
 
@@ -99,6 +195,12 @@ def _reopen_tiff(path: Path, replay_graph: Slide):
     if replay_graph.backend == "openslide":
         return _guarded_openslide(path)
     layout = parse_tiff(path)
-    known = {level.size: level for level in layout.pyramid} | layout.by_size
+    all_levels = (level for i in layout.images for plane in i.planes for level in plane)
+    known = {level.size: level for level in all_levels} | layout.by_size
+    if replay_graph.image:
+        plane = layout.images[replay_graph.image - 1].planes[replay_graph.focus_plane - 1]
+        known |= {level.size: level for level in plane}
     levels = choose_levels(known, replay_graph.level_sizes)
-    return TiffBackend(path, levels, replay_graph.vendor, None)
+    backend = TiffBackend(path, levels, replay_graph.vendor, None)
+    backend.icc = layout.icc
+    return backend

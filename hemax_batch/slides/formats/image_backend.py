@@ -1,6 +1,7 @@
 """A single field from a microscope camera: PNG, JPEG, BMP and the like, held in memory as RGB.
 
-Stored pixels are taken as they lie; an EXIF orientation is not applied, so that coordinates are those of the file.
+Stored pixels are taken as they lie; an EXIF orientation is reported, not applied: coordinates are those of the file, as
+QuPath and napari show it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,11 @@ class ImageBackend:
     """One image of one level, decoded once."""
 
     backend = "image"
+    image = focus_plane = 0  # which of several in the file, from 1
+    orientation = 1  # as the file's tag says; pixels are given as stored
+    icc = b""
+    notes: tuple[str, ...] = ()  # of the file: for `info` and result.json
+    warnings: tuple[str, ...] = ()
 
     def __init__(self, path: Path):
         try:
@@ -37,6 +43,8 @@ class ImageBackend:
                 self.level_sizes = (image.size,)
                 self.spacing_um = spacing.from_dpi(image.info.get("dpi"))
                 _refuse_oversize(image.size)
+                self.icc = image.info.get("icc_profile") or b""
+                self.orientation = _orientation(image)
                 self._rgb = _decode(path, image)
         except UnidentifiedImageError as error:
             raise UnreadableSlideError(
@@ -68,6 +76,14 @@ def _open(path: Path) -> Image.Image:
             raise _oversize(f"over {2 * MAX_IMAGE_PX // 10**6} Mpx") from error
         finally:
             Image.MAX_IMAGE_PIXELS = before
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(274, 1)
+    except Exception:  # damaged EXIF data ends in any error of Pillow's
+        return 1
+    return value if isinstance(value, int) else 1
 
 
 def _refuse_oversize(size: tuple[int, int]) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from .jpeg import frame_header
-from .tiff_layout import TiffLayout, TiffLevel
+from .tiff_images import TiffLayout
+from .tiff_layout import TiffLevel
 
 _JPEG = 7
 _HEAD_BYTES = 64 * 2**10

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import openslide
+from PIL import ImageCms
 
 from ...errors import one_line
 from . import pixel_formats, spacing
@@ -35,6 +36,11 @@ class OpenSlideBackend:
     """One slide through OpenSlide. `read` gives uint8 [h, w, 3] for windows inside a level."""
 
     backend = "openslide"
+    image = focus_plane = 0  # which of several in the file, from 1
+    orientation = 1  # as the file's tag says; pixels are given as stored
+    icc = b""
+    notes: tuple[str, ...] = ()  # of the file: for `info` and result.json
+    warnings: tuple[str, ...] = ()
 
     def __init__(self, path: Path):
         self._path = str(path)
@@ -45,6 +51,11 @@ class OpenSlideBackend:
         self.vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
         self.level_sizes = tuple((int(w), int(h)) for w, h in self._handle.level_dimensions)
         self.spacing_um = _spacing(properties)
+        try:
+            profile = self._handle.color_profile
+            self.icc = profile.tobytes() if profile else b""
+        except ImageCms.PyCMSError:  # damaged: whoever reads these bytes will say so
+            self.icc = b"damaged"
         self._damaged: list[dict[Rect, str]] = [{} for _ in self.level_sizes]
         self._blocks: OrderedDict[tuple[int, int, int], np.ndarray] = OrderedDict()
 

@@ -26,12 +26,26 @@ class SlideBackend(Protocol):
         (width, height) of each level in pixels, the finest level first.
     spacing_um
         µm per level-0 pixel along x and y, or None if the file does not say.
+    image, focus_plane
+        Which of several in the file is read, from 1. 0: the only one, or as the reader chooses.
+    orientation
+        The file's orientation tag. Pixels are given as stored.
+    icc
+        The embedded colour profile, or b"".
+    notes, warnings
+        What was read of the file and what was left, and what may spoil the results.
     """
 
     backend: str
     vendor: str
     level_sizes: tuple[tuple[int, int], ...]
     spacing_um: tuple[float, float] | None
+    image: int
+    focus_plane: int
+    orientation: int
+    icc: bytes
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
 
     def read(
         self, level: int, x: int, y: int, w: int, h: int, on_damage: OnDamage | None = None

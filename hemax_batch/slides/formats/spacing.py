@@ -84,20 +84,28 @@ def from_aperio(description: str) -> Spacing | None:
     return believable(float(found.group(1)), float(found.group(1))) if found else None
 
 
-def from_ome_xml(xml: str) -> Spacing | None:
-    """From the first image's PhysicalSizeX/Y and their units (µm where none is named)."""
+def all_from_ome_xml(xml: str) -> list[Spacing | None]:
+    """Of each image, from its PhysicalSizeX/Y and their units (µm where none is named); [] where the XML is damaged."""
     try:
         root = (
             ET.fromstring(xml) if "<!DOCTYPE" not in xml else None
         )  # no entities, so none can explode
     except ET.ParseError:
         root = None
-    pixels = (
-        next((e for e in root.iter() if e.tag.rpartition("}")[2] == "Pixels"), None)
-        if root is not None
-        else None
+    return (
+        []
+        if root is None
+        else [_of_pixels(e) for e in root.iter() if e.tag.rpartition("}")[2] == "Pixels"]
     )
-    if pixels is None or "PhysicalSizeX" not in pixels.attrib:
+
+
+def from_ome_xml(xml: str) -> Spacing | None:
+    """Of the first image."""
+    return next(iter(all_from_ome_xml(xml)), None)
+
+
+def _of_pixels(pixels: ET.Element) -> Spacing | None:
+    if "PhysicalSizeX" not in pixels.attrib:
         return None
     x = _in_um(pixels, "PhysicalSizeX")
     return believable(x, _in_um(pixels, "PhysicalSizeY") if "PhysicalSizeY" in pixels.attrib else x)

@@ -30,6 +30,11 @@ class TiffBackend:
     """Levels of a TIFF, decoded tile by tile. Threads may share it."""
 
     backend = "tiff"
+    image = focus_plane = 0  # which of several in the file, from 1
+    orientation = 1  # as the file's tag says; pixels are given as stored
+    icc = b""
+    notes: tuple[str, ...] = ()  # of the file: for `info` and result.json
+    warnings: tuple[str, ...] = ()
 
     def __init__(
         self,

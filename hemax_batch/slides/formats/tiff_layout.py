@@ -1,4 +1,4 @@
-"""Where a TIFF's tiles lie and how they are coded: parsed once by tifffile, which is then closed.
+"""Where the tiles of one image of a TIFF lie and how they are coded.
 
 Strips count as tiles as wide as the image. Only single 2-D images with 1, 3 or 4 unsigned 8/16-bit samples are taken;
 for anything else `UnsupportedTiff` says why, and OpenSlide may still read it.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 import imagecodecs
 import numpy as np
@@ -22,7 +21,6 @@ MAX_PX_PER_BYTE = 100_000  # an empty sparse slide with 512 px tiles has 16,000
 MAX_LOST_SHARE = (
     0.01  # of the tiles, beyond the file's end: more is a truncated file, not a damaged tile
 )
-_MAX_PAGES = 64
 _NONE, _JPEG = 1, 7
 JPEG2000 = (33005, 34712)
 #: imagecodecs' names of codecs that give bytes, and of those that give an image of their own size.
@@ -94,75 +92,7 @@ class TiffLevel:
         return height, self.tile_width
 
 
-@dataclass(frozen=True)
-class TiffLayout:
-    """What a TIFF holds: its own idea of the pyramid, every image by size, and its µm/px."""
-
-    pyramid: tuple[TiffLevel, ...]  # finest first; empty where the first image is none we read
-    by_size: dict[
-        tuple[int, int], TiffLevel
-    ]  # every readable image, the tiled one first of two of one size
-    refusal: str  # why `pyramid` is empty
-    vendor: str
-    spacing_um: spacing.Spacing | None
-
-
-def parse_tiff(path: Path) -> TiffLayout:
-    """Read the directories of a TIFF; raises UnsupportedTiff where tifffile cannot make sense of them."""
-    try:
-        with tifffile.TiffFile(path, _multifile=False) as tiff:
-            return _layout(tiff, path.stat().st_size)
-    except (UnsupportedTiff, HostileTiff):
-        raise
-    except (
-        Exception
-    ) as error:  # tifffile meets damage with whatever it stumbles over (KeyError, struct.error, …)
-        raise UnsupportedTiff(
-            f"damaged TIFF directories ({type(error).__name__}: {error})"
-        ) from error
-
-
-def _layout(tiff: tifffile.TiffFile, file_bytes: int) -> TiffLayout:
-    by_size: dict[tuple[int, int], TiffLevel] = {}
-    for page in [tiff.pages[i] for i in range(min(len(tiff.pages), _MAX_PAGES))]:
-        try:
-            level = _level(page, file_bytes)
-        except UnsupportedTiff:
-            continue
-        if level.size not in by_size or by_size[level.size].strips > level.strips:
-            by_size[level.size] = level
-    refusal, pyramid = "", ()
-    try:
-        pyramid = _own_pyramid(tiff, file_bytes)
-    except UnsupportedTiff as error:
-        refusal = str(error)
-    vendor = next(
-        (name for name in ("svs", "ndpi", "ome", "scn", "imagej") if name in tiff.flags), "tiff"
-    )
-    return TiffLayout(pyramid, by_size, refusal, vendor, _spacing(tiff))
-
-
-def _own_pyramid(tiff: tifffile.TiffFile, file_bytes: int) -> tuple[TiffLevel, ...]:
-    """The first series' levels, without those that are no smaller image of the same shape."""
-    series = tiff.series[0]
-    levels = []
-    for level in series.levels:
-        page = level.keyframe
-        if len(level.pages) != 1 or level.size != page.size:
-            raise UnsupportedTiff(
-                f"a stack of {len(level.pages)} images (axes {level.axes}), not one RGB image; export a single plane"
-            )
-        levels.append(_level(page, file_bytes))
-    kept = levels[:1]
-    for level in levels[1:]:
-        ratio = levels[0].width / level.width
-        same_shape = abs(levels[0].height / ratio - level.height) <= max(2.0, 0.01 * level.height)
-        if level.width < kept[-1].width and same_shape:
-            kept.append(level)
-    return tuple(kept)
-
-
-def _level(page: tifffile.TiffPage, file_bytes: int) -> TiffLevel:
+def page_level(page: tifffile.TiffPage, file_bytes: int) -> TiffLevel:
     """The page as a level; raises UnsupportedTiff naming what is wrong with it."""
     _check_claims(page, file_bytes)
     _check_pixels(page)
@@ -258,14 +188,8 @@ def _check_pixels(page: tifffile.TiffPage) -> None:
         raise UnsupportedTiff(f"predictor {page.predictor}; save it without")
 
 
-def _spacing(tiff: tifffile.TiffFile) -> spacing.Spacing | None:
-    if tiff.is_ome:
-        found = spacing.from_ome_xml(tiff.ome_metadata or "")
-        if found:
-            return found
-    page = tiff.pages[0]
-    if tiff.is_svs:
-        return spacing.from_aperio(page.description)  # its resolution tags are of no use
+def page_spacing(page: tifffile.TiffPage) -> spacing.Spacing | None:
+    """From a page's resolution tags."""
     x, y = (
         tag.value if (tag := page.tags.get(name)) else None
         for name in ("XResolution", "YResolution")
