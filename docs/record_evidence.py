@@ -1,4 +1,4 @@
-"""Keep a command's JSON as evidence: `python docs/record_evidence.py NAME REPORT.json "COMMAND"`.
+r"""Keep a command's JSON as evidence: `python docs/record_evidence.py NAME REPORT.json "COMMAND"`.
 
 Writes docs/evidence/NAME.json with the command, this machine and the hash of the weights that ship.
 Then run docs/fill_figures.py.

@@ -347,15 +347,12 @@ class RunContext:
         """All regions are in the journal (or lost): publish the slide, then drop its journal."""
         from .publishing.publish import publish_slide
 
-        min_confidence = self.settings.min_confidence
-        if min_confidence is None:
-            min_confidence = self.card.min_confidence
         processes = cpu_limit() if self.options.workers is None else self.options.workers
         self.check_lock()
-        record = publish_slide(
-            self.results, job, self.settings, min_confidence, self.card.sha256, processes
-        )
+        record = publish_slide(self.results, job, self.settings, self.card, processes)
         job.cells, job.warnings = record.cells, record.warnings
+        if record.outside and record.outside.outside:
+            job.alarms = (record.outside.words,)
         job.journal.clear()
         clear_failure(self.results.state, job.slide_id)
 

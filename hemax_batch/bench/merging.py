@@ -23,6 +23,7 @@ from PIL import Image
 
 from ..cells.contours import trace_outlines
 from ..mask_packing import pack_mask
+from ..model.checkpoint import WeightsCard
 from ..outputs.outlines import outline_text
 from ..publishing.publish import publish_slide
 from ..records import PICTURE_UM, Cells, Region, RegionResult, Slide, StainProfile, TilePlan
@@ -35,6 +36,7 @@ from ..vocabulary import ATTRIBUTES, N_CLASSES
 
 #: 50 x 25 mm in regions of about 400 µm.
 SLIDE_PX, MPP, CORE_PX = (200_000, 100_000), 0.25, 1536
+_CARD = WeightsCard("", "0" * 64, "", 0.12, 320, 1, 1.0, 0.5, {}, {})
 #: Number of different masks and pictures.
 _VARIANTS = 24
 _PICTURE_PX = round(PICTURE_UM / 0.12)
@@ -94,7 +96,7 @@ def publish(
     """Publish what `fill_journal` left; return seconds, CPU seconds and peak memory (MB)."""
     job = synthetic_job(root, size_px)
     before_mb, begun, cpu_begun = _peak_mb(), time.perf_counter(), _cpu_s()
-    record = publish_slide(ResultsFolder(root), job, RunSettings(), 0.5, "0" * 64, processes)
+    record = publish_slide(ResultsFolder(root), job, RunSettings(), _CARD, processes)
     wall_s, cpu_s = time.perf_counter() - begun, _cpu_s() - cpu_begun
     return {
         "cells": record.cells,

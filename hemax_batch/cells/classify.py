@@ -1,6 +1,7 @@
 """Classification of each cell: final class, confidence and reasons for review.
 
-A cell of low confidence becomes `unidentified`. A sure attribute that contradicts the class
+A cell of low confidence becomes `unidentified`, and so does a cell unlike those that the network
+knows. Unidentified cells are not counted. A sure attribute that contradicts the class
 (`CONTRADICTIONS`) marks the cell for review; its class stays. Decisions are made for all cells at
 once, as arrays. Sentences are composed for a few thousand cells at a time, when they are written.
 """
@@ -30,16 +31,14 @@ from .morphology import (
     NUCLEUS_FRACTION,
     SIZE_UM,
     SURE_ATTRIBUTE,
+    WITHOUT_MORPHOLOGY,
 )
-
-#: A slide with a larger share of out-of-distribution cells gets a warning. By definition one
-#: calibration cell in a hundred is out of distribution.
-MAX_OOD_FRACTION = 0.1
 
 #: Names of `CellCalls.class_index`.
 CALL_NAMES = (*CLASS_NAMES, UNIDENTIFIED)
 _UNIDENTIFIED = len(CLASS_NAMES)
 _BASOPHIL = CLASS_NAMES.index("basophil")
+_IS_BROKEN = np.isin(CALL_NAMES, WITHOUT_MORPHOLOGY)
 _IS_NEUTROPHIL = np.isin(CLASS_NAMES, NEUTROPHIL_NAMES)
 #: Per attribute, whether a state contradicts a class: bool [classes, states].
 _CONTRADICTING_STATES = {
@@ -96,7 +95,7 @@ class CellCalls:
     contradicting_attributes : ndarray of bool [N, A]
         Attributes that contradict the class.
     out_of_distribution : ndarray of bool [N]
-        Unlike the cells that the network was calibrated on.
+        Unidentified because unlike the cells that the network was calibrated on.
     cut : ndarray of bool [N]
         Cut by the edge of the slide.
     """
@@ -121,25 +120,34 @@ class CellCalls:
         """Final class of each cell."""
         return [CALL_NAMES[k] for k in self.class_index.tolist()]
 
-    @property
+    @cached_property
     def low_confidence(self) -> np.ndarray:
         """Cells that are unidentified because no class is sure enough: bool [N]."""
-        low: np.ndarray = (self.class_index == _UNIDENTIFIED) & ~self.no_nucleus
+        unsure = self.confidences[:, 0] < self.min_confidence
+        low: np.ndarray = (self.class_index == _UNIDENTIFIED) & ~self.no_nucleus & unsure
         return low
+
+    @property
+    def broken(self) -> np.ndarray:
+        """Smudge cells, whose parts are not described: bool [N]."""
+        broken: np.ndarray = _IS_BROKEN[self.class_index]
+        return broken
 
     @property
     def unusual_size(self) -> np.ndarray:
         """Cells of unusual diameter or without an outline: bool [N]."""
         diameter = self.measures.diameter_um
-        usual: np.ndarray = (diameter >= SIZE_UM[0]) & (diameter <= SIZE_UM[1])
-        return ~usual
+        usual = (diameter >= SIZE_UM[0]) & (diameter <= SIZE_UM[1])
+        unusual: np.ndarray = ~(usual | self.broken)
+        return unusual
 
     @property
     def unusual_nucleus_fraction(self) -> np.ndarray:
         """Cells without a nucleus, or with one of unusual size for the class: bool [N]."""
         fraction, (low, high) = self.measures.nucleus_fraction, _FRACTIONS[self.class_index].T
-        usual: np.ndarray = (fraction >= low) & (fraction <= high)
-        return ~usual
+        usual = (fraction >= low) & (fraction <= high)
+        unusual: np.ndarray = ~(usual | self.broken)
+        return unusual
 
     @cached_property
     def review(self) -> np.ndarray:
@@ -177,6 +185,7 @@ class CellCalls:
                 self.confidences[rows].tolist(),
                 self.class_index[rows].tolist(),
                 self.no_nucleus[rows].tolist(),
+                self.out_of_distribution[rows].tolist(),
                 strict=True,
             )
         ]
@@ -185,12 +194,20 @@ class CellCalls:
         for k in np.flatnonzero(self.review[at]).tolist():
             reasons[k] = tuple(self._reasons(int(at[k])))
         hidden = self.class_index[rows] == _BASOPHIL
-        return explanation_sentences(
+        sentences = explanation_sentences(
             heads, self.cells.attribute_probs[rows], self.measures, rows, hidden
-        ), reasons
+        )
+        for k in np.flatnonzero(self.broken[at]).tolist():
+            sentences[k] = f"{heads[k]}: a broken cell; its parts are not described."
+        return sentences, reasons
 
     def _sentence_start(
-        self, ranked: list[int], confidences: list[float], class_index: int, no_nucleus: bool
+        self,
+        ranked: list[int],
+        confidences: list[float],
+        class_index: int,
+        no_nucleus: bool,
+        out_of_distribution: bool,
     ) -> str:
         """Compose the start of the sentence on one cell."""
         (first, second), (confidence, next_best) = ranked, confidences
@@ -199,6 +216,8 @@ class CellCalls:
         one = f"{with_article(CLASSES[first].words)} ({confidence:.2f})"
         if no_nucleus:
             return f"Unidentified: looks most like {one}, but hardly any nucleus"
+        if out_of_distribution:
+            return f"Unidentified: looks most like {one}, but is unlike the cells that the network knows"
         other = f"{with_article(CLASSES[second].words)} ({next_best:.2f})"
         return f"Unidentified: most like {one} or {other}, below the {self.min_confidence:.2f} asked for"
 
@@ -211,7 +230,7 @@ class CellCalls:
             reasons.append(
                 f"band or segmented neutrophil ({confidence:.2f} for {first}, {next_best:.2f})"
             )
-        elif self.class_index[i] == _UNIDENTIFIED and not self.no_nucleus[i]:
+        elif self.low_confidence[i]:
             reasons.append(
                 f"low confidence ({confidence:.2f} for {first}, {next_best:.2f} for {second})"
             )
@@ -230,6 +249,8 @@ class CellCalls:
         """List the unusual measures of cell i."""
         reasons, k = [], int(self.class_index[i])
         diameter, fraction = self.measures.diameter_um[i], self.measures.nucleus_fraction[i]
+        if _IS_BROKEN[k]:
+            return []
         if not SIZE_UM[0] <= diameter <= SIZE_UM[1]:
             reasons.append(
                 f"unusual size ({diameter:.1f} µm across; usual is {SIZE_UM[0]:g} to {SIZE_UM[1]:g})"
@@ -249,7 +270,7 @@ def classify_cells(
 ) -> CellCalls:
     """Classify all cells of a slide.
 
-    Steps: take the two likeliest classes; check confidence and nucleus; decide the final class;
+    Steps: take the two likeliest classes; check confidence, familiarity and nucleus; decide the final class;
     find reasons for review.
 
     Parameters
@@ -263,17 +284,21 @@ def classify_cells(
     """
     ranked = np.argsort(-cells.class_probs, axis=1, kind="stable")[:, :2]
     confidences = np.take_along_axis(cells.class_probs, ranked, 1).astype(np.float64)
-    unsure = confidences[:, 0] < min_confidence
+    unsure, unfamiliar = confidences[:, 0] < min_confidence, cells.ood_score > 1
     # Total neutrophils must not lose such a cell. Experts disagree on band or segmented too.
     neutrophil_stage_unsure = (
-        unsure & _IS_NEUTROPHIL[ranked].all(1) & (confidences.sum(1) >= min_confidence)
+        unsure
+        & ~unfamiliar
+        & _IS_NEUTROPHIL[ranked].all(1)
+        & (confidences.sum(1) >= min_confidence)
     )
     # Every counted cell is nucleated. Without a nucleus (or NaN) it is a platelet, dirt or a bad outline.
     no_nucleus = (~unsure | neutrophil_stage_unsure) & ~(
         measures.nucleus_fraction >= ANY_NUCLEUS_FRACTION[0]
     )
+    no_nucleus &= ~_IS_BROKEN[ranked[:, 0]]  # The outline of a broken cell says nothing.
     neutrophil_stage_unsure &= ~no_nucleus
-    is_named = neutrophil_stage_unsure | ~(unsure | no_nucleus)
+    is_named = neutrophil_stage_unsure | ~(unsure | no_nucleus | unfamiliar)
     x0, y0, x1, y1 = cells.boxes_xyxy.T
     return CellCalls(
         cells,
@@ -285,7 +310,7 @@ def classify_cells(
         neutrophil_stage_unsure,
         no_nucleus,
         _contradicting_attributes(cells.attribute_probs, ranked[:, 0]) & is_named[:, None],
-        cells.ood_score > 1,
+        unfamiliar,
         (x0 <= 0) | (y0 <= 0) | (x1 >= slide_size[0]) | (y1 >= slide_size[1]),
     )
 
@@ -338,19 +363,4 @@ def explanation_contradicts_class(attribute_probs: np.ndarray, class_name: str) 
         _contradicting_attributes(
             attribute_probs[None], np.array([CLASS_NAMES.index(class_name)])
         ).any()
-    )
-
-
-def ood_warning(cells: Cells) -> str:
-    """Return the warning on a slide with many out-of-distribution cells; "" if there are few.
-
-    In such a slide the images are unusual, not the cells. Confidences and thresholds were fitted to
-    other images.
-    """
-    n_ood = int((cells.ood_score > 1).sum())
-    if n_ood <= MAX_OOD_FRACTION * len(cells):
-        return ""
-    return (
-        f"{n_ood} of {len(cells)} cells look unlike those that the network knows: another stain, scanner or focus? It is "
-        "surer of them than it should be; `hemax-batch calibrate` fits it to labelled images of your own"
     )

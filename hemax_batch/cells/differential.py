@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from scipy.special import betaincinv
@@ -25,6 +25,7 @@ from ..vocabulary import (
     WHITE_NAMES,
     CellClass,
 )
+from .false_calls import CallErrors, FalseCalls
 from .own_classes import OwnClass
 from .rules import NEUTROPHILS, Rules
 
@@ -35,17 +36,38 @@ LOINC = {
     "eosinophil": "26450-7",
     "monocyte": "26485-3",
     "band_neutrophil": "26508-2",
+    "variant_lymphocyte": "13046-8",
+    "plasma_cell": "13047-6",
 }
+#: LOINC code of smudge cells per 100 leukocytes in blood.
+LOINC_SMUDGE = "34992-8"
 
-#: Findings that the network is not trained for; every differential lists them.
+#: Findings that no network of this vocabulary is trained for; every differential lists them.
 NOT_ASSESSED = (
     "platelets and platelet clumps",
-    "smudge cells",
-    "variant lymphocytes",
-    "plasma cells",
     "parasites",
     "red-cell morphology",
 )
+#: Rules on counts, with their classes.
+_COUNT_RULES = {
+    "blast_count": "blast",
+    "promyelocyte_count": "promyelocyte",
+    "myelocyte_count": "myelocyte",
+    "nrbc_count": "erythroblast",
+    "plasma_cell_count": "plasma_cell",
+}
+#: End of the rule of a flag on cells that error alone may explain, such as "blast_within_error".
+WITHIN_ERROR = "_within_error"
+_WORDS = {c.name: c.words for c in CLASSES}
+
+
+def not_assessed(unknown_classes: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return `NOT_ASSESSED` and the classes that the weights do not know.
+
+    >>> not_assessed(("plasma_cell",))[-1]
+    'plasma cells'
+    """
+    return (*NOT_ASSESSED, *(f"{_WORDS[name]}s" for name in unknown_classes))
 
 
 @dataclass(frozen=True)
@@ -94,6 +116,10 @@ class Differential:
         Counts of classes that are no white cells.
     flags : tuple of Flag
     rules : Rules
+    false_calls : dict, optional
+        Calls of each class that error alone would give; None where they are not known.
+    not_reportable : tuple of str
+        Reasons not to report the differential; empty if there are none.
     """
 
     shares: dict[str, Share]
@@ -108,7 +134,24 @@ class Differential:
     outside: dict[str, int]
     flags: tuple[Flag, ...]
     rules: Rules
+    false_calls: Mapping[str, FalseCalls] | None = None
+    not_reportable: tuple[str, ...] = ()
     claim: str = CLAIM
+
+    @property
+    def reportable(self) -> bool:
+        """Whether nothing speaks against the whole differential."""
+        return not self.not_reportable
+
+    @property
+    def smudge(self) -> int:
+        """Smudge cells, which are outside the denominator."""
+        return self.outside.get("smudge", 0)
+
+    @property
+    def smudge_per_100(self) -> float:
+        """Smudge cells per 100 white cells; NaN without white cells."""
+        return 100 * self.smudge / self.n_white if self.n_white else math.nan
 
     @property
     def sufficient(self) -> bool:
@@ -147,17 +190,34 @@ def compute_share(k: int, n: int) -> Share:
     return Share(k, 100 * k / n, 100 * low, 100 * high)
 
 
+def expected_false_calls(
+    errors: CallErrors | None, class_names: Iterable[str]
+) -> dict[str, FalseCalls]:
+    """Compute the calls of each class that error alone would give beside these calls.
+
+    Without the weights' table of errors the result is empty.
+    """
+    if errors is None:
+        return {}
+    called = Counter(class_names)
+    single = {name: (name,) for name in (*WHITE_NAMES, "erythroblast")}
+    wanted = {NEUTROPHILS: NEUTROPHIL_NAMES, **single}
+    return {name: errors.false_calls(called, *classes) for name, classes in wanted.items()}
+
+
 def count_differential(
     class_names: Iterable[str],
     target_cells: int = 200,
     wbc: float | None = None,
     rules: Rules | None = None,
+    false_calls: Mapping[str, FalseCalls] | None = None,
+    not_reportable: tuple[str, ...] = (),
 ) -> Differential:
     """Count cells by their final classes.
 
-    The denominator is the number of white cells. It includes a reviewer's variant lymphocytes,
-    plasma cells and other white cells. Unidentified cells, platelets, smudge cells and artefacts
-    are outside the denominator and are reported separately.
+    The denominator is the number of white cells. It includes a reviewer's other
+    white cells. Unidentified cells, platelets, smudge cells and artefacts are outside the
+    denominator and are reported separately.
 
     Parameters
     ----------
@@ -170,6 +230,11 @@ def count_differential(
         are at least `rules.nrbc_correction_per_100` nucleated red cells (NRBC) per 100 white cells.
     rules
         Thresholds and ranges; the defaults if None.
+    false_calls
+        What error alone would give of each class, for the flags on abnormal cells. None if a
+        person made the calls; empty if it is not known.
+    not_reportable
+        Reasons not to report the differential. Each becomes a flag.
 
     Raises
     ------
@@ -200,8 +265,10 @@ def count_differential(
     outside = {name: counts[name] for name in others if counts[name]}
     neutrophils = compute_share(sum(counts[name] for name in NEUTROPHIL_NAMES), n)
     flags = (
+        *(Flag("outside", words) for words in not_reportable),
         *_flags_on_numbers(n, target_cells, unidentified, rules),
-        *_flags_on_cells(shares, nrbc, rules),
+        *_flags_on_counts(counts, rules, false_calls),
+        *_flags_on_shares(shares, rules),
         *_flags_on_correction(per_100, wbc, corrected, rules),
         *_flags_on_ranges(shares, neutrophils, rules),
     )
@@ -218,6 +285,8 @@ def count_differential(
         outside,
         flags,
         rules,
+        false_calls or None,
+        not_reportable,
     )
 
 
@@ -241,19 +310,39 @@ def _flags_on_numbers(n: int, target: int, unidentified: int, rules: Rules) -> l
     return flags
 
 
-def _flags_on_cells(shares: dict[str, Share], nrbc: int, rules: Rules) -> list[Flag]:
-    """Flag cells that normal adult blood does not hold, or holds rarely."""
-    counts = {name: shares[name].count for name in ("blast", "promyelocyte", "myelocyte")}
-    words = {c.name: c.words for c in CLASSES}
-    count_rules = [(f"{name}_count", k, words[name]) for name, k in counts.items()]
-    count_rules.append(("nrbc_count", nrbc, words["erythroblast"]))
-    flags = [
-        Flag(rule, f"{_cells(k, name)} seen")
-        for rule, k, name in count_rules
-        if 0 < getattr(rules, rule) <= k
-    ]
+def _flags_on_counts(
+    counts: Mapping[str, int], rules: Rules, false_calls: Mapping[str, FalseCalls] | None
+) -> list[Flag]:
+    """Flag cells that normal adult blood does not hold, and say whether error alone explains them."""
+    flags = []
+    for rule, name in _COUNT_RULES.items():
+        if not 0 < getattr(rules, rule) <= counts[name]:
+            continue
+        seen = f"{_cells(counts[name], _WORDS[name])} seen"
+        if false_calls is None:
+            flags.append(Flag(rule, seen))
+        elif name not in false_calls:
+            flags.append(Flag(rule, f"{seen}; the number expected by error is not known"))
+        else:
+            flags.append(_flag_against_error(rule, name, seen, counts[name], false_calls[name]))
+    return flags
+
+
+def _flag_against_error(rule: str, name: str, seen: str, count: int, error: FalseCalls) -> Flag:
+    """Flag a count under its rule if it is above the upper limit of error, else as within error."""
+    figures = f"{error.expected:.1f} expected by error, 95 % {error.low} to {error.high}"
+    if count > error.high:
+        return Flag(rule, f"{seen}, more than error explains ({figures})")
+    words = f"{seen}, within the error expected: look at the cells ({figures})"
+    return Flag(f"{name}{WITHIN_ERROR}", words)
+
+
+def _flags_on_shares(shares: dict[str, Share], rules: Rules) -> list[Flag]:
+    """Flag cells that normal adult blood holds rarely."""
+    flags = []
     for rule, name, subject in (
         ("metamyelocyte_percent", "metamyelocyte", "metamyelocytes"),
+        ("variant_lymphocyte_percent", "variant_lymphocyte", "variant lymphocytes"),
         ("left_shift_band_percent", "band_neutrophil", "left shift: band neutrophils"),
     ):
         percent, limit = shares[name].percent, getattr(rules, rule)

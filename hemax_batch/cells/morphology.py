@@ -60,5 +60,8 @@ NUCLEUS_FRACTION: dict[str, tuple[float, float]] = {
     "erythroblast": (0.15, 0.90),
 }
 
+#: Broken cells. Their size, nucleus and attributes are not those of a cell.
+WITHOUT_MORPHOLOGY = ("smudge",)
+
 #: Plausible nucleus/cell area of an unidentified cell: the widest of the ranges above.
 ANY_NUCLEUS_FRACTION = (0.12, 0.98)

@@ -34,9 +34,12 @@ SOURCES = {
     "myelocyte_count": _CONSENSUS,
     "metamyelocyte_percent": _CONSENSUS,
     "nrbc_count": _CONSENSUS,
+    "plasma_cell_count": _CONSENSUS,
+    "variant_lymphocyte_percent": _CONSENSUS,
     "left_shift_band_percent": "the upper end of ARUP's adult range for bands",
     "nrbc_correction_per_100": "usual laboratory practice: corrected count = count x 100 / (100 + NRBC)",
     "unidentified_percent": "this tool's own: above it the per cents rest on too small a part of the cells",
+    "outside_percent": "this tool's own: five times the share of known cells that are beyond the limit",
     "ranges": "ARUP Laboratories, adults",
 }
 
@@ -66,6 +69,8 @@ class Rules:
         Nucleated red cells per 100 white cells from which the white count is corrected.
     unidentified_percent : float
         Unidentified cells in per cent of white and unidentified cells together.
+    outside_percent : float
+        Cells unlike those that the network knows, in per cent of all; a slide may be outside above.
     ranges : dict
         Reference ranges (low, high) in per cent of white cells, by class.
     ranges_of : str
@@ -79,9 +84,12 @@ class Rules:
     myelocyte_count: float = 1
     metamyelocyte_percent: float = 2.0
     nrbc_count: float = 1
+    plasma_cell_count: float = 1
+    variant_lymphocyte_percent: float = 5.0
     left_shift_band_percent: float = 5.0
     nrbc_correction_per_100: float = 5.0
     unidentified_percent: float = 10.0
+    outside_percent: float = 5.0
     ranges: dict[str, tuple[float, float]] = field(default_factory=_arup_adults)
     ranges_of: str = "adults, ARUP"
     classes: tuple[OwnClass, ...] = ()

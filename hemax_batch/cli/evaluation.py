@@ -194,7 +194,7 @@ def faithfulness(
 @COARSE_OPTION
 @click.option("--from-scratch", is_flag=True, help="Start every model from random weights.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-def compare(
+def compare(  # noqa: PLR0913 - one parameter per option
     data: tuple[Path, ...],
     out: Path,
     steps: int,
@@ -289,7 +289,7 @@ def compare(
 @click.option("--from-scratch", is_flag=True, help="Start the backbone from random weights.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-def transfer(
+def transfer(  # noqa: PLR0913 - one parameter per option
     data: tuple[Path, ...],
     out: Path,
     steps: int,

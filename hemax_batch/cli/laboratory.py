@@ -1,6 +1,4 @@
-"""The laboratory's commands: `verify` and `monitor`. Nothing heavy is imported before a command is
-known.
-"""
+"""The laboratory's commands: `verify` and `monitor`. Nothing heavy is imported before a command runs."""
 
 from __future__ import annotations
 
@@ -63,8 +61,7 @@ def verify(
     template: bool,
     print_rules: bool,
 ) -> None:
-    """Verify the tool against manual differentials: agreement, bias, regression, flags,
-    repeatability.
+    """Verify the tool against manual differentials: agreement, bias, flags, repeatability.
 
     MANUAL.csv has a row for each slide and examiner: slide, examiner, cells, and the count of each
     class. A slide has one or two examiners. Rows that do not hold are refused by number. Without
@@ -172,8 +169,7 @@ def monitor(
     rules: Path | None,
     quiet: bool,
 ) -> None:
-    """Chart the drift of scanner, stain and network over the nights of RESULTS, against a baseline
-    period.
+    """Chart the drift of scanner, stain and network from night to night, against a baseline.
 
     Red-cell diameter, stain, background, focus, unfamiliar and unidentified cells, the screen's
     audit, class shares and corrections in review, by night and by scanner, with the rules of

@@ -270,7 +270,7 @@ def run(inputs: tuple[str, ...], out: Path, **given: Any) -> None:
     sys.exit(summary.exit_code or exported)
 
 
-def _resolve_engine(given: dict) -> tuple[str, str]:
+def _resolve_engine(given: dict[str, Any]) -> tuple[str, str]:
     """Say which engine and precision `auto` means. The workers of an existing cluster may have GPUs: PyTorch finds them."""
     from ..model.engines.selection import resolve_engine
     from ..scheduling.resources import visible_gpus

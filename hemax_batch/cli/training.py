@@ -129,7 +129,7 @@ COARSE_OPTION = click.option(
 )
 @click.option("--seed", default=0, show_default=True)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-def train(
+def train(  # noqa: PLR0913 - one parameter per option
     data: tuple[Path, ...],
     out: Path,
     work: Path | None,

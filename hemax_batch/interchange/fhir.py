@@ -28,14 +28,21 @@ def report(folder: Path) -> DiagnosticReport:
     record, d = load_record(folder), load_differential(folder)
     observations = [_observation(i, entry) for i, entry in enumerate(d["classes"])]
     red = d["nucleated_red_cells"]
+    smudge = d["smudge_cells"]
     extra = [
         ("Nucleated red cells per 100 white cells", red["per_100_white"], "/100{WBCs}"),
+        (
+            "Smudge cells per 100 white cells",
+            smudge["per_100_white"],
+            "/100{WBCs}",
+            smudge["loinc"],
+        ),
         ("White cells counted", d["white_cells"], "{cells}"),
         ("Unidentified cells, not counted", d["unidentified"], "{cells}"),
     ]
     observations += [
-        _resource(len(observations) + k, _text(words), _quantity(value, unit))
-        for k, (words, value, unit) in enumerate(extra)
+        _resource(len(observations) + k, _coded(words, *loinc), _quantity(value, unit))
+        for k, (words, value, unit, *loinc) in enumerate(extra)
     ]
     return DiagnosticReport.model_validate(
         {
@@ -68,16 +75,34 @@ def report(folder: Path) -> DiagnosticReport:
     )
 
 
+def _coded(words: str, *loinc: str) -> dict[str, Any]:
+    """Return a text, with a LOINC code if one was verified."""
+    code = _text(words)
+    if loinc:
+        code["coding"] = [{"system": _LOINC, "code": loinc[0]}]
+    return code
+
+
+def _by_error(entry: dict[str, Any]) -> tuple[tuple[str, float, str], ...]:
+    """Return the calls of a class that error alone would give; empty if they are not known."""
+    if entry["expected_false"] is None:
+        return ()
+    return (
+        ("Cells expected by error", entry["expected_false"], "{cells}"),
+        ("Cells expected by error, 95 % limit, upper", entry["expected_false_high95"], "{cells}"),
+    )
+
+
 def _observation(i: int, entry: dict[str, Any]) -> dict[str, Any]:
     """Return a class: per cent, limits and count as components, and the reference range."""
-    code = _text(f"{entry['words'][0].upper()}{entry['words'][1:]}, per 100 white cells")
-    if "loinc" in entry:
-        code["coding"] = [{"system": _LOINC, "code": entry["loinc"]}]
+    words = f"{entry['words'][0].upper()}{entry['words'][1:]}, per 100 white cells"
+    code = _coded(words, *([entry["loinc"]] if "loinc" in entry else []))
     resource = _resource(i, code, _quantity(entry["percent"], "%"))
     figures = (
         ("95 % limit, lower (exact)", entry["low95"], "%"),
         ("95 % limit, upper (exact)", entry["high95"], "%"),
         ("Cells counted", entry["count"], "{cells}"),
+        *_by_error(entry),
     )
     resource["component"] = [
         {"code": _text(words), **_quantity(value, unit)} for words, value, unit in figures

@@ -416,7 +416,7 @@ def average_weights(paths: list[Path], out: Path) -> WeightsCard:
     if len({(card.mpp, card.patch_px) for card in cards}) != 1:
         scales = "; ".join(f"{c.path}: {c.mpp:g} µm/px, patches of {c.patch_px} px" for c in cards)
         raise WeightsError(
-            f"different scales ({scales}): only weights of one scale and patch size can be averaged"
+            f"of different scale ({scales}): only weights of one scale and patch size can be averaged"
         )
     states = [model.state_dict() for model, _ in loaded]
     mean = {

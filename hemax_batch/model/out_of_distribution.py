@@ -9,6 +9,7 @@ those cells keep. `learning.evaluation.ood_evaluation` fits the detector. The ch
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -17,6 +18,14 @@ import numpy as np
 FEATURE_STAGE = 2
 #: Prefix of the detector's tensors in a checkpoint.
 TENSOR_PREFIX = "ood."
+
+
+class FeatureScorer(Protocol):
+    """Scores the features of cells."""
+
+    def score(self, features: np.ndarray, /) -> np.ndarray:
+        """Score features [N, D]: float32 [N]."""
+        ...
 
 
 @dataclass(frozen=True)

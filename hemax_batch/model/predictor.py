@@ -24,7 +24,7 @@ from . import checkpoint
 from .engines.selection import as_engine, load_engine
 from .mask_drawing import draw_mask
 from .network_output import Engine, NetworkProbabilities
-from .out_of_distribution import OodDetector, box_mean_features
+from .out_of_distribution import FeatureScorer, box_mean_features
 from .test_time_augmentation import augment_unsure_cells
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Predictor:
         device: str = "cpu",
         batch_size: int | None = None,
         platelets: bool = False,
-        ood_detector: OodDetector | None = None,
+        ood_detector: FeatureScorer | None = None,
         test_time_augmentation: bool = True,
     ) -> None:
         self.network, self.card = as_engine(model, device), card

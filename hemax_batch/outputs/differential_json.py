@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..cells.cell_selection import SmearAreas
-from ..cells.differential import LOINC, NOT_ASSESSED, Differential
+from ..cells.differential import LOINC, LOINC_SMUDGE, NOT_ASSESSED, Differential
+from ..cells.false_calls import FalseCalls
 from ..cells.measure import CellMeasures
 from ..cells.own_classes import OwnClass, own_classes, own_classes_record
 from ..cells.rules import NEUTROPHILS, SOURCES, Rules
@@ -27,6 +28,7 @@ def write_differential(
     warnings: tuple[str, ...],
     smear: SmearAreas | None = None,
     audit: ScreenAudit | None = None,
+    not_assessed: tuple[str, ...] = NOT_ASSESSED,
 ) -> None:
     """Write the record of one slide. A value that does not exist is null. The caller renames the file.
 
@@ -46,7 +48,7 @@ def write_differential(
         "smear": smear and asdict(smear),
         "screen_audit": audit and asdict(audit),
         "warnings": list(warnings),
-        "not_assessed": list(NOT_ASSESSED),
+        "not_assessed": list(not_assessed),
         "rules": _rules_record(d),
     }
     path.write_bytes(encode_json(record))
@@ -64,6 +66,8 @@ def count_record(d: Differential) -> dict[str, Any]:
         "white_cells": d.n_white,
         "target_cells": d.target_cells,
         "sufficient": d.sufficient,
+        "reportable": d.reportable,
+        "not_reportable": list(d.not_reportable),
         "interval": "95 %, Clopper-Pearson (exact)",
         "classes": [_class_record(d, name) for name in (NEUTROPHILS, *d.shares)],
         "nucleated_red_cells": {
@@ -71,10 +75,39 @@ def count_record(d: Differential) -> dict[str, Any]:
             "per_100_white": _rounded(d.nrbc_per_100, 4),
             "wbc": d.wbc,
             "corrected_wbc": _rounded(d.corrected_wbc, 2),
+            **_false_calls_record(d, "erythroblast"),
+        },
+        "smudge_cells": {
+            "count": d.smudge,
+            "per_100_white": _rounded(d.smudge_per_100, 4),
+            "loinc": LOINC_SMUDGE,
         },
         "unidentified": d.unidentified,
         "outside": d.outside,
         "flags": [{"rule": flag.rule, "words": flag.words} for flag in d.flags],
+    }
+
+
+def _false_calls_record(d: Differential, name: str) -> dict[str, float | None]:
+    """Return what error alone would give of a class; null if it is not known."""
+    error = d.false_calls.get(name) if d.false_calls else None
+    return {
+        "expected_false": round(error.expected, 3) if error else None,
+        "expected_false_low95": error.low if error else None,
+        "expected_false_high95": error.high if error else None,
+    }
+
+
+def false_calls_from_record(record: dict[str, Any]) -> dict[str, FalseCalls]:
+    """Read the calls expected by error from a `differential.json`, by class; empty if not known."""
+    entries = {entry["class"]: entry for entry in record["classes"]}
+    entries["erythroblast"] = record["nucleated_red_cells"]
+    return {
+        name: FalseCalls(
+            entry["expected_false"], entry["expected_false_low95"], entry["expected_false_high95"]
+        )
+        for name, entry in entries.items()
+        if entry["expected_false"] is not None
     }
 
 
@@ -104,13 +137,14 @@ def _class_record(d: Differential, name: str) -> dict[str, Any]:
     share = d.share(name)
     named: tuple[CellClass | OwnClass, ...] = (*CLASSES, *REVIEW_CLASSES, *d.rules.classes)
     words = {c.name: c.words for c in named} | {NEUTROPHILS: "neutrophil, band and segmented"}
-    record = {
+    record: dict[str, Any] = {
         "class": name,
         "words": words[name],
         "count": share.count,
         "percent": _rounded(share.percent, 4),
         "low95": _rounded(share.low, 4),
         "high95": _rounded(share.high, 4),
+        **_false_calls_record(d, name),
     }
     if name in LOINC:
         record["loinc"] = LOINC[name]

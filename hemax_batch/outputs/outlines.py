@@ -16,9 +16,9 @@ def add_outlines(cells: Cells) -> Cells:
 
 
 def outline_texts(cells: Cells) -> list[bytes]:
-    """Return the GeoJSON geometries of each cell and its nucleus, in level-0 pixels: two lines, or "null".
+    r"""Return the GeoJSON geometries of each cell and its nucleus, in level-0 pixels: two lines, or "null".
 
-    b'{"type": "Polygon", "coordinates": [[[10.0, 20.5], …]]}\\nnull'
+    b'{"type": "Polygon", "coordinates": [[[10.0, 20.5], …]]}\nnull'
     """
     planes = [
         unpack_planes(packed, hw)

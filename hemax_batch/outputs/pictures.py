@@ -41,7 +41,8 @@ def write_overview(path: Path, pixels: np.ndarray) -> None:
 
 def read_pictures(path: Path, most: int) -> dict[int, bytes]:
     """Cell id to JPEG. OSError, or zipfile.BadZipFile or ValueError where the file is damaged, or holds more than
-    `most` pictures, or one that is not stored as it is."""
+    `most` pictures, or one that is not stored as it is.
+    """
     if path.stat().st_size > _ARCHIVE_BYTES + most * _PICTURE_BYTES:
         raise ValueError(f"is too large for pictures of {most} cells")
     with open_regular(path) as file, zipfile.ZipFile(file) as archive:

@@ -22,6 +22,7 @@ from ..bounded_files import bounded_lines, open_regular
 from ..cells.cell_selection import CellSelection
 from ..cells.classify import CellCalls
 from ..cells.differential import Differential, Share
+from ..cells.false_calls import FalseCalls
 from ..cells.measure import CellMeasures
 from ..cells.rules import NEUTROPHILS
 from ..records import MergedCells, RegionReport
@@ -55,10 +56,17 @@ CELL_COLUMNS = (
     "zone", "in_differential", "left_out", "review", "review_reasons", "explanation",
 )  # fmt: skip
 
+#: `<class>_expected_false` is the number of calls of a class that error alone would give; see cells.false_calls.
+_FALSE_COLUMNS = ("expected_false", "expected_false_low95", "expected_false_high95")
 DIFFERENTIAL_COLUMNS = (
-    "slide", "white_cells", "target_cells", "sufficient",
-    *(f"{name}_{what}" for name in (NEUTROPHILS, *WHITE_NAMES) for what in ("count", "percent", "low95", "high95")),
-    "nrbc", "nrbc_per_100_white", "corrected_wbc", "unidentified", "review", "flags", "warnings", "path", "claim",
+    "slide", "white_cells", "target_cells", "sufficient", "reportable", "not_reportable",
+    *(
+        f"{name}_{what}"
+        for name in (NEUTROPHILS, *WHITE_NAMES)
+        for what in ("count", "percent", "low95", "high95", *_FALSE_COLUMNS)
+    ),
+    "nrbc", "nrbc_per_100_white", "corrected_wbc", *(f"nrbc_{what}" for what in _FALSE_COLUMNS),
+    "smudge", "smudge_per_100_white", "unidentified", "review", "flags", "warnings", "path", "claim",
 )  # fmt: skip
 
 #: One row per region: its place (level-0 pixels), its area by use and zone, its density, focus and stain.
@@ -221,12 +229,17 @@ def differential_row(
 ) -> list[str]:
     """Return a slide's row, in the order of `DIFFERENTIAL_COLUMNS`. `to_review` counts the cells to review."""
     row = [safe_text(slide_id), str(d.n_white), str(d.target_cells), _format_bool(d.sufficient)]
+    row += [_format_bool(d.reportable), safe_text("; ".join(d.not_reportable))]
+    errors = d.false_calls or {}
     for name in (NEUTROPHILS, *WHITE_NAMES):
-        row += _share_columns(d.share(name))
+        row += [*_share_columns(d.share(name)), *_false_columns(errors.get(name))]
     row += [
         str(d.nrbc),
         _format_number(d.nrbc_per_100, 2),
         _format_number(d.corrected_wbc, 2),
+        *_false_columns(errors.get("erythroblast")),
+        str(d.smudge),
+        _format_number(d.smudge_per_100, 2),
         str(d.unidentified),
         str(to_review),
     ]
@@ -247,6 +260,12 @@ def _share_columns(s: Share) -> list[str]:
         _format_number(s.low, 2),
         _format_number(s.high, 2),
     ]
+
+
+def _false_columns(error: FalseCalls | None) -> list[str]:
+    if error is None:
+        return ["", "", ""]
+    return [_format_number(error.expected, 3), str(error.low), str(error.high)]
 
 
 def write_table(path: Path, columns: Iterable[str], rows: Iterable[Sequence[str]]) -> None:

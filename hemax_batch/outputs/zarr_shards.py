@@ -50,6 +50,7 @@ class ChunkPacker:
         self._together, self._zstd = np.empty((chunk_px, chunk_px), "<u4"), Zstd(level=LEVEL)
 
     def __call__(self, pixels: np.ndarray) -> bytes:
+        """Pack one chunk."""
         np.copyto(self._together, pixels)
         return bytes(self._zstd.encode(self._together))
 

@@ -11,10 +11,18 @@ import numpy as np
 
 from .. import __version__
 from ..cells.cell_selection import CellSelection, SmearAreas, select_cells, selection_warning
-from ..cells.classify import CellCalls, classify_cells, ood_warning
-from ..cells.differential import Differential, count_differential
+from ..cells.classify import CellCalls, classify_cells
+from ..cells.differential import (
+    Differential,
+    count_differential,
+    expected_false_calls,
+    not_assessed,
+)
+from ..cells.false_calls import CallErrors
 from ..cells.measure import CellMeasures, measure_cells
+from ..cells.outside import OutsideVerdict, expected_share, judge_slide
 from ..geometry import centres
+from ..model.checkpoint import WeightsCard
 from ..outputs.differential_json import write_differential
 from ..outputs.geojson import write_geojson
 from ..outputs.masks import write_masks
@@ -53,9 +61,12 @@ _MAX_NOTES = 12
 
 
 def publish_slide(
-    results: ResultsFolder, job: SlideJob, settings: RunSettings, min_confidence: float, weights_sha256: str,
+    results: ResultsFolder,
+    job: SlideJob,
+    settings: RunSettings,
+    card: WeightsCard,
     processes: int = 0,
-) -> SlideRecord:  # fmt: skip
+) -> SlideRecord:
     """Make a slide's results from its journal and put them in place at once; returns their record. A slide of very many
     cells is written by so many `processes`.
 
@@ -64,8 +75,8 @@ def publish_slide(
     """
     with RegionBlobs(job.journal) as blobs:
         cells_found = collect_regions(job, blobs)
-        counts = _count_cells(job, cells_found, settings, min_confidence)
-        record = _make_record(job, cells_found, counts, weights_sha256)
+        counts = _count_cells(job, cells_found, settings, card)
+        record = _make_record(job, cells_found, counts, card.sha256)
         folder = results.staging_folder(job.slide_id)
         with as_output_error(results.slide(job.slide_id)):
             _write_tables(folder, job.slide, cells_found, counts, record)
@@ -90,12 +101,17 @@ class _SlideCounts:
     regions: list[RegionReport]
     smear: SmearAreas
     differential: Differential
+    outside: OutsideVerdict | None
+    not_assessed: tuple[str, ...]
 
 
 def _count_cells(
-    job: SlideJob, cells_found: SlideCells, settings: RunSettings, min_confidence: float
+    job: SlideJob, cells_found: SlideCells, settings: RunSettings, card: WeightsCard
 ) -> _SlideCounts:
     slide, cells = job.slide, cells_found.merged.cells
+    min_confidence = settings.min_confidence
+    if min_confidence is None:
+        min_confidence = card.min_confidence
     measures = measure_cells(cells, slide.mpp, cells_found.diameters_um)
     calls = classify_cells(cells, measures, (slide.width, slide.height), min_confidence)
     names, centres_xy = calls.names, centres(cells.boxes_xyxy.astype(np.float64))
@@ -123,12 +139,35 @@ def _count_cells(
     counted_names = [
         name for name, reason in zip(names, selection.left_out, strict=True) if not reason
     ]
+    outside = judge_slide(
+        cells.ood_score, expected_share(card.metrics), settings.rules.outside_percent
+    )
     differential = count_differential(
-        counted_names, settings.target_cells, settings.wbc, settings.rules
+        counted_names,
+        settings.target_cells,
+        settings.wbc,
+        settings.rules,
+        expected_false_calls(_call_errors(card, min_confidence), counted_names),
+        (outside.words,) if outside and outside.outside else (),
     )
     stained = stain_figures(job.plan.stain, regions, cells.ood_score)
     smear = replace(smear_areas(regions, selection, names), **stained)
-    return _SlideCounts(measures, calls, selection, regions, smear, differential)
+    return _SlideCounts(
+        measures,
+        calls,
+        selection,
+        regions,
+        smear,
+        differential,
+        outside,
+        not_assessed(card.unknown_classes),
+    )
+
+
+def _call_errors(card: WeightsCard, min_confidence: float) -> CallErrors | None:
+    """What the card measured of wrong calls; None where this run calls cells that the card left unidentified."""
+    errors = CallErrors.from_record(card.metrics.get("calls"))
+    return errors if errors and min_confidence >= errors.min_confidence else None
 
 
 def _make_record(
@@ -136,7 +175,7 @@ def _make_record(
 ) -> SlideRecord:
     slide, merged, measures = job.slide, cells_found.merged, counts.measures
     notices = [
-        ood_warning(merged.cells),
+        counts.outside.words if counts.outside else "",
         selection_warning(counts.selection, counts.calls.names),
         cells_found.audit.warning(len(merged.ids)),
         *quality_warnings(counts.regions),
@@ -163,6 +202,7 @@ def _make_record(
         cells_found.figures,
         counts.smear,
         cells_found.audit,
+        counts.outside,
         slide.notes,
         slide.orientation,
         _unreadable_places(job),
@@ -203,6 +243,7 @@ def _write_tables(
         record.warnings,
         counts.smear,
         cells_found.audit,
+        counts.not_assessed,
     )
 
 

@@ -9,6 +9,7 @@ from typing import get_args, get_origin, get_type_hints
 
 from ..bounded_files import read_json
 from ..cells.cell_selection import SmearAreas
+from ..cells.outside import OutsideVerdict
 from ..cells.screening_audit import ScreenAudit
 from ..settings import FORMAT_VERSION
 from .atomic_files import write_file
@@ -67,6 +68,7 @@ class SlideRecord:
     figures: ScanFigures
     smear: SmearAreas | None = None
     screen_audit: ScreenAudit | None = None
+    outside: OutsideVerdict | None = None
     slide_notes: tuple[str, ...] = ()  # which image and plane of the file was read, what was left
     orientation: int = 1  # the file's tag
     unreadable_places: tuple[
@@ -97,6 +99,7 @@ def parse_record(folder: Path) -> SlideRecord:
     raw["figures"] = ScanFigures(**raw["figures"])
     raw["smear"] = raw["smear"] and SmearAreas(**raw["smear"])
     raw["screen_audit"] = raw["screen_audit"] and ScreenAudit(**raw["screen_audit"])
+    raw["outside"] = raw["outside"] and OutsideVerdict(**raw["outside"])
     raw["unreadable_places"] = tuple(UnreadablePlace(**p) for p in raw["unreadable_places"])
     return SlideRecord(**raw)
 

@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..cells.differential import Differential, count_differential
+from ..cells.false_calls import FalseCalls
 from ..cells.rules import Rules
 from ..errors import ResultsError, UsageError
-from ..outputs.differential_json import rules_from_record
+from ..outputs.differential_json import false_calls_from_record, rules_from_record
 from ..results.folder import SLIDE_ID, ResultsFolder
 from ..slides.slide_ids import slug
 from ..vocabulary import UNIDENTIFIED
@@ -42,11 +43,24 @@ class PublishedResult:
     target_cells: int
     wbc: float | None  # 10⁹/l
     rules: Rules
+    false_calls: dict[str, FalseCalls]
+    not_reportable: tuple[str, ...]
+    not_assessed: tuple[str, ...]
 
     def count(self, classes: dict[int, str]) -> Differential:
-        """Count the same cells with these classes."""
+        """Count the same cells with these classes.
+
+        Calls expected by error belong to the network's classes; None once a reviewer changed any.
+        """
         names = (name for cell_id, name in classes.items() if cell_id not in self.left_out)
-        return count_differential(names, self.target_cells, self.wbc, self.rules)
+        return count_differential(
+            names,
+            self.target_cells,
+            self.wbc,
+            self.rules,
+            self.false_calls if classes == self.classes else None,
+            self.not_reportable,
+        )
 
 
 @dataclass(frozen=True)
@@ -173,6 +187,7 @@ def _published(folder: Path, wbc: float | None) -> PublishedResult:
     kept_wbc = record["nucleated_red_cells"]["wbc"]
     try:
         rules = rules_from_record(record)
+        false_calls = false_calls_from_record(record)
         json.dumps([asdict(rules), kept_wbc], allow_nan=False)  # NaN and infinity are no thresholds
     except (KeyError, TypeError, ValueError) as error:
         raise _unusable(folder, error) from error
@@ -183,6 +198,9 @@ def _published(folder: Path, wbc: float | None) -> PublishedResult:
         record["target_cells"],
         kept_wbc if wbc is None else wbc,
         rules,
+        false_calls,
+        tuple(record["not_reportable"]),
+        tuple(record["not_assessed"]),
     )
 
 

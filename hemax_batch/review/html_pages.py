@@ -50,10 +50,10 @@ def write_page(path: Path, pieces: Iterable[str]) -> Path:
 
 
 def script_json(value: object) -> Markup:
-    """Return JSON for a <script> element. Nothing in it can end the element or begin a comment.
+    r"""Return JSON for a <script> element. Nothing in it can end the element or begin a comment.
 
     >>> print(script_json("</script>"))
-    "\\u003c/script\\u003e"
+    "\u003c/script\u003e"
     """
     text = json.dumps(
         value, separators=(",", ":"), allow_nan=False

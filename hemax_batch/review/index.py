@@ -1,5 +1,7 @@
-"""`index.html`: every slide of a results folder on one page, what to look at first, and what failed. Made of the slides'
-`differential.json`; asks nothing of any network. The same results give the same bytes."""
+"""Write `index.html`: every slide of a results folder, by urgency, and what failed.
+
+It reads the slides' `differential.json`. It makes no network request. The same results give the same bytes.
+"""
 
 from __future__ import annotations
 
@@ -76,8 +78,7 @@ class SlideLine:
 
     @property
     def bar(self) -> list[tuple[str, str, float, float]]:
-        """The classes that were seen, in clinical order: name, words, where they begin and how wide they are, in per
-        cent."""
+        """Return the classes found, in clinical order: name, words, start and width in per cent."""
         pieces, start = [], 0.0
         for entry in self.differential["classes"][1:]:
             if entry["count"]:
@@ -94,8 +95,11 @@ class SlideLine:
 
 
 def write_index(results: ResultsFolder) -> Path:
-    """Write `index.html` over all slides in the folder; returns its path. A slide whose results cannot be read is
-    listed with the reason. OutputError where the page cannot be written."""
+    """Write `index.html` over all slides of the folder. Return its path.
+
+    A slide whose results cannot be read is listed with the reason.
+    A page that cannot be written raises OutputError.
+    """
     lines, broken = [], []
     for folder in results.folders():
         try:

@@ -30,6 +30,7 @@ from .outlines import Outlines, read_outlines
 
 TEACHING_COLUMN = "teaches"  # optional: how much a decision on the cell would teach the network
 REMEDY = "run `hemax-batch run` on the slide again (with --overwrite)"
+_FALSE_CALLS = ("expected_false", "expected_false_low95", "expected_false_high95")
 _REGIONS_BYTES = 2**26  # of regions.csv, of some 300,000 regions
 _OUTLINES_BYTES, _OUTLINE_BYTES = 2**20, 64 * 2**10  # of cells.geojson: its head, and a cell
 _DAMAGE = (
@@ -83,8 +84,10 @@ class LoadedRegion:
 
 @dataclass(frozen=True)
 class LoadedSlide:
-    """A slide's results. `differential` is `differential.json`, checked; `overview` is b"" and `regions` empty where
-    the run wrote none."""
+    """A slide's results. `differential` is the checked `differential.json`.
+
+    `overview` is b"" and `regions` is empty if the run wrote none.
+    """
 
     folder: Path
     sha256: str
@@ -214,7 +217,7 @@ def load_differential(folder: Path) -> dict[str, Any]:
             _typed(entry, words=str, count=int)
             if entry["class"] not in ("neutrophils", *WHITE_NAMES):
                 raise ValueError(f"{entry['class']!r} is no white class")
-            for key in ("percent", "low95", "high95"):
+            for key in ("percent", "low95", "high95", *_FALSE_CALLS):
                 _number_or_none(entry[key])
             if "reference_percent" in entry:
                 _low, _high = map(float, entry["reference_percent"])
@@ -225,6 +228,8 @@ def load_differential(folder: Path) -> dict[str, Any]:
             white_cells=int,
             target_cells=int,
             sufficient=bool,
+            reportable=bool,
+            not_reportable=list,
             unidentified=int,
             to_review=int,
             claim=str,
@@ -235,13 +240,16 @@ def load_differential(folder: Path) -> dict[str, Any]:
             flags=list,
         )
         _typed(d["nucleated_red_cells"], count=int)
-        for key in ("per_100_white", "wbc", "corrected_wbc"):
+        for key in ("per_100_white", "wbc", "corrected_wbc", *_FALSE_CALLS):
             _number_or_none(d["nucleated_red_cells"][key])
+        _typed(d["smudge_cells"], count=int)
+        _number_or_none(d["smudge_cells"]["per_100_white"])
         _number_or_none(d["red_cell_diameter_um"]["median"])
         _typed(d["red_cell_diameter_um"], measured=int, assumed=bool)
         for flag in d["flags"]:
             _typed(flag, rule=str, words=str)
-        if not all(isinstance(text, str) for text in (*d["warnings"], *d["not_assessed"])):
+        texts = (*d["warnings"], *d["not_assessed"], *d["not_reportable"])
+        if not all(isinstance(text, str) for text in texts):
             raise ValueError("a warning is no text")
         _typed(d["rules"], reference_ranges_of=str)
         own_classes(d["rules"].get("own_classes", {}))

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from ..cells.outside import OutsideVerdict
 from ..cells.screening_audit import ScreenAudit
 from ..results.slide_record import SlideRecord
 from .load_results import LoadedSlide
@@ -24,6 +25,7 @@ class ClassRow:
     low: float | None
     high: float | None
     reference: tuple[float, float] | None
+    by_error: str
     flags: tuple[str, ...]
     side: str  # "above" or "below" its reference range, or ""
 
@@ -59,11 +61,24 @@ def class_rows(differential: dict[str, Any]) -> list[ClassRow]:
                 entry["low95"],
                 entry["high95"],
                 tuple(reference) if reference is not None else None,
+                by_error(entry),
                 tuple(flag["words"] for flag in flags),
                 side,
             )
         )
     return rows
+
+
+def by_error(entry: dict[str, Any]) -> str:
+    """How many calls of a class error alone would give, with the 95 % interval; "" where that is not known.
+
+    >>> by_error({"expected_false": 0.84, "expected_false_low95": 0, "expected_false_high95": 3})
+    '0.8 (0–3)'
+    """
+    if entry["expected_false"] is None:
+        return ""
+    low, high = entry["expected_false_low95"], entry["expected_false_high95"]
+    return f"{entry['expected_false']:.1f} ({low:g}–{high:g})"
 
 
 def flag_of_row(rule: str) -> str:
@@ -76,7 +91,7 @@ def flag_of_row(rule: str) -> str:
         return "band_neutrophil"
     if rule.startswith("range_"):
         return rule.removeprefix("range_")
-    for ending in ("_count", "_percent"):
+    for ending in ("_count", "_percent", "_within_error"):
         if rule.endswith(ending):
             return rule.removesuffix(ending).replace("nrbc", "erythroblast")
     return ""
@@ -96,6 +111,7 @@ def slide_facts(slide: LoadedSlide) -> list[tuple[str, str]]:
         ("Resolution", f"{record.mpp:.4g} µm/px"),
         *_area_facts(record),
         ("Screen audit", _audit_words(record.screen_audit)),
+        ("Unfamiliar cells", _outside_words(record.outside)),
         ("Red cell", red_text),
         ("Weights", record.weights_sha256),
         ("Version", f"hemax-batch {record.version}"),
@@ -137,6 +153,16 @@ def _area_facts(record: SlideRecord) -> list[tuple[str, str]]:
         ("Counted in", counted),
         ("Quality", "; ".join(filter(None, quality)) or "not measured"),
     ]
+
+
+def _outside_words(verdict: OutsideVerdict | None) -> str:
+    if verdict is None:
+        return "not known: the weights cannot tell"
+    side = "outside what the network was measured on" if verdict.outside else "within the limit"
+    return (
+        f"{verdict.unfamiliar_cells} of {verdict.cells} ({verdict.percent:.1f} %); {verdict.expected_percent:.1f} % "
+        f"expected, limit {verdict.limit_percent:g} %: {side}"
+    )
 
 
 def _audit_words(audit: ScreenAudit | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..cells.differential import NOT_ASSESSED, Differential, Share
+from ..cells.differential import Differential, Share
 from ..cells.own_classes import OwnClass
 from ..cells.rules import NEUTROPHILS
 from ..outputs.differential_json import count_record
@@ -21,7 +21,7 @@ SIDE_BY_SIDE_COLUMNS = (
     "reviewer", "result_sha256", "claim",
 )  # fmt: skip
 
-#: What a reviewer can count and the network cannot see, in the words of `NOT_ASSESSED`.
+#: What a reviewer can count if the weights do not know it, in the words of `not_assessed`.
 _COUNTED_BY_EYE = {
     "smudge cells": "smudge",
     "variant lymphocytes": "variant_lymphocyte",
@@ -56,20 +56,19 @@ def review_record(review: SlideReview, now: str) -> dict[str, Any]:
 def _assessed(review: SlideReview) -> dict[str, Any]:
     """Return what nobody assessed, and what the reviewer counted although the network cannot see it.
 
-    This holds the classes that the reviewer used. After a complete review it also holds the classes of
-    `_COUNTED_BY_EYE`: none of them is among the cells.
+    This holds the classes that the reviewer used. After a complete review it also holds the classes that
+    the weights do not know: none of them is among the cells.
     """
-    own = review.published.rules.classes
+    own, told = review.published.rules.classes, review.published.not_assessed
+    by_eye = {name for what, name in _COUNTED_BY_EYE.items() if what in told}
     known: tuple[CellClass | OwnClass, ...] = (*CLASSES, *REVIEW_CLASSES, *own)
-    words = {
-        c.name: c.words for c in known if c not in CLASSES or c.name in _COUNTED_BY_EYE.values()
-    }
+    words = {c.name: c.words for c in known if c not in CLASSES or c.name in by_eye}
     used = {c.class_after for c in review.corrections}
     counted = used.intersection(words)
     if len(review.decided) == len(review.before):
-        counted = counted.union(_COUNTED_BY_EYE.values())
+        counted = counted.union(by_eye)
     return {
-        "not_assessed": [what for what in NOT_ASSESSED if _COUNTED_BY_EYE.get(what) not in counted],
+        "not_assessed": [what for what in told if _COUNTED_BY_EYE.get(what) not in counted],
         "counted_by_the_reviewer_only": sorted(words[name] for name in counted),
     }
 

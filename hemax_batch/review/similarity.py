@@ -31,7 +31,7 @@ def similarity_vectors(cells: list[LoadedCell]) -> dict[str, Any]:
 
 
 def _attributes(cells: list[LoadedCell]) -> np.ndarray:
-    """float [N, states of all attributes]: the probability of the likeliest state in its place."""
+    """Return float [N, states of all attributes]: the probability of the likeliest state in its place."""
     columns = []
     for i, attribute in enumerate(ATTRIBUTES):
         column = np.zeros((len(cells), len(attribute.states)))

@@ -12,6 +12,9 @@ _ABNORMAL = (
     "metamyelocyte_percent",
     "nrbc_count",
     "nrbc_correction_per_100",
+    "plasma_cell_count",
+    "variant_lymphocyte_percent",
+    "outside",
     "left_shift_band_percent",
 )
 #: From the most urgent to the least.

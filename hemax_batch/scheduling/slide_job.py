@@ -36,6 +36,7 @@ class SlideJob:
     )
     cells: int = 0
     warnings: tuple[str, ...] = ()
+    alarms: tuple[str, ...] = ()  # of the warnings, those that the log says when the slide is done
     started_at: float = 0.0
     seconds: float = 0.0
 

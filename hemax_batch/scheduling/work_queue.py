@@ -343,6 +343,8 @@ class WorkQueue:
         self._reporter.slide_ended(
             job.slide_id, state, job.cells, job.seconds, reason, str(job.file.path)
         )
+        for text in job.alarms:
+            self._reporter.warning(f"{job.slide_id}: {text}")
         if state == "failed" and self._fail_fast:
             self._stop.stop(f"--fail-fast: {reason}", 0)
 

@@ -12,7 +12,13 @@ from click.testing import CliRunner
 from scipy import stats
 
 from hemax_batch.cells import differential
-from hemax_batch.cells.differential import NOT_ASSESSED, clopper_pearson, count_differential
+from hemax_batch.cells.differential import (
+    NOT_ASSESSED,
+    clopper_pearson,
+    count_differential,
+    not_assessed,
+)
+from hemax_batch.cells.false_calls import FalseCalls
 from hemax_batch.cells.rules import SOURCES, Rules
 from hemax_batch.cli.app import main
 from hemax_batch.errors import UsageError
@@ -139,6 +145,59 @@ def test_one_blast_is_flagged_and_said_in_the_singular():
     assert "blast_count" not in flagged(count_differential(names, rules=Rules(blast_count=2)))
 
 
+def flags_with(error: FalseCalls | None, blasts: int) -> dict[str, str]:
+    """The flags of 200 cells of which some are called blast, beside what error would give."""
+    names = ["segmented_neutrophil"] * 120 + ["lymphocyte"] * (80 - blasts) + ["blast"] * blasts
+    return flagged(count_differential(names, false_calls={"blast": error} if error else {}))
+
+
+def test_the_blast_flag_compares_the_count_with_what_error_explains():
+    error = FalseCalls(0.84, 0, 3)
+    assert flags_with(error, 4)["blast_count"] == (
+        "4 blasts seen, more than error explains (0.8 expected by error, 95 % 0 to 3)"
+    )
+    few = flags_with(error, 3)
+    assert "blast_count" not in few and few["blast_within_error"] == (
+        "3 blasts seen, within the error expected: look at the cells (0.8 expected by error, 95 % 0 to 3)"
+    )
+    assert flags_with(error, 0).keys() == flags_with(None, 0).keys() == set()
+    assert flags_with(None, 1)["blast_count"] == (
+        "1 blast seen; the number expected by error is not known"
+    )
+
+
+def test_smudge_cells_are_given_per_100_white_cells():
+    d = count_differential(["lymphocyte"] * 40 + ["smudge"] * 10)
+    assert (d.n_white, d.smudge, d.smudge_per_100) == (40, 10, 25.0)
+    assert np.isnan(count_differential(["smudge"]).smudge_per_100)
+
+
+def test_plasma_cells_and_many_variant_lymphocytes_are_flagged():
+    names = ["segmented_neutrophil"] * 93 + ["variant_lymphocyte"] * 6 + ["plasma_cell"]
+    flags = flagged(count_differential(names))
+    assert flags["plasma_cell_count"] == "1 plasma cell seen"
+    assert flags["variant_lymphocyte_percent"] == "variant lymphocytes 6.0 % (over 5 %)"
+    lenient = Rules(plasma_cell_count=2, variant_lymphocyte_percent=6)
+    assert not {"plasma_cell_count", "variant_lymphocyte_percent"} & set(
+        flagged(count_differential(names, rules=lenient))
+    )
+
+
+def test_a_differential_that_is_not_reportable_says_why_first():
+    d = count_differential(["lymphocyte"] * 200, not_reportable=("the reason",))
+    assert not d.reportable and d.flags[0].rule == "outside" and d.flags[0].words == "the reason"
+    assert count_differential(["lymphocyte"] * 200).reportable
+
+
+def test_classes_that_the_weights_do_not_know_are_not_assessed():
+    assert not_assessed() == NOT_ASSESSED
+    assert not_assessed(("variant_lymphocyte", "smudge")) == (
+        *NOT_ASSESSED,
+        "variant lymphocytes",
+        "smudge cells",
+    )
+
+
 def test_limits_of_the_rules_themselves_are_not_flagged():
     d = count_differential(
         ["metamyelocyte"] * 2
@@ -189,6 +248,8 @@ def test_clinical_order():
         "eosinophil": "26450-7",
         "monocyte": "26485-3",
         "band_neutrophil": "26508-2",
+        "variant_lymphocyte": "13046-8",
+        "plasma_cell": "13047-6",
     } and set(differential.LOINC) <= set(CLASS_NAMES)
 
 
@@ -257,7 +318,7 @@ def test_an_age_group_is_a_setting_that_changes_results(tmp_path):
     assert len(prints) == 2
     slides = [str(tmp_path / "none.svs"), "--out", str(tmp_path / "out")]
     alone = CliRunner().invoke(main, ["run", *slides, "--age-group", "child"])
-    assert alone.exit_code == 2 and "names a table of --rules" in alone.output
+    assert alone.exit_code == 2 and "selects a table of --rules" in alone.output
     unknown = CliRunner().invoke(
         main, ["run", *slides, "--rules", str(path), "--age-group", "adult"]
     )

@@ -24,7 +24,7 @@ from pydicom.uid import ExplicitVRLittleEndian, VLWholeSlideMicroscopyImageStora
 from shapely.geometry import Polygon, shape
 
 from hemax_batch.cells.classify import classify_cells
-from hemax_batch.cells.differential import LOINC
+from hemax_batch.cells.differential import LOINC, LOINC_SMUDGE
 from hemax_batch.cells.measure import measure_cells
 from hemax_batch.cells.merge import merge_cells
 from hemax_batch.cli.app import main
@@ -244,7 +244,7 @@ def test_fhir_is_a_preliminary_report_of_the_differential(exported):
     observations = {
         o.code.text: o for o in report.contained if o.get_resource_type() == "Observation"
     }
-    assert len(report.result) == len(observations) == len(d["classes"]) + 3
+    assert len(report.result) == len(observations) == len(d["classes"]) + 4
     for entry in d["classes"]:
         words = f"{entry['words'][0].upper()}{entry['words'][1:]}, per 100 white cells"
         seen = observations[words]
@@ -261,7 +261,7 @@ def test_fhir_is_a_preliminary_report_of_the_differential(exported):
             [limits] = seen.referenceRange
             assert [float(limits.low.value), float(limits.high.value)] == entry["reference_percent"]
     codes = {c.code for o in observations.values() for c in o.code.coding or []}
-    assert codes == set(LOINC.values())
+    assert codes == {*LOINC.values(), LOINC_SMUDGE}
 
 
 def test_fhir_without_white_cells_says_so(tmp_path):

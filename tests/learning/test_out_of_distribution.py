@@ -13,7 +13,7 @@ from made_cells import cells_at
 from PIL import Image
 from tiny_network import tiny_weights
 
-from hemax_batch.cells.classify import classify_cells, ood_warning
+from hemax_batch.cells.classify import classify_cells
 from hemax_batch.cells.measure import measure_cells
 from hemax_batch.learning.data.examples import CellLabel, Example
 from hemax_batch.learning.evaluation import ood_evaluation
@@ -198,24 +198,20 @@ def test_each_cell_is_told_alone_and_nothing_else_changes(tmp_path):
     assert not knowing.model.backbone._forward_hooks
 
 
-def test_an_unfamiliar_cell_keeps_its_class_and_goes_to_review():
+def test_an_unfamiliar_cell_is_unidentified_and_goes_to_review():
     cells = cells_at([(100, 100), (400, 400)], 100, classes="monocyte")
     cells = replace(cells, ood_score=np.array([1.0, 1.62], np.float32))
     usual, odd = classify_cells(
         cells, measure_cells(cells, 0.1, np.full(40, 7.0)), (1000, 1000), 0.5
     )
-    assert not usual.review and odd.class_name == "monocyte" and odd.confidence == usual.confidence
+    assert not usual.review and usual.class_name == "monocyte"
+    assert odd.class_name == "unidentified" and odd.confidence == usual.confidence
+    assert odd.explanation.startswith(
+        "Unidentified: looks most like a monocyte (0.90), but is unlike the cells that the network knows"
+    )
     assert odd.reasons == (
         "unlike the cells that the network knows (1.6 times the distance that 99 in 100 of those keep within)",
     )
-
-
-def test_a_slide_of_many_unfamiliar_cells_says_so_and_one_of_a_few_does_not():
-    cells = cells_at([(100 * i, 0) for i in range(20)], 50)
-    few = replace(cells, ood_score=np.array([1.4] * 2 + [0.6] * 18, np.float32))
-    many = replace(cells, ood_score=np.array([1.4] * 3 + [1.0] * 17, np.float32))
-    assert ood_warning(few) == ood_warning(cells) == ood_warning(Cells.empty()) == ""
-    assert ood_warning(many).startswith("3 of 20 cells look unlike those that the network knows")
 
 
 def test_it_is_kept_with_its_cell_through_the_journal():

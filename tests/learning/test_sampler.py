@@ -12,7 +12,7 @@ from labelled_images import write_layout
 from PIL import Image
 from scipy import ndimage
 
-from hemax_batch.learning.data import augmentation, sampler
+from hemax_batch.learning.data import augmentation, patch_rendering
 from hemax_batch.learning.data.centred_patches import centred_patch
 from hemax_batch.learning.data.examples import CellLabel, Example
 from hemax_batch.learning.data.image_cache import IGNORE_BIT, load_images
@@ -41,7 +41,7 @@ def one_cell(tmp_path):
 def plain_light(monkeypatch):
     """Stain, light and focus as they are."""
     monkeypatch.setattr(
-        sampler,
+        patch_rendering,
         "apply_photometry",
         lambda pixels, drawn, cells=None: pixels.round().to(torch.uint8),
     )
@@ -180,7 +180,7 @@ def test_an_unmoved_picture_is_itself_and_a_shrunk_one_as_pillow_shrinks(tmp_pat
     def drawn(scale):
         half = 48 - 48 * scale
         move = np.array([[scale, 0, half], [0, scale, half]])
-        plan = sampler.BatchPlan(
+        plan = patch_rendering.BatchPlan(
             96,
             np.full((1, 2), 48),
             np.zeros((1, 2), bool),
@@ -191,7 +191,7 @@ def test_an_unmoved_picture_is_itself_and_a_shrunk_one_as_pillow_shrinks(tmp_pat
             {},
             None,
         )
-        pixels, last = sampler._gather_pixels(gallery, plan, torch.from_numpy)
+        pixels, last = patch_rendering._gather_pixels(gallery, plan, torch.from_numpy)
         assert not last.any()
         return pixels[0].permute(1, 2, 0).round().numpy()
 
@@ -204,7 +204,7 @@ def test_an_unmoved_picture_is_itself_and_a_shrunk_one_as_pillow_shrinks(tmp_pat
 @given(st.integers(1, 9), st.lists(st.integers(-40, 40), min_size=1))
 def test_mirrored_indices_are_numpys_symmetric_padding(n, index):
     padded = np.pad(np.arange(n), 60, "symmetric")
-    found = sampler._mirror_index(torch.tensor(index), torch.tensor(n)).numpy()
+    found = patch_rendering._mirror_index(torch.tensor(index), torch.tensor(n)).numpy()
     assert np.array_equal(found, padded[np.array(index) + 60])
 
 

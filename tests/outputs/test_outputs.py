@@ -21,6 +21,7 @@ from hemax_batch.cells import contours
 from hemax_batch.cells.classify import classify_cells
 from hemax_batch.cells.contours import trace_outlines, trace_rings
 from hemax_batch.cells.differential import count_differential
+from hemax_batch.cells.false_calls import FalseCalls
 from hemax_batch.cells.measure import measure_cells
 from hemax_batch.cells.merge import merge_cells
 from hemax_batch.outputs import differential_json, geojson, mask_blocks, masks, tables
@@ -444,10 +445,33 @@ def test_the_differentials_record_is_whole(tmp_path):
         "per_100_white": 10.0,
         "wbc": 8.0,
         "corrected_wbc": 7.27,
+        "expected_false": None,
+        "expected_false_low95": None,
+        "expected_false_high95": None,
     }
+    assert read["smudge_cells"] == {"count": 0, "per_100_white": 0.0, "loinc": "34992-8"}
+    assert read["reportable"] and read["not_reportable"] == []
     assert not read["sufficient"] and read["flags"][0]["rule"] == "sufficiency"
     assert "parasites" in read["not_assessed"] and "research use only" in read["claim"]
     assert read["red_cell_diameter_um"] == {"median": 7.0, "measured": 30, "assumed": False}
+
+
+def test_calls_expected_by_error_stand_in_table_and_record_and_are_read_back(tmp_path):
+    errors = {"blast": FalseCalls(0.84, 0, 3), "erythroblast": FalseCalls(0.1, 0, 1)}
+    names = ["lymphocyte"] * 30 + ["blast"] * 4
+    d = count_differential(names, false_calls=errors, not_reportable=("outside",))
+    measures = measure_cells(merge_cells([]).cells, 0.1, np.full(30, 7.0))
+    differential_json.write_differential(tmp_path / "d.json", "s", "/x/s.tif", d, measures, 0, ())
+    read = json.loads((tmp_path / "d.json").read_text())
+    assert differential_json.false_calls_from_record(read) == errors
+    assert not read["reportable"] and read["not_reportable"] == ["outside"]
+    cells = tables.differential_row("s", "p", d, 0, ())
+    row = dict(zip(tables.DIFFERENTIAL_COLUMNS, cells, strict=True))
+    assert (row["reportable"], row["not_reportable"]) == ("false", "outside")
+    ends = ("expected_false", "expected_false_low95", "expected_false_high95")
+    assert [row[f"blast_{end}"] for end in ends] == ["0.840", "0", "3"]
+    assert [row[f"monocyte_{end}"] for end in ends] == ["", "", ""]
+    assert row["nrbc_expected_false"] == "0.100" and row["smudge_per_100_white"] == "0.00"
 
 
 def test_a_record_without_cells_has_nulls_not_nan(tmp_path):

@@ -24,6 +24,7 @@ from hemax_batch.cells.morphology import (
     NUCLEUS_FRACTION,
     SIZE_UM,
     SURE_ATTRIBUTE,
+    WITHOUT_MORPHOLOGY,
 )
 from hemax_batch.records import Cells
 from hemax_batch.vocabulary import (
@@ -51,17 +52,28 @@ def _read(
     first, second = np.argsort(-cells.class_probs[i], kind="stable")[:2].tolist()
     confidence, next_best = float(cells.class_probs[i, first]), float(cells.class_probs[i, second])
     name = CLASS_NAMES[first]
-    unsure = confidence < min_confidence
+    unsure, strange = confidence < min_confidence, cells.ood_score[i] > 1
     # surely a neutrophil: total neutrophils must not lose it to a split that people disagree on too
     split = (
         unsure
+        and not strange
         and {name, CLASS_NAMES[second]} == set(NEUTROPHIL_NAMES)
         and confidence + next_best >= min_confidence
     )
-    if (split or not unsure) and _without_nucleus(measures, i):
+    broken = name in WITHOUT_MORPHOLOGY
+    if (split or not unsure) and not broken and _without_nucleus(measures, i):
         # every cell that is counted here is nucleated: what shows none is a platelet, dirt, or wrongly outlined
         name, reasons = UNIDENTIFIED, []
         head = f"Unidentified: looks most like {with_article(CLASSES[first].words)} ({confidence:.2f}), but hardly any nucleus"
+    elif strange:
+        name = UNIDENTIFIED
+        reasons = [
+            f"low confidence ({confidence:.2f} for {CLASSES[first].words}, {next_best:.2f} for {CLASSES[second].words})"
+        ] * unsure
+        head = (
+            f"Unidentified: looks most like {with_article(CLASSES[first].words)} ({confidence:.2f}), "
+            "but is unlike the cells that the network knows"
+        )
     elif split:
         reasons = [
             f"band or segmented neutrophil ({confidence:.2f} for {CLASSES[first].words}, {next_best:.2f})"
@@ -81,7 +93,11 @@ def _read(
         reasons = _contradictions(cells.attribute_probs[i], name)
         head = _named(first, second, confidence, next_best)
     reasons += _odd_looks(cells.ood_score[i])
-    reasons += _odd_place(cells.boxes_xyxy[i], slide_size) + _odd_measures(measures, i, name)
+    reasons += _odd_place(cells.boxes_xyxy[i], slide_size)
+    if name in WITHOUT_MORPHOLOGY:
+        text = f"{head}: a broken cell; its parts are not described."
+        return CellCall(name, confidence, tuple(reasons), text)
+    reasons += _odd_measures(measures, i, name)
     return CellCall(
         name,
         confidence,

@@ -1,4 +1,4 @@
-"""Labelled images: readers of each layout, sources, sampling, augmentation.
+"""Labelled images: readers of each layout, sources, sampling and augmentation.
 
-Everything becomes an Example; an unknown label stays unknown.
+Every reader makes `Example` records; an unknown label stays unknown.
 """

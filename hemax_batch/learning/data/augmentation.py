@@ -1,7 +1,7 @@
-"""The stain, light and focus of other laboratories, on whole batches of patches, on whichever device they lie.
+"""Augmentation of whole batches on their device: stain, light and focus of other laboratories.
 
-What is done to which patch is drawn on the host (`draw_photometry`, numpy), so that it depends on the generator alone;
-doing it (`apply_photometry`) needs no word from the device.
+`draw_photometry` draws the parameters on the host, so they depend on the generator only.
+`apply_photometry` applies them without waiting for the device.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ...model.heads import optical_density
 BLUR, COARSE, JPEG, NOISE, SHARPEN = range(5)
 _BLUR_REACH_PX = 5
 
-# Annex K of ITU-T T.81 (the JPEG standard): quantisation of luminance and chrominance at quality 50
+# Annex K of ITU-T T.81 (the JPEG standard): quantisation of luminance and chrominance, quality 50.
 _LUMA = np.array(
     [
         16,
@@ -102,11 +102,11 @@ _COSINES = (
     * np.where(_K == 0, 0.5**0.5, 1)[:, None]
 ).astype(np.float32)
 
-_constants: dict[tuple, Tensor] = {}
+_constants: dict[tuple[bytes, tuple[int, ...], torch.device], Tensor] = {}
 
 
 def _constant(array: np.ndarray, device: torch.device) -> Tensor:
-    """A small constant on the device, sent once: sending makes the host wait for the device."""
+    """Return a small constant on the device, copied once because copying makes the host wait."""
     key = array.tobytes(), array.shape, device
     if key not in _constants:
         _constants[key] = torch.from_numpy(array).to(device)
@@ -115,14 +115,24 @@ def _constant(array: np.ndarray, device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class Photometry:
-    """What is done to each of B patches.
+    """Augmentation of each of B patches.
 
-    mix          float32 [B, 3, 3], optical densities into optical densities
-    ground_gain  float32 [B, 1], ground_shift float32 [B, 3]: the new ground's optical density, from the old
-    slope        float32 [B, 2], relative brightness from edge to edge, x and y
-    degrading    patches by kind: {kind: int64 indices}; `strength` float32 [B] is of that kind (σ in px, factor,
-                 quality, σ of noise)
-    seed         of the noise
+    Attributes
+    ----------
+    mix : ndarray of float32 [B, 3, 3]
+        Maps optical densities to optical densities.
+    ground_gain, ground_shift : ndarray of float32 [B, 1], [B, 3]
+        Map the background's optical density.
+    slope : ndarray of float32 [B, 2]
+        Relative brightness from edge to edge in x and y.
+    degrading : dict of int to ndarray of int64
+        Patches of each kind of degradation.
+    strength : ndarray of float32 [B]
+        Strength of the degradation: sigma in px, factor, JPEG quality, or sigma of the noise.
+    seed : int
+        Seed of the noise.
+    red_cell_mix : ndarray of float32 [B, 3, 3]
+        Like `mix`, outside nuclei and labelled cells.
     """
 
     mix: np.ndarray
@@ -132,18 +142,27 @@ class Photometry:
     degrading: dict[int, np.ndarray]
     strength: np.ndarray
     seed: int
-    red_cell_mix: np.ndarray  # float32 [B, 3, 3], like `mix`, outside nuclei and labelled cells
+    red_cell_mix: np.ndarray
 
 
 def draw_photometry(
     rng: np.random.Generator, count: int, stain: float = 1.0, as_stained: float = 0.0
 ) -> Photometry:
-    """Stain always (strongly one time in four), light half the time, one degradation four times in ten.
+    """Draw the augmentation of `count` patches.
 
-    Another laboratory's stain: a random near-identity mixing of optical densities and another ground colour, `stain` times
-    as far from its own (the ground's density, which is of glass and lamp, apart). A lamp off its centre: up to a fifth of
-    brightness across the patch. Degradations: defocus, a coarser scan (up to 0.30 µm/px), JPEG, sensor noise. A share
-    `as_stained` of patches keeps its own stain and light: what colour alone tells, as the cytoplasm's, is learnt from those.
+    Stain: a random near-identity mixing of optical densities and another background colour, strong
+    for one patch in four. Light: a lamp off its centre for half of the patches, with up to a fifth
+    of brightness across the patch. Degradation for 45 %: defocus, a coarser scan (up to 0.30
+    µm/px), JPEG, sensor noise or sharpening.
+
+    Parameters
+    ----------
+    stain
+        Factor on the distance from the patch's own stain. The background's density, which is that
+        of glass and lamp, is separate.
+    as_stained
+        Share of patches that keep their own stain and light. Attributes that only colour shows,
+        such as the cytoplasm's, are learnt from them.
     """
     f = np.float32
     strong = np.where(rng.random(count) < 0.25, 2.0, 1.0)[:, None]
@@ -270,13 +289,14 @@ def _restain(
 
 
 def _relight(x: Tensor, slope: Tensor) -> Tensor:
+    """Apply a linear slope of brightness."""
     ramp = torch.linspace(-0.5, 0.5, x.shape[-1], device=x.device)
     across, down = slope[:, 0, None] * ramp, slope[:, 1, None] * ramp
     return (x * (1 + across[:, None, None, :] + down[:, None, :, None])).clamp(0, 255)
 
 
 def _blur(x: Tensor, sigma_px: Tensor) -> Tensor:
-    """Each patch by its own Gaussian."""
+    """Blur each patch with its own Gaussian."""
     n, c, s, _ = x.shape
     reach = torch.arange(-_BLUR_REACH_PX, _BLUR_REACH_PX + 1, device=x.device)
     kernel = torch.exp(-(reach**2) / (2 * sigma_px[:, None] ** 2))
@@ -287,6 +307,7 @@ def _blur(x: Tensor, sigma_px: Tensor) -> Tensor:
 
 
 def _downsample(x: Tensor, factor: float) -> Tensor:
+    """Resample to a coarser scale and back."""
     small = F.interpolate(
         x, size=int(x.shape[-1] / factor), mode="bicubic", antialias=True, align_corners=False
     )
@@ -294,7 +315,10 @@ def _downsample(x: Tensor, factor: float) -> Tensor:
 
 
 def _jpeg(x: Tensor, quality: Tensor) -> Tensor:
-    """What JPEG at `quality` [n] (libjpeg's scale) leaves of patches [n, 3, S, S], chrominance at half the resolution."""
+    """Simulate JPEG compression of patches [n, 3, S, S].
+
+    `quality` [n] is on libjpeg's scale. Chrominance has half the resolution.
+    """
     scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)[:, None, None] / 100
     ycc = torch.einsum("dc,ncyx->ndyx", _constant(_YCC, x.device), x)
     luma = _quantise(ycc[:, :1] - 128, _constant(_LUMA, x.device), scale) + 128
@@ -306,7 +330,10 @@ def _jpeg(x: Tensor, quality: Tensor) -> Tensor:
 
 
 def _quantise(x: Tensor, table: Tensor, scale: Tensor) -> Tensor:
-    """Blocks of 8 px: cosine transform, quantised by `comparison_table` times `scale` [n, 1, 1], and back. x [n, c, S, S]."""
+    """Quantise the cosine transform of 8 px blocks of x [n, c, S, S].
+
+    The steps are `table` times `scale` [n, 1, 1].
+    """
     d, step = (
         _constant(_COSINES, x.device),
         (table * scale).round().clamp(1, 255)[:, None, None, :, None, :],

@@ -1,4 +1,4 @@
-"""A labelled cell as the tool would see it: in the middle of a patch at the working scale, unchanged."""
+"""A labelled cell as the tool sees it: in the centre of a patch at the working scale."""
 
 from __future__ import annotations
 
@@ -9,32 +9,43 @@ from PIL import Image
 
 from .examples import Example, load_rgb
 
-GROUND_PERCENTILE = 92  # of a picture's pixels: what lies between the cells
+#: Percentile of an image's pixels that is background.
+GROUND_PERCENTILE = 92
 
 
 def background_colour(rgb: np.ndarray) -> np.ndarray:
-    """The colour of the glass of a picture uint8 [H, W, 3]: uint8 [3]."""
-    return np.percentile(rgb[::4, ::4].reshape(-1, 3), GROUND_PERCENTILE, axis=0).astype(np.uint8)
+    """Return the glass's colour in an image uint8 [H, W, 3]: uint8 [3]."""
+    colour: np.ndarray = np.percentile(rgb[::4, ::4].reshape(-1, 3), GROUND_PERCENTILE, axis=0)
+    return colour.astype(np.uint8)
 
 
 def resize(rgb: np.ndarray, scale: float) -> np.ndarray:
-    """A picture uint8 [H, W, 3] at `scale` times its size, at least 8 px a side, as the tool resamples."""
+    """Resample an image uint8 [H, W, 3] by a factor as the tool does, to at least 8 px per side."""
     size = max(round(rgb.shape[1] * scale), 8), max(round(rgb.shape[0] * scale), 8)
     return np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC))
 
 
-@lru_cache(maxsize=64)  # a picture's cells come one after the other
+@lru_cache(maxsize=64)  # The cells of an image are requested one after the other.
 def _at_scale(path: str, scale: float) -> np.ndarray:
+    """Read an image at a scale."""
     return resize(load_rgb(path), scale)
 
 
 def centred_patch(
     example: Example, mpp: float, size_px: int, cell: int = 0
 ) -> tuple[np.ndarray, tuple[float, float], float]:
-    """A patch at `mpp` µm/px with the example's cell `cell` in the middle; the glass's colour where the picture ends.
+    """Cut a patch at `mpp` µm/px with one of the example's cells in its centre.
 
-    Returns pixels uint8 [3, S, S], the picture's origin in the patch (x, y), and the picture's scale in it. Where the
-    cell has no box, and where there is no cell, the picture's middle is the patch's.
+    Outside the image the patch has the glass's colour. If the cell has no box, or there is no cell,
+    the image's centre is the patch's.
+
+    Returns
+    -------
+    pixels : ndarray of uint8 [3, S, S]
+    origin : tuple of float
+        Position (x, y) of the image's corner in the patch.
+    scale : float
+        Patch pixels per image pixel.
     """
     scale = example.mpp / mpp
     rgb = _at_scale(example.path, scale)

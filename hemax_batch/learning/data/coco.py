@@ -1,16 +1,18 @@
-"""Reading COCO instance JSON: images, boxes and category names, with a scale that COCO itself does not have.
+"""Reader of COCO instance JSON, with a scale that COCO itself lacks.
 
-A data set is a folder with `*.json` (in it or in `annotations/`), and its images beside it, in `images/` or in a folder
-of the split's name. Beyond COCO, the JSON must say `mpp` (µm/px) and may say `source`, `split` and `bystanders`, per
-image or once under `info`; without `split` a file whose name has "val" or "test" in it is held out.
+A data set is a folder with `*.json` (in it or in `annotations/`). The images lie beside it, in
+`images/` or in a folder named after the split. Beyond COCO, the JSON must give `mpp` (µm/px) and
+may give `source`, `split` and `bystanders`, per image or once under `info`. Without `split` a file
+with "val" or "test" in its name is of split "val".
 
-A segmentation (polygons or RLE) is of the whole cell: it is checked, and gives the box where `bbox` is missing. It
-teaches no mask, as it does not tell nucleus from cytoplasm.
+A segmentation (polygons or RLE) outlines the whole cell. It is checked, and gives the box if `bbox`
+is missing. It gives no mask, because it does not separate nucleus and cytoplasm.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -20,7 +22,7 @@ from ...errors import DataError
 from ...vocabulary import CLASS_NAMES, NEUTROPHIL_NAMES, WHITE_NAMES
 from .examples import BYSTANDERS, CellLabel, Example
 
-#: Names in common use -> the classes that they allow. "ignore": neither cell to learn nor background.
+#: Common names and the classes that they allow. "ignore" is neither a cell nor background.
 _OTHER_NAMES = {
     "neutrophil": NEUTROPHIL_NAMES,
     "wbc": WHITE_NAMES, "white_blood_cell": WHITE_NAMES, "leukocyte": WHITE_NAMES,
@@ -29,8 +31,11 @@ _OTHER_NAMES = {
 }  # fmt: skip
 
 
+Box = tuple[float, float, float, float]
+
+
 def coco_files(folder: Path) -> list[Path]:
-    """The JSON files of `folder` and its `annotations/` that hold COCO instances."""
+    """List the JSON files with COCO instances in `folder` and its `annotations/`."""
     found = []
     for path in sorted([*folder.glob("*.json"), *folder.glob("annotations/*.json")]):
         try:
@@ -43,7 +48,13 @@ def coco_files(folder: Path) -> list[Path]:
 
 
 def read_coco(folder: Path) -> list[Example]:
-    """All COCO files of a folder; DataError names the file and the row (counted from 0, as in the JSON)."""
+    """Read all COCO files of a folder.
+
+    Raises
+    ------
+    DataError
+        The data are malformed. The message names the file and the row, counted from 0.
+    """
     return [example for path in coco_files(folder) for example in _read(path, folder)]
 
 
@@ -51,7 +62,10 @@ def _read(path: Path, folder: Path) -> list[Example]:
     data = read_json(path, MAX_DATA_BYTES)
     classes = {c["id"]: _allowed(c["name"]) for c in data["categories"]}
     names = {c["id"]: c["name"] for c in data["categories"]}
-    images, sizes, cells, ignored = {}, {}, {}, {}
+    images: dict[Any, dict[str, Any]] = {}
+    sizes: dict[Any, tuple[int, int]] = {}
+    cells: dict[Any, list[CellLabel]] = {}
+    ignored: dict[Any, list[Box]] = {}
     for n, image in enumerate(data["images"]):
         found, sizes[image["id"]] = _image(
             image, data.get("info") or {}, path, folder, f"{path} images[{n}]"
@@ -88,17 +102,17 @@ def _read(path: Path, folder: Path) -> list[Example]:
 
 
 def _allowed(name: str) -> tuple[str, ...]:
-    """Classes that a category's name allows; () if it is not known."""
+    """Return the classes that a category's name allows; () if it is unknown."""
     plain = name.strip().lower().replace(" ", "_").replace("-", "_")
     return (plain,) if plain in CLASS_NAMES else _OTHER_NAMES.get(plain, ())
 
 
 def _image(
-    image: dict, info: dict, path: Path, folder: Path, where: str
-) -> tuple[dict, tuple[int, int]]:
-    """An image's own facts, and its size (width, height)."""
-    facts_given = {k: image.get(k, info.get(k)) for k in ("mpp", "source", "split", "bystanders")}
-    split = facts_given["split"] or (
+    image: dict[str, Any], info: dict[str, Any], path: Path, folder: Path, where: str
+) -> tuple[dict[str, Any], tuple[int, int]]:
+    """Return an image's facts and its size (width, height)."""
+    given = {k: image.get(k, info.get(k)) for k in ("mpp", "source", "split", "bystanders")}
+    split = given["split"] or (
         "val" if any(word in path.stem.lower() for word in ("val", "test")) else "train"
     )
     name = image.get("file_name", "")
@@ -108,11 +122,11 @@ def _image(
         raise DataError(
             f"{where}: image {name!r} does not exist in {places[0].parent}, {places[1].parent} or {folder}"
         )
-    if not isinstance(facts_given["mpp"], int | float) or not facts_given["mpp"] > 0:
+    if not isinstance(given["mpp"], int | float) or not given["mpp"] > 0:
         raise DataError(
-            f"{where}: mpp is {facts_given['mpp']!r}; COCO knows no scale: write µm/px as `mpp` of the image or of `info`"
+            f"{where}: mpp is {given['mpp']!r}; COCO knows no scale: write µm/px as `mpp` of the image or of `info`"
         )
-    bystanders = facts_given["bystanders"] or "none"
+    bystanders = given["bystanders"] or "none"
     if bystanders not in BYSTANDERS:
         raise DataError(
             f"{where}: bystanders {bystanders!r}; expected one of {', '.join(BYSTANDERS)}"
@@ -126,15 +140,15 @@ def _image(
         )
     facts = {
         "path": str(file),
-        "mpp": float(facts_given["mpp"]),
-        "source": facts_given["source"] or folder.name,
+        "mpp": float(given["mpp"]),
+        "source": given["source"] or folder.name,
         "split": split,
     }
     return facts | {"bystanders": bystanders}, size
 
 
-def _box(row: dict, size: tuple[int, int], where: str) -> tuple[float, float, float, float]:
-    """The box x0, y0, x1, y1, from `bbox` (x, y, w, h) or else from the segmentation."""
+def _box(row: dict[str, Any], size: tuple[int, int], where: str) -> Box:
+    """Return the box from `bbox` (x, y, w, h), or else from the segmentation."""
     outline = _outline_box(row.get("segmentation"), size, where)
     given = row.get("bbox")
     if given:
@@ -152,10 +166,8 @@ def _box(row: dict, size: tuple[int, int], where: str) -> tuple[float, float, fl
     return box
 
 
-def _outline_box(
-    outline, size: tuple[int, int], where: str
-) -> tuple[float, float, float, float] | None:
-    """The extent of polygons [[x, y, …], …] or of an RLE {size: [h, w], counts}."""
+def _outline_box(outline: Any, size: tuple[int, int], where: str) -> Box | None:
+    """Return the extent of polygons [[x, y, …], …] or of an RLE {size: [h, w], counts}."""
     if not outline:
         return None
     if isinstance(outline, dict):
@@ -172,7 +184,8 @@ def _outline_box(
     return float(low[0]), float(low[1]), float(high[0]), float(high[1])
 
 
-def _rle_box(rle: dict, size: tuple[int, int], where: str) -> tuple[float, float, float, float]:
+def _rle_box(rle: dict[str, Any], size: tuple[int, int], where: str) -> Box:
+    """Return the extent of an RLE mask."""
     try:
         from pycocotools import mask
     except ImportError:

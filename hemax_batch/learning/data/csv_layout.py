@@ -1,16 +1,16 @@
-"""The documented layout of labelled images: a folder with
+"""Reader of the documented layout of labelled images.
 
     images.csv  file, mpp, source, split [, bystanders, original, patient]     a row per image
     cells.csv   file, x0, y0, x1, y1, class, mask, <attribute>…, nuclear_cytoplasmic_ratio
-                a row per cell, any column but `file` may be missing or empty
+                a row per cell; any column but `file` may be missing or empty
 
-where `class` may name several allowed classes ("band_neutrophil|segmented_neutrophil"), be empty ("some white cell")
-or be "ignore" (neither cell nor background: nothing is taught inside that box), `mask` is a PNG of the image's size (0
-outside, 1 cytoplasm, 2 nucleus) with all the cells of the image, so named in each of their rows, and `bystanders` says
-whether cells without a row may be in the picture: "none", "stained" (only where the stain is as dark as a nucleus) or
-"anywhere" outside the boxes. `original` names the picture that this is a copy of, where it is one.
-`nuclear_cytoplasmic_ratio`, "low" or "high", is the side on which nucleus/cell of the masks is held while training, and what
-they are measured against.
+`class` may name several allowed classes ("band_neutrophil|segmented_neutrophil"), be empty ("some
+white cell") or be "ignore" (neither cell nor background; that box is left out of training). `mask`
+is a PNG of the image's size with all cells of the image: 0 outside, 1 cytoplasm, 2 nucleus. Each of
+the image's rows names it. `bystanders` says where cells without a row may lie: "none", "stained"
+(only where the stain is as dark as a nucleus) or "anywhere" outside the boxes. `original` names the
+image that this one is a copy of. `nuclear_cytoplasmic_ratio` is "low" or "high", an expert's
+judgement: training holds the masks' nucleus/cell area on that side, and evaluation measures it.
 """
 
 from __future__ import annotations
@@ -27,12 +27,18 @@ from .examples import BYSTANDERS, NC_CLASSES, CellLabel, Example, parse_mpp, rea
 
 
 def is_csv_layout(folder: Path) -> bool:
-    """Whether a folder is of this layout."""
+    """Return whether a folder has this layout."""
     return (folder / "images.csv").exists() and (folder / "cells.csv").exists()
 
 
 def read_csv_layout(folder: Path) -> list[Example]:
-    """The documented layout; DataError names the file and row of anything malformed."""
+    """Read the documented layout.
+
+    Raises
+    ------
+    DataError
+        The data are malformed. The message names the file and the row.
+    """
     images = {}
     for n, row in enumerate(read_csv_rows(folder / "images.csv"), 2):
         where = f"{folder / 'images.csv'} row {n}"
@@ -74,6 +80,7 @@ def read_csv_layout(folder: Path) -> list[Example]:
 
 
 def _cell_of_row(row: dict[str, str], example: Example, where: str) -> CellLabel:
+    """Read the labels of one cell."""
     allowed = tuple(c for c in (row.get("class") or "").split("|") if c) or WHITE_NAMES
     for name in allowed:
         if name not in CLASS_NAMES:
@@ -97,6 +104,7 @@ def _cell_of_row(row: dict[str, str], example: Example, where: str) -> CellLabel
 def _box_of_row(
     row: dict[str, str], example: Example, where: str
 ) -> tuple[float, float, float, float]:
+    """Read the box of one row."""
     try:
         x0, y0, x1, y1 = (float(row.get(k) or "") for k in ("x0", "y0", "x1", "y1"))
     except ValueError:
@@ -111,6 +119,7 @@ def _box_of_row(
 
 
 def _mask_of_row(row: dict[str, str], folder: Path, example: Example, where: str) -> str:
+    """Check the mask of one row and return its path; "" for none."""
     named = str(folder / row["mask"]) if row.get("mask") else ""
     if example.cells and named != example.mask_path:
         raise DataError(

@@ -1,6 +1,7 @@
-"""Labelled smear images as one kind of record, whatever folder they came from; unknown labels stay unknown.
+"""Labelled smear images as records, whatever their folder's layout; unknown labels stay unknown.
 
-Readers: `csv_layout` (the documented one), `coco`, `leukox`, `public_sets`; `read_folder` chooses.
+Readers: `csv_layout` (the documented layout), `coco`, `leukox` and `public_sets`. `read_folder`
+chooses among them.
 """
 
 from __future__ import annotations
@@ -22,20 +23,46 @@ BYSTANDERS = ("none", "stained", "anywhere")
 
 @dataclass(frozen=True)
 class CellLabel:
-    """What is known of one cell. Box in the image's own pixels; None = only its centre (the image's middle) is
-    known."""
+    """Labels of one cell.
+
+    Attributes
+    ----------
+    box_xyxy : tuple of float, optional
+        Box in image pixels; None if only the cell's centre, the image's centre, is known.
+    allowed : tuple of str
+        Classes that the label allows.
+    attributes : tuple of (str, str)
+        Known attributes with their states.
+    box_trusted : bool
+        False if the box was made from a pseudo-mask.
+    nc_class : str
+        One of NC_CLASSES, if an expert judged the nuclear:cytoplasmic ratio.
+    """
 
     box_xyxy: tuple[float, float, float, float] | None
-    allowed: tuple[str, ...]  # classes that the label allows
-    attributes: tuple[tuple[str, str], ...] = ()  # (attribute, state)
-    box_trusted: bool = True  # False where the box was made from a pseudo-mask
-    nc_class: str = ""  # one of NC_CLASSES, where somebody judged the nuclear:cytoplasmic ratio
+    allowed: tuple[str, ...]
+    attributes: tuple[tuple[str, str], ...] = ()
+    box_trusted: bool = True
+    nc_class: str = ""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One labelled image. `mask_path`: PNG of all its cells; `ignored`: boxes of things that are neither cell nor
-    background."""
+    """One labelled image.
+
+    Attributes
+    ----------
+    bystanders : str
+        Where unlabelled cells may lie, one of BYSTANDERS.
+    mask_path : str
+        Mask of all its cells.
+    ignored : tuple of boxes
+        Boxes of objects that are neither cell nor background.
+    patient : str
+        The patient, if the data name patients.
+    original : str
+        Name of the image that this one is a copy of, if the data say so.
+    """
 
     path: str
     mpp: float
@@ -46,12 +73,12 @@ class Example:
     mask_path: str = ""
     mask_weight: float = 1.0
     ignored: tuple[tuple[float, float, float, float], ...] = ()
-    patient: str = ""  # whose blood it is, where the data name patients
-    original: str = ""  # name of the picture that this is a copy of, where the data say so
+    patient: str = ""
+    original: str = ""
 
 
 def read_csv_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV table; DataError where there is none."""
+    """Read the rows of a CSV table; raise DataError if it does not exist."""
     if not path.exists():
         raise DataError(f"{path}: no such table")
     with open(path, newline="", encoding="utf-8-sig") as f:
@@ -59,7 +86,7 @@ def read_csv_rows(path: Path) -> list[dict[str, str]]:
 
 
 def load_rgb(path: str) -> np.ndarray:
-    """An image as uint8 [H, W, 3]."""
+    """Read an image as uint8 [H, W, 3]."""
     if path.endswith(".pt"):
         return load_rgb_tensor(Path(path))
     try:
@@ -70,14 +97,14 @@ def load_rgb(path: str) -> np.ndarray:
 
 
 def load_mask(path: str) -> np.ndarray:
-    """A mask as uint8 [H, W]: 0 outside, 1 cytoplasm, 2 nucleus."""
+    """Read a mask as uint8 [H, W]: 0 outside, 1 cytoplasm, 2 nucleus."""
     if path.endswith(".pt"):
         return load_mask_tensor(Path(path))
     return np.asarray(Image.open(path))
 
 
 def parse_mpp(text: str | float | None, where: str) -> float:
-    """µm/px as a number; DataError where it is none above 0."""
+    """Parse µm/px; raise DataError unless it is a number above 0."""
     try:
         mpp = float(text or "")
     except (TypeError, ValueError):

@@ -1,7 +1,7 @@
-"""All examples of a training, decoded once to the working scale and kept on the device that learns from them.
+"""Cache of all training images at the working scale, on the training device.
 
-Pixels, label map and what is to be ignored lie packed in one flat tensor, four bytes a pixel, so that a patch is drawn
-by one gather, whatever the pictures' sizes. 6,000 pictures of 300 px a side take 2.2 GB.
+Pixels, label map and ignore map are packed in one flat tensor of four bytes per pixel. One gather
+then draws a patch, whatever the images' sizes. 6,000 images of 300 px per side take 2.2 GB.
 """
 
 from __future__ import annotations
@@ -20,26 +20,37 @@ from ...vocabulary import ATTRIBUTES, CLASS_NAMES, N_CLASSES
 from .centred_patches import background_colour, resize
 from .examples import NC_CLASSES, Example, load_mask, load_rgb
 
-#: Size of the box assumed where only a cell's centre is known (its extent is then not taught).
-NOMINAL_UM = {("platelet",): 4.0, ("erythroblast",): 11.0}
+#: Side of the nominal box where only a cell's centre is known; it is not a training target.
+NOMINAL_UM: dict[tuple[str, ...], float] = {("platelet",): 4.0, ("erythroblast",): 11.0}
 NOMINAL_CELL_UM = 14.0
 
-LABEL_BITS, IGNORE_BIT = 3, 4  # of the fourth byte
-_OD_TABLE = -np.log10((np.arange(256) + 1.0) / 256.0).astype(np.float32)  # 0 for pure white
+#: Bits of the fourth byte.
+LABEL_BITS, IGNORE_BIT = 3, 4
+#: Optical density of each pixel value; 0 for white.
+_OD_TABLE = -np.log10((np.arange(256) + 1.0) / 256.0).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class ImageCache:
-    """E examples with at most C cells each; lengths in pixels of the working scale.
+    """E examples with at most C cells each; lengths are pixels at the working scale.
 
-    packed      uint8 [T, 4] on the device: red, green, blue, and label (0, 1 cytoplasm, 2 nucleus) with IGNORE_BIT
-    start       int64 [E], where each picture begins in `packed`, row by row
-    size_wh     int64 [E, 2]
-    ground      float32 [E, 3], the glass's colour
-    n_cells     int64 [E]
-    boxes_xyxy  float64 [E, C, 4]; a nominal box in the middle where the extent is unknown
-    box_weight, mask_weight  float32 [E, C]; 0 where there is none
-    allowed     bool [E, C, K]; attributes int64 [E, C, A], nc_class int64 [E, C], -1 unknown
+    Attributes
+    ----------
+    packed : Tensor of uint8 [T, 4]
+        Red, green, blue, and label (0 outside, 1 cytoplasm, 2 nucleus) with IGNORE_BIT.
+    start : ndarray of int64 [E]
+        First row of each image in `packed`.
+    size_wh : ndarray of int64 [E, 2]
+    ground : ndarray of float32 [E, 3]
+        The glass's colour.
+    n_cells : ndarray of int64 [E]
+    boxes_xyxy : ndarray of float64 [E, C, 4]
+        A nominal central box if the extent is unknown.
+    box_weight, mask_weight : ndarray of float32 [E, C]
+        0 without a box or mask.
+    allowed : ndarray of bool [E, C, K]
+    attributes, nc_class : ndarray of int64 [E, C, A], [E, C]
+        -1 if unknown.
     """
 
     packed: Tensor
@@ -56,19 +67,25 @@ class ImageCache:
 
 
 def load_images(examples: list[Example], mpp: float, device: str | torch.device) -> ImageCache:
-    """Decode the examples to `mpp` µm/px, on all cores that this process may use. DataError where one cannot be read.
+    """Decode the examples to `mpp` µm/px on all available cores.
 
-    The last gallery is kept: trainings of the same pictures that follow each other decode them once.
+    The last result is cached, so consecutive trainings on the same images decode them once.
+
+    Raises
+    ------
+    DataError
+        An image cannot be read.
     """
     return _load_images(tuple(examples), mpp, str(device))
 
 
 @lru_cache(maxsize=1)
 def _load_images(examples: tuple[Example, ...], mpp: float, device: str) -> ImageCache:
+    """Decode and pack the examples."""
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with ThreadPoolExecutor(threads) as pool:
-        pictures = list(pool.map(lambda e: _decode(e, mpp), examples))
-    sizes = np.array([p.shape[1::-1] for p in pictures], np.int64).reshape(-1, 2)
+        images = list(pool.map(lambda e: _decode(e, mpp), examples))
+    sizes = np.array([p.shape[1::-1] for p in images], np.int64).reshape(-1, 2)
     lengths = sizes.prod(1)
     start = (
         np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
@@ -76,15 +93,15 @@ def _load_images(examples: tuple[Example, ...], mpp: float, device: str) -> Imag
         else np.zeros(0, np.int64)
     )
     packed = torch.empty((int(lengths.sum()), 4), dtype=torch.uint8)
-    for at, picture in zip(start, pictures, strict=True):
+    for at, picture in zip(start, images, strict=True):
         flat = picture.reshape(-1, 4)
         packed[at : at + len(flat)] = torch.from_numpy(flat)
-    ground = np.array([background_colour(p[..., :3]) for p in pictures], np.float32).reshape(-1, 3)
+    ground = np.array([background_colour(p[..., :3]) for p in images], np.float32).reshape(-1, 3)
     return ImageCache(packed.to(device), start, sizes, ground, *_labels(examples, sizes, mpp))
 
 
 def _decode(example: Example, mpp: float) -> np.ndarray:
-    """One picture as uint8 [h, w, 4] at the working scale."""
+    """Decode one image to uint8 [h, w, 4] at the working scale."""
     rgb = load_rgb(example.path)
     ignore = _unlabelled(example, rgb)
     scaled = resize(rgb, example.mpp / mpp)
@@ -101,7 +118,7 @@ def _decode(example: Example, mpp: float) -> np.ndarray:
 
 
 def _unlabelled(e: Example, rgb: np.ndarray) -> np.ndarray:
-    """Where cells without a row may lie: bool [H, W]."""
+    """Mark where unlabelled cells may lie: bool [H, W]."""
     h, w = rgb.shape[:2]
     boxes = cell_boxes(e, (w, h), 1.0)
     ignore = np.zeros((h, w), bool)
@@ -119,14 +136,16 @@ def _unlabelled(e: Example, rgb: np.ndarray) -> np.ndarray:
     return ignore
 
 
-def possible_nuclei(rgb: np.ndarray, boxes_xyxy: list, factor: float = 0.55) -> np.ndarray:
-    """Where the picture is stained nearly as a nucleus: bool [H, W], taken from the labelled cells' own darkness.
+def possible_nuclei(
+    rgb: np.ndarray, boxes_xyxy: list[np.ndarray], factor: float = 0.55
+) -> np.ndarray:
+    """Mark pixels stained nearly as dark as a nucleus: bool [H, W].
 
-    Red light is what nuclei absorb and red cells hardly do. A little blurred, so that granular dirt does not count.
+    The threshold follows the labelled cells' own darkness in red light, which nuclei absorb and red
+    cells hardly do. The image is slightly blurred, so granular dirt does not count.
     """
-    red = Image.fromarray(rgb[..., 0]).filter(
-        ImageFilter.BoxBlur(2)
-    )  # 5 px a side; leaves other threads their turn
+    # A box of 5 px per side. Pillow releases the lock for other threads.
+    red = Image.fromarray(rgb[..., 0]).filter(ImageFilter.BoxBlur(2))
     od = _OD_TABLE[np.asarray(red)]
     ground = np.percentile(od[::4, ::4], 8)
     inside = [
@@ -138,11 +157,15 @@ def possible_nuclei(rgb: np.ndarray, boxes_xyxy: list, factor: float = 0.55) -> 
         if inside and sum(map(len, inside))
         else ground + 0.5
     )
-    return od > ground + factor * (dark - ground)
+    nuclear: np.ndarray = od > ground + factor * (dark - ground)
+    return nuclear
 
 
-def cell_boxes(e: Example, size_wh, scale: float) -> list[np.ndarray]:
-    """Each cell's box at `scale`, in a picture of size_wh; a nominal one in its middle where only the centre is known."""
+def cell_boxes(e: Example, size_wh: np.ndarray | tuple[int, int], scale: float) -> list[np.ndarray]:
+    """Return each cell's box at `scale` in an image of size_wh.
+
+    Cells without a box get a nominal box in the image's centre.
+    """
     middle = np.array(size_wh, float) / 2
     boxes = []
     for c in e.cells:
@@ -153,7 +176,7 @@ def cell_boxes(e: Example, size_wh, scale: float) -> list[np.ndarray]:
 
 
 def _labels(examples: tuple[Example, ...], sizes: np.ndarray, mpp: float) -> tuple[np.ndarray, ...]:
-    """n_cells, boxes_xyxy, box_weight, mask_weight, allowed, attributes, nc_class of `ImageCache`."""
+    """Make the label arrays of `ImageCache`, from `n_cells` to `nc_class`."""
     e, c = len(examples), max([len(x.cells) for x in examples], default=0) or 1
     boxes = np.tile(np.array([0.0, 0.0, 1.0, 1.0]), (e, c, 1))
     box_weight, mask_weight = np.zeros((e, c), np.float32), np.zeros((e, c), np.float32)

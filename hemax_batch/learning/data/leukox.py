@@ -1,21 +1,24 @@
-"""Reading the layout of the HemaX authors' training code (LeukoX): tensors in `inputs/ bounding_boxes/ instances/
-classes/`, one `.pt` file of the same name in each, and a text file of attribute codes `name.jpg;g c n s;`.
+"""Reader of the layout of the HemaX authors' training code (LeukoX).
 
-What its numbers mean is not published, so it must be said in `leukox.json` beside the folders:
+The layout has tensors in `inputs/`, `bounding_boxes/`, `instances/` and `classes/`, one `.pt` file
+of the same name in each, and a text file of attribute codes `name.jpg;g c n s;`. The meaning of its
+numbers is not published, so `leukox.json` beside the folders must give it:
 
     {"mpp": 0.1, "classes": ["band_neutrophil", …], "attributes_file": "attributes.txt",
-     "attributes": {"granularity": ["agranular", "coarse"], "cytoplasm_colour": […], "nucleus_shape": […],
+     "attributes": {"granularity": ["agranular", "coarse"], "cytoplasm_colour": […],
+     "nucleus_shape": […],
                     "size_vs_rbc": […]}, "val": ["name", …]}
 
-Class k is `classes[k]`; attribute code k is state k - 2 of its list, in the order above, and null or "" there means that
-nothing is taught. Shapes: inputs [3, H, W] (0-255, or 0-1 as float); bounding boxes [n, 4] as X, Y, W, H in pixels;
-instances [n, 2, H, W] or [2, H, W], nucleus then cytoplasm; classes [n]. Attributes are given per image, so they are
-taught only where an image has one cell.
+Class k is `classes[k]`. Attribute code k is state k - 2 of its list, in the order above. A state of
+null or "" is unknown. Shapes: inputs [3, H, W] (0-255, or 0-1 as float); bounding boxes [n, 4] as
+X, Y, W, H in pixels; instances [n, 2, H, W] or [2, H, W], nucleus then cytoplasm; classes [n].
+Attributes are given per image, so they are used only for images with one cell.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,12 +33,18 @@ _CODES_FROM = 2
 
 
 def is_leukox(folder: Path) -> bool:
-    """Whether all four folders are there."""
+    """Return whether all four folders exist."""
     return all((folder / name).is_dir() for name in FOLDERS)
 
 
 def read_leukox(folder: Path) -> list[Example]:
-    """All images; DataError names the file, and the row of a tensor or of the attributes."""
+    """Read all images.
+
+    Raises
+    ------
+    DataError
+        The data are malformed. The message names the file and the row.
+    """
     description = _read_description(folder)
     codes = _read_attribute_codes(
         folder / description.get("attributes_file", "attributes.txt"), description["attributes"]
@@ -65,15 +74,15 @@ def read_leukox(folder: Path) -> list[Example]:
     return out
 
 
-def _read_description(folder: Path) -> dict:
-    """`leukox.json`, checked."""
+def _read_description(folder: Path) -> dict[str, Any]:
+    """Read and check `leukox.json`."""
     path = folder / "leukox.json"
     if not path.exists():
         raise DataError(
             f"{path}: missing; the layout does not say µm/px nor what its class and attribute numbers mean"
         )
     try:
-        description = read_json(path)
+        description: dict[str, Any] = read_json(path)
         description["mpp"], description["classes"] = (
             parse_mpp(description["mpp"], str(path)),
             list(description["classes"]),
@@ -93,9 +102,9 @@ def _read_description(folder: Path) -> dict:
 
 
 def _read_attribute_codes(
-    path: Path, meaning: dict[str, list]
+    path: Path, meaning: dict[str, list[str | None]]
 ) -> dict[str, tuple[tuple[str, str], ...]]:
-    """Image name without suffix -> its attributes."""
+    """Read the attributes of each image, by its name without suffix."""
     if not path.exists():
         return {}
     out = {}
@@ -106,23 +115,26 @@ def _read_attribute_codes(
         where = f"{path} row {n}"
         if len(numbers.split()) != len(ATTRIBUTES) or not all(v.isdigit() for v in numbers.split()):
             raise DataError(f"{where}: {line!r} is not `name.jpg;g c n s;`")
-        found = []
+        attributes: list[tuple[str, str]] = []
         for a, code in zip(ATTRIBUTES, numbers.split(), strict=True):
-            states, k = meaning.get(a.name, ()), int(code) - _CODES_FROM
+            states, k = meaning.get(a.name, []), int(code) - _CODES_FROM
             if states and not 0 <= k < len(states):
                 raise DataError(
                     f"{where}: {a.name} code {code}; leukox.json knows 2 to {len(states) + 1}"
                 )
-            if states and states[k]:
-                found.append((a.name, states[k]))
-        out[Path(name.strip()).stem] = tuple(found)
+            if states and (state := states[k]):
+                attributes.append((a.name, state))
+        out[Path(name.strip()).stem] = tuple(attributes)
     return out
 
 
 def _cells(
-    folder: Path, image: Path, description: dict, attributes
+    folder: Path,
+    image: Path,
+    description: dict[str, Any],
+    attributes: tuple[tuple[str, str], ...],
 ) -> tuple[tuple[CellLabel, ...], bool]:
-    """The cells of an image, and whether it has masks."""
+    """Read the cells of an image, and whether it has masks."""
     height, width = _shape(image)
     boxes_at, masks_at, classes_at = (folder / name / image.name for name in FOLDERS[1:])
     boxes, classes = load_tensor(boxes_at).reshape(-1, 4), load_tensor(classes_at).reshape(-1)
@@ -160,6 +172,7 @@ def _cells(
 
 
 def _shape(image: Path) -> tuple[int, int]:
+    """Return the height and width of an image tensor."""
     shape: tuple[int, ...] = np.shape(load_tensor(image))
     if len(shape) != 3 or shape[0] != 3:
         raise DataError(f"{image}: shape {shape}; expected [3, H, W]")

@@ -1,4 +1,4 @@
-"""Readers of the public sets that the shipped weights are taught by, as the project's data folder lays them out."""
+"""Readers of the public data sets that the shipped weights are trained on."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from PIL import Image
 from ...vocabulary import CLASS_NAMES, MATURE_NAMES, NEUTROPHIL_NAMES, WHITE_NAMES
 from .examples import CellLabel, Example, read_csv_rows
 
-#: µm/px, from the median red cell (7.3 µm) of each source; Zheng's first set from its neutrophils against the
-#: second's.
+#: µm/px of each source, from its median red cell (7.3 µm). Zheng's first set is scaled by its
+#: neutrophils relative to the second set's.
 MPP = {
     "PBC": 0.10,
     "marrow": 0.10,
@@ -23,6 +23,8 @@ MPP = {
     "chula": 0.20,
     "apl": 0.10,
 }
+
+Box = tuple[float, float, float, float]
 
 _NUCLEUS = {
     "unsegmented-round": "round",
@@ -36,18 +38,21 @@ _GRANULES = {"nil": "agranular", "small": "fine", "round": "coarse", "coarse": "
 
 
 def _wbcatt(row: dict[str, str]) -> tuple[tuple[str, str], ...]:
-    """WBCAtt's columns (Tsutsui 2023) in the vocabulary's states; empty = not annotated = unknown."""
-    found = [
+    """Translate WBCAtt's columns (Tsutsui et al. 2023) to vocabulary states; empty is unknown."""
+    states = [
         ("granularity", _GRANULES.get(row["granule_type"])),
         ("cytoplasm_colour", row["cytoplasm_colour"].replace(" ", "_") or None),
         ("nucleus_shape", _NUCLEUS.get(row["nucleus_shape"])),
         ("size_vs_rbc", {"small": "small", "big": "large"}.get(row["cell_size"])),
     ]
-    return tuple((k, v) for k, v in found if v)
+    return tuple((k, v) for k, v in states if v)
 
 
 def read_pbc(folder: Path) -> list[Example]:
-    """PBC (Acevedo 2020) with boxes and WBCAtt: one labelled cell near the middle, stained bystanders possible."""
+    """Read PBC (Acevedo 2020) with boxes and WBCAtt.
+
+    One cell near the centre is labelled. Unlabelled stained cells are possible.
+    """
     out = []
     for row in read_csv_rows(folder / "labels.csv"):
         box = None
@@ -65,8 +70,10 @@ def read_pbc(folder: Path) -> list[Example]:
 
 
 def read_marrow(folder: Path) -> list[Example]:
-    """Matek's marrow crops: one labelled cell in the middle, unlabelled neighbours anywhere; unidentified ones left
-    out."""
+    """Read Matek's marrow crops; unidentified cells are left out.
+
+    One cell in the centre is labelled. Unlabelled neighbours may lie anywhere.
+    """
     return [
         Example(
             str(folder / "images" / r["file"]),
@@ -82,7 +89,7 @@ def read_marrow(folder: Path) -> list[Example]:
 
 
 def read_zheng(folder: Path) -> list[Example]:
-    """Zheng 2018 with expert masks; every fifth picture of each set is kept for evaluation (split "val")."""
+    """Read Zheng 2018 with expert masks; every fifth image of each set is of split "val"."""
     out = []
     for row in read_csv_rows(folder / "labels.csv"):
         mask_path = folder / "masks" / row["file"]
@@ -106,7 +113,7 @@ def read_zheng(folder: Path) -> list[Example]:
 
 
 def _bccd_types(folder: Path) -> dict[str, tuple[str, ...]]:
-    """Allowed classes of BCCD fields that hold one white cell: file name -> classes."""
+    """Return the allowed classes of BCCD fields with one white cell, by file name."""
     names = {
         "NEUTROPHIL": NEUTROPHIL_NAMES,
         "EOSINOPHIL": ("eosinophil",),
@@ -124,12 +131,11 @@ def _bccd_types(folder: Path) -> dict[str, tuple[str, ...]]:
 
 
 def read_txl(folder: Path) -> list[Example]:
-    """TXL-PBC: whole fields with boxes of every white cell (0), red cell (1) and platelet (2). White ones need no
-    type.
+    """Read TXL-PBC: whole fields with boxes of white cells (0), red cells (1) and platelets (2).
 
-    Its PBC pictures are left out here: `read_pbc` has them, with the same split. BCCD's cells take their type from a
-    sibling folder `bccd` where there is one. Raabin-WBC is of normal blood and holds the mature types only (Kouzehkanan et
-    al. 2022).
+    Its PBC images are left out, because `read_pbc` reads them with the same split. BCCD's cells
+    take their class from a sibling folder `bccd` if there is one. Raabin-WBC is of normal blood and
+    holds mature classes only (Kouzehkanan et al. 2022).
     """
     types, out = _bccd_types(folder.parent / "bccd"), []
     for row in read_csv_rows(folder / "images.csv"):
@@ -138,14 +144,14 @@ def read_txl(folder: Path) -> list[Example]:
         path = folder / "images" / row["file"]
         with Image.open(path) as im:
             w, h = im.size
-        white, other = [], []
+        white: list[Box] = []
+        other: list[Box] = []
         for line in (folder / "boxes_yolo" / f"{path.stem}.txt").read_text().splitlines():
-            kind, cx, cy, bw, bh = line.split()
-            cx, cy, bw, bh = float(cx) * w, float(cy) * h, float(bw) * w, float(bh) * h
+            kind, *numbers = line.split()
+            x, y, bw, bh = (float(v) * side for v, side in zip(numbers, (w, h, w, h), strict=True))
+            box = (x - bw / 2, y - bh / 2, x + bw / 2, y + bh / 2)
             if kind != "1":
-                (white if kind == "0" else other).append(
-                    (cx - bw / 2, cy - bh / 2, cx + bw / 2, cy + bh / 2)
-                )
+                (white if kind == "0" else other).append(box)
         unknown = MATURE_NAMES if row["source"] == "Raabin-WBC" else WHITE_NAMES
         allowed = types.get(row["original"], unknown) if len(white) == 1 else unknown
         cells = tuple(CellLabel(b, allowed) for b in white)
@@ -165,7 +171,7 @@ def read_txl(folder: Path) -> list[Example]:
 
 
 def read_chula(folder: Path) -> list[Example]:
-    """Chula's fields of red cells only: what is no nucleated cell. Every fifth picture is kept for evaluation."""
+    """Read Chula's fields of red cells, without nucleated cells; every fifth is of split "val"."""
     return [
         Example(str(path), MPP["chula"], "chula", "val" if i % 5 == 0 else "train", ())
         for i, path in enumerate(sorted((folder / "images").iterdir()))
@@ -178,15 +184,16 @@ _APL_ALLOWED = {
     "prolymphocyte": ("lymphocyte", "variant_lymphocyte"),
     "giant_platelet": ("platelet",),
 }
-_APL_NEGATIVES = ("precipitate", "empty")  # values of `excluded` of pictures without a white cell
+#: Values of `excluded` of images without a white cell.
+_APL_NEGATIVES = ("precipitate", "empty")
 
 
 def read_apl(folder: Path) -> list[Example]:
     """Read the blood of patients with acute leukaemia (Sidhom 2021), split by patient.
 
-    The reader follows the data's README. An excluded row teaches no class, except a
-    `smudge_label` row, which shows a smudge. Rows `precipitate` and `empty` are pictures without
-    a white cell. All other excluded rows are left out.
+    The reader follows the data set's README. An excluded row gives no class, except that a
+    `smudge_label` row shows a smudge cell. Rows `precipitate` and `empty` are images without a
+    white cell. All other excluded rows are left out.
     """
     examples = []
     for row in read_csv_rows(folder / "labels.csv"):

@@ -1,4 +1,4 @@
-"""A data folder read by whichever reader its content calls for."""
+"""Reading of a data folder by the reader that fits its content."""
 
 from __future__ import annotations
 
@@ -13,9 +13,16 @@ from .public_sets import READERS
 
 
 def read_folder(folder: Path) -> list[Example]:
-    """A data folder, told by its content: the documented layout (images.csv and cells.csv), LeukoX's tensors, COCO
-    instance JSON, else the known sub-folders in it."""
+    """Read a data folder.
 
+    The content decides the reader: the documented layout (images.csv and cells.csv), LeukoX's
+    tensors, COCO instance JSON, or else known sub-folders.
+
+    Raises
+    ------
+    DataError
+        No reader fits, or the data are malformed.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: not a folder")
@@ -25,11 +32,11 @@ def read_folder(folder: Path) -> list[Example]:
         return read_leukox(folder)
     if coco_files(folder):
         return read_coco(folder)
-    found = [
+    examples = [
         e for name, read in READERS.items() if (folder / name).is_dir() for e in read(folder / name)
     ]
-    if not found:
+    if not examples:
         raise DataError(
             f"{folder}: neither images.csv with cells.csv, COCO instance JSON, LeukoX's folders nor any of {', '.join(READERS)} in it"
         )
-    return found
+    return examples

@@ -1,12 +1,13 @@
-"""A control: a network taught labels that say nothing of the cells, on which every test of explanations must fail.
+"""Shuffled labels: a control on which every test of explanations must fail.
 
-(Adebayo et al. 2018, "Sanity checks for saliency maps", the data randomisation test.) Boxes, masks, and the N:C
-that masks are held to stay, so that it finds cells and nuclei as well as any other.
+This is the data randomisation test of Adebayo et al. (2018), "Sanity checks for saliency maps".
+Boxes, masks and nuclear:cytoplasmic ratios stay, so the network finds cells and nuclei as usual.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -14,11 +15,10 @@ from .examples import Example
 
 
 def shuffle_labels(examples: list[Example], seed: int) -> list[Example]:
-    """The examples with classes dealt out anew among the cells of each source, and attributes among those that have
-    any.
+    """Permute classes among the cells of each source, and attributes among cells that have any.
 
-    By two orders, so that attributes and class of a cell do not belong together either. How often each occurs in a
-    source stays as it was.
+    The two permutations differ, so a cell's attributes and class do not match either. The
+    frequencies in a source stay.
     """
     out = list(examples)
     for number, source in enumerate(sorted({e.source for e in examples})):
@@ -36,11 +36,16 @@ def shuffle_labels(examples: list[Example], seed: int) -> list[Example]:
 
 
 def _permute(
-    out: list[Example], examples: list[Example], places, name: str, rng: np.random.Generator
+    out: list[Example],
+    examples: list[Example],
+    places: list[tuple[int, int]],
+    name: str,
+    rng: np.random.Generator,
 ) -> None:
-    """Give each cell of `places` the field `name` of another."""
+    """Give each cell of `places` the field `name` of another cell."""
     for (i, k), j in zip(places, rng.permutation(len(places)), strict=True):
         other, other_k = places[j]
         cells = list(out[i].cells)
-        cells[k] = replace(cells[k], **{name: getattr(examples[other].cells[other_k], name)})
+        value: Any = getattr(examples[other].cells[other_k], name)
+        cells[k] = replace(cells[k], **{name: value})
         out[i] = replace(out[i], cells=tuple(cells))

@@ -1,8 +1,8 @@
-"""Which laboratories' pictures a network learnt from: one left out entirely, and no figure that it has seen before.
+"""Sources of training images: leaving sources out, and keeping measured images out of training.
 
-A picture can be in two data sets under two names. What is left out is therefore a source's pictures and every copy of
-them elsewhere: what the data call a copy (`Example.original`), or what is the same file byte for byte. A copy that was
-scaled or saved anew without saying so is not found.
+An image can be in two data sets under two names. Leaving out a source therefore removes its images
+and every copy in other sources. Copies are those that the data name (`Example.original`) and files
+that are equal byte for byte. An undeclared copy that was rescaled or saved again is not found.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
+from typing import Any
 
 from ...errors import DataError, WeightsError
 from ...model.checkpoint import WeightsCard
@@ -19,7 +20,7 @@ from .examples import Example
 
 
 def check_sources(examples: Iterable[Example], wanted: Collection[str]) -> None:
-    """DataError for a source of which there is no picture; it names those there are."""
+    """Check that every wanted source has an image; the DataError names the available sources."""
     available = Counter(e.source for e in examples)
     if unknown := [name for name in wanted if name not in available]:
         named = ", ".join(f"{source} ({n} images)" for source, n in available.items())
@@ -31,9 +32,19 @@ def check_sources(examples: Iterable[Example], wanted: Collection[str]) -> None:
 def exclude_sources(
     examples: list[Example], sources: Collection[str]
 ) -> tuple[list[Example], dict[str, dict[str, int]]]:
-    """The examples without those of `sources` and without copies of them, and by source how many of either went.
+    """Remove the examples of `sources` and their copies.
 
-    {"BCCD": {"images": 116, "copies": 0}}. DataError for an unknown source, and where nothing would remain.
+    Returns
+    -------
+    list of Example
+        The remaining examples.
+    dict
+        Per source the removed images and copies, such as {"BCCD": {"images": 116, "copies": 0}}.
+
+    Raises
+    ------
+    DataError
+        A source is unknown, or nothing remains.
     """
     if not sources:
         return examples, {}
@@ -52,13 +63,21 @@ def exclude_sources(
     }
 
 
-def remove_copies(examples: list[Example], held_out: list[Example], echo=print) -> list[Example]:
-    """The examples that show none of the pictures held out to be measured; says how many did. DataError where all do."""
+def remove_copies(
+    examples: list[Example], held_out: list[Example], echo: Callable[[str], None] = print
+) -> list[Example]:
+    """Remove examples that show a held-out image, and report their number.
+
+    Raises
+    ------
+    DataError
+        All examples are copies.
+    """
     copies = find_copies(held_out, examples)
     kept = [e for e in examples if e.path not in copies]
     if copies and not kept:
         raise DataError(
-            "nothing is left to learn from: every image of split train is a copy of one of split val"
+            "no training image is left: every image of split train is a copy of one of split val"
         )
     if copies:
         echo(
@@ -68,14 +87,20 @@ def remove_copies(examples: list[Example], held_out: list[Example], echo=print) 
 
 
 def find_copies(examples: list[Example], others: list[Example]) -> dict[str, str]:
-    """Which of `others` show the same picture as one of `examples`: path -> that one's source."""
+    """Find which of `others` show the same image as one of `examples`.
+
+    Returns
+    -------
+    dict
+        Path of each copy, with the source of the image that it copies.
+    """
     named = {e.original: e.source for e in examples if e.original}
     files = {Path(e.path).name: e.source for e in examples}
     sizes = {os.path.getsize(e.path) for e in examples} & {os.path.getsize(e.path) for e in others}
     same = {_digest(e.path): e.source for e in examples if os.path.getsize(e.path) in sizes}
     out = {}
     for e in others:
-        # two files of one name are copies only where the data say so: every set has its 0001.png
+        # Equal file names alone do not make a copy: every data set has a 0001.png.
         source = named.get(Path(e.path).name) or (
             e.original and (named.get(e.original) or files.get(e.original))
         )
@@ -87,12 +112,13 @@ def find_copies(examples: list[Example], others: list[Example]) -> dict[str, str
 
 
 def _digest(path: str) -> bytes:
+    """Return a file's SHA-256."""
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").digest()
 
 
-def trained_sources(trained: dict) -> dict[str, int]:
-    """Real images that weights were trained on, by source, over all their trainings; `trained` as in their card."""
+def trained_sources(trained: dict[str, Any]) -> dict[str, int]:
+    """Count the real images, by source, of all trainings in a card's `trained`."""
     counts = Counter(trained_sources(trained["before"])) if trained.get("before") else Counter()
     counts |= Counter(
         {source: n for source, n in trained.get("images", {}).items() if source != "synthetic"}
@@ -101,8 +127,10 @@ def trained_sources(trained: dict) -> dict[str, int]:
 
 
 def reject_mixed_sources(cards: Collection[WeightsCard]) -> None:
-    """WeightsError where weights to average learnt from different sources: the mean has the last one's card, which would
-    then be silent of some."""
+    """Raise WeightsError if weights that will be averaged were trained on different sources.
+
+    The mean has the last one's card, which would omit some sources.
+    """
     each = {card.path: sorted(trained_sources(card.trained)) for card in cards}
     if len({tuple(sources) for sources in each.values()}) > 1:
         text = "; ".join(
@@ -114,12 +142,13 @@ def reject_mixed_sources(cards: Collection[WeightsCard]) -> None:
 
 
 def reject_trained_sources(card: WeightsCard, examples: Iterable[Example]) -> None:
-    """DataError where some of `examples` are of split `train` of a source that the weights were trained on."""
+    """Raise DataError if an example of split `train` is of a source of the weights' training."""
     sources = trained_sources(card.trained)
-    if seen := Counter(e.source for e in examples if e.split == "train" and e.source in sources):
+    known = Counter(e.source for e in examples if e.split == "train" and e.source in sources)
+    if known:
         text = "; ".join(
             f"{n} images of {s}, and the card says `{s}: {sources[s]} images`"
-            for s, n in seen.items()
+            for s, n in known.items()
         )
         raise DataError(
             f"{card.path}: trained on what it would be measured on ({text}); measure split val, or weights of "
@@ -130,10 +159,12 @@ def reject_trained_sources(card: WeightsCard, examples: Iterable[Example]) -> No
 def select_examples(
     examples: list[Example], split: str, sources: Collection[str], card: WeightsCard
 ) -> list[Example]:
-    """The examples of a split (or "all") and of `sources` (or of all, where none is named).
+    """Select the examples of a split (or "all") and of `sources` (all if none is named).
 
-    DataError for an unknown source, one without an image of that split, and where "all" would measure what the weights
-    were trained on.
+    Raises
+    ------
+    DataError
+        A source is unknown or has no image of the split, or "all" includes training images.
     """
     check_sources(examples, sources)
     chosen = [
@@ -149,7 +180,7 @@ def select_examples(
 
 
 def reject_start_weights(card: WeightsCard, excluded: Collection[str]) -> None:
-    """DataError where weights to go on from were trained on a source that is to be left out."""
+    """Raise DataError if start weights were trained on a source that is left out."""
     sources = trained_sources(card.trained)
     if text := ", ".join(f"`{s}: {sources[s]} images`" for s in excluded if s in sources):
         raise DataError(

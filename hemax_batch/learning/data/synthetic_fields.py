@@ -1,5 +1,7 @@
-"""Synthetic fields in the documented data layout, for their exact masks and for attributes of classes that nobody has
-annotated."""
+"""Synthetic fields in the documented data layout, with exact masks and attributes.
+
+They add attributes of classes that nobody has annotated.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +15,21 @@ from ...synthetic import SmearCell, draw_cell_patch
 from ...synthetic.cell_recipes import RECIPES
 from ...vocabulary import ATTRIBUTE_NAMES, CLASSES
 
-#: A cell cut by the border to less than this share of its area is not taught as a cell, nor as background.
+#: A cell with a smaller part inside the field is neither a cell nor background.
 MIN_VISIBLE = 0.4
 
-TYPES = tuple(c.name for c in CLASSES if c.name in RECIPES)  # the painter knows these
+#: Classes that can be painted.
+TYPES = tuple(c.name for c in CLASSES if c.name in RECIPES)
 
 
 def write_synthetic_fields(folder: Path, count: int, seed: int, size_px: int, mpp: float) -> None:
-    """Draw `count_differential` fields of `size_px` a side into `folder`, the classes in turn: images, masks, images.csv, then
-    cells.csv."""
+    """Write `count` fields of `size_px` per side, classes in turn.
+
+    The folder gets images, masks, images.csv and, last, cells.csv.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    images, cells = [], []
+    images: list[list[object]] = []
+    cells: list[list[object]] = []
     for i in range(count):
         rng = np.random.default_rng([seed, i])
         rgb, drawn = draw_cell_patch(rng, TYPES[i % len(TYPES)], size_px, mpp)
@@ -54,7 +60,7 @@ def write_synthetic_fields(folder: Path, count: int, seed: int, size_px: int, mp
 
 
 def _visible(cell: SmearCell, size_px: int) -> float:
-    """Share of the cell's area that lies inside the field."""
+    """Return the part of the cell's area that lies inside the field."""
     inside = cell.label[
         max(-cell.y0, 0) : max(size_px - cell.y0, 0), max(-cell.x0, 0) : max(size_px - cell.x0, 0)
     ]
@@ -62,7 +68,7 @@ def _visible(cell: SmearCell, size_px: int) -> float:
 
 
 def _label_map(cells: list[SmearCell], size_px: int) -> np.ndarray:
-    """All cells' 0/1/2 crops on one map uint8 [S, S]."""
+    """Draw all cells on one map uint8 [S, S]."""
     out = np.zeros((size_px, size_px), np.uint8)
     for c in cells:
         h, w = c.label.shape
@@ -73,6 +79,7 @@ def _label_map(cells: list[SmearCell], size_px: int) -> np.ndarray:
     return out
 
 
-def _write(path: Path, header: list[str], rows: list[list]) -> None:
+def _write(path: Path, header: list[str], rows: list[list[object]]) -> None:
+    """Write a CSV table."""
     with open(path, "w", newline="") as f:
         csv.writer(f).writerows([header, *rows])

@@ -1,4 +1,4 @@
-"""Pictures and masks kept as `.pt` tensors, read without running anything in them."""
+"""Images and masks stored as `.pt` tensors; reading them executes no code."""
 
 from __future__ import annotations
 
@@ -11,22 +11,29 @@ from ...errors import DataError
 
 
 def load_tensor(path: Path) -> np.ndarray:
-    """A tensor file as an array. DataError if it is missing, damaged or holds anything else than a tensor."""
+    """Read a tensor file as an array.
+
+    Raises
+    ------
+    DataError
+        The file is missing, damaged or holds something else.
+    """
     import torch
 
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        tensor = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise DataError(
             f"{path}: cannot be read as a tensor ({str(error).splitlines()[0]})"
         ) from error
-    if not isinstance(found, torch.Tensor):
-        raise DataError(f"{path}: holds a {type(found).__name__}, not a tensor")
-    return found.float().numpy()
+    if not isinstance(tensor, torch.Tensor):
+        raise DataError(f"{path}: holds a {type(tensor).__name__}, not a tensor")
+    array: np.ndarray = tensor.float().numpy()
+    return array
 
 
 def load_rgb_tensor(path: Path) -> np.ndarray:
-    """A picture [3, H, W], 0-255 or 0-1, as uint8 [H, W, 3]."""
+    """Read an image [3, H, W] in 0-255 or 0-1 as uint8 [H, W, 3]."""
     values = load_tensor(path)
     if values.max(initial=0) <= 1:
         values = values * 255
@@ -34,8 +41,10 @@ def load_rgb_tensor(path: Path) -> np.ndarray:
 
 
 def load_mask_tensor(path: Path) -> np.ndarray:
-    """Instances [n, 2, H, W] or [2, H, W] (nucleus, cytoplasm) as one map, uint8 [H, W]: 0 outside, 1 cytoplasm, 2
-    nucleus."""
+    """Read masks [n, 2, H, W] or [2, H, W] (nucleus, cytoplasm) as one map uint8 [H, W].
+
+    0 is outside, 1 cytoplasm, 2 nucleus.
+    """
     values = load_tensor(path)
     parts = values.reshape(-1, *values.shape[-3:]).max(0) > 0.5
     return np.where(parts[0], 2, parts[1]).astype(np.uint8)

@@ -1,13 +1,15 @@
-"""Confidences that mean what they say: a temperature (Guo et al. 2017) and the threshold below which a cell is left
-unidentified, both fitted on one half of the held-out images and measured on the other.
+"""Calibration: a temperature (Guo et al. 2017) and the threshold of unidentified cells.
 
-Which half an image is in follows from its file's name, so that it is the same for ever.
+Both are fitted on one half of the held-out images and measured on the other. The file's name
+decides the half, so it never changes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -21,13 +23,18 @@ from .metrics import EvaluatedCell, is_fitting_half
 from .model_card import write_card
 from .ood_evaluation import fit_ood_detector, measure_ood
 
-TARGET_ACCURACY = 0.95  # of the cells that keep their class, …
-MIN_COVERAGE = 0.90  # … but at most one cell in ten is left unidentified for it
+#: Wanted accuracy of the identified cells.
+TARGET_ACCURACY = 0.95
+#: Least share of identified cells; it takes precedence over the accuracy.
+MIN_COVERAGE = 0.90
 _RANGE = (0.3, 3.0)
 
 
 def fit_temperature(cells: list[EvaluatedCell]) -> float:
-    """The temperature of least negative log-likelihood of the labels that found cells have; 1 without any."""
+    """Fit the temperature of least negative log-likelihood on found, labelled cells.
+
+    It is 1 without any.
+    """
     found_cells = [
         s for s in cells if s.found and tells_type(s.allowed) and is_fitting_half(s.path)
     ]
@@ -43,12 +50,12 @@ def fit_temperature(cells: list[EvaluatedCell]) -> float:
         ) - np.logaddexp.reduce(scaled, axis=1)
         return float(-likelihood.mean())
 
-    found = minimize_scalar(loss, bounds=np.log(_RANGE), method="bounded")
-    return round(float(np.exp(found.x)), 3)
+    optimum = minimize_scalar(loss, bounds=np.log(_RANGE), method="bounded")
+    return round(float(np.exp(optimum.x)), 3)
 
 
 def apply_temperature(cells: list[EvaluatedCell], temperature: float) -> list[EvaluatedCell]:
-    """What would have been seen with this temperature in the checkpoint, instead of 1; classes do not change."""
+    """Apply a temperature to predictions made with temperature 1; classes do not change."""
     out = []
     for s in cells:
         if s.found:
@@ -60,7 +67,10 @@ def apply_temperature(cells: list[EvaluatedCell], temperature: float) -> list[Ev
 
 
 def choose_threshold(cells: list[EvaluatedCell]) -> float:
-    """The least confidence, in steps of 0.01, above which TARGET_ACCURACY is reached while MIN_COVERAGE stays."""
+    """Return the least confidence, in steps of 0.01, that reaches TARGET_ACCURACY.
+
+    MIN_COVERAGE limits it.
+    """
     pairs = [
         (s.confidence, s.predicted in s.allowed)
         for s in cells
@@ -80,14 +90,20 @@ def choose_threshold(cells: list[EvaluatedCell]) -> float:
     return chosen
 
 
-def calibrate(weights: Path, out: Path, held_out: list[Example], device: str, echo=print) -> None:
-    """Fit temperature, threshold and what is familiar on one half of `held_out`, measure everything, and write weights
-    and card to `out`.
+def calibrate(
+    weights: Path,
+    out: Path,
+    held_out: list[Example],
+    device: str,
+    echo: Callable[[str], None] = print,
+) -> None:
+    """Calibrate weights on held-out images, measure them, and write weights and card to `out`.
 
-    Without held-out images the weights keep what they have.
+    Temperature, threshold and the out-of-distribution detector are fitted on one half. Without
+    held-out images the weights keep their settings.
     """
     model, card = checkpoint.load(weights)
-    settings = {
+    settings: dict[str, Any] = {
         "temperature": card.temperature,
         "min_confidence": card.min_confidence,
         "metrics": card.metrics,

@@ -1,11 +1,15 @@
-"""The class from the explanation alone: a path from what is said of a cell to what it is called.
+"""Concept path: prediction of the class from the explanation alone.
 
-A multinomial logistic regression on the attributes' probabilities, nucleus/cell and size. If it reaches what the
-network reaches, the explanation holds what the decision needs; what is lost when one attribute is blanked is what that
-attribute is worth, for comparison with how much clinicians rely on it.
+A multinomial logistic regression reads the attributes' probabilities, nucleus/cell area and size.
+If it is as accurate as the network, the explanation holds what the decision needs. The accuracy
+lost when an attribute is blanked is that attribute's worth, which is compared with clinicians'
+answers.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -14,8 +18,12 @@ from ...vocabulary import CLASS_NAMES, attribute_slices
 from .metrics import bootstrap_interval
 from .probe_cells import ProbeCell
 
-MIN_CELLS = 5  # of a class, to speak of what it loses
-MIN_PAIRS = 10  # of class and attribute, to rank them
+_ArrayFunction = Callable[[np.ndarray], np.ndarray]
+
+#: Least cells of a class in the losses by class.
+MIN_CELLS = 5
+#: Least pairs of class and attribute in the rank correlation.
+MIN_PAIRS = 10
 #: How much clinicians rely on an attribute for a class (0-2; arXiv 2407.06600).
 CLINICIANS = {
     "basophil": {"granularity": 2, "nucleus_shape": 1, "cytoplasm_colour": 0, "size_vs_rbc": 0, "nucleus_fraction": 0},
@@ -27,11 +35,14 @@ CLINICIANS = {
 }  # fmt: skip
 
 
-def concept_path(train_cells: list[ProbeCell], held_out: list[ProbeCell], seed: int = 0) -> dict:
-    """Accuracy of the class from the explanation, agreement with the direct class, and what each attribute is worth.
+def concept_path(
+    train_cells: list[ProbeCell], held_out: list[ProbeCell], seed: int = 0
+) -> dict[str, Any]:
+    """Measure accuracy, agreement with the direct class, and the worth of each attribute.
 
-    Fitted to the true classes of `learnt`, each known to the last, measured on `held_out`. An attribute is blanked by its
-    mean over `learnt`. The control is the same path, fitted to shuffled labels.
+    The path is fitted to the true classes of `train_cells`, which must be exact, and measured on
+    `held_out`. An attribute is blanked by its mean over `train_cells`. The control is the same
+    path, fitted to shuffled labels.
     """
     classes = np.array([c.allowed[0] for c in train_cells])
     scale, predict = _fitted(_concepts(train_cells), classes)
@@ -61,8 +72,8 @@ def concept_path(train_cells: list[ProbeCell], held_out: list[ProbeCell], seed: 
     }
 
 
-def _fitted(concepts: np.ndarray, classes: np.ndarray):
-    """(what scales concepts, what predicts classes from scaled ones)."""
+def _fitted(concepts: np.ndarray, classes: np.ndarray) -> tuple[_ArrayFunction, _ArrayFunction]:
+    """Fit the regression; return the scaling of concepts and the prediction of classes."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
@@ -72,33 +83,34 @@ def _fitted(concepts: np.ndarray, classes: np.ndarray):
     ).predict
 
 
-def _is_right(predicted, cells: list[ProbeCell]) -> np.ndarray:
+def _is_right(predicted: Iterable[str], cells: list[ProbeCell]) -> np.ndarray:
+    """Return whether each predicted class is allowed: float [N]."""
     return np.array([s in c.allowed for s, c in zip(predicted, cells, strict=True)], float)
 
 
 def _by_class(drops: dict[str, np.ndarray], cells: list[ProbeCell]) -> dict[str, dict[str, float]]:
-    """Mean accuracy lost by class and attribute, of the classes that clinicians were asked about."""
+    """Return the mean accuracy lost by class and attribute, for the clinicians' classes."""
     rows = {name: [i for i, c in enumerate(cells) if c.allowed == (name,)] for name in CLINICIANS}
     return {
-        name: {attribute: float(drops[attribute][mine].mean()) for attribute in CLINICIANS[name]}
-        for name, mine in rows.items()
-        if len(mine) >= MIN_CELLS
+        name: {attribute: float(drops[attribute][members].mean()) for attribute in CLINICIANS[name]}
+        for name, members in rows.items()
+        if len(members) >= MIN_CELLS
     }
 
 
-def _against_clinicians(lost: dict[str, dict[str, float]]) -> dict:
-    """Spearman's rank correlation, over class and attribute, of the loss with what clinicians say they rely on."""
+def _against_clinicians(lost: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """Compute Spearman's rank correlation of the losses with the clinicians' answers."""
     pairs = np.array(
         [(CLINICIANS[name][a], value) for name, row in lost.items() for a, value in row.items()]
     )
     if len(pairs) < MIN_PAIRS or np.ptp(pairs[:, 1]) == 0:
         return {}
-    found = stats.spearmanr(*pairs.T)
-    return {"rho": float(found.statistic), "p": float(found.pvalue), "pairs": len(pairs)}
+    test = stats.spearmanr(*pairs.T)
+    return {"rho": float(test.statistic), "p": float(test.pvalue), "pairs": len(pairs)}
 
 
 def _concepts(cells: list[ProbeCell]) -> np.ndarray:
-    """[N, A + 2]: attribute probabilities, nucleus/cell, diameter in µm."""
+    """Return [N, A + 2]: attribute probabilities, nucleus/cell area, diameter in µm."""
     return np.array(
         [
             [*c.prediction.attribute_probs, c.prediction.nucleus_fraction, c.prediction.diameter_um]
@@ -108,7 +120,7 @@ def _concepts(cells: list[ProbeCell]) -> np.ndarray:
 
 
 def _columns() -> dict[str, list[int]]:
-    """Attribute to its columns of `_concepts`; the measured diameter goes with size."""
+    """Return each attribute's columns of `_concepts`; the measured diameter belongs to size."""
     parts = {name: list(range(*part.indices(10_000))) for name, part in attribute_slices().items()}
     n = sum(map(len, parts.values()))
     parts["size_vs_rbc"] = [*parts["size_vs_rbc"], n + 1]

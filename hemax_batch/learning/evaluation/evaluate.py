@@ -1,16 +1,22 @@
-"""Measuring a checkpoint on labelled images, each cell seen as the tool sees it: one patch centred on it."""
+"""Evaluation of a checkpoint on labelled images.
+
+Each cell is in the centre of a patch, as in a run.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 
 from ...cells.classify import explanation_contradicts_class
+from ...cells.false_calls import CallErrors
 from ...geometry import centres, pairwise_iou
 from ...mask_packing import unpack_mask
-from ...records import CENTRAL_CELL_UM, PatchBatch
+from ...model.predictor import Predictor
+from ...records import CENTRAL_CELL_UM, Cells, PatchBatch
 from ...vocabulary import ATTRIBUTES, CLASS_NAMES, CLASSES, WHITE_NAMES, attribute_slices
 from ..data.centred_patches import centred_patch
 from ..data.examples import Example, load_mask
@@ -20,13 +26,14 @@ from .patient_metrics import patient_figures
 
 WHITE = [c.white for c in CLASSES]
 WHITE_SET = set(WHITE_NAMES)
-_BATCH = 32  # patches
+#: Patches per call of the predictor.
+_BATCH = 32
 
 
 def evaluate(
-    predictor, examples: list[Example], echo=lambda *_: None
-) -> tuple[dict, list[EvaluatedCell]]:
-    """Figures over all and by source, and the cells they rest on."""
+    predictor: Predictor, examples: list[Example], echo: Callable[[str], None] = lambda _: None
+) -> tuple[dict[str, Any], list[EvaluatedCell]]:
+    """Evaluate a predictor; return the report and the evaluated cells."""
     cells_evaluated, fields = predict_examples(predictor, examples, echo)
     return build_report(cells_evaluated, fields, predictor.card.min_confidence), cells_evaluated
 
@@ -35,9 +42,12 @@ def build_report(
     cells_evaluated: list[EvaluatedCell],
     fields: dict[str, list[LocalisationField]],
     min_confidence: float,
-) -> dict:
-    """All figures: over all cells, then by source."""
-    report = {"all": compute_metrics(cells_evaluated, min_confidence), "by source": {}}
+) -> dict[str, Any]:
+    """Build the report: metrics of all cells, by source and by patient, and call errors."""
+    report: dict[str, Any] = {
+        "all": compute_metrics(cells_evaluated, min_confidence),
+        "by source": {},
+    }
     if ap := average_precision([f for of_source in fields.values() for f in of_source]):
         report["all"]["localisation, COCO"] = ap
     for source in dict.fromkeys(x.source for x in cells_evaluated):
@@ -46,14 +56,40 @@ def build_report(
         )
     if by_patient := patient_figures(cells_evaluated):
         report["by patient"] = by_patient
+    if errors := call_errors(cells_evaluated, min_confidence):
+        report["calls"] = errors.record()
     return report
 
 
+def call_errors(cells: list[EvaluatedCell], min_confidence: float) -> CallErrors | None:
+    """Return the calls of cells of one known class, by source; None without any.
+
+    Cells that are not found or unidentified are no calls.
+    """
+    return CallErrors.from_calls(
+        (
+            (s.source, s.allowed[0], s.predicted)
+            for s in cells
+            if s.found and len(s.allowed) == 1 and s.confidence >= min_confidence
+        ),
+        min_confidence,
+    )
+
+
 def predict_examples(
-    predictor, examples: list[Example], echo=lambda *_: None
+    predictor: Predictor, examples: list[Example], echo: Callable[[str], None] = lambda _: None
 ) -> tuple[list[EvaluatedCell], dict[str, list[LocalisationField]]]:
-    """Run the network on a patch round every labelled cell; and, by source, the patches in which every cell has a label."""
-    size, cells_evaluated, fields = predictor.card.patch_px, [], {}
+    """Predict a patch around every labelled cell.
+
+    Returns
+    -------
+    list of EvaluatedCell
+    dict
+        By source, the patches in which every cell is labelled.
+    """
+    size = predictor.card.patch_px
+    cells_evaluated: list[EvaluatedCell] = []
+    fields: dict[str, list[LocalisationField]] = {}
     cells_to_evaluate = [(example, k) for example in examples for k in range(len(example.cells))]
     for batch_cells in _batches_of_one_scale(cells_to_evaluate):
         drawn = [centred_patch(example, predictor.card.mpp, size, k) for example, k in batch_cells]
@@ -76,21 +112,25 @@ def predict_examples(
 def _batches_of_one_scale(
     cells_to_evaluate: list[tuple[Example, int]],
 ) -> Iterator[list[tuple[Example, int]]]:
-    """The cells in their order, by so many of one scale as make a batch."""
+    """Group the cells, in their order, into batches of one scale."""
     for _, of_scale in groupby(cells_to_evaluate, lambda one: one[0].mpp):
         together = list(of_scale)
         yield from (together[k : k + _BATCH] for k in range(0, len(together), _BATCH))
 
 
-def _field(example: Example, cells, batch: PatchBatch, size: int) -> LocalisationField:
-    """What the patch shows of the labelled white cells, and what white cells were found in it; what lies in ignored boxes, or
-    may be white or not by its label, is left out."""
+def _field(example: Example, cells: Cells, batch: PatchBatch, size: int) -> LocalisationField:
+    """Make the localisation field of a patch: true and predicted white cells.
+
+    Objects in ignored boxes, and cells whose label leaves open whether they are white, are left
+    out.
+    """
     x0, y0 = batch.origins[0]
     window = np.array([x0, y0, x0 + size * batch.scale, y0 + size * batch.scale])
-    kinds = [(c.box_xyxy, set(c.allowed)) for c in example.cells]
+    kinds = [(c.box_xyxy, set(c.allowed)) for c in example.cells if c.box_xyxy is not None]
     truth = np.array([box for box, names in kinds if names <= WHITE_SET], float).reshape(-1, 4)
     truth = truth[((truth[:, :2] < window[2:]) & (truth[:, 2:] > window[:2])).all(1)]
-    cut = ((truth[:, :2] < window[:2]) | (truth[:, 2:] > window[2:])).any(1)
+    outside: np.ndarray = (truth[:, :2] < window[:2]) | (truth[:, 2:] > window[2:])
+    cut = np.asarray(outside.any(1))
     middles = centres(cells.boxes_xyxy)
     other = np.zeros(len(cells), bool)
     for box in (
@@ -105,9 +145,14 @@ def _field(example: Example, cells, batch: PatchBatch, size: int) -> Localisatio
     )
 
 
-def _evaluate_cell(example: Example, k: int, cells, pixels, batch: PatchBatch) -> EvaluatedCell:
-    """The prediction for cell k: with a true box the one of highest IoU, else the one nearest the middle (within
-    CENTRAL_CELL_UM)."""
+def _evaluate_cell(
+    example: Example, k: int, cells: Cells, pixels: np.ndarray, batch: PatchBatch
+) -> EvaluatedCell:
+    """Match a prediction to cell k.
+
+    With a true box it is the prediction of highest IoU, else the one nearest to the centre (within
+    CENTRAL_CELL_UM).
+    """
     label, nan = example.cells[k], float("nan")
     dice = 0.0 if _has_mask(example, k) else nan
     no_attributes = tuple((name, state, "") for name, state in label.attributes)
@@ -147,7 +192,7 @@ def _evaluate_cell(example: Example, k: int, cells, pixels, batch: PatchBatch) -
         for name, state in label.attributes
         if name == a.name
     )
-    dice = _mask_scores(example, k, cells, j)
+    nucleus_dice, cell_dice, true_fraction, fraction = _mask_scores(example, k, cells, j)
     best = int(cells.class_probs[j].argmax())
     return EvaluatedCell(
         example.source,
@@ -156,7 +201,10 @@ def _evaluate_cell(example: Example, k: int, cells, pixels, batch: PatchBatch) -
         CLASS_NAMES[best],
         float(cells.class_probs[j, best]),
         iou,
-        *dice,
+        nucleus_dice,
+        cell_dice,
+        true_fraction,
+        fraction,
         attributes,
         example.path,
         explanation_contradicts_class(cells.attribute_probs[j], CLASS_NAMES[best]),
@@ -167,22 +215,28 @@ def _evaluate_cell(example: Example, k: int, cells, pixels, batch: PatchBatch) -
 
 
 def _has_mask(example: Example, k: int) -> bool:
-    """Whether a person's mask can be told to be that cell's."""
+    """Return whether an expert mask can be assigned to the cell."""
     return bool(example.mask_path) and (
         len(example.cells) == 1 or example.cells[k].box_xyxy is not None
     )
 
 
-def _mask_scores(example: Example, k: int, cells, j: int) -> tuple[float, float, float, float]:
-    """Nucleus Dice, whole-cell Dice, true and predicted nucleus/cell; the first three NaN without an expert mask."""
-    own = unpack_mask(cells.masks[j], cells.mask_hw[j])
+def _mask_scores(
+    example: Example, k: int, cells: Cells, j: int
+) -> tuple[float, float, float, float]:
+    """Return nucleus Dice, cell Dice, true and predicted nucleus/cell area.
+
+    The first three are NaN without an expert mask.
+    """
+    height, width = cells.mask_hw[j].tolist()
+    own = unpack_mask(cells.masks[j], (height, width))
     if not _has_mask(example, k):
         return *(float("nan"),) * 3, _fraction(own)
     truth = load_mask(example.mask_path)
-    if (
-        len(example.cells) > 1
-    ):  # one map for all cells of the picture: this one's part is what lies in its box
-        x0, y0, x1, y1 = np.round(example.cells[k].box_xyxy).astype(int).clip(0)
+    box = example.cells[k].box_xyxy
+    # One map holds all cells of the image. The part in the cell's box is the cell's.
+    if len(example.cells) > 1 and box is not None:
+        x0, y0, x1, y1 = np.round(np.array(box)).astype(int).clip(0)
         own_part = np.zeros_like(truth)
         own_part[y0:y1, x0:x1] = truth[y0:y1, x0:x1]
         truth = own_part
@@ -192,12 +246,12 @@ def _mask_scores(example: Example, k: int, cells, j: int) -> tuple[float, float,
     own = own[top : top + truth.shape[0] - max(y, 0), left : left + truth.shape[1] - max(x, 0)]
     mask[max(y, 0) : max(y, 0) + own.shape[0], max(x, 0) : max(x, 0) + own.shape[1]] = own
 
-    def dice(a, b):
+    def dice(a: np.ndarray, b: np.ndarray) -> float:
         return float(2 * (a & b).sum() / max(a.sum() + b.sum(), 1))
 
     return dice(truth == 2, mask == 2), dice(truth > 0, mask > 0), _fraction(truth), _fraction(mask)
 
 
 def _fraction(mask: np.ndarray) -> float:
-    """Nucleus/cell of a 0/1/2 map."""
+    """Return nucleus/cell area of a 0/1/2 map."""
     return float((mask == 2).sum() / max((mask > 0).sum(), 1))

@@ -1,5 +1,7 @@
-"""`evaluation.html`: the figures of an evaluation as one offline page, with the confusion of classes, the reliability of
-confidences, and the worst mistakes as pictures of the user's own images (so it is not for publishing)."""
+"""The offline page `evaluation.html`: metrics, confusion, reliability and the worst mistakes.
+
+It shows the user's own images, so it is not for publishing.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ import base64
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -23,20 +26,23 @@ _SIDE_PX = 132
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrong class: the picture as a data URI, what it is, what was said and how surely."""
+    """A wrong class: image as a data URI, true and predicted class, confidence.
+
+    `asked` says whether the cell is marked for review.
+    """
 
     picture: str
     truth: str
     said: str
     confidence: float
     file: str
-    asked: bool  # whether a person is asked to look at it
+    asked: bool
 
 
 def write_evaluation_page(
-    path: Path, card: WeightsCard, report: dict, cells: list[EvaluatedCell]
+    path: Path, card: WeightsCard, report: dict[str, Any], cells: list[EvaluatedCell]
 ) -> None:
-    """Write the page of an evaluation of `card`'s weights."""
+    """Write the page of an evaluation."""
     environment = Environment(
         loader=PackageLoader("hemax_batch.learning.evaluation"),
         autoescape=True,
@@ -66,7 +72,7 @@ def write_evaluation_page(
 
 
 def _mistakes(cells: list[EvaluatedCell], min_confidence: float) -> list[Mistake]:
-    """The wrong classes, those that were surest first."""
+    """List the wrong classes, those of highest confidence first."""
     wrong = sorted(
         (s for s in cells if s.found and s.predicted not in s.allowed),
         key=lambda s: (-s.confidence, s.path),
@@ -85,6 +91,7 @@ def _mistakes(cells: list[EvaluatedCell], min_confidence: float) -> list[Mistake
 
 
 def _picture(path: str) -> str:
+    """Return a thumbnail as a data URI."""
     image = Image.fromarray(load_rgb(path))
     image.thumbnail((_SIDE_PX, _SIDE_PX))
     buffer = io.BytesIO()

@@ -1,11 +1,14 @@
-"""Does the explanation say what the network sees? Tests on real cells, each with a control that must fail.
+"""Faithfulness tests of explanations on real cells, each with a control that must fail.
 
-interventions   a picture is changed in one attribute (`interventions`): the share of cells where that attribute moves
-                the right way, and where the others keep their state. Control: the same network with heads of random
-                weights in place of the one that explains, a new one for each cell
-occlusion       pixels of nucleus, cytoplasm or background are taken away, or given back, in steps (`occlusion`).
+interventions   an image is changed in one attribute (`interventions`): the share of cells where
+that attribute moves
+                in the right direction, and where the others keep their state. Control: the same
+                network with random weights in the attribute head, new for each cell
+occlusion       pixels of nucleus, cytoplasm or background are removed or restored in steps
+(`occlusion`).
                 Control: as many pixels anywhere
-concept path    the class predicted from the explanation alone (`concept_path`), fitted on other cells. Control: shuffled
+concept path    the class predicted from the explanation alone (`concept_path`), fitted on other
+cells. Control: shuffled
                 labels
 
 Regions are the network's own masks. Intervals: 95 %, bootstrap over cells.
@@ -15,6 +18,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,16 +32,22 @@ from .metrics import bootstrap_interval
 from .occlusion import occlude
 from .probe_cells import CellPrediction, ProbeCell, predict_cell, select_probe_cells
 
-SATURATED = 0.9  # a probability already this high (or low) cannot be asked to rise (or fall)
+#: A probability above this cannot rise, and below 1 - this cannot fall, by much.
+SATURATED = 0.9
 CONTROL = "interventions, random explanation heads (control)"
 
 
-def intervene(predictor, cells: list[ProbeCell], control=None, seed: int = 0) -> dict:
-    """Each intervention's rates. `control`: a network (`random_head_control`) asked instead, on the same pictures."""
+def intervene(
+    predictor: Predictor, cells: list[ProbeCell], control: Predictor | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """Compute each intervention's rates.
+
+    With `control` (`random_head_control`) that network predicts the same images.
+    """
     out = {}
     for intervention in INTERVENTIONS:
         if control and intervention.attribute == "nucleus_fraction":
-            continue  # it is measured from the masks, which the control has from the real network
+            continue  # The control's masks are those of the real network.
         rises, unchanged = [], []
         for k, cell in enumerate(cells):
             if control:
@@ -69,11 +79,15 @@ def intervene(predictor, cells: list[ProbeCell], control=None, seed: int = 0) ->
 
 
 def intervene_on_cell(
-    network, predictor, cell: ProbeCell, intervention: Intervention, rng
+    network: Predictor,
+    predictor: Predictor,
+    cell: ProbeCell,
+    intervention: Intervention,
+    rng: np.random.Generator,
 ) -> tuple[CellPrediction, CellPrediction, np.ndarray] | None:
-    """What `asked` says before and after, and the changed picture uint8 [S, S, 3].
+    """Return a network's predictions before and after, and the changed image uint8 [S, S, 3].
 
-    None where the cell is not fit for it, or is no longer seen.
+    The result is None if the cell is not suitable or no longer found.
     """
     before = cell.prediction if network is predictor else predict_cell(network, cell.pixels)
     if before is None:
@@ -84,23 +98,23 @@ def intervene_on_cell(
     ):
         return None
     changed = intervention.change(cell.pixels, cell.prediction.label, predictor.card.mpp, rng)
-    after = None if changed is None else predict_cell(network, changed)
+    if changed is None:
+        return None
+    after = predict_cell(network, changed)
     return None if after is None else (before, after, changed)
 
 
 def signed_change(
     before: CellPrediction, after: CellPrediction, intervention: Intervention
 ) -> float:
-    """By how much what is asked about moved in the right direction."""
-    signed_change = after.probability(
-        intervention.attribute, intervention.states
-    ) - before.probability(intervention.attribute, intervention.states)
-    return signed_change if intervention.up else -signed_change
+    """Return the change of the intervention's attribute in the right direction."""
+    attribute, states = intervention.attribute, intervention.states
+    change = after.probability(attribute, states) - before.probability(attribute, states)
+    return change if intervention.up else -change
 
 
-def random_head_control(predictor):
-    """A copy of the network whose head that explains is for `randomise_heads`; its class, place and masks are the real
-    ones."""
+def random_head_control(predictor: Predictor) -> Predictor:
+    """Copy the predictor for `randomise_heads`; class, box and masks stay those of the network."""
     own = copy.deepcopy(predictor.model)
     return Predictor(
         own,
@@ -113,11 +127,11 @@ def random_head_control(predictor):
     )
 
 
-def randomise_heads(control, seed: int) -> None:
-    """Random weights for the layers that explain, the last before each answer.
+def randomise_heads(control: Predictor, seed: int) -> None:
+    """Give the last layers of the attribute heads random weights.
 
-    One random head moves with a change of the picture one way for nearly every cell, so a single one would pass or fail
-    by luck: a new one for each cell is right half of the time.
+    A random head reacts to an image change in the same direction for nearly every cell, so one head
+    would pass or fail by luck. A new head for each cell is right half of the time.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -134,16 +148,20 @@ def randomise_heads(control, seed: int) -> None:
 
 
 def faithfulness(
-    predictor,
+    predictor: Predictor,
     train_examples: list[Example],
     held_out: list[Example],
     limit: int,
-    echo: Callable = print,
-) -> tuple[dict, list[ProbeCell]]:
-    """All tests, and the cells that they were made on; `learnt` serves only to fit the concept path, on cells whose class
-    is known to the last (what is called "neutrophil" alone is no band).
+    echo: Callable[[str], None] = print,
+) -> tuple[dict[str, Any], list[ProbeCell]]:
+    """Run all tests; return the report and the tested cells.
 
-    DataError where there are no cells to test, or none of different classes to fit on.
+    `train_examples` only fit the concept path, on cells with exactly one allowed class.
+
+    Raises
+    ------
+    DataError
+        There are no cells to test, or not two classes to fit on.
     """
     cells = select_probe_cells(predictor, held_out, limit)
     exact = select_probe_cells(

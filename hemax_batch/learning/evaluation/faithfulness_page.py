@@ -1,6 +1,6 @@
-"""`faithfulness.html`: what the tests found, in plain words, as one offline page.
+"""The offline page `faithfulness.html`: the results of the tests in plain words.
 
-It shows pictures of the user's own cells, so it is not for publishing.
+It shows the user's own images, so it is not for publishing.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ import base64
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from ...model.checkpoint import WeightsCard
+from ...model.predictor import Predictor
 from ...records import PICTURE_UM
 from ...vocabulary import ATTRIBUTES, CLAIM
 from .concept_path import CLINICIANS
@@ -24,19 +26,23 @@ from .metrics import flatten_report
 from .occlusion import BASELINE, REGIONS
 from .probe_cells import CellPrediction, ProbeCell
 
-EXAMPLES = 3  # a row of pictures for each intervention: the first cells fit for it, not chosen ones
-BY_CHANCE = 0.5  # how often an explanation that ignores the picture moves the right way
-MIN_OTHERS_STAY = (
-    0.8  # this tool's own: of five other words at most one may change with the one that should
-)
-MIN_CELLS = 20  # cells: below it nothing is said
-MIN_AGREEMENT = 0.9  # with the direct class, for the explanation to hold what the decision needs
-PLOT_HEIGHT, LINE_HEIGHT = 220, 15  # of the drawn curves
+#: Cells shown for each intervention: the first suitable ones.
+EXAMPLES = 3
+#: Rate of right directions of an explanation that ignores the image.
+BY_CHANCE = 0.5
+#: Least share of other attributes that keep their state: of five, at most one may change.
+MIN_OTHERS_STAY = 0.8
+#: Below this number of cells there is no verdict.
+MIN_CELLS = 20
+#: Least agreement with the direct class of an explanation that holds what the decision needs.
+MIN_AGREEMENT = 0.9
+#: Size of the drawn curves.
+PLOT_HEIGHT, LINE_HEIGHT = 220, 15
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One line of the summary: passed, or not, or None where too few cells were fit to say."""
+    """One line of the summary; `passed` is None if too few cells were suitable."""
 
     passed: bool | None
     words: str
@@ -44,7 +50,10 @@ class Verdict:
 
 @dataclass(frozen=True)
 class PicturePair:
-    """A cell before and after, as data URIs, what was said of it, and whether that moved the right way."""
+    """A cell before and after as data URIs, with both probabilities.
+
+    `right` says whether the change is in the right direction.
+    """
 
     before: str
     after: str
@@ -55,7 +64,7 @@ class PicturePair:
 
 @dataclass(frozen=True)
 class CurveLabel:
-    """Where a curve's name is written, in the drawing's units."""
+    """Name of a curve and its vertical position in the drawing."""
 
     name: str
     y: float
@@ -63,18 +72,20 @@ class CurveLabel:
 
 @dataclass(frozen=True)
 class InterventionSection:
-    """One intervention: figures of the network and of its control (None where it has none), verdict, pictures."""
+    """One intervention: metrics of the network and of its control, verdict and images."""
 
     intervention: Intervention
     asked: str
-    found: dict
-    control: dict | None
+    found: dict[str, Any]
+    control: dict[str, Any] | None
     verdict: Verdict
     pairs: tuple[PicturePair, ...]
 
 
-def write_faithfulness_page(path: Path, predictor, report: dict, cells: list[ProbeCell]) -> None:
-    """Write the page of a report on the predictor's weights. `cells`: those that it was made on, for the pictures."""
+def write_faithfulness_page(
+    path: Path, predictor: Predictor, report: dict[str, Any], cells: list[ProbeCell]
+) -> None:
+    """Write the page of a report; `cells` are the tested cells, for the images."""
     environment = Environment(
         loader=ChoiceLoader(
             [PackageLoader("hemax_batch.learning.evaluation"), PackageLoader("hemax_batch.review")]
@@ -114,8 +125,8 @@ def write_faithfulness_page(path: Path, predictor, report: dict, cells: list[Pro
     path.write_text(page, encoding="utf-8")
 
 
-def verdicts(report: dict) -> list[Verdict]:
-    """What passes and what fails, a sentence each."""
+def verdicts(report: dict[str, Any]) -> list[Verdict]:
+    """Return what passes and what fails, one sentence each."""
     controls = report[CONTROL]
     out = [_of_intervention(name, report["interventions"]) for name in report["interventions"]]
     lucky = [
@@ -138,17 +149,22 @@ def verdicts(report: dict) -> list[Verdict]:
     return out + _of_concepts(report["concept path"])
 
 
-def _stays(found: dict) -> bool:
-    return found["others stay"]["value"] >= MIN_OTHERS_STAY
+def _stays(found: dict[str, Any]) -> bool:
+    """Return whether enough other attributes keep their state."""
+    return bool(found["others stay"]["value"] >= MIN_OTHERS_STAY)
 
 
-def _moves(found: dict) -> bool:
-    return found["moves the right way"]["low"] > BY_CHANCE
+def _moves(found: dict[str, Any]) -> bool:
+    """Return whether the attribute moves in the right direction more often than by chance."""
+    return bool(found["moves the right way"]["low"] > BY_CHANCE)
 
 
-def _moves_regardless(name: str, interventions: dict) -> bool:
-    """Whether the opposite change, of enough cells, does not move the attribute back: one that goes the same way whatever
-    is done to the picture, as a network taught shuffled labels has some, is right about one of two changes."""
+def _moves_regardless(name: str, interventions: dict[str, Any]) -> bool:
+    """Return whether the opposite change, on enough cells, does not move the attribute back.
+
+    A network trained on shuffled labels may react to any change in the same direction. It is then
+    right for one of two opposite changes.
+    """
     opposite = [
         f
         for n, f in interventions.items()
@@ -157,7 +173,8 @@ def _moves_regardless(name: str, interventions: dict) -> bool:
     return any(f["moves the right way"]["n"] >= MIN_CELLS and not _moves(f) for f in opposite)
 
 
-def _of_intervention(name: str, interventions: dict) -> Verdict:
+def _of_intervention(name: str, interventions: dict[str, Any]) -> Verdict:
+    """Return the verdict on an intervention."""
     found = interventions[name]
     right = found["moves the right way"]
     words = (
@@ -176,8 +193,8 @@ def _of_intervention(name: str, interventions: dict) -> Verdict:
     return Verdict(True, f"{words}.")
 
 
-def _of_occlusion(test: str, found: dict) -> Verdict | None:
-    """Whether the nucleus, which morphologists look at first, counts for more than as many pixels anywhere."""
+def _of_occlusion(test: str, found: dict[str, Any]) -> Verdict | None:
+    """Return whether the nucleus counts for more than as many pixels anywhere."""
     more = found.get(f"nucleus, more than {BASELINE}")
     if more is None:
         return None
@@ -192,7 +209,8 @@ def _of_occlusion(test: str, found: dict) -> Verdict | None:
     return Verdict(more["low"] > 0, f"{words}.")
 
 
-def _of_concepts(found: dict) -> list[Verdict]:
+def _of_concepts(found: dict[str, Any]) -> list[Verdict]:
+    """Return the verdicts on the concept path."""
     agree, ours, shuffled = (
         found[k]
         for k in ("agrees with the direct class", "accuracy", "accuracy, labels shuffled (control)")
@@ -225,8 +243,9 @@ def _of_concepts(found: dict) -> list[Verdict]:
 
 
 def _intervention_section(
-    predictor, report: dict, cells: list[ProbeCell], intervention: Intervention
+    predictor: Predictor, report: dict[str, Any], cells: list[ProbeCell], intervention: Intervention
 ) -> InterventionSection:
+    """Make the section of an intervention."""
     pairs = []
     for k, cell in enumerate(cells):
         result = intervene_on_cell(
@@ -257,8 +276,8 @@ def _intervention_section(
     )
 
 
-def _curve_labels(curves: dict) -> list[CurveLabel]:
-    """The curves' names beside their ends, moved apart where they would lie on one another."""
+def _curve_labels(curves: dict[str, Any]) -> list[CurveLabel]:
+    """Place the curves' names beside their ends without overlap."""
     out: list[CurveLabel] = []
     for name in sorted((*REGIONS, BASELINE), key=lambda n: -curves[n]["curve"][-1]):
         y = PLOT_HEIGHT * (1 - curves[name]["curve"][-1])
@@ -267,23 +286,25 @@ def _curve_labels(curves: dict) -> list[CurveLabel]:
 
 
 def _attribute_words(attribute: str) -> str:
+    """Return an attribute's words."""
     return {"size_vs_rbc": "size", "nucleus_fraction": "nucleus/cell"}.get(
         attribute, attribute.replace("_", " ")
     )
 
 
 def _state_words(intervention: Intervention) -> list[str]:
+    """Return the words of an intervention's states."""
     found = next((a for a in ATTRIBUTES if a.name == intervention.attribute), None)
     return [found.words[found.states.index(s)] for s in intervention.states] if found else []
 
 
 def _asked_probability(prediction: CellPrediction, intervention: Intervention) -> str:
-    """The probability, or the fraction, that is asked about."""
+    """Format the probability, or the area fraction, of an intervention's states."""
     return f"{prediction.probability(intervention.attribute, intervention.states):.2f}"
 
 
 def _picture(pixels: np.ndarray, mpp: float) -> str:
-    """The patch's middle, PICTURE_UM a side, as a data URI."""
+    """Return the centre of a patch, PICTURE_UM per side, as a data URI."""
     half, middle = round(PICTURE_UM / mpp / 2), len(pixels) // 2
     buffer = io.BytesIO()
     part = np.s_[max(middle - half, 0) : middle + half]

@@ -1,8 +1,8 @@
-"""Changes to the picture of a cell that a morphologist would describe by one attribute, and by no other.
+"""Interventions: image changes that a morphologist would describe by one attribute only.
 
-Each takes a patch uint8 [S, S, 3] at `mpp` µm/px with the cell's label map uint8 [S, S] (0 outside, 1 cytoplasm,
-2 nucleus), and gives the changed patch; None where the cell is not fit for it. They are crude on purpose: simple enough
-to be checked by eye, strong enough that a person would change the word.
+Each takes a patch uint8 [S, S, 3] at `mpp` µm/px with the cell's label map uint8 [S, S] (0 outside,
+1 cytoplasm, 2 nucleus). It returns the changed patch, or None if the cell is not suitable. The
+changes are simple enough to check by eye, and strong enough to change an expert's description.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from scipy import ndimage
 
 Change = Callable[[np.ndarray, np.ndarray, float, np.random.Generator], np.ndarray | None]
 
-_PALE, _BASOPHILIC = (
-    np.array([214, 208, 226.0]),
-    np.array([128, 138, 196.0]),
-)  # as light and as deep blue cytoplasm look
+#: Colours of pale and of deep blue cytoplasm.
+_PALE, _BASOPHILIC = np.array([214, 208, 226.0]), np.array([128, 138, 196.0])
 _GRANULE = np.array([112, 44, 96.0])
-_MIN_CYTOPLASM = 0.12  # of the cell, to speak of its colour and granules
+#: Least share of cytoplasm in a cell whose colour or granules are changed.
+_MIN_CYTOPLASM = 0.12
 
 
 def recolour(target: np.ndarray) -> Change:
-    """The cytoplasm's mean colour moved to `target`, its texture kept."""
+    """Make a change that moves the cytoplasm's mean colour to `target` and keeps its texture."""
 
-    def change(pixels, label, mpp, rng):
+    def change(
+        pixels: np.ndarray, label: np.ndarray, mpp: float, rng: np.random.Generator
+    ) -> np.ndarray | None:
         where = label == 1
         if where.sum() < _MIN_CYTOPLASM * (label > 0).sum():
             return None
@@ -37,8 +38,10 @@ def recolour(target: np.ndarray) -> Change:
     return change
 
 
-def add_granules(pixels, label, mpp, rng):
-    """Coarse dark granules of 0.8 µm all over the cytoplasm."""
+def add_granules(
+    pixels: np.ndarray, label: np.ndarray, mpp: float, rng: np.random.Generator
+) -> np.ndarray | None:
+    """Add coarse dark granules of 0.8 µm all over the cytoplasm."""
     where = label == 1
     if where.sum() < _MIN_CYTOPLASM * (label > 0).sum():
         return None
@@ -49,8 +52,10 @@ def add_granules(pixels, label, mpp, rng):
     return _blend(pixels, ndimage.gaussian_filter(out, (0.1 / mpp, 0.1 / mpp, 0)), where, mpp)
 
 
-def remove_granules(pixels, label, mpp, rng):
-    """The cytoplasm smoothed over 1.2 µm, nothing of nucleus or surroundings mixed in."""
+def remove_granules(
+    pixels: np.ndarray, label: np.ndarray, mpp: float, rng: np.random.Generator
+) -> np.ndarray | None:
+    """Smooth the cytoplasm over 1.2 µm without mixing in nucleus or surroundings."""
     where = label == 1
     if where.sum() < _MIN_CYTOPLASM * (label > 0).sum():
         return None
@@ -61,8 +66,10 @@ def remove_granules(pixels, label, mpp, rng):
     return _blend(pixels, smooth / np.maximum(weight, 1e-3)[..., None], where, mpp)
 
 
-def round_nucleus(pixels, label, mpp, rng):
-    """The nucleus as a disc of its own area and texture, as far inside the cell as it fits."""
+def round_nucleus(
+    pixels: np.ndarray, label: np.ndarray, mpp: float, rng: np.random.Generator
+) -> np.ndarray | None:
+    """Draw the nucleus as a disc of its own area and texture, inside the cell."""
     cell, nucleus = label > 0, label == 2
     radius = np.sqrt(nucleus.sum() / np.pi)
     depth = ndimage.distance_transform_edt(cell)
@@ -75,8 +82,10 @@ def round_nucleus(pixels, label, mpp, rng):
     return _with_nucleus(pixels, label, np.hypot(yy - y, xx - x) <= radius, mpp, rng)
 
 
-def lobulate(pixels, label, mpp, rng):
-    """The nucleus cut across its long axis into three lobes by two clefts of 1 µm."""
+def lobulate(
+    pixels: np.ndarray, label: np.ndarray, mpp: float, rng: np.random.Generator
+) -> np.ndarray | None:
+    """Cut the nucleus across its long axis into three lobes by two clefts of 1 µm."""
     nucleus = label == 2
     if nucleus.sum() < 50 or (label == 1).sum() < _MIN_CYTOPLASM * (label > 0).sum():
         return None
@@ -90,9 +99,11 @@ def lobulate(pixels, label, mpp, rng):
 
 
 def rescale_nucleus(factor: float) -> Change:
-    """The nucleus's outline scaled about its middle, inside the cell; its texture goes on in what is new."""
+    """Make a change that scales the nucleus's outline inside the cell and continues its texture."""
 
-    def change(pixels, label, mpp, rng):
+    def change(
+        pixels: np.ndarray, label: np.ndarray, mpp: float, rng: np.random.Generator
+    ) -> np.ndarray | None:
         nucleus = label == 2
         if nucleus.sum() < 50:
             return None
@@ -103,9 +114,11 @@ def rescale_nucleus(factor: float) -> Change:
 
 
 def rescale_cell(factor: float) -> Change:
-    """The whole cell scaled about its middle; its surroundings, red cells among them, stay as large as they were."""
+    """Make a change that scales the whole cell; its surroundings keep their size."""
 
-    def change(pixels, label, mpp, rng):
+    def change(
+        pixels: np.ndarray, label: np.ndarray, mpp: float, rng: np.random.Generator
+    ) -> np.ndarray | None:
         cell = label > 0
         if cell.sum() < 200 or np.sqrt(cell.sum()) * factor > 0.75 * len(label):
             return None
@@ -127,8 +140,11 @@ def rescale_cell(factor: float) -> Change:
 
 @dataclass(frozen=True)
 class Intervention:
-    """A change, and what a faithful explanation answers: the probability of `states` of `attribute` rises (`up`) or
-    falls. `attribute` "nucleus_fraction" is the measured nucleus/cell, which has no states."""
+    """A change, and the reaction of a faithful explanation.
+
+    The probability of `states` of `attribute` rises (`up`) or falls. The attribute
+    "nucleus_fraction" is the measured nucleus/cell area, which has no states.
+    """
 
     name: str
     change: Change
@@ -151,32 +167,40 @@ INTERVENTIONS = (
 )
 
 
-def _with_nucleus(pixels, label, nucleus: np.ndarray, mpp: float, rng) -> np.ndarray:
-    """The cell with another nucleus: cytoplasm where it was, its texture where it now is."""
+def _with_nucleus(
+    pixels: np.ndarray, label: np.ndarray, nucleus: np.ndarray, mpp: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Give the cell another nucleus.
+
+    The old place becomes cytoplasm. The new place gets the old texture.
+    """
     old, cytoplasm = label == 2, label == 1
     ink = (
         pixels[cytoplasm] if cytoplasm.any() else np.percentile(pixels[label > 0], 90, axis=0)[None]
     )
     out = pixels.astype(float)
     out[old] = ink.mean(0) + rng.normal(0, 3, (int(old.sum()), 3))
-    # texture: each new place takes the pixel of the nearest old one
+    # Each new place takes the pixel of the nearest old one.
     nearest = ndimage.distance_transform_edt(~old, return_distances=False, return_indices=True)
     out[nucleus] = pixels[nearest[0], nearest[1]][nucleus]
     return _blend(pixels, out, old | nucleus, mpp)
 
 
 def _rescale(plane: np.ndarray, middle: np.ndarray, factor: float) -> np.ndarray:
-    """A plane scaled about `middle` (y, x), bilinear."""
-    return ndimage.affine_transform(
+    """Scale a plane bilinearly about `middle` (y, x)."""
+    scaled: np.ndarray = ndimage.affine_transform(
         plane, np.eye(2) / factor, middle - middle / factor, order=1, mode="nearest"
     )
+    return scaled
 
 
 def _blend(pixels: np.ndarray, changed: np.ndarray, where: np.ndarray, mpp: float) -> np.ndarray:
-    """`changed` inside `where`, the picture outside, over a soft border of 0.15 µm."""
+    """Blend `changed` inside `where` with the image outside, over a soft border of 0.15 µm."""
     alpha = ndimage.gaussian_filter(where.astype(float), 0.15 / mpp)[..., None]
     return _bytes(pixels * (1 - alpha) + changed * alpha)
 
 
 def _bytes(values: np.ndarray) -> np.ndarray:
-    return np.clip(values, 0, 255).round().astype(np.uint8)
+    """Round and clip to uint8."""
+    rounded: np.ndarray = np.clip(values, 0, 255).round()
+    return rounded.astype(np.uint8)

@@ -1,25 +1,29 @@
-"""What a checkpoint reaches, from the cells that were looked at.
+"""Metrics of a checkpoint, computed from evaluated cells.
 
-Everything has a bootstrap 95 % interval, and beside it what always answering the commonest would score. A cell that is
-not found counts as wrong. Definitions:
+Every metric has a bootstrap 95 % interval and the score of the most frequent answer beside it. A
+cell that is not found counts as wrong. Definitions:
 
-recall      cells with a box that have a prediction of IoU >= 0.5
-jaccard     mean IoU of the predicted box with the true one over all cells with a box (0 where none was found)
-dice        2 |P ∩ T| / (|P| + |T|) of a cell's mask, mean over cells with an expert mask; iou = dice / (2 - dice)
-nmse        sum (p - t)² / sum t², and the variance-normalised sum (p - t)² / sum (t - mean t)², of nucleus/cell and
+recall      share of cells with a box that have a prediction of IoU >= 0.5 jaccard     mean IoU of
+predicted and true box over all cells with a box (0 if not found) dice        2 |P ∩ T| / (|P| +
+|T|) of a cell's mask, mean over cells with an expert mask; iou = dice / (2 - dice) nmse        sum
+(p - t)² / sum t², and the variance-normalised sum (p - t)² / sum (t - mean t)², of nucleus/cell and
             nucleus/cytoplasm; Bland-Altman limits: mean difference ± 1.96 standard deviations
-ece         expected calibration error: |accuracy - confidence| over 15 bins of confidence, weighed by their cells
-nuclear_cytoplasmic_ratio   low or high by a person, against nucleus/cell of the predicted mask: high above one threshold,
-            fitted on one half of the images (`is_fitting_half`, for the most right answers) and measured on the other
-review      of the wrong classes, the share among cells that a person is asked to look at (unidentified, or with an
-            explanation that contradicts the class), and the share of cells so asked
+ece         expected calibration error: |accuracy - confidence| over 15 bins of confidence, weighted
+by their cells nuclear_cytoplasmic_ratio   low or high by an expert, against nucleus/cell of the
+predicted mask: high above a threshold
+            that is fitted on one half of the images (`is_fitting_half`) and measured on the other
+review      share of the wrong classes among cells marked for review (unidentified, or with an
+explanation that
+            contradicts the class), and the share of cells marked
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,9 +33,8 @@ from ...vocabulary import ATTRIBUTES, CLASS_NAMES, NEUTROPHIL_NAMES, tells_type
 FIVE_TYPES = dict.fromkeys(NEUTROPHIL_NAMES, "neutrophil") | {
     name: name for name in ("eosinophil", "basophil", "monocyte", "lymphocyte")
 }
-MIN_RIM = (
-    0.10  # nucleus/cytoplasm is also given where the cytoplasm is at least this share of the cell
-)
+#: Nucleus/cytoplasm is also given for cells with at least this share of cytoplasm.
+MIN_RIM = 0.10
 BOOTSTRAP = 1000
 #: Agreement of two experts of WBCAtt (Tsutsui et al. 2023).
 EXPERT_AGREEMENT = {
@@ -41,36 +44,57 @@ EXPERT_AGREEMENT = {
     "size_vs_rbc": 0.898,
     "nuclear_cytoplasmic_ratio": 0.976,
 }
-NC = "nuclear_cytoplasmic_ratio"  # told by the masks, so no attribute of the vocabulary
+#: Measured from the masks, so it is no attribute of the vocabulary.
+NC = "nuclear_cytoplasmic_ratio"
 
 
 @dataclass(frozen=True)
 class EvaluatedCell:
-    """One labelled cell and what was predicted for it (`found` False: nothing). NaN where there is no truth to
-    compare with."""
+    """One labelled cell with its prediction. NaN stands for a missing truth.
+
+    Attributes
+    ----------
+    found : bool
+        Whether a prediction matches the cell.
+    predicted : str
+        Predicted class; "" if not found.
+    true_fraction, fraction : float
+        Nucleus/cell area of the expert mask and of the predicted mask.
+    attributes : tuple of (str, str, str)
+        Attribute, true state, predicted state ("" if not found).
+    contradicted : bool
+        Whether the explanation contradicts the class.
+    nc_class : str
+        "low" or "high", if an expert judged the nuclear:cytoplasmic ratio.
+    patient : str
+        The patient, if the data name patients.
+    """
 
     source: str
     allowed: tuple[str, ...]
     found: bool
-    predicted: str  # "" if not found
+    predicted: str
     confidence: float
     iou: float
     nucleus_dice: float
     cell_dice: float
-    true_fraction: float  # nucleus/cell by expert mask
-    fraction: float  # nucleus/cell by the predicted mask; NaN if not found
-    attributes: tuple[
-        tuple[str, str, str], ...
-    ]  # attribute, true state, predicted state ("" if not found)
+    true_fraction: float
+    fraction: float
+    attributes: tuple[tuple[str, str, str], ...]
     path: str
-    contradicted: bool = False  # whether the explanation speaks against the class
+    contradicted: bool = False
     class_probs: tuple[float, ...] = ()
-    nc_class: str = ""  # "low" or "high" where somebody judged the nuclear:cytoplasmic ratio
-    patient: str = ""  # where the data name patients
+    nc_class: str = ""
+    patient: str = ""
 
 
-def bootstrap_interval(values: np.ndarray, statistic=np.mean, seed: int = 0) -> dict[str, float]:
-    """A statistic of rows [N, ...] with its percentile-bootstrap 95 % interval over rows."""
+def bootstrap_interval(
+    values: np.ndarray, statistic: Callable[[np.ndarray], Any] = np.mean, seed: int = 0
+) -> dict[str, float]:
+    """Compute a statistic of rows [N, ...] with its 95 % interval.
+
+    The interval is a percentile bootstrap over rows.
+    """
     rng = np.random.default_rng(seed)
     draws = [
         statistic(values[rng.integers(len(values), size=len(values))]) for _ in range(BOOTSTRAP)
@@ -84,9 +108,12 @@ def bootstrap_interval(values: np.ndarray, statistic=np.mean, seed: int = 0) -> 
     }
 
 
-def compute_metrics(cells: list[EvaluatedCell], min_confidence: float = 0.0) -> dict:
-    """All figures of a set of cells; a figure without data is absent. `min_confidence`: below it, unidentified."""
-    out: dict = {"cells": len(cells), "found": sum(s.found for s in cells)}
+def compute_metrics(cells: list[EvaluatedCell], min_confidence: float = 0.0) -> dict[str, Any]:
+    """Compute all metrics of a set of cells; metrics without data are absent.
+
+    A confidence below `min_confidence` means unidentified.
+    """
+    out: dict[str, Any] = {"cells": len(cells), "found": sum(s.found for s in cells)}
     boxed = np.array([s.iou for s in cells if s.iou == s.iou and s.allowed != ("platelet",)])
     if len(boxed):
         out["recall"] = bootstrap_interval((boxed >= 0.5).astype(float))
@@ -113,22 +140,23 @@ def compute_metrics(cells: list[EvaluatedCell], min_confidence: float = 0.0) -> 
 
 
 def is_fitting_half(path: str) -> bool:
-    """Whether an image is of the half that temperature and threshold are fitted on."""
+    """Return whether an image is in the half that temperature and threshold are fitted on."""
     return hashlib.sha256(Path(path).name.encode()).digest()[0] % 2 == 0
 
 
 def _one_of_five(allowed: tuple[str, ...]) -> str:
-    """Which of the five types a label means; "" where it means none of them, or more than one."""
+    """Return the one of five types that a label means; "" for none or several."""
     types = {FIVE_TYPES.get(name, "") for name in allowed}
     return types.pop() if len(types) == 1 else ""
 
 
-def _class_metrics(typed: list[EvaluatedCell]) -> dict:
-    """Accuracy over labels of any breadth; balanced accuracy, macro F1 and confusion over cells of one known
-    class."""
-    out = {
-        "accuracy": bootstrap_interval(np.array([float(s.predicted in s.allowed) for s in typed]))
-    }
+def _class_metrics(typed: list[EvaluatedCell]) -> dict[str, Any]:
+    """Compute class metrics.
+
+    Accuracy is over labels of any breadth; the other metrics are over labels of one class.
+    """
+    correct = np.array([float(s.predicted in s.allowed) for s in typed])
+    out: dict[str, Any] = {"accuracy": bootstrap_interval(correct)}
     exact = [s for s in typed if len(s.allowed) == 1]
     if not exact:
         return out
@@ -142,9 +170,9 @@ def _class_metrics(typed: list[EvaluatedCell]) -> dict:
     out["majority baseline"] = float(np.bincount(pairs[:, 0]).max() / len(pairs))
     blast = names.index("blast")
     if blast in present and len(present) > 1:
-        is_blast, said = pairs[:, 0] == blast, pairs[:, 1] == blast
-        out["blast sensitivity"] = bootstrap_interval(said[is_blast].astype(float))
-        out["blast specificity"] = bootstrap_interval((~said[~is_blast]).astype(float))
+        is_blast, called_blast = pairs[:, 0] == blast, pairs[:, 1] == blast
+        out["blast sensitivity"] = bootstrap_interval(called_blast[is_blast].astype(float))
+        out["blast specificity"] = bootstrap_interval((~called_blast[~is_blast]).astype(float))
     out["recall by class"] = {
         names[c]: bootstrap_interval((pairs[pairs[:, 0] == c, 1] == c).astype(float))
         for c in present
@@ -157,8 +185,8 @@ def _class_metrics(typed: list[EvaluatedCell]) -> dict:
     return out
 
 
-def _confidence_metrics(typed: list[EvaluatedCell], min_confidence: float) -> dict:
-    """How far confidence can be believed, of the cells found, and what review would catch: never one that was not found."""
+def _confidence_metrics(typed: list[EvaluatedCell], min_confidence: float) -> dict[str, Any]:
+    """Compute the reliability of confidences of found cells, and the errors that review catches."""
     pairs = np.array([(s.confidence, float(s.predicted in s.allowed)) for s in typed])
     kept = pairs[pairs[:, 0] >= min_confidence]
     found = np.array([s.found for s in typed])
@@ -181,21 +209,25 @@ def _confidence_metrics(typed: list[EvaluatedCell], min_confidence: float) -> di
 
 
 def reliability_bins(pairs: np.ndarray, n: int = 15) -> list[tuple[float, float, int]]:
-    """Reliability of (confidence, right) rows [N, 2]: mean confidence, accuracy and number of each bin that holds any."""
+    """Return mean confidence, accuracy and number of rows (confidence, right) [N, 2] per bin."""
     index = np.minimum((pairs[:, 0] * n).astype(int), n - 1)
     parts = [pairs[index == k] for k in range(n)]
     return [(float(p[:, 0].mean()), float(p[:, 1].mean()), len(p)) for p in parts if len(p)]
 
 
 def expected_calibration_error(pairs: np.ndarray) -> float:
-    """Expected calibration error of (confidence, right) rows [N, 2] (Naeini et al. 2015)."""
+    """Compute the expected calibration error of rows (confidence, right) [N, 2].
+
+    The definition is that of Naeini et al. (2015).
+    """
     return sum(abs(right - sure) * n for sure, right, n in reliability_bins(pairs)) / len(pairs)
 
 
 def balanced_accuracy(pairs: np.ndarray) -> float:
-    """Mean recall of the states that occur, of rows (true, predicted) [N, 2] of integers from -1.
+    """Compute the mean recall of the states that occur in rows (true, predicted) [N, 2].
 
-    Counted by hand, as is F1: a thousand bootstrap draws take scikit-learn minutes, and it is what the tests compare with.
+    States are integers from -1. scikit-learn takes minutes for a thousand bootstrap draws; the
+    tests compare with it.
     """
     counts = _counts(pairs)
     rows = counts.sum(1)
@@ -203,20 +235,23 @@ def balanced_accuracy(pairs: np.ndarray) -> float:
 
 
 def macro_f1(pairs: np.ndarray, states: list[int]) -> float:
-    """Mean F1 of `states`, of rows as in `balanced_accuracy`; 0 for one that a draw neither holds nor predicts."""
+    """Compute the mean F1 of `states`, of rows as for `balanced_accuracy`.
+
+    An absent state has an F1 of 0.
+    """
     counts = _counts(pairs, max(states))
     either = counts.sum(0) + counts.sum(1)
     return float((2 * counts.diagonal() / np.maximum(either, 1))[np.array(states) + 1].mean())
 
 
 def _counts(pairs: np.ndarray, largest: int = 0) -> np.ndarray:
-    """Confusion of states from -1 on: row true + 1, column predicted + 1."""
+    """Count the confusion of states from -1 on: row true + 1, column predicted + 1."""
     n = max(int(pairs.max()), largest) + 2
     return np.bincount((pairs[:, 0] + 1) * n + pairs[:, 1] + 1, minlength=n * n).reshape(n, n)
 
 
-def _mask_metrics(masked: list[EvaluatedCell]) -> dict:
-    """Dice of all of them; N:C of those found."""
+def _mask_metrics(masked: list[EvaluatedCell]) -> dict[str, Any]:
+    """Compute Dice of all cells, and N:C of the cells that are found."""
     out = {
         "nucleus dice": bootstrap_interval(np.array([s.nucleus_dice for s in masked])),
         "cell dice": bootstrap_interval(np.array([s.cell_dice for s in masked])),
@@ -255,15 +290,18 @@ def _mask_metrics(masked: list[EvaluatedCell]) -> dict:
 
 
 def _nmse(pairs: np.ndarray) -> float:
+    """Compute the normalised mean squared error of rows (true, predicted)."""
     return float(((pairs[:, 1] - pairs[:, 0]) ** 2).sum() / (pairs[:, 0] ** 2).sum())
 
 
 def _nmse_variance(pairs: np.ndarray) -> float:
+    """Compute the variance-normalised mean squared error of rows (true, predicted)."""
     spread = ((pairs[:, 0] - pairs[:, 0].mean()) ** 2).sum()
     return float(((pairs[:, 1] - pairs[:, 0]) ** 2).sum() / max(spread, 1e-9))
 
 
-def _attribute_metrics(cells: list[EvaluatedCell], name: str) -> dict:
+def _attribute_metrics(cells: list[EvaluatedCell], name: str) -> dict[str, Any]:
+    """Compute the metrics of one attribute; {} without labels."""
     states = next(a.states for a in ATTRIBUTES if a.name == name)
     pairs = np.array(
         [
@@ -276,8 +314,11 @@ def _attribute_metrics(cells: list[EvaluatedCell], name: str) -> dict:
     return _state_metrics(pairs, name) if len(pairs) else {}
 
 
-def _state_metrics(pairs: np.ndarray, name: str) -> dict:
-    """Of rows (true state, predicted state) [N, 2]; -1 is predicted of a cell that was not found."""
+def _state_metrics(pairs: np.ndarray, name: str) -> dict[str, Any]:
+    """Compute metrics of rows (true, predicted) [N, 2].
+
+    -1 is the prediction of a cell that is not found.
+    """
     present = sorted(set(pairs[:, 0]))
     return {
         "accuracy": bootstrap_interval((pairs[:, 0] == pairs[:, 1]).astype(float)),
@@ -288,11 +329,11 @@ def _state_metrics(pairs: np.ndarray, name: str) -> dict:
     }
 
 
-def nc_metrics(cells: list[EvaluatedCell]) -> dict:
-    """Low or high nuclear:cytoplasmic ratio, by the predicted masks; {} where a half holds no cell to fit or measure.
+def nc_metrics(cells: list[EvaluatedCell]) -> dict[str, Any]:
+    """Compute metrics of the nuclear:cytoplasmic ratio (low or high) from the predicted masks.
 
-    Also with basophils apart, whose granules hide the nucleus's border: that it is small enough is all that was taught of it,
-    by these very labels.
+    The result is {} if one of the halves has no cell. It is also given without basophils, whose
+    granules hide the nucleus's border. Only these labels teach the size of their nuclei.
     """
     overall = _nc_metrics([s for s in cells if s.nc_class])
     without_basophils = _nc_metrics([s for s in cells if s.nc_class and s.allowed != ("basophil",)])
@@ -303,7 +344,8 @@ def nc_metrics(cells: list[EvaluatedCell]) -> dict:
     )
 
 
-def _nc_metrics(judged: list[EvaluatedCell]) -> dict:
+def _nc_metrics(judged: list[EvaluatedCell]) -> dict[str, Any]:
+    """Fit the threshold on one half and measure on the other."""
     fitted = [s for s in judged if is_fitting_half(s.path) and s.found]
     measured = [s for s in judged if not is_fitting_half(s.path)]
     if not fitted or not measured:
@@ -316,15 +358,16 @@ def _nc_metrics(judged: list[EvaluatedCell]) -> dict:
 
 
 def best_threshold(values: list[float], high: list[bool]) -> float:
-    """Between which values to divide so that most of those above are `high` and of those below not; the middle of the
-    gap, the lowest of several as good.
+    """Return the threshold that separates `high` values best.
+
+    It is the middle of the gap; of several equally good thresholds, the lowest.
 
     >>> best_threshold([0.2, 0.4, 0.6, 0.9], [False, False, True, True])
     0.5
     """
     order = np.argsort(values, kind="stable")
     ordered, truth = np.asarray(values, float)[order], np.asarray(high)[order]
-    # rights[k]: right answers where the k least are called low
+    # rights[k]: number of correct answers if the k smallest values are called low.
     rights = (
         np.concatenate([[0], np.cumsum(~truth)])
         + truth.sum()
@@ -335,14 +378,16 @@ def best_threshold(values: list[float], high: list[bool]) -> float:
     return float(edges[np.where(possible, rights, -1).argmax()])
 
 
-def flatten_report(report: dict, prefix: str = "") -> list[tuple[str, float, float, float, int]]:
-    """The report's figures as rows (name, value, low, high, n), for CSV and for the terminal."""
+def flatten_report(
+    report: dict[str, Any], prefix: str = ""
+) -> list[tuple[str, float, float, float, int]]:
+    """Flatten a report to rows (name, value, low, high, n), for CSV and the terminal."""
     rows = []
     for key, value in report.items():
         name = f"{prefix} / {key}" if prefix else str(key)
         if isinstance(value, dict) and "low" in value:
             rows.append((name, value["value"], value["low"], value["high"], value["n"]))
-        elif isinstance(value, dict) and key != "confusion":
+        elif isinstance(value, dict) and key not in ("confusion", "calls"):
             rows += flatten_report(value, name)
         elif isinstance(value, float):
             rows.append((name, value, float("nan"), float("nan"), 0))

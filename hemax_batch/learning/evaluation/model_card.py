@@ -1,4 +1,4 @@
-"""The model card, written from a checkpoint's own metadata so that it cannot say anything else."""
+"""The model card, written from a checkpoint's own metadata only."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from ...model.checkpoint import WeightsCard, labels_were_shuffled
 from ...model.hemax import ARCHITECTURES
@@ -116,7 +117,7 @@ _SHUFFLED = """
 
 
 def write_card(card: WeightsCard, path: Path) -> None:
-    """Markdown: what it is, how it was trained, on what, what it reached, what it is not for."""
+    """Write the card as Markdown, and all metrics as JSON beside it."""
     trained = card.trained
     text = _CARD.format(
         name=Path(card.path).name,
@@ -164,7 +165,7 @@ def _licence_text(sources: Iterable[str]) -> str:
     )
 
 
-def _headline_rows(metrics: dict) -> list[str]:
+def _headline_rows(metrics: dict[str, Any]) -> list[str]:
     """Return the card's table: the headline figures that the report has."""
     rows = {row[0]: row for row in flatten_report(metrics)}
     lines = []
@@ -178,7 +179,8 @@ def _headline_rows(metrics: dict) -> list[str]:
     return lines
 
 
-def _training_lengths(trained: dict) -> list[str]:
+def _training_lengths(trained: dict[str, Any]) -> list[str]:
+    """Return seed, steps and minutes of all trainings."""
     before = _training_lengths(trained["before"]) if trained.get("before") else []
     return [
         *before,
@@ -186,8 +188,8 @@ def _training_lengths(trained: dict) -> list[str]:
     ]
 
 
-def _commands(trained: dict) -> list[str]:
-    """The commands that made the weights, in their order."""
+def _commands(trained: dict[str, Any]) -> list[str]:
+    """Return the commands that made the weights, in order."""
     before = _commands(trained["before"]) if trained.get("before") else []
     files = " ".join(entry["file"] for entry in trained.get("averaged", []))
     return [
@@ -197,23 +199,23 @@ def _commands(trained: dict) -> list[str]:
     ]
 
 
-def _stain(trained: dict) -> str:
-    """How widely trainings that do not say so varied stains: `--stain` came later; "" where all say it."""
+def _stain(trained: dict[str, Any]) -> str:
+    """Explain commands without `--stain`, an option that came later; "" if all have it."""
     silent = any(
         " train " in command and "--stain" not in command for command in _commands(trained)
     )
     return "Commands without `--stain` varied stains as `--stain 1` does." if silent else ""
 
 
-def _teacher(trained: dict, stage: str = "the last") -> str:
-    """Whose masks and types the latest stage with a teacher learnt; "" where none had one."""
+def _teacher(trained: dict[str, Any], stage: str = "the last") -> str:
+    """Describe the teacher of the latest stage that had one; "" for none."""
     if sha256 := trained["recipe"].get("teacher"):
         return _TEACHER.format(stage=stage, sha256=sha256[:12])
     return _teacher(trained["before"], "an earlier") if trained.get("before") else ""
 
 
-def _exclusions_text(trained: dict) -> str:
-    """What was kept out of the lessons, a paragraph each; "" where nothing was."""
+def _exclusions_text(trained: dict[str, Any]) -> str:
+    """Describe the images left out of training, one paragraph each; "" for none."""
     paragraphs = []
     if left_out := trained.get("left_out"):
         each = [
@@ -230,14 +232,14 @@ def _exclusions_text(trained: dict) -> str:
     return "".join(f"\n{paragraph}\n" for paragraph in paragraphs)
 
 
-def _averaged(trained: dict) -> str:
-    """Which weights were averaged, by the start of their SHA-256; "" where none were."""
+def _averaged(trained: dict[str, Any]) -> str:
+    """List the averaged weights with the start of their SHA-256; "" for none."""
     names = [f"{entry['file']} ({entry['sha256'][:12]}…)" for entry in trained.get("averaged", [])]
     return f"Then the mean of {', '.join(names)}." if names else ""
 
 
-def write_figures(report: dict, path: Path) -> None:
-    """All figures as CSV: name, value, low, high, n."""
+def write_figures(report: dict[str, Any], path: Path) -> None:
+    """Write all metrics as CSV: name, value, low, high, n."""
     with open(path, "w", newline="") as f:
         writer = csv.writer(f)
         writer.writerow(["figure", "value", "low", "high", "n"])

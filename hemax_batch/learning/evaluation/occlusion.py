@@ -1,38 +1,44 @@
-"""What the class rests on: pixels of one region taken away, or given back to a blurred picture, in equal steps.
+"""Occlusion: the effect of the pixels of one region on the predicted class.
 
-deletion   pixels become glass: the probability of the cell's own class falls the more, the more it relied on them
-insertion  pixels are given back to a picture blurred beyond recognition (Petsiuk et al. 2018): it rises the more, the
-           more they tell
+deletion   pixels are replaced by glass in steps: the class's probability falls the more, the more
+it relied on them insertion  pixels are restored in an image blurred beyond recognition (Petsiuk et
+al. 2018): the probability rises
 
-Every kind changes the same number of pixels, those of the smallest of the three regions, which are the network's own
-masks; the baseline changes as many anywhere in the patch. They go in squares of BLOCK_UM in random order: single pixels
-would look like granules. A cell no longer found has probability 0.
+Regions are the network's own masks. Every region changes the same number of pixels, those of the
+smallest region. The baseline changes as many anywhere in the patch. Pixels change in squares of
+BLOCK_UM in random order, because single pixels would look like granules. A cell that is no longer
+found has probability 0.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from scipy import ndimage
 
+from ...model.predictor import Predictor
 from .metrics import bootstrap_interval
 from .probe_cells import CellPrediction, ProbeCell, predict_cell
 
 STEPS = 5
-MIN_PX = 200  # in the smallest region
-BLUR_UM = 1.5  # sigma: neither lobes nor granules can be told
+#: Least pixels of the smallest region.
+MIN_PX = 200
+#: Sigma of the blur, which hides lobes and granules.
+BLUR_UM = 1.5
 BLOCK_UM = 1.0
 REGIONS = {"nucleus": 2, "cytoplasm": 1, "background": 0}
 BASELINE = "at random"
 
 
-def occlude(predictor, cells: list[ProbeCell], seed: int = 0) -> dict:
-    """Curves of deletion and insertion over the regions and the baseline.
+def occlude(predictor: Predictor, cells: list[ProbeCell], seed: int = 0) -> dict[str, Any]:
+    """Compute deletion and insertion curves of the regions and the baseline.
 
-    Each has the mean probability over STEPS with its interval over cells, the curve itself (from no pixel to all), and
-    for the regions the paired difference from the baseline: how much more it falls, or rises, than at random.
+    Each has its mean probability over STEPS with an interval over cells, and the mean curve from no
+    pixel to all. Regions also have the paired difference from the baseline.
     """
     rng = np.random.default_rng(seed)
-    curves: dict[str, dict[str, list]] = {"deletion": {}, "insertion": {}}
+    curves: dict[str, dict[str, list[list[float]]]] = {"deletion": {}, "insertion": {}}
     for cell in cells:
         regions = {name: cell.prediction.label == value for name, value in REGIONS.items()}
         count = min(int(r.sum()) for r in regions.values())
@@ -60,7 +66,7 @@ def occlude(predictor, cells: list[ProbeCell], seed: int = 0) -> dict:
 
 
 def _in_blocks(region: np.ndarray, rng: np.random.Generator, block_px: int) -> np.ndarray:
-    """Flat places of a region bool [S, S], square after square in random order."""
+    """Return the flat indices of a region bool [S, S], square after square in random order."""
     y, x = np.nonzero(region)
     columns = region.shape[1] // block_px + 1
     block_order = rng.permutation((region.shape[0] // block_px + 1) * columns)
@@ -70,15 +76,17 @@ def _in_blocks(region: np.ndarray, rng: np.random.Generator, block_px: int) -> n
 
 
 def _curve(
-    predictor,
+    predictor: Predictor,
     cell: ProbeCell,
     first: CellPrediction | None,
     start: np.ndarray,
     end: np.ndarray,
     pixel_order: np.ndarray,
 ) -> list[float]:
-    """[STEPS + 1] probabilities of the cell's own class, while the pixels at flat places `order` go from those of
-    `start`, of which `first` is said, to those of `end`."""
+    """Return [STEPS + 1] probabilities of the cell's own class along the change of pixels.
+
+    The pixels at `pixel_order` go from `start`, whose prediction is `first`, to `end`.
+    """
     own_class = int(cell.prediction.class_probs.argmax())
     curve, pixels = [_class_probability(first, own_class)], start.copy()
     for part in np.array_split(pixel_order, STEPS):
@@ -88,12 +96,13 @@ def _curve(
 
 
 def _class_probability(prediction: CellPrediction | None, own_class: int) -> float:
+    """Return the probability of a class; 0 without a prediction."""
     return 0.0 if prediction is None else float(prediction.class_probs[own_class])
 
 
-def _summary(curves: dict[str, list], sign: int) -> dict:
-    """The interval of each kind's mean over its steps, its mean curve, and its difference from the baseline."""
-    out: dict = {}
+def _summary(curves: dict[str, list[list[float]]], sign: int) -> dict[str, Any]:
+    """Summarise each kind: interval of its mean, mean curve, difference from the baseline."""
+    out: dict[str, Any] = {}
     for name, rows in curves.items():
         means = np.array(rows)[:, 1:].mean(1)
         out[name] = {**bootstrap_interval(means), "curve": np.mean(rows, 0).round(4).tolist()}

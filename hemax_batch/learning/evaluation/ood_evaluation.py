@@ -1,34 +1,39 @@
-"""Cells unlike the known ones: fitted on one half of the held-out images, measured on the other.
+"""Out-of-distribution detector: fitted on one half of the held-out images, measured on the other.
 
-The known cells are the held-out ones, as cells that were learnt lie closer than any new one ever will. Measured are the
-share of known cells flagged by mistake, by source, and the share flagged of what is strange: known cells' pictures
-spoilt in ways that the training never showed (`CORRUPTIONS`), and whatever images are given as strange.
+The reference cells are held-out ones, because training cells lie closer than any new cell. Measured
+are the share of reference cells flagged, by source, and the share flagged of unusual images:
+corrupted reference cells (`CORRUPTIONS`), and any images given as out of distribution.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
 from ...model.out_of_distribution import OodDetector
-from ...model.predictor import PLATELET
+from ...model.predictor import PLATELET, Predictor
 from ...records import Cells, PatchBatch
 from ..data.centred_patches import centred_patch
 from ..data.examples import Example
 from .metrics import bootstrap_interval, is_fitting_half
 from .probe_cells import central_cell
 
-KNOWN_QUANTILE = 0.99  # of the known cells, the limit's share
-MIN_CELLS = 60  # to speak of what is known
-FOLDS = 5  # the limit is that of cells which the Gaussian was not fitted to
-CORRUPTED_CELLS, KNOWN_CELLS = 60, 300  # that are measured, at most
+#: Share of reference cells below the limit.
+KNOWN_QUANTILE = 0.99
+#: Least reference cells.
+MIN_CELLS = 60
+#: The limit is fitted to cells of folds that the Gaussian was not fitted to.
+FOLDS = 5
+#: Largest number of measured cells.
+CORRUPTED_CELLS, KNOWN_CELLS = 60, 300
 
 Change = Callable[[np.ndarray, float], np.ndarray]
 
-#: What is done to a patch uint8 [3, S, S] of some µm/px to make a strange one.
+#: Changes of a patch uint8 [3, S, S] at some µm/px.
 CORRUPTIONS: dict[str, Change] = {
     "out of focus (0.8 µm)": lambda p, mpp: ndimage.gaussian_filter(p, (0, 0.8 / mpp, 0.8 / mpp)),
     "colours inverted": lambda p, mpp: 255 - p,
@@ -42,20 +47,21 @@ CORRUPTIONS: dict[str, Change] = {
 
 @dataclass
 class _FeatureRecorder:
-    """In the place of `OodDetector`: keeps the features that it is asked about, and answers with the row of each."""
+    """A stand-in for `OodDetector` that records features; its scores are their row numbers."""
 
     rows: list[np.ndarray] = field(default_factory=list)
 
     def score(self, features: np.ndarray) -> np.ndarray:
+        """Record features [N, D] and return their rows."""
         self.rows += list(features)
         return np.arange(len(self.rows) - len(features), len(self.rows), dtype=np.float32)
 
 
-def fit_ood_detector(predictor, examples: list[Example]) -> OodDetector | None:
-    """What is known, from the labelled cells of the fitting half of `examples`; None where they are too few.
+def fit_ood_detector(predictor: Predictor, examples: list[Example]) -> OodDetector | None:
+    """Fit a detector to the labelled cells of the fitting half; None if they are too few.
 
-    A Gaussian of their features, its covariance after Ledoit and Wolf; the limit is the KNOWN_QUANTILE quantile of
-    distances from Gaussians of the other folds.
+    It is a Gaussian of their features with Ledoit and Wolf's covariance. The limit is the
+    KNOWN_QUANTILE quantile of distances from Gaussians of the other folds.
     """
     previous, recorder = predictor.ood_detector, _FeatureRecorder()
     predictor.ood_detector = recorder
@@ -80,7 +86,7 @@ def fit_ood_detector(predictor, examples: list[Example]) -> OodDetector | None:
 
 
 def _gaussian(features: np.ndarray) -> OodDetector:
-    """Mahalanobis distance from `features` [N, D], with a limit of 1 in its own units."""
+    """Fit the Mahalanobis distance from `features` [N, D], with a limit of 1 in its own units."""
     from sklearn.covariance import LedoitWolf
 
     centre, spread = features.mean(0), np.maximum(features.std(0), 1e-6)
@@ -89,11 +95,13 @@ def _gaussian(features: np.ndarray) -> OodDetector:
     return OodDetector(centre.astype(np.float32), whitening.astype(np.float32))
 
 
-def measure_ood(predictor, examples: list[Example], ood_examples: list[Example] = ()) -> dict:
-    """Shares of cells flagged: known ones of the half not fitted on, the same spoilt, and all cells of `strange` images.
+def measure_ood(
+    predictor: Predictor, examples: list[Example], ood_examples: Sequence[Example] = ()
+) -> dict[str, Any]:
+    """Measure the shares of flagged cells: reference, corrupted, and all cells of `ood_examples`.
 
-    Beside each, the share that is unidentified or flagged: what a person is asked to look at either way. {} where the
-    weights cannot say.
+    Each share is also given for cells that are flagged or unidentified, which a person reviews. The
+    result is {} without a detector.
     """
     if predictor.ood_detector is None:
         return {}
@@ -126,7 +134,10 @@ def measure_ood(predictor, examples: list[Example], ood_examples: list[Example] 
     return out
 
 
-def _flagged_by_source(predictor, cells: list[Cells], by_source: dict[str, list[Cells]]) -> dict:
+def _flagged_by_source(
+    predictor: Predictor, cells: list[Cells], by_source: dict[str, list[Cells]]
+) -> dict[str, Any]:
+    """Return the flagged share of all cells and of each source."""
     if not cells:
         return {}
     every = {
@@ -137,10 +148,12 @@ def _flagged_by_source(predictor, cells: list[Cells], by_source: dict[str, list[
 
 
 def _flagged_share(cells: list[Cells]) -> dict[str, float]:
+    """Return the share of flagged cells."""
     return bootstrap_interval(np.array([float(c.ood_score[0] > 1) for c in cells]))
 
 
-def _needs_review_share(predictor, cells: list[Cells]) -> dict[str, float]:
+def _needs_review_share(predictor: Predictor, cells: list[Cells]) -> dict[str, float]:
+    """Return the share of cells that are flagged or unidentified."""
     limit = predictor.card.min_confidence
     return bootstrap_interval(
         np.array([float(c.ood_score[0] > 1 or c.class_probs.max() < limit) for c in cells])
@@ -148,11 +161,12 @@ def _needs_review_share(predictor, cells: list[Cells]) -> dict[str, float]:
 
 
 def _sources(examples: Iterable[Example]) -> list[str]:
+    """List the sources."""
     return list(dict.fromkeys(e.source for e in examples))
 
 
 def _evenly_spaced(examples: list[Example], count: int) -> list[Example]:
-    """At most `count_differential` of them, evenly over their order."""
+    """Return at most `count` examples, evenly over their order."""
     return (
         [examples[i] for i in np.unique(np.linspace(0, len(examples) - 1, count).astype(int))]
         if examples
@@ -161,12 +175,11 @@ def _evenly_spaced(examples: list[Example], count: int) -> list[Example]:
 
 
 def _cells(
-    predictor, examples: list[Example], change: Change | None = None, whole: bool = False
+    predictor: Predictor, examples: list[Example], change: Change | None = None, whole: bool = False
 ) -> Iterable[Cells]:
-    """Each labelled cell as the tool sees it, one at a time; platelets, which it leaves out, and what is not found are
-    left out.
+    """Yield each labelled cell as the tool predicts it, without platelets and cells not found.
 
-    `whole`: all cells found in the middle of pictures that have no labels.
+    With `whole`, all cells found in unlabelled images are yielded.
     """
     size, mpp = predictor.card.patch_px, predictor.card.mpp
     for example in examples:

@@ -7,6 +7,7 @@ patients are drawn in each bootstrap draw (cluster bootstrap).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,7 @@ SUREST_SHARE = 0.6
 Rows = Sequence[EvaluatedCell]
 
 
-def patient_figures(cells: Rows) -> dict:
+def patient_figures(cells: Rows) -> dict[str, Any]:
     """Return the figures of cells with a known patient; {} if there are none.
 
     Every figure has a 95 % percentile interval over patients. "right" is the share of cells with
@@ -87,10 +88,11 @@ def surest_right(rows: Rows) -> float:
 
 
 def _called_blast_share(rows: Rows) -> float:
+    """Return the share of cells that are called blasts."""
     return float(np.mean([c.predicted in _BLAST_CALLS for c in rows]))
 
 
-def _interval(rows: Rows, statistic: Callable[[Rows], float], seed: int = 0) -> dict:
+def _interval(rows: Rows, statistic: Callable[[Rows], float], seed: int = 0) -> dict[str, Any]:
     """Return the statistic with its 95 % interval over patients; {} without rows."""
     if not rows:
         return {}

@@ -1,4 +1,4 @@
-"""A real cell in the middle of a patch, and what the network says of it: what the tests of faithfulness work on."""
+"""Probe cells for faithfulness tests: real cells in the centre of a patch, with predictions."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from ...cells.measure import measure_cells
 from ...geometry import centres
 from ...mask_packing import unpack_mask
+from ...model.predictor import Predictor
 from ...records import CENTRAL_CELL_UM, Cells, PatchBatch
 from ...vocabulary import ATTRIBUTES, WHITE_NAMES, attribute_slices, tells_type
 from ..data.centred_patches import centred_patch
@@ -17,7 +18,7 @@ from ..data.examples import Example
 
 @dataclass(frozen=True)
 class CellPrediction:
-    """What the network says of the cell in a patch's middle. `label` uint8 [S, S] is its mask in the patch."""
+    """Prediction of the cell in a patch's centre; `label` uint8 [S, S] is its mask in the patch."""
 
     class_probs: np.ndarray
     attribute_probs: np.ndarray
@@ -26,7 +27,7 @@ class CellPrediction:
     label: np.ndarray
 
     def probability(self, attribute: str, states: tuple[str, ...]) -> float:
-        """The probability of any of `states`, or the nucleus/cell fraction."""
+        """Return the probability of any of `states`, or the nucleus/cell area."""
         if attribute == "nucleus_fraction":
             return self.nucleus_fraction
         part = self.attribute_probs[attribute_slices()[attribute]]
@@ -34,7 +35,7 @@ class CellPrediction:
         return float(sum(part[names.index(s)] for s in states))
 
     def states(self) -> dict[str, int]:
-        """The likeliest state of each attribute."""
+        """Return the likeliest state of each attribute."""
         return {
             name: int(self.attribute_probs[part].argmax())
             for name, part in attribute_slices().items()
@@ -43,7 +44,7 @@ class CellPrediction:
 
 @dataclass(frozen=True)
 class ProbeCell:
-    """A real cell in the middle of a patch uint8 [S, S, 3], with its label and what is said of it."""
+    """A real cell in the centre of a patch uint8 [S, S, 3], with label and prediction."""
 
     source: str
     allowed: tuple[str, ...]
@@ -52,7 +53,7 @@ class ProbeCell:
 
 
 def central_cell(cells: Cells, size_px: int, mpp: float) -> int | None:
-    """Which of a patch's cells is nearest its middle; None where there is none within CENTRAL_CELL_UM."""
+    """Return the cell nearest to the patch's centre; None without one within CENTRAL_CELL_UM."""
     if not len(cells):
         return None
     away = np.hypot(*(centres(cells.boxes_xyxy) - size_px / 2).T) * mpp
@@ -60,8 +61,8 @@ def central_cell(cells: Cells, size_px: int, mpp: float) -> int | None:
     return k if away[k] <= CENTRAL_CELL_UM else None
 
 
-def predict_cell(predictor, pixels: np.ndarray) -> CellPrediction | None:
-    """The cell nearest the middle of a patch uint8 [S, S, 3]; None where there is none within CENTRAL_CELL_UM."""
+def predict_cell(predictor: Predictor, pixels: np.ndarray) -> CellPrediction | None:
+    """Predict the cell nearest to the centre of a patch uint8 [S, S, 3]; None without one."""
     size, mpp = len(pixels), predictor.card.mpp
     cells = predictor(
         PatchBatch(pixels.transpose(2, 0, 1)[None].copy(), np.zeros((1, 2)), 1.0), mpp, (size, size)
@@ -70,7 +71,7 @@ def predict_cell(predictor, pixels: np.ndarray) -> CellPrediction | None:
         return None
     label = np.zeros((size, size), np.uint8)
     (x, y), (h, w) = cells.mask_xy[k], cells.mask_hw[k]
-    label[y : y + h, x : x + w] = unpack_mask(cells.masks[k], cells.mask_hw[k])
+    label[y : y + h, x : x + w] = unpack_mask(cells.masks[k], (int(h), int(w)))
     one = measure_cells(cells.take([k]), mpp, np.zeros(0))
     return CellPrediction(
         cells.class_probs[k],
@@ -82,9 +83,9 @@ def predict_cell(predictor, pixels: np.ndarray) -> CellPrediction | None:
 
 
 def select_probe_cells(
-    predictor, examples: list[Example], limit: int, seed: int = 0
+    predictor: Predictor, examples: list[Example], limit: int, seed: int = 0
 ) -> list[ProbeCell]:
-    """Up to `limit` white cells of known type, drawn evenly over their types, each as the tool would see it."""
+    """Select up to `limit` white cells of known class, drawn evenly over classes."""
     rng = np.random.default_rng(seed)
     typed = [
         i
@@ -93,7 +94,7 @@ def select_probe_cells(
         and e.cells[0].allowed[0] in WHITE_NAMES
         and tells_type(e.cells[0].allowed)
     ]
-    by_type: dict[tuple, list[int]] = {}
+    by_type: dict[tuple[str, ...], list[int]] = {}
     for i in rng.permutation(typed).tolist():
         by_type.setdefault(examples[i].cells[0].allowed, []).append(i)
     draw_order = [

@@ -1,4 +1,4 @@
-"""Studies of several trainings: comparison with other models, transfer to another laboratory.
+"""Studies of several trainings: comparison with other models, and transfer to other laboratories.
 
-Built on training and evaluation.
+They build on training and evaluation.
 """

@@ -1,9 +1,9 @@
-"""The paper's comparison: HemaX with and without its explanation heads, the paper's configuration, and classifiers, all
-trained on the same examples for as many steps of as many patches, with several seeds.
+"""Comparison of HemaX with and without attribute heads, the paper's architecture, and classifiers.
 
-Measured on cells whose class is known to the last, each seen centred; one that HemaX does not find counts as wrong.
-Intervals: 95 %, bootstrap over cells (of the mean over seeds), paired for the differences from HemaX; they hold for
-these seeds and say nothing of the spread between seeds, which stands beside them.
+All are trained on the same examples with the same number of steps and patches, with several seeds.
+They are measured on centred cells with exactly one allowed class; a cell that HemaX does not find
+counts as wrong. Intervals: 95 %, bootstrap over cells (of the mean over seeds), paired for
+differences from HemaX. They do not include the spread between seeds, which is given beside them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,7 @@ from .classifier_training import classify, train_classifier
 from .classifiers import CLASSIFIERS
 from .comparison_table import HEMAX, UNEXPLAINED, ModelResult, comparison_table
 
-DETECTORS = {
+DETECTORS: dict[str, dict[str, Any]] = {
     HEMAX: {},
     UNEXPLAINED: {"attributes": False},
     "hemax-m": {"arch": "hemax-m"},
@@ -42,14 +43,14 @@ def compare(
     seeds: int,
     work: Path,
     device: str,
-    echo: Callable = print,
+    echo: Callable[[str], None] = print,
     only: Collection[str] = (),
     masks: Path | None = None,
-) -> dict:
-    """Train and measure everything, or the models `only`; what is done is kept in `work` and not trained again.
+) -> dict[str, Any]:
+    """Train and measure all models, or those in `only`.
 
-    With `masks`, weights, pictures without a mask get one from them beforehand, all models' the same, and none spends
-    steps on a first stage.
+    Results are stored in `work` and not computed again. With `masks`, weights, images without a
+    mask get one beforehand, the same for all models, and there is no first stage.
     """
     train_examples = [e for e in examples if e.split == "train"]
     held_out = [
@@ -85,6 +86,7 @@ def compare(
 def _with_masks(
     weights: Path, train_examples: list[Example], recipe: Recipe, work: Path, device: str
 ) -> list[Example]:
+    """Add masks that the weights predict, cached in `work`."""
     folder = work / f"masks-{short_hash(recipe, (train_examples,))}"
     if not (folder / "done").exists():
         network = checkpoint.load(weights)[0].to(device)
@@ -101,18 +103,22 @@ def _with_masks(
 
 
 def _predicted_classes(
-    name: str, train_examples, held_out, recipe: Recipe, work: Path, device: str
+    name: str,
+    train_examples: list[Example],
+    held_out: list[Example],
+    recipe: Recipe,
+    work: Path,
+    device: str,
 ) -> np.ndarray:
-    """The class that a model trained by `recipe` gives each held-out cell; "" where it found none."""
+    """Return a trained model's class of each held-out cell; "" if it is not found."""
     work.mkdir(parents=True, exist_ok=True)
     cached = work / "said.txt"
     if cached.exists():
         return np.array(cached.read_text("utf-8").split("\n")[:-1])
     if name in CLASSIFIERS:
-        model = train_classifier(name, train_examples, recipe, device)
-        predicted = [
-            CLASS_NAMES[k] for k in classify(model, held_out, recipe.mpp, recipe.canvas_px, device)
-        ]
+        classifier = train_classifier(name, train_examples, recipe, device)
+        classes = classify(classifier, held_out, recipe.mpp, recipe.canvas_px, device)
+        predicted = [CLASS_NAMES[k] for k in classes]
     else:
         model = train(train_examples, recipe, work, device, echo=lambda *_: None)
         weights = work / "weights.safetensors"
@@ -126,9 +132,8 @@ def _predicted_classes(
             trained={},
             metrics={},
         )
-        predictor = Predictor.load(
-            weights, device, platelets=True, test_time_augmentation=False
-        )  # as the classifiers have none
+        # The classifiers have no test-time augmentation.
+        predictor = Predictor.load(weights, device, platelets=True, test_time_augmentation=False)
         predicted = [s.predicted for s in predict_examples(predictor, held_out)[0]]
     partial = cached.with_suffix(".partial")
     partial.write_text("".join(f"{s}\n" for s in predicted), "utf-8")

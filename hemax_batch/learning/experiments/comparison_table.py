@@ -1,8 +1,9 @@
-"""The table of a comparison: figures of each model, and HemaX less each other."""
+"""Table of a comparison: metrics of each model, and differences from HemaX."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -10,37 +11,37 @@ from ..evaluation.metrics import bootstrap_interval
 from ..training.recipe import Recipe
 
 HEMAX, UNEXPLAINED = "hemax-s", "hemax-s without explanations"
-#: The interval of the difference must lie above this for "explaining costs nothing" (half a percentage point).
+#: "Explaining costs nothing" if the difference's interval lies above this (half a percentage point).
 COSTS_NOTHING = -0.005
 
 
 @dataclass(frozen=True)
 class ModelResult:
-    """One line of the table. `right` bool [seeds, cells]."""
+    """One row of the table; `right` is bool [seeds, cells], `truth` the class names [cells]."""
 
     name: str
     right: np.ndarray
-    truth: np.ndarray  # class names [cells]
+    truth: np.ndarray
 
     def accuracy(self) -> dict[str, float]:
-        """Mean over seeds and cells."""
+        """Return the mean over seeds and cells."""
         return bootstrap_interval(self.right.mean(0))
 
     def balanced(self) -> float:
-        """Mean recall of the classes, over all seeds."""
+        """Return the mean recall of the classes over all seeds."""
         return float(
             np.mean([self.right[:, self.truth == name].mean() for name in np.unique(self.truth)])
         )
 
     def seed_range(self) -> float:
-        """Largest less smallest accuracy of a seed."""
+        """Return the range of the seeds' accuracies."""
         return float(np.ptp(self.right.mean(1)))
 
 
-def comparison_table(rows: list[ModelResult], recipe: Recipe, seeds: int) -> dict:
-    """The figures of each row, and HemaX, where it is among them, less each other, with intervals."""
+def comparison_table(rows: list[ModelResult], recipe: Recipe, seeds: int) -> dict[str, Any]:
+    """Compute each row's metrics, and HemaX minus each other model, with intervals."""
     ours = next((row for row in rows if row.name == HEMAX), None)
-    out = {
+    out: dict[str, Any] = {
         "budget": {
             "steps": recipe.steps,
             "patches a step": recipe.batch,

@@ -1,16 +1,17 @@
-"""Another laboratory: each source in turn is left out of a training and then measured whole, as one that the network has
-never seen would be. Several may be left out of one training together: fewer trainings, and harder for each of them.
+"""Transfer to another laboratory: each source is left out of a training and then measured whole.
 
-Columns of the table, a row per source (value, low, high: 95 % interval, bootstrap over cells; n: cells):
+Several sources may be left out of one training together, which needs fewer trainings and is harder
+for each source. Columns of the table, one row per source (value, low, high: 95 % interval,
+bootstrap over cells; n: cells):
 
-images, cells      all there are of the source, of both splits
+images, cells      all images and cells of the source, of both splits
 recall             white cells with a box that were found, IoU >= 0.5
-found              white cells of which only the place is known that were found, within 5 µm
-accuracy           cells of known type whose class the label allows; one not found is wrong
-accuracy_taught    the same, of types that another source teaches
-never_taught       the other types, which nobody could know without this source
-majority           what always answering the best single class would score, of all cells of known type
-left_out           all that this network had not seen
+found              white cells with a known place only that were found, within 5 µm
+accuracy           cells of known class whose predicted class the label allows; not found is wrong
+accuracy_taught    the same, of classes in other sources
+never_taught       the other classes, which cannot be learnt without this source
+majority           score of always answering the best single class, over cells of known class
+left_out           all sources that this network was not trained on
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 from ...model.predictor import Predictor
 from ..data.examples import Example
@@ -35,13 +37,16 @@ def transfer(
     work: Path,
     device: str,
     only: Collection[tuple[str, ...]] = (),
-    echo: Callable = print,
-) -> dict[str, dict]:
-    """The row of each source, trained without it (or of each of the groups `only`, trained without the whole group), then
-    measured on all of it.
+    echo: Callable[[str], None] = print,
+) -> dict[str, dict[str, Any]]:
+    """Train without each source (or each group in `only`) and measure the source whole.
 
-    Everything trained is kept in `work`, and a group that is done is not trained again. DataError as
-    `sources.leave_out`.
+    Results are stored in `work`, and a finished group is not trained again.
+
+    Raises
+    ------
+    DataError
+        As `sources.exclude_sources`.
     """
     examples = [e for folder in data for e in read_folder(folder)]
     check_sources(examples, [source for group in only for source in group])
@@ -64,17 +69,18 @@ def transfer(
 
 
 def _measure_group(
-    data,
+    data: Collection[Path],
     examples: list[Example],
     group: tuple[str, ...],
     recipe: Recipe,
     folder: Path,
     device: str,
-    echo,
-) -> dict:
+    echo: Callable[[str], None],
+) -> dict[str, Any]:
+    """Train without a group and measure its sources."""
     weights = folder / "weights.safetensors"
     train_and_save(
-        data,
+        tuple(data),
         weights,
         folder / "work",
         recipe,
@@ -99,7 +105,7 @@ def _measure_group(
 
 
 def _trained_types(examples: list[Example]) -> set[str]:
-    """Types that images of split `train` teach."""
+    """Return the classes of images of split `train`."""
     return {
         c.allowed[0] for e in examples if e.split == "train" for c in e.cells if len(c.allowed) == 1
     }

@@ -1,6 +1,8 @@
-"""The table of `transfer`: a row for each source that was left out."""
+"""Table of `transfer`: one row for each source that was left out."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
@@ -20,11 +22,14 @@ COLUMNS = (
 )
 
 
-def source_metrics(cells: list[EvaluatedCell], trained_types: set[str]) -> dict:
-    """The figures of a source's cells; what there is no cell for is absent. `trained_sources`: types that others teach."""
+def source_metrics(cells: list[EvaluatedCell], trained_types: set[str]) -> dict[str, Any]:
+    """Compute a source's metrics; metrics without cells are absent.
+
+    `trained_types` are the classes in other sources.
+    """
     white = [s for s in cells if set(s.allowed) <= set(WHITE_NAMES)]
     typed = [s for s in cells if tells_type(s.allowed)]
-    row: dict = {"cells": len(cells)}
+    row: dict[str, Any] = {"cells": len(cells)}
     parts = {
         "recall": [s.iou >= 0.5 for s in white if s.iou == s.iou],
         "found": [s.found for s in white if s.iou != s.iou],
@@ -46,8 +51,8 @@ def source_metrics(cells: list[EvaluatedCell], trained_types: set[str]) -> dict:
     return row
 
 
-def table_rows(rows: dict[str, dict]) -> list[list[str]]:
-    """The rows as text, in the order of COLUMNS; empty where there is no figure."""
+def table_rows(rows: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """Format the rows as text in the order of COLUMNS; empty without a value."""
     out = []
     for source, row in rows.items():
         cells = [safe_text(source), str(row["images"]), str(row["cells"])]
@@ -69,7 +74,8 @@ def table_rows(rows: dict[str, dict]) -> list[list[str]]:
     return out
 
 
-def summary_line(source: str, row: dict) -> str:
+def summary_line(source: str, row: dict[str, Any]) -> str:
+    """Format one source's metrics as a line."""
     parts = [
         f"{name} {f['value']:.4f} ({f['low']:.4f} to {f['high']:.4f}, n {f['n']})"
         for name in FIGURES

@@ -1,4 +1,4 @@
-"""Training a network: recipe, stages, early stopping, pseudo-labels, processes, weights.
+"""Training of the network: recipe, stages, early stopping, pseudo-labels, processes and weights.
 
-`trainer` tells a training from top to bottom.
+`trainer` shows a training from top to bottom.
 """

@@ -1,7 +1,8 @@
-"""Cytoplasm colour, fitted last: what the trained network's masks part is measured, and the small layer that reads it taught.
+"""Fit of the cytoplasm colour head, after the rest of the network.
 
-Each labelled cell is found once, and its colours then measured as stained and as other laboratories might have stained it: many
-more rows than a training could draw, in a minute or two.
+Each labelled cell is found once by the trained network. Its colours are then measured as stained,
+and under the stains of other laboratories. This gives far more rows than a training draws, in a
+minute or two.
 """
 
 from __future__ import annotations
@@ -24,24 +25,30 @@ from .pseudo_labels import central_query
 from .recipe import Recipe
 
 COLOUR = next(a for a in ATTRIBUTES if a.name == "cytoplasm_colour")
-REPEATS = 8  # times each cell, each time stained anew …
-CYTOPLASM_MEAN, CYTOPLASM_SPREAD = (
-    slice(6, 9),
-    slice(9, 12),
-)  # in `CytoplasmColourHead.colour_features`
-AS_STAINED = 0.75  # … or, for this share, as it is: people called the colours that they saw
-PALE_SHARE = 0.15  # share of measurements whose cytoplasm is thinned, to at most …
-PALE_LIMIT = 0.45  # … this share of its density: then it is pale, and called so, whatever it was
+#: Measurements of each cell, each with another stain.
+REPEATS = 8
+#: Columns of `CytoplasmColourHead.colour_features`.
+CYTOPLASM_MEAN, CYTOPLASM_SPREAD = slice(6, 9), slice(9, 12)
+#: Share of measurements that keep their stain, because experts named the colours they saw.
+AS_STAINED = 0.75
+#: Share of measurements whose cytoplasm is made pale, with the label "light_blue".
+PALE_SHARE = 0.15
+#: Largest remaining share of a pale cytoplasm's density.
+PALE_LIMIT = 0.45
 EPOCHS, BATCH, LR, WEIGHT_DECAY, SMOOTHING = 60, 512, 3e-3, 1e-2, 0.02
 
 
 def fit_cytoplasm_colour(
-    model: HemaX, examples: list[Example], recipe: Recipe, echo: Callable = print
+    model: HemaX,
+    examples: list[Example],
+    recipe: Recipe,
+    echo: Callable[[str], None] = print,
 ) -> None:
-    """Fit `model.tint`, in place, to the examples' cells of known cytoplasm colour; left as it is where there is none.
+    """Fit `model.cytoplasm_colour_head` in place to cells of known cytoplasm colour.
 
-    A function of model, examples and the recipe's seed and `stain`. Depth, length and the shares above were chosen once, by
-    cross-validation over PBC pictures of split `train`.
+    The head stays as it is without such cells. The result depends on model, examples, and the
+    recipe's seed and `stain`. Depth, length and the shares above were chosen once, by
+    cross-validation over PBC images of split `train`.
     """
     device = next(model.parameters()).device
     colour_features, states = _measure_colours(model, _cells_with_colour(examples), recipe)
@@ -58,10 +65,11 @@ def fit_cytoplasm_colour(
             inputs, labels = _pale_some(colour_features[drawn], states[drawn])
             loss = F.cross_entropy(head.classify(inputs), labels, label_smoothing=SMOOTHING)
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
-    model.cytoplasm_colour_head.load_state_dict(head.state_dict())
+    if model.cytoplasm_colour_head is not None:
+        model.cytoplasm_colour_head.load_state_dict(head.state_dict())
     right = (head.classify(colour_features).argmax(1) == states).float().mean()
     echo(
         f"cytoplasm colour: fitted to {len(states)} measurements, {float(right):.3f} of them read rightly"
@@ -69,8 +77,11 @@ def fit_cytoplasm_colour(
 
 
 def _pale_some(colour_features: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
-    """Colours [B, 18] and states [B], of which some have a cytoplasm paler than any picture shows, which anybody would call
-    pale. Without them a cytoplasm that is paled was read as anything (`faithfulness`)."""
+    """Make the cytoplasm of some colour features [B, 18] paler than in any image.
+
+    Their states [B] become "light_blue". Without such rows the head read a pale cytoplasm as any
+    colour (`faithfulness`).
+    """
     paled = (torch.rand(len(states)) < PALE_SHARE).to(states.device)
     remaining = PALE_LIMIT * torch.rand(len(states), 1).to(colour_features.device)  # of the density
     texture = remaining + (1 - remaining) * torch.rand(len(states), 1).to(colour_features.device)
@@ -83,7 +94,10 @@ def _pale_some(colour_features: Tensor, states: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _cells_with_colour(examples: list[Example]) -> list[tuple[Example, int, int]]:
-    """Cells of known colour: picture, which of its cells, and the state. One of several without a box could be any."""
+    """List cells of known colour: example, cell index and state.
+
+    A cell without a box is listed only if it is its image's only cell.
+    """
     return [
         (e, k, COLOUR.states.index(known[COLOUR.name]))
         for e in examples
@@ -97,7 +111,7 @@ def _cells_with_colour(examples: list[Example]) -> list[tuple[Example, int, int]
 def _measure_colours(
     model: HemaX, cells: list[tuple[Example, int, int]], recipe: Recipe, at_once: int = 16
 ) -> tuple[Tensor, Tensor]:
-    """Colours [N, 18], as `CytoplasmColourHead.colour_features`, and states [N]: each cell that is found, `REPEATS` times."""
+    """Measure colour features [N, 18] and states [N] of each found cell, `REPEATS` times."""
     device = next(model.parameters()).device
     model.eval()
     colour_features, states = [torch.zeros(0, 18, device=device)], []
@@ -120,7 +134,7 @@ def _measure_colours(
                 pixels[found].float(), draw_photometry(rng, len(found), recipe.stain, AS_STAINED)
             )
             colour_features.append(
-                model.cytoplasm_colour_head.colour_features(stained.float(), masks, boxes)[:, 0]
+                CytoplasmColourHead.colour_features(stained.float(), masks, boxes)[:, 0]
             )
             states += [chosen[k][2] for k in found]
     return torch.cat(colour_features), torch.tensor(states, dtype=torch.long, device=device)

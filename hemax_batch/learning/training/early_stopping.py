@@ -1,7 +1,7 @@
-"""Stopping once nothing more is learnt, seen on examples of split `train` that are kept out of the lessons.
+"""Early stopping on examples of split `train` that are held out of training.
 
-Never on split `val`: what is reported of it must not have chosen the weights. The learning rate goes down as it would
-to the last step, so a training that stops early was still learning fast; that is the price.
+Split `val` is never used: reported results must not have chosen the weights. The learning-rate
+schedule is that of all steps. A training that stops early stops at a high learning rate.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import copy
 import hashlib
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,14 +24,21 @@ from ..data.examples import Example
 from ..evaluation.evaluate import predict_examples
 from ..evaluation.metrics import EvaluatedCell
 
-_HOLDOUT_ONE_IN = 16  # pictures to check on, where the patient is not known
-_HOLDOUT_PATIENT_ONE_IN = 8  # patients to check on
+#: One image in so many is held out, where the patient is unknown.
+_HOLDOUT_ONE_IN = 16
+#: One patient in so many is held out.
+_HOLDOUT_PATIENT_ONE_IN = 8
 
 
 def holdout_split(examples: list[Example]) -> tuple[list[Example], list[Example]]:
-    """Those to learn from, and about one in sixteen to check on. Which, follows from the file's name, for ever.
+    """Split examples into those to train on and about one in sixteen to check on.
 
-    DataError where there would be none to check on, or none to learn from.
+    The file's name (or the patient) decides, so the split never changes.
+
+    Raises
+    ------
+    DataError
+        One of the parts is empty.
     """
     parts: tuple[list[Example], list[Example]] = ([], [])
     for e in examples:
@@ -45,23 +53,29 @@ def holdout_split(examples: list[Example]) -> tuple[list[Example], list[Example]
 
 
 def _is_held_out(example: Example) -> bool:
-    """Tell whether a picture is kept for checks. A patient is learnt from or checked on, never both."""
+    """Return whether an image is held out; a patient's images are in one part only."""
     name = example.patient or Path(example.path).name
     one_in = _HOLDOUT_PATIENT_ONE_IN if example.patient else _HOLDOUT_ONE_IN
-    # byte 1: byte 0 decides the halves of the held-out pictures (`metrics.is_fitting_half`)
+    # Byte 0 decides the halves of the evaluated images (`metrics.is_fitting_half`).
     return hashlib.sha256(name.encode()).digest()[1] % one_in == 0 and (
         bool(example.cells) or bool(example.patient)
     )
 
 
 class EarlyStopping:
-    """Checks the averaged weights every so many steps, and keeps the best.
+    """Checks the averaged weights at intervals and keeps the best.
 
-    examples   to check on, none of them learnt from
-    patience   checks in a row without a gain after which it is `over`
+    Parameters
+    ----------
+    examples
+        Held-out examples.
+    patience
+        Checks in a row without an improvement before training stops.
+    every
+        Steps between checks.
     """
 
-    def __init__(self, examples: list[Example], patience: int, every: int):
+    def __init__(self, examples: list[Example], patience: int, every: int) -> None:
         self.examples, self.patience, self.every = examples, patience, every
         self.last, self.best, self.best_step, self.without_gain = math.nan, -1.0, 0, 0
         self.weights: dict[str, torch.Tensor] = {}
@@ -73,20 +87,20 @@ class EarlyStopping:
 
     @property
     def should_stop(self) -> bool:
-        """Whether to stop."""
+        """Whether training should stop."""
         return self.without_gain >= self.patience
 
     def check(self, step: int, score: float, weights: dict[str, torch.Tensor]) -> None:
-        """Note the score of the weights after so many steps; the best are copied."""
+        """Record the score of the weights after a step; the best weights are copied."""
         self.last = score
         if score > self.best:
             self.best, self.best_step, self.without_gain = score, step, 0
             self.weights = {k: v.detach().clone() for k, v in weights.items()}
-        elif self.best > 0:  # a network that finds nothing yet is not past its best
+        elif self.best > 0:  # A network that finds no cells yet cannot have passed its best.
             self.without_gain += 1
 
-    def summary(self) -> dict:
-        """For the card: how it was checked, and which weights were kept."""
+    def summary(self) -> dict[str, Any]:
+        """Return the card's entry."""
         return {
             "patience": self.patience,
             "check_every": self.every,
@@ -96,13 +110,13 @@ class EarlyStopping:
             "stopped": self.should_stop,
         }
 
-    def state(self) -> dict:
-        """What a resumed training needs."""
+    def state(self) -> dict[str, Any]:
+        """Return the state that a resumed training needs."""
         names = ("last", "best", "best_step", "without_gain", "weights")
         return {name: getattr(self, name) for name in names}
 
-    def resume(self, state: dict) -> None:
-        """Take up `state()`."""
+    def resume(self, state: dict[str, Any]) -> None:
+        """Restore `state()`."""
         for name, value in state.items():
             setattr(self, name, value)
 
@@ -114,10 +128,9 @@ def score_weights(
     mpp: float,
     patch_px: int,
 ) -> float:
-    """Of the network with these weights: `score` of the examples, each cell in the middle of a patch."""
-    measured = copy.deepcopy(
-        network
-    )  # not built anew: that would draw from the training's random numbers
+    """Score a network with other weights on examples, each cell in the centre of a patch."""
+    # Building a new network would use up the training's random numbers.
+    measured = copy.deepcopy(network)
     measured.load_state_dict(average)
     device = str(next(measured.parameters()).device)
     card = WeightsCard(
@@ -138,10 +151,9 @@ def score_weights(
 
 
 def score(cells: list[EvaluatedCell]) -> float:
-    """Return the mean over sources of the share of right classes, each weighted by its box IoU.
+    """Return the mean over sources of the share of correct classes, weighted by box IoU.
 
-    A cell without a box has the weight 1. A cell whose label leaves its type open does not count,
-    unless all do.
+    A cell without a box has weight 1. Cells whose label leaves the class open count only if all do.
     """
     typed = [c for c in cells if tells_type(c.allowed)] or cells
     by_source: dict[str, list[float]] = {}

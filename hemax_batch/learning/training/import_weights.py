@@ -1,4 +1,4 @@
-"""Weights from elsewhere, checked before they are kept beside others."""
+"""Import of weights: checks them before they are stored beside others."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ from ..evaluation.model_card import write_card
 
 
 def import_weights(weights: Path, folder: Path) -> checkpoint.WeightsCard:
-    """Copy `sampling_weights` into `folder` with a card (.md) and a line in SHA256SUMS (as `sha256sum -c` reads it).
+    """Copy weights into a folder with a card (.md) and a line in SHA256SUMS.
 
-    The copy is checked, so that what is kept is what was checked. WeightsError if it is damaged, of another format,
-    vocabulary or architecture, a control with shuffled labels, or if other weights of that name are there.
+    The copy is checked, so the stored file is the checked file.
+
+    Raises
+    ------
+    WeightsError
+        The weights are damaged, of another format, vocabulary or architecture, or a control with
+        shuffled labels, or other weights of that name exist.
     """
     card = checkpoint.reject_shuffled_labels(checkpoint.load(weights)[1])
     target = folder / weights.name
@@ -31,13 +36,14 @@ def import_weights(weights: Path, folder: Path) -> checkpoint.WeightsCard:
         partial.unlink()
         raise WeightsError(f"{weights}: changed while it was copied; import it again")
     os.replace(partial, target)
-    kept = checkpoint.read_card(target)
-    write_card(kept, target.with_suffix(".md"))
-    _write_sum(folder / "SHA256SUMS", target.name, kept.sha256)
-    return kept
+    stored = checkpoint.read_card(target)
+    write_card(stored, target.with_suffix(".md"))
+    _write_sum(folder / "SHA256SUMS", target.name, stored.sha256)
+    return stored
 
 
 def _write_sum(path: Path, name: str, sha256: str) -> None:
+    """Add or replace a line of SHA256SUMS."""
     lines = path.read_text("utf-8").splitlines() if path.exists() else []
     lines = [line for line in lines if line.split(maxsplit=1)[-1] != name] + [f"{sha256}  {name}"]
     partial = path.with_name(path.name + ".partial")

@@ -1,17 +1,23 @@
-"""The curves of a training, drawn from its log.csv into an SVG that opens anywhere."""
+"""Learning curves, drawn from log.csv into an SVG."""
 
 from __future__ import annotations
 
 import csv
 from pathlib import Path
 
-SMOOTHED = 5  # rows of the log in a running mean, over the raw line
+#: Rows of the log in the running mean.
+SMOOTHED = 5
 _NOT_LOSSES = ("step", "seconds", "lr", "loss", "check", "best_step")
 
 
 def draw_curves(log: Path, out: Path) -> bool:
-    """Total loss and learning rate above, each part of the loss below; False where the log has fewer than two rows or
-    matplotlib is not there (it comes with `hemax-batch[train]`)."""
+    """Draw loss and learning rate above the parts of the loss.
+
+    Returns
+    -------
+    bool
+        False if the log has fewer than two rows, or matplotlib is missing (`hemax-batch[train]`).
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -39,7 +45,7 @@ def draw_curves(log: Path, out: Path) -> bool:
 
 
 def read_log(log: Path) -> dict[str, list[float]]:
-    """The log's columns; of a step logged twice (a resumed training) the later row counts."""
+    """Read the log's columns; if a resumed training logged a step twice, the later row counts."""
     if not log.exists():
         return {}
     with open(log, newline="") as f:
@@ -49,6 +55,6 @@ def read_log(log: Path) -> dict[str, list[float]]:
 
 
 def smooth(values: list[float]) -> list[float]:
-    """Mean of each value and those before it, at most SMOOTHED."""
+    """Average each value with up to SMOOTHED - 1 values before it."""
     starts = [max(0, i + 1 - SMOOTHED) for i in range(len(values))]
     return [sum(values[a : i + 1]) / (i + 1 - a) for i, a in enumerate(starts)]

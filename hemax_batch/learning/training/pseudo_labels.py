@@ -1,10 +1,9 @@
-"""Masks for pictures that have none: the half-trained network's own, kept only where they agree with what people
-drew.
+"""Pseudo-labels: masks and types that the network predicts for images without them.
 
-Check: the extent of the pseudo-mask against the human box, IoU at least `MIN_IOU`. Where there is no human box the
-mask must lie where the labelled cell is known to be, and be of a cell's size; where somebody judged the
-nuclear:cytoplasmic ratio, the mask's must be on the same side. The shares kept are printed and go into
-the model card.
+A mask is kept if it agrees with the labels: its extent and the labelled box have an IoU of at least
+`MIN_IOU`. Without a labelled box the mask must lie at the labelled cell's place and have a cell's
+size. If an expert judged the nuclear:cytoplasmic ratio, the mask's ratio must be on the same side.
+The kept shares are printed and stored in the model card.
 """
 
 from __future__ import annotations
@@ -16,29 +15,32 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ...errors import DataError
 from ...geometry import pairwise_iou
+from ...model.hemax import HemaX, HemaXOutput
 from ...model.losses import NC_THRESHOLD
 from ...model.mask_drawing import sample_bilinear
-from ...model.network_output import mask_coordinates, softmax
+from ...model.network_output import Network, NetworkOutput, mask_coordinates, softmax
 from ...vocabulary import CLASS_NAMES, NEUTROPHIL_NAMES, tells_type
 from ..data.centred_patches import centred_patch
 from ..data.examples import NC_CLASSES, Example, load_rgb
 
 MIN_IOU = 0.85
 PSEUDO_WEIGHT = 0.5
-SURE_TYPE = 0.8  # share of the probability of all that the label allows
+#: Least share of a type in the probability of all types that the label allows.
+SURE_TYPE = 0.8
 TYPES_FILE = "types.csv"
 CENTRE_TOLERANCE_UM = 2.5
 
 
 def pseudo_candidates(examples: list[Example]) -> list[int]:
-    """Which examples may get a pseudo-mask: one labelled cell, and no mask yet."""
+    """Return the examples that may get a pseudo-mask: those with one labelled cell and no mask."""
     return [i for i, e in enumerate(examples) if len(e.cells) == 1 and not e.mask_path]
 
 
 @torch.inference_mode()
 def write_pseudo_masks(
-    model,
+    model: HemaX,
     examples: list[Example],
     indices: list[int],
     folder: Path,
@@ -46,7 +48,7 @@ def write_pseudo_masks(
     size_px: int,
     batch: int = 8,
 ) -> None:
-    """Write `folder/<index>.png` (0, 1, 2; the picture's own size) for each example whose mask passes the check."""
+    """Write `folder/<index>.png` (0, 1, 2; the image's own size) for masks that pass the check."""
     folder.mkdir(parents=True, exist_ok=True)
     model.eval()
     device = next(model.parameters()).device
@@ -58,14 +60,14 @@ def write_pseudo_masks(
             mask = _central_mask(output, k, size_px)
             example = examples[i]
             if mask is not None:
-                mask = _to_picture(mask, drawn[k][1], drawn[k][2], example)
+                mask = _to_image(mask, drawn[k][1], drawn[k][2], example)
                 if _acceptable(mask, example):
                     Image.fromarray(mask).save(folder / f"{i}.png")
     model.train()
 
 
-def central_query(output, k: int, size_px: int) -> int | None:
-    """The surest query near the middle of patch `k`; None without one."""
+def central_query(output: HemaXOutput, k: int, size_px: int) -> int | None:
+    """Return the query of highest score near the centre of patch `k`; None without one."""
     boxes = output.boxes_cxcywh[-1, k]
     score = 1 - output.class_logits[-1, k].softmax(-1)[:, -1]
     far = (boxes[:, :2] - size_px / 2).norm(dim=1) > size_px / 12
@@ -73,8 +75,8 @@ def central_query(output, k: int, size_px: int) -> int | None:
     return None if far[q] or score[q] < 0.4 else q
 
 
-def _central_mask(output, k: int, size_px: int) -> np.ndarray | None:
-    """Label map uint8 [S, S] of that query; None without one."""
+def _central_mask(output: HemaXOutput, k: int, size_px: int) -> np.ndarray | None:
+    """Return the label map uint8 [S, S] of the central query; None without one."""
     q = central_query(output, k, size_px)
     if q is None:
         return None
@@ -82,11 +84,14 @@ def _central_mask(output, k: int, size_px: int) -> np.ndarray | None:
     nucleus, cell = (
         sample_bilinear(output.mask_logits[k, q].float().cpu().numpy(), places, places) > 0
     )
-    return cell.astype(np.uint8) + (nucleus & cell)
+    label: np.ndarray = cell.astype(np.uint8) + (nucleus & cell)
+    return label
 
 
-def _to_picture(mask: np.ndarray, origin, scale: float, example: Example) -> np.ndarray:
-    """A canvas label map back onto the picture's own pixels."""
+def _to_image(
+    mask: np.ndarray, origin: tuple[float, float], scale: float, example: Example
+) -> np.ndarray:
+    """Map a label map from the patch to the image's pixels."""
     h, w = load_rgb(example.path).shape[:2]
     xs = np.round((np.arange(w) + 0.5) * scale + origin[0] - 0.5).astype(int)
     ys = np.round((np.arange(h) + 0.5) * scale + origin[1] - 0.5).astype(int)
@@ -96,11 +101,12 @@ def _to_picture(mask: np.ndarray, origin, scale: float, example: Example) -> np.
 
 
 def _nc_class(mask: np.ndarray) -> str:
-    """Which side of the border between a low and a high nuclear:cytoplasmic ratio a mask's lies on."""
+    """Return whether a mask's nuclear:cytoplasmic ratio is low or high."""
     return NC_CLASSES[int((mask == 2).sum() > NC_THRESHOLD * (mask > 0).sum())]
 
 
 def _extent(mask: np.ndarray) -> np.ndarray | None:
+    """Return the box [1, 4] around a mask; None if it is empty."""
     ys, xs = np.nonzero(mask)
     return (
         None
@@ -110,6 +116,7 @@ def _extent(mask: np.ndarray) -> np.ndarray | None:
 
 
 def _acceptable(mask: np.ndarray, example: Example) -> bool:
+    """Return whether a mask agrees with the labels."""
     extent, cell = _extent(mask), example.cells[0]
     if extent is not None and cell.nc_class and _nc_class(mask) != cell.nc_class:
         return False
@@ -125,12 +132,16 @@ def _acceptable(mask: np.ndarray, example: Example) -> bool:
 
 
 def write_pseudo_types(
-    network, examples: list[Example], indices: list[int], folder: Path, mpp: float, size_px: int
+    network: Network,
+    examples: list[Example],
+    indices: list[int],
+    folder: Path,
+    mpp: float,
+    size_px: int,
 ) -> None:
-    """Write `folder/types.csv` (index, classes): of cells whose label leaves the type open, those that trained weights
-    are sure of. The two neutrophils stay together: their border is a matter of convention.
+    """Write `folder/types.csv` (index, classes) of open labels whose type the network is sure of.
 
-    `network` answers as an engine does (`model.engines.torch_engine`).
+    The two neutrophil stages stay together, because their border is a convention.
     """
     rows = []
     for i in indices:
@@ -144,8 +155,8 @@ def write_pseudo_types(
     (folder / TYPES_FILE).write_text("".join(rows), "utf-8")
 
 
-def _sure_type(output, size_px: int, allowed: tuple[str, ...]) -> tuple[str, ...]:
-    """The type, of those allowed, of the cell in a patch's middle; () where there is none or none is sure."""
+def _sure_type(output: NetworkOutput, size_px: int, allowed: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the sure type, of those allowed, of the cell in a patch's centre; () for none."""
     near = np.abs(output.boxes_cxcywh[0, :, :2] - size_px / 2).max(1) <= size_px / 12
     if not (output.confident[0] & near).any():
         return ()
@@ -159,24 +170,29 @@ def _sure_type(output, size_px: int, allowed: tuple[str, ...]) -> tuple[str, ...
     probability_of = {
         kind: float(sum(probabilities[CLASS_NAMES.index(name)] for name in kind)) for kind in kinds
     }
-    best = max(sorted(probability_of), key=probability_of.get)
+    best = max(sorted(probability_of), key=probability_of.__getitem__)
     return best if probability_of[best] >= SURE_TYPE * sum(probability_of.values()) else ()
 
 
 def apply_pseudo_labels(examples: list[Example], folder: Path) -> list[Example]:
-    """The examples with the masks and types found in `folder`; a cell without a human box takes the mask's extent, marked
-    as not trusted."""
+    """Add the masks and types in `folder` to the examples.
+
+    A cell without a labelled box gets the mask's extent, marked as not trusted.
+    """
     out = list(examples)
     if (folder / TYPES_FILE).exists():
         for line in (folder / TYPES_FILE).read_text("utf-8").splitlines():
-            i, names = line.split(",")
-            cell = replace(out[int(i)].cells[0], allowed=tuple(names.split("|")))
-            out[int(i)] = replace(out[int(i)], cells=(cell,))
+            row, names = line.split(",")
+            cell = replace(out[int(row)].cells[0], allowed=tuple(names.split("|")))
+            out[int(row)] = replace(out[int(row)], cells=(cell,))
     for path in folder.glob("*.png"):
         i = int(path.stem)
         e, cell = out[i], out[i].cells[0]
         if cell.box_xyxy is None:
-            extent = _extent(np.asarray(Image.open(path)))[0]
-            cell = replace(cell, box_xyxy=tuple(float(v) for v in extent), box_trusted=False)
+            extent = _extent(np.asarray(Image.open(path)))
+            if extent is None:
+                raise DataError(f"{path}: the mask is empty")
+            x0, y0, x1, y1 = extent[0].tolist()
+            cell = replace(cell, box_xyxy=(x0, y0, x1, y1), box_trusted=False)
         out[i] = replace(e, cells=(cell,), mask_path=str(path), mask_weight=PSEUDO_WEIGHT)
     return out

@@ -1,11 +1,14 @@
-"""Training HemaX, told top to bottom: examples -> patches -> loss -> weights.
+"""Training of HemaX from top to bottom: examples, patches, loss, weights.
 
-In stages. In the first, masks are taught by expert and synthetic masks and by boxes alone (projection loss); then the
-network draws masks for the other pictures, those that agree with the human boxes are kept (`pseudo_labels`), and the second
-stage learns from all; half-way, synthetic fields join. Last, the layer that reads cytoplasm colour is fitted (`cytoplasm_colour_head`).
-What step k sees depends on the seed, k and the process's rank only, so a killed training resumes to the same result.
+Training has stages. In the first stage masks are learnt from expert and synthetic masks, and from
+boxes alone (projection loss). The network then draws masks for the other images. Those that agree
+with the labelled boxes are kept (`pseudo_labels`), and the second stage trains on all. Synthetic
+fields join half-way. Last, the cytoplasm colour head is fitted (`cytoplasm_colour`). The batch of a
+step depends on the seed, the step and the process's rank only, so a killed training resumes to the
+same result.
 
-One process a device; several with `torchrun --nproc-per-node N -m hemax_batch train …`, gradients averaged.
+There is one process per device. `torchrun --nproc-per-node N -m hemax_batch train …` starts
+several, whose gradients are averaged.
 """
 
 from __future__ import annotations
@@ -16,9 +19,11 @@ import math
 import os
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +31,7 @@ from torch import Tensor, nn
 
 from ...errors import DataError
 from ...model import checkpoint
+from ...model.backbone import EfficientNetLite0
 from ...model.engines.torch_engine import TorchEngine
 from ...model.hemax import ARCHITECTURES, HemaX, build, fold_batch_norms
 from ...model.losses import criterion
@@ -50,18 +56,42 @@ def train(
     recipe: Recipe,
     work: Path,
     device: str = "cpu",
-    echo=print,
+    echo: Callable[[str], None] = print,
     start: Path | None = None,
     early: EarlyStopping | None = None,
     teacher: Path | None = None,
 ) -> HemaX:
-    """Train and return the network with averaged (EMA) weights, in eval mode.
+    """Train a network and return it with averaged (EMA) weights, in eval mode.
 
-    `work` keeps the log (log.csv), the state to resume from (state.pt) and the pseudo-masks; it belongs to the recipe and
-    the examples from the first step on, and DataError refuses it to others. Steps: build, resume if there is a state,
-    stage one, pseudo-masks, stage two, cytoplasm colour; of no steps, the last alone. ValueError for an unknown architecture. With `early`, the
-    average that did best on its examples; it checks once all examples have joined. With `teacher`, weights, there is no
-    stage one: masks, and the types of cells whose label leaves them open, are drawn by those.
+    Steps: build the network; resume if there is a state; stage one; pseudo-masks; stage two;
+    cytoplasm colour. A recipe of 0 steps does the last step only.
+
+    Parameters
+    ----------
+    examples
+        Examples to train on.
+    recipe
+        The recipe.
+    work
+        Folder for the log (log.csv), the state (state.pt) and the pseudo-masks. It belongs to one
+        recipe and one set of examples.
+    device
+        "cpu" or "cuda".
+    echo
+        Prints progress.
+    start
+        Weights to start from.
+    early
+        Early stopping; the result is then the average with the best score.
+    teacher
+        Weights that draw missing masks and predict open types; there is then no stage one.
+
+    Raises
+    ------
+    DataError
+        `work` belongs to another recipe or other examples.
+    ValueError
+        The architecture is unknown.
     """
     process_group = ProcessGroup.join(device)
     work.mkdir(parents=True, exist_ok=True)
@@ -70,9 +100,10 @@ def train(
         checkpoint.load(start, arch_to_train=recipe.arch) if start else (build(recipe.arch), None)
     )
     same_backbone = start_card and ARCHITECTURES[start_card.arch].backbone == model.cfg.backbone
-    if recipe.pretrained and not same_backbone and hasattr(model.backbone, "load_imagenet"):
+    if recipe.pretrained and not same_backbone and isinstance(model.backbone, EfficientNetLite0):
         model.backbone.load_imagenet()
-    model = model.to(process_group.device, memory_format=torch.channels_last).train()
+    channels_last: Any = {"memory_format": torch.channels_last}
+    model = model.to(process_group.device, **channels_last).train()
     model.backbone.drop_path = recipe.drop_path
     model.backbone.style_mixing = recipe.style_mixing
     if recipe.compiled:
@@ -96,13 +127,18 @@ def train(
 
 
 def _seed(*numbers: int) -> int:
-    """One number of several, for torch."""
+    """Combine several numbers to one seed for torch."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
 class Trainer:
-    """The moving parts of one training: weights, their average, the optimiser and the step. `lessons`: the examples'
-    digest."""
+    """One training: weights, their average, the optimiser and the step.
+
+    Parameters
+    ----------
+    examples_digest
+        Digest of the examples, part of the state's description.
+    """
 
     def __init__(
         self,
@@ -110,17 +146,12 @@ class Trainer:
         recipe: Recipe,
         work: Path,
         process_group: ProcessGroup,
-        echo,
+        echo: Callable[[str], None],
         early: EarlyStopping | None,
         examples_digest: str,
-    ):
-        self.model, self.recipe, self.work, self.process_group, self.echo = (
-            model,
-            recipe,
-            work,
-            process_group,
-            echo,
-        )
+    ) -> None:
+        self.model, self.recipe, self.work = model, recipe, work
+        self.process_group, self.echo = process_group, echo
         self.early, self.examples_digest = early, examples_digest
         backbone = list(model.backbone.parameters())
         rest = [p for n, p in model.named_parameters() if not n.startswith("backbone.")]
@@ -141,7 +172,7 @@ class Trainer:
         early: EarlyStopping | None,
         teacher: Path | None,
     ) -> None:
-        """All steps, in their stages."""
+        """Run all steps in their stages."""
         recipe = self.recipe
         if teacher:
             recipe, examples = (
@@ -162,7 +193,7 @@ class Trainer:
             self.run_steps(self.sampler(examples, recipe.hard), recipe.steps, early)
 
     def sampler(self, examples: list[Example], hard: float = 1.0) -> PatchSampler:
-        """Of these examples, on this process's device."""
+        """Make a sampler of examples on this process's device."""
         return PatchSampler(
             examples,
             self.recipe.mpp,
@@ -175,8 +206,11 @@ class Trainer:
     def run_steps(
         self, sampler: PatchSampler, until: int, early: EarlyStopping | None = None
     ) -> None:
-        """Steps up to `until`, or to where `early` ends them; the next batch is drawn in a thread while this one is
-        learnt. Losses stay on the device until they are logged: asking for them waits for it."""
+        """Run steps up to `until`, or until early stopping ends them.
+
+        A thread draws the next batch during a step. Losses stay on the device until they are
+        logged, because reading them waits for it.
+        """
         started = time.monotonic()
         with ThreadPoolExecutor(1) as pool:
             next_batch = pool.submit(self._draw_batch, sampler, self.step)
@@ -198,8 +232,8 @@ class Trainer:
                     self._synchronise_norms()
                     self._save()
 
-    def _draw_batch(self, sampler: PatchSampler, step: int):
-        """This process's share of step `step`'s batch; a pure function of seed, step and rank."""
+    def _draw_batch(self, sampler: PatchSampler, step: int) -> tuple[Tensor, Targets]:
+        """Draw this process's share of a step's batch, a pure function of seed, step and rank."""
         r = self.recipe
         large = np.random.default_rng([r.seed, step, 1_000_003]).random() < r.large_share
         rng = np.random.default_rng([r.seed, step, self.process_group.rank])
@@ -207,6 +241,7 @@ class Trainer:
         return sampler.batch(rng, r.batch // self.process_group.size, size)
 
     def _training_step(self, pixels: Tensor, targets: Targets) -> dict[str, Tensor]:
+        """Update the weights with one batch; return the losses."""
         device, r = self.process_group.device, self.recipe
         if self.step >= r.freeze_norm * r.steps and not self.norm_is_frozen:
             self._synchronise_norms()
@@ -216,14 +251,14 @@ class Trainer:
             self.norm_is_frozen = True
         for group in self.optimiser.param_groups:
             group["lr"] = group["peak"] * self._schedule()
-        torch.manual_seed(
-            _seed(r.seed, self.step, self.process_group.rank)
-        )  # which blocks `drop_path` leaves out
+        # This seed decides which blocks `drop_path` skips.
+        torch.manual_seed(_seed(r.seed, self.step, self.process_group.rank))
         with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
             output = self.model(pixels)
         losses = criterion(output, targets, r.attributes)
         self.optimiser.zero_grad(set_to_none=True)
-        sum(losses.values()).backward()
+        total: Any = sum(losses.values())
+        total.backward()
         self.process_group.average_gradients(self.model)
         nn.utils.clip_grad_norm_(self.model.parameters(), r.clip)
         self.optimiser.step()
@@ -232,6 +267,7 @@ class Trainer:
 
     @torch.no_grad()
     def _update_average(self, decay: float) -> None:
+        """Update the exponential moving average of the weights."""
         state = self.model.state_dict()
         moving = [k for k, v in state.items() if v.is_floating_point()]
         torch._foreach_lerp_(
@@ -241,8 +277,11 @@ class Trainer:
         torch._foreach_copy_([self.average[k] for k in counts], [state[k] for k in counts])
 
     def _synchronise_norms(self) -> None:
-        """The statistics of batch norm, and their running average, become the mean of all processes', each of which saw
-        its own patches only. So what is saved, measured or drawn with is the same network everywhere."""
+        """Average batch-norm statistics, and their moving average, over all processes.
+
+        Each process saw its own patches only. The saved, evaluated and teaching network is then the
+        same in all processes.
+        """
         moving = {
             k: b
             for k, b in self.model.named_buffers()
@@ -251,7 +290,7 @@ class Trainer:
         self.process_group.average([*moving.values(), *(self.average[k] for k in moving)])
 
     def _schedule(self) -> float:
-        """Linear warm-up, then half a cosine to 1 % of the peak."""
+        """Return the factor on the learning rate: linear warm-up, then half a cosine to 1 %."""
         r = self.recipe
         if self.step < r.warmup:
             return (self.step + 1) / r.warmup
@@ -259,8 +298,11 @@ class Trainer:
         return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
 
     def pseudo_label(self, examples: list[Example], teacher: HemaX | None = None) -> list[Example]:
-        """Draw masks with the averaged weights, or masks and types with the `teacher` (once: a finished set is kept for a
-        resumed training), and take those kept."""
+        """Draw pseudo-masks and add those that pass the check.
+
+        The averaged weights draw them, or the `teacher`, which predicts types too. A finished set
+        is kept for a resumed training.
+        """
         folder, done = self.work / "pseudo", self.work / "pseudo" / "done"
         indices = pseudo_candidates(examples)
         if not done.exists():
@@ -269,11 +311,11 @@ class Trainer:
             mpp, size_px = self.recipe.mpp, max(self.recipe.canvas_px, Recipe.canvas_px)
             write_pseudo_masks(network, examples, own_indices, folder, mpp, size_px)
             if teacher and self.process_group.rank == 0:
-                candidates = TorchEngine(
+                engine = TorchEngine(
                     fold_batch_norms(network.eval()), str(self.process_group.device)
                 )
                 write_pseudo_types(
-                    candidates, examples, indices, folder, mpp, self.recipe.large_canvas_px
+                    engine, examples, indices, folder, mpp, self.recipe.large_canvas_px
                 )
             self.process_group.barrier()
             if self.process_group.rank == 0:
@@ -294,16 +336,17 @@ class Trainer:
         return labelled
 
     def _averaged_copy(self) -> HemaX:
-        """Another network with the averaged weights."""
-        own = copy.deepcopy(
-            self.model
-        )  # not built anew: that would draw from the training's random numbers
-        own.load_state_dict(self.average)
-        return own
+        """Return a copy of the network with the averaged weights."""
+        # Building a new network would use up the training's random numbers.
+        network = copy.deepcopy(self.model)
+        network.load_state_dict(self.average)
+        return network
 
     def synthetic(self, count: int) -> list[Example]:
-        """Synthetic fields, drawn once into the work folder. They join after the pseudo-masks, so that those rest on
-        real masks only."""
+        """Draw synthetic fields into the work folder, once, and read them.
+
+        They join after the pseudo-masks, which then rest on real masks only.
+        """
         from ..data.synthetic_fields import write_synthetic_fields
 
         folder = self.work / "synthetic"
@@ -315,17 +358,17 @@ class Trainer:
         return read_csv_layout(folder)
 
     def _score(self) -> float:
-        """How well the averaged weights do on the examples of `early`."""
+        """Score the averaged weights on the held-out examples."""
         r, score = self.recipe, 0.0
         self._synchronise_norms()
-        if self.process_group.rank == 0:
+        if self.process_group.rank == 0 and self.early:
             score = score_weights(
                 self.model, self.average, self.early.examples, r.mpp, r.large_canvas_px
             )
         return self.process_group.broadcast_first(score)
 
     def averaged(self) -> HemaX:
-        """The network with its averaged weights: the last ones, or those that did best."""
+        """Return the network with averaged weights: the last, or those with the best score."""
         if self.early and self.early.weights and self.process_group.rank == 0:
             ended = "stopped" if self.early.should_stop else "ended"
             self.echo(
@@ -337,6 +380,7 @@ class Trainer:
         return self.model.eval()
 
     def _log(self, losses: dict[str, float], seconds: float) -> None:
+        """Add a row to the log and print it."""
         if self.process_group.rank:
             return
         row = {
@@ -358,6 +402,7 @@ class Trainer:
         self.echo(" ".join(f"{k} {v:g}" if k != "lr" else f"lr {v:.1e}" for k, v in row.items()))
 
     def _save(self) -> None:
+        """Save the state; it is written aside and renamed."""
         if self.process_group.rank:
             return
         state = {
@@ -374,14 +419,21 @@ class Trainer:
         os.replace(partial, self.work / "state.pt")
 
     def _description(self) -> str:
+        """Describe recipe, early stopping and examples, which a resumed training must match."""
         return f"{self.recipe!r}, {f'{self.early}, ' if self.early else ''}examples={self.examples_digest}"
 
     def resume(self) -> None:
-        """Take up the state in the work folder, or leave the first there; DataError if it is of another recipe or of other
-        examples."""
+        """Resume from the state in the work folder, or save the first one.
+
+        Raises
+        ------
+        DataError
+            The state is of another recipe or of other examples.
+        """
         path = self.work / "state.pt"
         if not path.exists():
-            self._save()  # pseudo-masks and synthetic fields come into the folder before the first steps are done
+            # Pseudo-masks and synthetic fields may be written before the first step is done.
+            self._save()
             return
         state = torch.load(path, map_location=self.process_group.device, weights_only=True)
         if state["recipe"] != self._description():

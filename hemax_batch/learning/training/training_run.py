@@ -1,4 +1,4 @@
-"""`hemax-batch train`: from folders of labelled images to weights with their figures and card."""
+"""The command `hemax-batch train`: from folders of labelled images to weights with metrics and card."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import csv
 import os
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,12 +28,18 @@ from .trainer import train
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """What of the data is learnt, and until when.
+    """Choice of the examples that are trained on, and of early stopping.
 
-    exclude_sources        sources of which nothing is learnt
-    patience         checks without a gain before training stops; 0: it goes on to the last step
-    check_every      steps from check to check
-    shuffle_labels   a control whose classes and attributes mean nothing
+    Attributes
+    ----------
+    leave_out : tuple of str
+        Sources that are left out.
+    patience : int
+        Checks without an improvement before training stops; 0 runs all steps.
+    check_every : int
+        Steps between checks.
+    shuffle_labels : bool
+        Whether to train a control with meaningless classes and attributes.
     """
 
     leave_out: tuple[str, ...] = ()
@@ -42,7 +50,7 @@ class TrainingSet:
     def select(
         self, examples: list[Example], seed: int
     ) -> tuple[list[Example], EarlyStopping | None]:
-        """What of the examples of split `train` is learnt, and what ends it early."""
+        """Select training examples from split `train`, and make the early stopping."""
         train_examples = shuffle_labels(examples, seed) if self.shuffle_labels else examples
         if not self.patience:
             return train_examples, None
@@ -50,7 +58,7 @@ class TrainingSet:
         return train_examples, EarlyStopping(checked, self.patience, self.check_every)
 
     def as_options(self) -> str:
-        """As written on the command line."""
+        """Format as command-line options."""
         given = "".join(f" --leave-out {source}" for source in self.leave_out)
         if self.patience:
             given += f" --patience {self.patience} --check-every {self.check_every}"
@@ -58,46 +66,64 @@ class TrainingSet:
 
 
 def train_command(
-    data,
+    data: Sequence[Path],
     out: Path,
     work: Path,
     recipe: Recipe,
     device: str,
-    echo=print,
+    echo: Callable[[str], None] = print,
     start: Path | None = None,
     training_set: TrainingSet = TrainingSet(),
     teacher: Path | None = None,  # noqa: B008  frozen
 ) -> None:
-    """Train, then measure on the split `val` and save again with the figures and the model card; as `train_and_save`."""
+    """Train, measure on split `val`, and save again with metrics and card; see `train_and_save`."""
     held_out = train_and_save(data, out, work, recipe, device, echo, start, training_set, teacher)
     if held_out is not None:
         calibrate(out, out, held_out, device, echo)
 
 
 def train_and_save(
-    data,
+    data: Sequence[Path],
     out: Path,
     work: Path,
     recipe: Recipe,
     device: str,
-    echo=print,
+    echo: Callable[[str], None] = print,
     start: Path | None = None,
     training_set: TrainingSet = TrainingSet(),
     teacher: Path | None = None,  # noqa: B008  frozen
 ) -> list[Example] | None:
-    """Read, train and save, nothing measured yet. Returns the examples of split `val`; None where another process saves.
+    """Read the data, train and save, without measuring.
 
-    `data` folders as `dataset.read_folder`; `out` a .safetensors, its card beside it as .md; `work` as `train.train`. Copies of
-    pictures of split `val` are not learnt.
-    DataError where a source to leave out is unknown, or `start` was taught it.
+    Copies of images of split `val` are left out of training.
+
+    Parameters
+    ----------
+    data
+        Folders, as for `read_folder`.
+    out
+        A .safetensors file; its card is written beside it as .md.
+    work
+        Working folder, as for `trainer.train`.
+
+    Returns
+    -------
+    list of Example or None
+        Examples of split `val`; None in processes that do not save.
+
+    Raises
+    ------
+    DataError
+        A source to leave out is unknown, or `start` was trained on it.
     """
     if device == "cpu" and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         torch.set_num_threads(1)
-    out.parent.mkdir(parents=True, exist_ok=True)  # an hour before it is needed
+    # An error here is better than one after an hour of training.
+    out.parent.mkdir(parents=True, exist_ok=True)
     examples = [e for folder in data for e in read_folder(folder)]
     examples, left_out = exclude_sources(examples, training_set.leave_out)
-    for ood_detector in (path for path in (start, teacher) if path):
-        reject_start_weights(checkpoint.read_card(ood_detector), training_set.leave_out)
+    for weights in (path for path in (start, teacher) if path):
+        reject_start_weights(checkpoint.read_card(weights), training_set.leave_out)
     if teacher:
         recipe = replace(recipe, teacher=checkpoint.read_card(teacher).sha256)
     held_out = [e for e in examples if e.split == "val"]
@@ -107,15 +133,16 @@ def train_and_save(
     )
     train_examples, early = training_set.select(train_split, recipe.seed)
     if training_set.shuffle_labels:
-        recipe = replace(recipe, synthetic=0)  # those tell the truth
+        recipe = replace(recipe, synthetic=0)  # Their labels would be correct.
     started = time.monotonic()
     model = train(train_examples, recipe, work, device, echo, start, early, teacher)
     if not first:
         return None
-    trained = {
+    before = checkpoint.read_card(start).trained if start else None
+    trained: dict[str, Any] = {
         "command": _command_line(data, out, recipe, start, training_set, device)
         + (f" --teacher {teacher.name}" if teacher else ""),
-        "before": checkpoint.read_card(start).trained if start else None,
+        "before": before,
         "seed": recipe.seed,
         "steps": recipe.steps,
         "batch": recipe.batch,
@@ -128,12 +155,9 @@ def train_and_save(
         "labels_shuffled": training_set.shuffle_labels,
         "early_stopping": early.summary() if early else None,
     }
-    if recipe.steps == 0 and start:  # all but a colour's layer was learnt from these
-        trained |= {
-            name: trained["before"][name]
-            for name in ("images", "pseudo_masks")
-            if name in trained["before"]
-        }
+    # Without steps only the colour head was trained; all else comes from the earlier training.
+    if recipe.steps == 0 and before:
+        trained |= {name: before[name] for name in ("images", "pseudo_masks") if name in before}
     checkpoint.save(
         model,
         out,
@@ -150,9 +174,14 @@ def train_and_save(
 
 
 def _command_line(
-    data, out: Path, recipe: Recipe, start: Path | None, training_set: TrainingSet, device: str
+    data: Sequence[Path],
+    out: Path,
+    recipe: Recipe,
+    start: Path | None,
+    training_set: TrainingSet,
+    device: str,
 ) -> str:
-    """The training as it would be typed."""
+    """Format the training as a command line."""
     processes = int(os.environ.get("WORLD_SIZE", 1))
     launcher = (
         "hemax-batch" if processes == 1 else f"torchrun --nproc-per-node {processes} -m hemax_batch"
@@ -177,18 +206,18 @@ def _command_line(
 
 
 def _pseudo_shares(train_examples: list[Example], folder: Path) -> dict[str, str]:
-    """By source, how many pictures without a mask got one that passed the check: "kept/asked"."""
+    """Return, by source, the images that got a pseudo-mask and those without a mask: "kept/all"."""
     candidates = pseudo_candidates(train_examples)
     labelled = apply_pseudo_labels(train_examples, folder)
-    settings = Counter(train_examples[i].source for i in candidates if labelled[i].mask_path)
+    accepted = Counter(train_examples[i].source for i in candidates if labelled[i].mask_path)
     return {
-        s: f"{settings[s]}/{n}"
+        s: f"{accepted[s]}/{n}"
         for s, n in Counter(train_examples[i].source for i in candidates).items()
     }
 
 
 def _training_minutes(work: Path, fallback_s: float) -> int:
-    """Training time in the log, over all resumptions."""
+    """Sum the training time in the log over all resumptions."""
     path, total, last_s = work / "log.csv", 0.0, 0.0
     if not path.exists():
         return round(fallback_s / 60)
