@@ -8,6 +8,7 @@ import io
 import json
 import os
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 import jinja2
@@ -19,6 +20,7 @@ from ..results.contained_files import create_file
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
+@lru_cache(maxsize=1)
 def environment() -> jinja2.Environment:
     """Return Jinja with escaping on. An undefined variable is an error."""
     return jinja2.Environment(
