@@ -17,6 +17,7 @@ class TolerantStream:
         self._stream = stream
 
     def write(self, text: str) -> int:
+        """Write `text`, or lose it."""
         try:
             self._stream.write(text)
         except _LOST:
@@ -24,10 +25,12 @@ class TolerantStream:
         return len(text)
 
     def writelines(self, lines: Any) -> None:
+        """Write the lines, or lose them."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
+        """Flush, or lose what was written."""
         try:
             self._stream.flush()
         except _LOST:

@@ -40,8 +40,9 @@ def write_overview(path: Path, pixels: np.ndarray) -> None:
 
 
 def read_pictures(path: Path, most: int) -> dict[int, bytes]:
-    """Cell id to JPEG. OSError, or zipfile.BadZipFile or ValueError where the file is damaged, or holds more than
-    `most` pictures, or one that is not stored as it is.
+    """Return cell id to JPEG, of at most `most` pictures that are stored as they are.
+
+    Raises OSError, or zipfile.BadZipFile or ValueError where the file is damaged.
     """
     if path.stat().st_size > _ARCHIVE_BYTES + most * _PICTURE_BYTES:
         raise ValueError(f"is too large for pictures of {most} cells")

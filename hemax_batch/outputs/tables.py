@@ -107,10 +107,10 @@ def plain_text(text: str) -> str:
 
 
 def path_from_text(text: str) -> str:
-    """A path as it was before `safe_text`: its bytes that are not UTF-8 are there again (see `os.fsencode`).
+    r"""A path as it was before `safe_text`: its bytes that are not UTF-8 are there again (see `os.fsencode`).
 
-    >>> os.fsencode(path_from_text(safe_text(os.fsdecode(b"/in/sm\\xe9ar.tif"))))
-    b'/in/sm\\xe9ar.tif'
+    >>> os.fsencode(path_from_text(safe_text(os.fsdecode(b"/in/sm\xe9ar.tif"))))
+    b'/in/sm\xe9ar.tif'
     """
     return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), plain_text(text))
 
