@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from multiprocessing.context import SpawnProcess
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
+from typing import TypeAlias
 
 import numpy as np
 
@@ -33,7 +34,7 @@ _MOST_PATCHES = 128
 _WINDOW_PX = 2048
 #: Start, end, items, megapixels and items of the whole slide.
 _Measurement = tuple[float, float, int, float, int]
-_Measurements = Queue[_Measurement]
+_Measurements: TypeAlias = "Queue[_Measurement]"
 
 
 @dataclass(frozen=True)
