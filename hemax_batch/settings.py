@@ -12,7 +12,7 @@ from .cells.rules import Rules
 from .errors import UsageError
 
 #: Increased if the results of an earlier version could differ, so that they are made again.
-FORMAT_VERSION = 11
+FORMAT_VERSION = 12
 ENGINES = ("torch", "openvino")
 PRECISIONS = ("f32", "bf16")
 

@@ -16,9 +16,11 @@ import click
 from .. import __version__
 from ..scheduling.resources import cpu_limit
 from .benchmark import Benchmark
+from .compare_figures import compare_figures
 from .markdown_table import fit_growth, markdown_table
 
 _PYTHON = click.Path(exists=True, dir_okay=False, path_type=Path)
+_STAGES = "CPU-seconds by stage"
 _SLIDE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _QUICK_PX, _FULL_PX = (3000, 6000), (10_000, 20_000, 40_000)
 _QUICK_CELLS, _FULL_CELLS = (2_000, (16_000, 8_000)), (1_000_000, (200_000, 100_000))
@@ -55,6 +57,18 @@ _QUICK_CELLS, _FULL_CELLS = (2_000, (16_000, 8_000)), (1_000_000, (200_000, 100_
     help="Measure only the screen's recall against --exhaustive.",
 )
 @click.option(
+    "--stages",
+    "stages_only",
+    is_flag=True,
+    help="Measure only the CPU-seconds of a run by stage.",
+)
+@click.option(
+    "--compare",
+    type=_SLIDE,
+    metavar="OLD.json",
+    help="An earlier bench.json of this machine; each figure is shown before and after.",
+)
+@click.option(
     "--peer-python",
     type=_PYTHON,
     help="Python of an environment with TIAToolbox; its engine is measured too.",
@@ -73,6 +87,8 @@ def main(
     cores: int,
     repeat: int,
     recall_only: bool,
+    stages_only: bool,
+    compare: Path | None,
     peer_python: Path | None,
     cells: int | None,
     out: Path,
@@ -83,13 +99,14 @@ def main(
     DeepZoom tiles; a peer's engine (hemax_batch/bench/peer.py says how to set it up); one worker
     against several; merging of generated cells; and growth with the slide's size.
 
-    SLIDES are measured besides the synthetic slides, or instead of them with --recall. With several
+    SLIDES are measured besides the synthetic slides, or instead of them with --recall and --stages. With several
     sizes, growth is measured too.
 
     \b
     Example:
       bin/bench --quick
       bin/bench --recall mosaic.tif
+      bin/bench --stages --compare before/bench.json smear.tif
       bin/bench --peer-python ~/peer/bin/python --sizes 0 --cells 0 mosaic.tif
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -101,6 +118,9 @@ def main(
         if recall_only:
             paths = slides or [_synthetic(Path(folder), sides[-1])]
             figures: dict[str, Any] = {"recall": [bench.recall(path) for path in paths]}
+        elif stages_only:
+            paths = slides or [_synthetic(Path(folder), sides[-1])]
+            figures = {_STAGES: [bench.stages(path) for path in paths]}
         else:
             n_cells, size_px = _QUICK_CELLS if quick else _FULL_CELLS
             figures = _measure_slides(bench, Path(folder), sides, slides)
@@ -113,6 +133,9 @@ def main(
         markdown_table(name, rows if isinstance(rows, list) else [rows])
         for name, rows in figures.items()
     )
+    if compare is not None:
+        rows = compare_figures(json.loads(compare.read_text("utf-8")), figures)
+        text += "\n" + markdown_table("before and after", rows)
     (out / "bench.json").write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
     (out / "bench.md").write_text(text, "utf-8")
     click.echo(text)
@@ -136,6 +159,7 @@ def _measure_slides(
         click.echo(f"{path.name}: {rows[-1]['run_s']} s", err=True)
     figures: dict[str, Any] = {
         "side by side": rows,
+        _STAGES: [bench.stages(path) for path in [*made, *slides]],
         "workers": bench.scaling([*made, *slides][-1]),
         "start-up": bench.start_up(),
     }

@@ -237,6 +237,18 @@ class Benchmark:
             **recall(**tables, truth=truth if truth.exists() else None),
         }
 
+    def stages(self, slide: Path) -> dict[str, object]:
+        """CPU-seconds of a run without workers, by stage (see `stages`); the run of median sum."""
+        out, runs = self.folder / "stages", []
+        for _ in range(self.repeat):
+            shutil.rmtree(out, ignore_errors=True)
+            command = [sys.executable, "-m", "hemax_batch.bench.stages", str(slide), str(out)]
+            printed = measure_command(command, self.environment()).output
+            runs.append(json.loads(printed.strip().splitlines()[-1]))
+        shutil.rmtree(out)
+        median_run = sorted(runs, key=lambda run: run["all"])[len(runs) // 2]
+        return {"slide": slide.name} | median_run
+
     def profile(self, slide: Path) -> str:
         """Profile the network, the slowest part on a CPU."""
         command = [

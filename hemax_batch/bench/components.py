@@ -83,34 +83,37 @@ def openslide(slide: str, share: int, shares: int, _count: int) -> Work:
     return Work(work)
 
 
-def network(slide: str, share: int, shares: int, count: int) -> Work:
-    """Run the network on this share of `count` patches."""
-    import torch
-
+def network(slide: str, share: int, shares: int, count: int, engine: str = "auto") -> Work:
+    """Run the network on this share of `count` patches, in the engine and patches of a run."""
+    from ..inference.patch_predictor import small_patch_px
+    from ..model.engines.selection import resolve_engine
     from ..model.predictor import Predictor
+    from ..scheduling.resources import visible_gpus
     from ..slides.patches import cut_patches
     from ..slides.reader import open_slide
     from ..slides.screening import propose_candidates
     from ..slides.stain import measure_stain
 
-    predictor = Predictor.load(None, "cuda" if torch.cuda.is_available() else "cpu")
+    on_cpu = not visible_gpus()
+    engine, precision = resolve_engine(engine, "auto", on_cpu)
+    predictor = Predictor.load(
+        None, "cpu" if on_cpu else "cuda", engine=engine, precision=precision
+    )
+    size_px = small_patch_px(predictor.card.patch_px)
     with open_slide(slide, "bench") as reader:
         window = (0, 0, min(reader.slide.width, 16_384), min(reader.slide.height, 16_384))
         places_xy = propose_candidates(reader, window, measure_stain(reader))[:_MOST_PATCHES]
         if not len(places_xy):
             raise ValueError(f"{slide}: the screen proposes no cell, so there are no patches")
         size, mpp = (reader.slide.width, reader.slide.height), reader.slide.mpp
-        batches = [
-            cut_patches(reader, xy[None], predictor.card.mpp, predictor.card.patch_px)
-            for xy in places_xy
-        ]
+        batches = [cut_patches(reader, xy[None], predictor.card.mpp, size_px) for xy in places_xy]
     own_count = len(range(share, count, shares))
     predictor(batches[0], mpp, size)  # The first call loads libraries.
 
     def work() -> tuple[int, float]:
         for i in range(own_count):
             predictor(batches[i % len(batches)], mpp, size)
-        return own_count, own_count * predictor.card.patch_px**2 / 1e6
+        return own_count, own_count * size_px**2 / 1e6
 
     return Work(work)
 
@@ -154,7 +157,7 @@ def profile_network(slide: str, count: int) -> str:
     """Profile the network's operators on `count` patches and one core; return the table."""
     from torch.profiler import ProfilerActivity, profile
 
-    work = network(slide, 0, 1, count)
+    work = network(slide, 0, 1, count, "torch")
     with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiler:
         work.run()
     table: str = profiler.key_averages().table(

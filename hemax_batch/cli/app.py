@@ -9,7 +9,7 @@ import click
 from .. import __version__
 from ..errors import HemaxError
 from .doctor import doctor
-from .evaluation import compare, evaluate, faithfulness, transfer
+from .evaluation import compare, evaluate, faithfulness, slide_rates, transfer
 from .laboratory import monitor, verify
 from .models import models
 from .review import export, report, retally
@@ -57,6 +57,7 @@ for _command in (
     train,
     calibrate,
     evaluate,
+    slide_rates,
     faithfulness,
     compare,
     transfer,

@@ -1,4 +1,4 @@
-"""The commands that measure weights and trainings: `evaluate`, `faithfulness`, `compare`, `transfer`."""
+"""The commands that measure weights and trainings: `evaluate`, `slide-rates`, `faithfulness`, `compare`, `transfer`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from .training import COARSE_OPTION, STAIN_OPTION
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Write evaluation.json, evaluation.csv and evaluation.html to this folder.",
+    help="Write evaluation.json, .csv and .html, and called_cells.csv, to this folder.",
 )
 @click.option(
     "--no-second-look",
@@ -76,6 +76,7 @@ def evaluate(
     from ..learning.evaluation.metrics import flatten_report
     from ..learning.evaluation.model_card import write_figures
     from ..learning.evaluation.ood_evaluation import measure_ood
+    from ..learning.evaluation.slide_rates import write_called_cells
     from ..model.predictor import Predictor
 
     if not is_installed("pycocotools"):
@@ -97,6 +98,58 @@ def evaluate(
         (out / "evaluation.json").write_text(json.dumps(report, indent=1))
         write_figures(report, out / "evaluation.csv")
         write_evaluation_page(out / "evaluation.html", predictor.card, report, cells)
+        write_called_cells(cells, predictor.card.min_confidence, out / "called_cells.csv")
+
+
+@click.command("slide-rates")
+@click.argument("cells", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--slides", default=200, show_default=True, type=click.IntRange(1), help="Slides of each kind."
+)
+@click.option(
+    "--slide-cells",
+    default=200,
+    show_default=True,
+    type=click.IntRange(1),
+    help="White cells on each slide.",
+)
+@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the rates to this JSON."
+)
+def slide_rates(cells: Path, slides: int, slide_cells: int, seed: int, out: Path | None) -> None:
+    """Measure how often slides are flagged for blasts.
+
+    CELLS is called_cells.csv of `evaluate --out`. Slides of normal blood, and slides with 1 to 30 % blasts,
+    are laid out from one half of its cells. The other half, or the other sources, say how many blasts error
+    explains. A slide is flagged if more are called.
+
+    \b
+    Example:
+      hemax-batch slide-rates evaluation/called_cells.csv --out slide_rates.json
+    """
+    import json
+
+    from ..learning.evaluation.slide_rates import read_called_cells
+    from ..learning.evaluation.slide_rates import slide_rates as measure
+
+    try:
+        rows = measure(read_called_cells(cells), slides, slide_cells, seed)
+    except KeyError as error:
+        raise click.UsageError(
+            f"{cells}: has no column {error}; give called_cells.csv of `evaluate --out`"
+        ) from error
+    head = ("source", "errors of", "blasts", "flagged", "any called", "called", "by error", "limit")
+    click.echo("{:14} {:14} {:>7} {:>22} {:>11} {:>7} {:>9} {:>6}".format(*head))
+    for row in rows:
+        flagged = row["flagged"]
+        interval = f"{flagged['value']:.3f} ({flagged['low']:.3f}-{flagged['high']:.3f})"
+        click.echo(
+            f"{row['source']:14} {row['table']:14} {100 * row['blasts']:5.0f} % {interval:>22} "
+            f"{row['any_blast']['value']:11.3f} {row['called']:7.1f} {row['expected']:9.2f} {row['limit']:6.1f}"
+        )
+    if out:
+        out.write_text(json.dumps({"rates": rows}, indent=1) + "\n")
 
 
 @click.command()

@@ -19,7 +19,7 @@ from PIL import Image
 from .. import vocabulary
 from ..geometry import centres, corners, pairwise_iou
 from ..mask_packing import pack_mask
-from ..records import PICTURE_UM, Cells, PatchBatch
+from ..records import CENTRAL_CELL_UM, PICTURE_UM, Cells, PatchBatch
 from . import checkpoint
 from .engines.selection import as_engine, load_engine
 from .mask_drawing import draw_mask
@@ -87,6 +87,15 @@ class _PatchOutput:
         """Level-0 position of the patch's top-left corner."""
         origin: np.ndarray = self.batch.origins[self.index]
         return origin
+
+    def is_cut(self, boxes_xyxy: np.ndarray) -> np.ndarray:
+        """Return which level-0 boxes [N, 4] touch the patch's border: bool [N]."""
+        in_patch = (boxes_xyxy - np.tile(self.origin_xy, 2)) / self.batch.scale
+        low, high = in_patch[:, :2], in_patch[:, 2:]
+        cut: np.ndarray = (low < _BORDER_PX).any(1) | (
+            high > np.array(self.size_wh) - _BORDER_PX
+        ).any(1)
+        return cut
 
 
 class Predictor:
@@ -225,8 +234,7 @@ class Predictor:
             for k, q in enumerate(wanted)
         ]
         cells = Cells.concat([c for c in made if c is not None])
-        in_patch = (cells.boxes_xyxy - np.tile(patch.origin_xy, 2)) / patch.batch.scale
-        cut = (in_patch[:, :2] < _BORDER_PX).any(1) | (in_patch[:, 2:] > size - _BORDER_PX).any(1)
+        cut = patch.is_cut(cells.boxes_xyxy)
         return cells, cut, int(is_platelet.sum()), is_saturated
 
     def _ood_scores(self, patch: _PatchOutput, boxes: np.ndarray) -> np.ndarray:
@@ -251,6 +259,8 @@ class Predictor:
         patch_centre = patch.origin_xy + np.array(patch.size_wh) / 2 * batch.scale
         off_um = float(np.hypot(*(centre - patch_centre)) * patch.level0_mpp)
         centre_px = (centre - patch.origin_xy) / batch.scale
+        # No run keeps a cut cell away from the centre. Its picture would be encoded for nothing.
+        is_dropped = off_um > 2 * CENTRAL_CELL_UM and bool(patch.is_cut(extent[None])[0])
         return Cells(
             boxes_xyxy=extent[None],
             scores=probabilities.scores[row, q : q + 1].astype(np.float32),
@@ -261,7 +271,7 @@ class Predictor:
             masks=(pack_mask(drawn.label),),
             off_centre_um=np.array([off_um], np.float32),
             region_index=np.zeros(1, np.int32),
-            pictures=(self._picture(batch.pixels[patch.index], centre_px),),
+            pictures=(b"" if is_dropped else self._picture(batch.pixels[patch.index], centre_px),),
             ood_score=ood_score,
         )
 

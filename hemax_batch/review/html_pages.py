@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 import jinja2
@@ -17,6 +18,7 @@ from ..errors import OutputError
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
+@lru_cache(maxsize=1)
 def environment() -> jinja2.Environment:
     """Return Jinja with escaping on. An undefined variable is an error."""
     return jinja2.Environment(

@@ -1,6 +1,7 @@
 """The measuring itself: that a bench counts what it says it counts. Its figures are no matter of tests."""
 
 import csv
+import importlib
 import sys
 from pathlib import Path
 
@@ -9,11 +10,13 @@ from painted_slides import smear, write_pyramid
 
 from hemax_batch.bench import merging
 from hemax_batch.bench.benchmark import Benchmark
+from hemax_batch.bench.compare_figures import compare_figures
 from hemax_batch.bench.components import KINDS, measure_component
 from hemax_batch.bench.markdown_table import fit_growth, markdown_table
 from hemax_batch.bench.peer import STRIDE_PX, extrapolate_s
 from hemax_batch.bench.process_monitor import CommandCost, measure_command
 from hemax_batch.bench.recall import recall
+from hemax_batch.bench.stages import STAGES, StageClock
 from hemax_batch.errors import HemaxError
 from hemax_batch.outputs.outlines import outline_texts
 
@@ -89,7 +92,7 @@ def test_a_watched_command_is_told_by_its_processes():
 def test_each_way_of_reading_reads_the_whole_slide_once(tmp_path):
     slide = write_pyramid(tmp_path / "smear.tif", smear(2500, 2100, 3), mpp=0.25)
     for kind in ("reading", "openslide"):
-        done = [KINDS[kind](str(slide), share, 3, 0)() for share in range(3)]
+        done = [KINDS[kind](str(slide), share, 3, 0).run() for share in range(3)]
         assert sum(items for items, _ in done) == 4
         assert sum(megapixels for _, megapixels in done) == pytest.approx(2500 * 2100 / 1e6)
     assert measure_component("reading", str(slide), 2, 0)["items"] == 4
@@ -132,6 +135,31 @@ def test_without_a_peer_nothing_is_said_of_one_and_a_failing_one_is_told(tmp_pat
 def test_a_peer_s_time_grows_with_its_patches():
     told = {"before_s": 2.0, "timed_s": 10.0, "after_s": 1.0, "items": 50, "of_items": 1000}
     assert extrapolate_s(told) == 203 and extrapolate_s(told, "s", 2 * STRIDE_PX) == 53
+
+
+def test_benches_are_compared_by_slide_and_what_one_lacks_is_left_out():
+    def bench(*rows):
+        return {"side by side": [{"slide": name, "run_s": s} for name, s in rows]}
+
+    rows = compare_figures(bench(("a", 4.0), ("b", 8.0)), bench(("b", 2.0), ("c", 1.0)))
+    assert rows == [
+        {"figure": "side by side / b / run_s", "before": 8.0, "after": 2.0, "after/before": 0.25}
+    ]
+
+
+def test_a_stage_does_not_count_the_time_of_one_within_it():
+    clock = StageClock(iter([0.0, 1.0, 4.0, 5.0]).__next__)
+    inner = clock.timed("inner", lambda: None)
+    clock.timed("outer", inner)()
+    assert clock.seconds == {"inner": 3.0, "outer": 2.0}
+
+
+def test_every_stage_s_functions_exist():
+    for _, module, name in STAGES:
+        owner = importlib.import_module(f"hemax_batch.{module}")
+        for part in name.split("."):
+            owner = getattr(owner, part)
+        assert callable(owner)
 
 
 def test_made_up_cells_are_merged_to_as_many(tmp_path):
