@@ -3,13 +3,16 @@
 import os
 import stat
 
+import painted_network
 from click.testing import CliRunner
 from painted_slides import smear, write_pyramid
 
 from hemax_batch.cli.app import main
+from hemax_batch.scheduling import work_queue
 
 
-def test_files_have_the_umask_and_nothing_lies_beside_the_slides(weights, tmp_path):
+def test_files_have_the_umask_and_nothing_lies_beside_the_slides(weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(work_queue, "process_region", painted_network.process_region)
     (tmp_path / "in").mkdir()
     write_pyramid(tmp_path / "in" / "a.tif", smear(300, 300, 1), mpp=0.25)
     before = sorted(tmp_path.rglob("*"))

@@ -1,4 +1,4 @@
-"""Which files make up one slide: an MRXS file and its folder, the files of a DICOM series, else the file alone."""
+"""Find all files of one slide: an MRXS file and its folder, the files of a DICOM series, or one."""
 
 from __future__ import annotations
 
@@ -11,30 +11,23 @@ from . import dicom_series
 
 
 def slide_files(path: Path) -> tuple[Path, ...]:
-    """All files whose content is the slide at `path`, sorted by name; `path` is among them."""
-    if path.suffix.lower() in (".mrxs", ".vsi"):
-        return tuple(
-            sorted(
-                {
-                    path,
-                    *(p for folder in data_folders(path) for p in folder.rglob("*") if p.is_file()),
-                }
-            )
-        )
-    if path.suffix.lower() in (".vms", ".vmu"):
+    """Return all files of the slide at `path`, sorted by name and including `path`."""
+    suffix = path.suffix.lower()
+    if suffix in (".mrxs", ".vsi"):
+        data = (p for folder in data_folders(path) for p in folder.rglob("*") if p.is_file())
+        return tuple(sorted({path, *data}))
+    if suffix in (".vms", ".vmu"):
         return tuple(
             sorted(p for p in path.parent.glob("*") if p.is_file() and p.name.startswith(path.stem))
         )
     series = dicom_series.series_uid(path)
     if series is None:
         return (path,)
-    return tuple(
-        sorted(
-            p for p in path.parent.iterdir() if p.is_file() and dicom_series.series_uid(p) == series
-        )
-    )
+    files = (p for p in path.parent.iterdir() if p.is_file())
+    return tuple(sorted(p for p in files if dicom_series.series_uid(p) == series))
 
 
+<<<<<<< HEAD
 @dataclass(frozen=True)
 class FileTimes:
     """When a slide's files were last changed.
@@ -57,10 +50,18 @@ def file_times(path: Path) -> FileTimes:
 
     Copying tools set back the modification time at the end, but nobody can set back the time of change. A scanner
     whose clock is ahead sets a modification time in the future; the time of change comes from the file server.
+=======
+def seconds_since_change(path: Path) -> float:
+    """Return the seconds since any file of the slide was written, renamed or given its times.
+
+    Copying tools set the modification time back at the end, but nobody can set back the change
+    time. The result is infinite if the slide does not exist.
+>>>>>>> main
     """
     try:
         states = [p.stat() for p in slide_files(path)]
     except OSError:
+<<<<<<< HEAD
         return FileTimes(math.inf)  # opening it will say what is wrong
     now = time.time()
     past = [t for s in states for t in (s.st_mtime, s.st_ctime) if t <= now]
@@ -71,10 +72,14 @@ def file_times(path: Path) -> FileTimes:
         tuple((s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in states),
         any(s.st_ctime > now for s in states),
     )
+=======
+        return math.inf  # opening the slide gives the exact error
+    return time.time() - max(times)
+>>>>>>> main
 
 
 def data_folders(path: Path) -> tuple[Path, ...]:
-    """The folders that hold the pixels of an MRXS (x/) or VSI (_x_/) file, where they exist."""
+    """Return the folders with the pixels of an MRXS (x/) or VSI (_x_/) file, if they exist."""
     names = {".mrxs": path.stem, ".vsi": f"_{path.stem}_"}
     name = names.get(path.suffix.lower())
     folder = path.with_name(name) if name else None
