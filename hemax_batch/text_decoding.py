@@ -8,7 +8,7 @@ _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 def decode_text(raw: bytes) -> str:
     r"""Return the text of a file's bytes. UnicodeDecodeError if no usual encoding fits.
 
-    >>> decode_text(b"\\xff\\xfea\\x00"), decode_text("é".encode("cp1252")), decode_text("é".encode())
+    >>> decode_text(b"\xff\xfea\x00"), decode_text("é".encode("cp1252")), decode_text("é".encode())
     ('a', 'é', 'é')
     """
     if raw.startswith(_UTF16_MARKS):
@@ -22,7 +22,7 @@ def decode_text(raw: bytes) -> str:
 def column_separator(text: str) -> str:
     r"""Return the mark that separates the columns of the first line: comma, semicolon or tab.
 
-    >>> column_separator("slide;class\\n1,5;2")
+    >>> column_separator("slide;class\n1,5;2")
     ';'
     """
     head = text.split("\n", 1)[0]

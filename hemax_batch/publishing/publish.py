@@ -13,7 +13,9 @@ from .. import __version__
 from ..cells.cell_selection import CellSelection, SmearAreas, select_cells, selection_warning
 from ..cells.classify import CellCalls, classify_cells
 from ..cells.differential import (
+    SCALE_FLAG,
     Differential,
+    Flag,
     count_differential,
     expected_false_calls,
     not_assessed,
@@ -149,6 +151,7 @@ def _count_cells(
         settings.rules,
         expected_false_calls(_call_errors(card, min_confidence), counted_names),
         (outside.words,) if outside and outside.outside else (),
+        (Flag(SCALE_FLAG, job.plan.scale_warning),) if job.plan.scale_warning else (),
     )
     stained = stain_figures(job.plan.stain, regions, cells.ood_score)
     smear = replace(smear_areas(regions, selection, names), **stained)
@@ -288,7 +291,7 @@ def _unreadable_warning(job: SlideJob) -> str:
 
 def _warnings(job: SlideJob, notices: list[str], notes: list[str]) -> tuple[str, ...]:
     """What to know before the numbers are used, the weightiest first; `one_line` may hold empty sentences."""
-    warnings = [*job.slide.warnings, *job.plan.stain.warnings]
+    warnings = list(job.plan.warnings)
     if job.unreadable or job.damaged:
         warnings.append(_unreadable_warning(job))
     warnings += filter(None, notices)

@@ -179,6 +179,8 @@ class WorkQueue:
         job.todo = deque(region for region in plan.regions if region.index not in done)
         finished = len(plan.regions) - len(job.todo)
         self._reporter.slide_planned(job.slide_id, len(plan.regions), finished, plan.scanned_mm2)
+        for text in plan.warnings:
+            self._reporter.warning(f"{job.slide_id}: {text}")
         self._ensure_executor(job)
         self._skip_hung_regions(job)
         if job.todo:
