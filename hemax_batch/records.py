@@ -85,6 +85,13 @@ class TilePlan:
     regions: tuple[Region, ...]
     scanned_mm2: float  # area of the cores of `regions`
     blank_mm2: float  # area left out as blank glass
+    scale_warning: str = ""  # what the red cells say against the µm/px
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Everything known before the run that may spoil the results."""
+        scale = (self.scale_warning,) if self.scale_warning else ()
+        return (*scale, *self.slide.warnings, *self.stain.warnings)
 
 
 @dataclass(frozen=True)

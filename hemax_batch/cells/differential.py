@@ -80,6 +80,9 @@ class Share:
     high: float
 
 
+SCALE_FLAG = "red_cell_size"  # the red cells contradict the slide's µm/px
+
+
 @dataclass(frozen=True)
 class Flag:
     """A rule that a slide breaks, and the sentence that says so."""
@@ -212,6 +215,7 @@ def count_differential(
     rules: Rules | None = None,
     false_calls: Mapping[str, FalseCalls] | None = None,
     not_reportable: tuple[str, ...] = (),
+    slide_flags: tuple[Flag, ...] = (),
 ) -> Differential:
     """Count cells by their final classes.
 
@@ -235,6 +239,8 @@ def count_differential(
         person made the calls; empty if it is not known.
     not_reportable
         Reasons not to report the differential. Each becomes a flag.
+    slide_flags
+        Flags on the slide itself, which no count changes.
 
     Raises
     ------
@@ -265,6 +271,7 @@ def count_differential(
     outside = {name: counts[name] for name in others if counts[name]}
     neutrophils = compute_share(sum(counts[name] for name in NEUTROPHIL_NAMES), n)
     flags = (
+        *slide_flags,
         *(Flag("outside", words) for words in not_reportable),
         *_flags_on_numbers(n, target_cells, unidentified, rules),
         *_flags_on_counts(counts, rules, false_calls),

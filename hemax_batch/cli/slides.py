@@ -61,14 +61,13 @@ def info(
                 err=not as_json,
             )
             continue
-        warnings = (*slide.warnings, *plan.stain.warnings)
         if as_json:
             area = {
                 "regions": len(plan.regions),
                 "scanned_mm2": plan.scanned_mm2,
                 "blank_mm2": plan.blank_mm2,
             }
-            click.echo(json.dumps({**asdict(slide), **area, "warnings": warnings}))
+            click.echo(json.dumps({**asdict(slide), **area, "warnings": plan.warnings}))
         else:
             click.echo(_slide_text(slide, plan))
     sys.exit(0 if not failed else 4 if failed == len(files) else 3)
@@ -86,7 +85,7 @@ def _slide_text(slide: Slide, plan: TilePlan) -> str:
         f"  reader    {slide.backend} ({slide.vendor})",
         *(f"  content   {text}" for text in slide.notes),
         f"  plan      {len(plan.regions)} regions, {plan.scanned_mm2:.2f} mm² to scan, {plan.blank_mm2:.2f} mm² blank",
-        *(f"  warning   {text}" for text in (*slide.warnings, *plan.stain.warnings)),
+        *(f"  warning   {text}" for text in plan.warnings),
     ]
     return "\n".join(lines)
 

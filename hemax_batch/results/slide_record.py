@@ -1,4 +1,4 @@
-"""What a slide's published results were made from: `result.json` beside them."""
+"""The record of a slide's published results: `result.json` beside them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RESULT_NAME = "result.json"
 
 @dataclass(frozen=True)
 class ScanFigures:
-    """What was scanned and what it cost, over all regions of a slide that could be read."""
+    """What was scanned and what it cost, over all readable regions of a slide."""
 
     scanned_mm2: float
     blank_mm2: float
@@ -31,7 +31,7 @@ class ScanFigures:
 
 @dataclass(frozen=True)
 class UnreadablePlace:
-    """A rectangle of a slide (level-0 pixels) that could not be decoded, its area, and why."""
+    """A rectangle of a slide (level-0 pixels) that could not be decoded, with its area and the reason."""
 
     rect: tuple[int, int, int, int]
     mm2: float
@@ -40,9 +40,9 @@ class UnreadablePlace:
 
 @dataclass(frozen=True)
 class SlideRecord:
-    """What a slide's published results were made from, and what to know of them; `result.json` beside them.
+    """The inputs of a slide's published results, and what to know of them.
 
-    Holds no time of day, so that the same work gives the same bytes.
+    It contains no time of day, so the same work gives the same bytes.
     """
 
     format: int
@@ -69,18 +69,19 @@ class SlideRecord:
     outside: OutsideVerdict | None = None
     slide_notes: tuple[str, ...] = ()  # which image and plane of the file was read, what was left
     orientation: int = 1  # the file's tag
-    unreadable_places: tuple[
-        UnreadablePlace, ...
-    ] = ()  # tiles; the regions are in unreadable_regions
+    unreadable_places: tuple[UnreadablePlace, ...] = ()  # damaged places, usually tiles
 
 
 def write_record(folder: Path, record: SlideRecord) -> None:
-    """`result.json` into a slide's folder in the making."""
+    """Write `result.json` into a slide's staging folder."""
     write_file(folder / RESULT_NAME, (json.dumps(asdict(record), indent=1) + "\n").encode())
 
 
 def read_record(folder: Path) -> SlideRecord | None:
-    """The record in a slide's results folder; None where there is none, or it is damaged or of another format."""
+    """Read the record in a slide's results folder.
+
+    The result is None if there is none, or if it is damaged or of another format.
+    """
     try:
         raw = json.loads((folder / RESULT_NAME).read_text("utf-8"))
         raw["figures"] = ScanFigures(**raw["figures"])

@@ -8,7 +8,13 @@ import unicodedata
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ..cells.differential import NOT_ASSESSED, Differential, count_differential
+from ..cells.differential import (
+    NOT_ASSESSED,
+    SCALE_FLAG,
+    Differential,
+    Flag,
+    count_differential,
+)
 from ..cells.false_calls import FalseCalls
 from ..cells.rules import Rules
 from ..errors import ResultsError, UsageError
@@ -46,6 +52,7 @@ class PublishedResult:
     false_calls: dict[str, FalseCalls] = field(default_factory=dict)
     not_reportable: tuple[str, ...] = ()
     not_assessed: tuple[str, ...] = NOT_ASSESSED
+    slide_flags: tuple[Flag, ...] = ()  # which no review changes
 
     def count(self, classes: dict[int, str]) -> Differential:
         """Count the same cells with these classes.
@@ -60,6 +67,7 @@ class PublishedResult:
             self.rules,
             self.false_calls if classes == self.classes else None,
             self.not_reportable,
+            self.slide_flags,
         )
 
 
@@ -201,6 +209,7 @@ def _published(folder: Path, wbc: float | None) -> PublishedResult:
         false_calls,
         tuple(record["not_reportable"]),
         tuple(record["not_assessed"]),
+        tuple(Flag(f["rule"], f["words"]) for f in record["flags"] if f["rule"] == SCALE_FLAG),
     )
 
 

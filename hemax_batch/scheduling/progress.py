@@ -1,6 +1,6 @@
-"""What a run says while it works: bars on a terminal, timestamped lines in a log, JSON events for machines.
+"""Report a run's progress: bars on a terminal, lines in a log, JSON events for programs.
 
-`ProgressReporter` is told what happens and shows it in whichever way was asked for; it never decides anything.
+`ProgressReporter` receives events and shows them. It makes no decisions.
 """
 
 from __future__ import annotations
@@ -11,16 +11,20 @@ import time
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from ..records import RegionResult
 
-_LINE_EVERY_S = 30.0  # plain progress lines: enough for a nightly log, not a flood
+_LINE_EVERY_S = 30.0  # interval of progress lines, for a log of moderate size
 
 
 @dataclass
 class _Counts:
+    """Totals over all slides of the run."""
+
     regions: int = 0
     planned: int = 0
     cells: int = 0
@@ -29,13 +33,14 @@ class _Counts:
 
 
 class ProgressReporter:
-    """Shows a run's progress on stderr: bars where it is a terminal, plain lines elsewhere, failures alone if `quiet`.
+    """Shows a run's progress on stderr. Use it as a context manager.
 
-    With `log_json` every event is appended to that file as one JSON object a line; the file is opened for each, so
-    that log rotation may move it at any time. Use as a context manager.
+    It shows bars on a terminal and lines elsewhere. With `quiet` it shows failures alone. With
+    `log_json` it appends every event to that file, one JSON object a line. The file is opened for
+    each event, so log rotation may move it at any time.
     """
 
-    def __init__(self, quiet: bool = False, log_json: Path | None = None):
+    def __init__(self, quiet: bool = False, log_json: Path | None = None) -> None:
         self._quiet = quiet
         self._log_json = log_json
         self._counts = _Counts()
@@ -49,23 +54,23 @@ class ProgressReporter:
             self._bars.start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bars:
             self._bars.stop()
 
     def run_started(self, slides: int, out: str) -> None:
-        """`slides` were found."""
+        """Report that the run found `slides` slides."""
         self._slides = slides
         self._log_event("run_started", slides=slides, out=out)
         self._print_line(f"{slides} slide{'s' * (slides != 1)} to {out}")
 
     def workers_started(self, description: str) -> None:
-        """Tasks run there from now on."""
+        """Report where tasks run."""
         self._log_event("workers_started", workers=description)
         self._print_line(f"working on {description}")
 
     def slide_planned(self, slide_id: str, regions: int, finished: int, mm2: float) -> None:
-        """`finished` of its regions were already done by an earlier run."""
+        """Report a slide's plan. `finished` of its regions were done by an earlier run."""
         self._counts.planned += regions - finished
         self._log_event(
             "slide_planned",
@@ -82,7 +87,7 @@ class ProgressReporter:
             self._bars.slide(slide_id, regions, finished)
 
     def region_done(self, slide_id: str, result: RegionResult) -> None:
-        """One region came back."""
+        """Report that one region has ended."""
         self._counts.regions += 1
         self._counts.cells += len(result.cells)
         self._log_event(
@@ -108,7 +113,7 @@ class ProgressReporter:
     def slide_ended(
         self, slide_id: str, state: str, cells: int, seconds: float, reason: str
     ) -> None:
-        """`state`: done, skipped, failed or not reached."""
+        """Report that a slide has ended as done, skipped, failed or not reached."""
         self._counts.ended_slides += 1
         self._counts.failed_slides += state == "failed"
         self._log_event(
@@ -127,25 +132,27 @@ class ProgressReporter:
             self._bars.end(slide_id)
 
     def warning(self, text: str) -> None:
-        """Something worth reading that stops nothing."""
+        """Report something that does not stop the run."""
         self._log_event("warning", text=text)
         self._print_line(f"warning: {text}", failure=True)
 
     def run_ended(self, summary: str, exit_code: int) -> None:
-        """The last event; the summary itself is printed by the command line."""
+        """Report the end of the run. The command line prints the summary itself."""
         self._log_event("run_ended", summary=summary, exit_code=exit_code)
 
     def _rate(self) -> str:
-        """Progress over all in words: cells, regions a minute, time left."""
+        """Return the overall progress in words: cells, regions a minute, time left."""
         counts, elapsed = self._counts, time.monotonic() - self._started
         per_s = counts.regions / max(elapsed, 1e-9)
         left = (counts.planned - counts.regions) / per_s if per_s else 0
         return (
-            f"slide {min(counts.ended_slides + 1, self._slides)} of {self._slides}, {counts.cells} cells, "
-            f"{60 * per_s:.0f} regions/min, {_format_duration(left)} left for what is planned, {counts.failed_slides} failed"
+            f"slide {min(counts.ended_slides + 1, self._slides)} of {self._slides}, "
+            f"{counts.cells} cells, {60 * per_s:.0f} regions/min, "
+            f"{_format_duration(left)} left for what is planned, {counts.failed_slides} failed"
         )
 
     def _print_line(self, text: str, failure: bool = False) -> None:
+        """Print a line, above the bars if there are any."""
         if self._quiet and not failure:
             return
         if self._bars:
@@ -154,7 +161,8 @@ class ProgressReporter:
             return
         print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
-    def _log_event(self, name: str, **values) -> None:
+    def _log_event(self, name: str, **values: Any) -> None:
+        """Append an event to the log file."""
         if self._log_json is None:
             return
         now = datetime.now().astimezone().isoformat(timespec="milliseconds")
@@ -171,9 +179,9 @@ class ProgressReporter:
 
 
 class _Bars:
-    """A bar a slide in hand, and one line over all, drawn by rich."""
+    """One bar per slide in progress and one line for the run, drawn by rich."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -190,7 +198,7 @@ class _Bars:
             TimeRemainingColumn(),
             console=Console(stderr=True),
         )
-        self._tasks = {}
+        self._tasks: dict[str, TaskID] = {}
         self._overall = self._progress.add_task("starting", total=None)
 
     def start(self) -> None:
@@ -217,7 +225,7 @@ class _Bars:
 
 
 def _format_duration(seconds: float) -> str:
-    """
+    """Format a duration.
     >>> _format_duration(59), _format_duration(3700)
     ('0:59', '1:01:40')
     """

@@ -38,6 +38,10 @@ _FAR_MORE = 1.5  # ratio of single red cells; fields of several laboratories sid
 # Nuclear stain. Red cells have 0..0.1 on their slide, the palest nuclei 0.3.
 _BASE_THRESHOLD = 0.12
 _TOP_THRESHOLD = 0.20
+# Red over blue density of red cells: 0.7 in two laboratories' fields, 1.24 in a third's, and the
+# inverse if colours are swapped. So the nuclei, which absorb more red, must agree.
+_SWAPPED = 1.15
+_DARKEST = 1  # per cent of the pixels: nuclei, if there are any
 
 
 def measure_stain(reader: WindowReader) -> StainProfile:
@@ -194,6 +198,11 @@ def _warnings(stain: StainProfile, views: list[np.ndarray], spacing_um: float) -
         return (
             "no visible stain: the picture is grey (red, green and blue are equal); scan it in colour",
         )
+    if _is_swapped(stain, views):
+        return (
+            "red cells absorb more red than blue and nuclei more blue than red: "
+            "the file's colours may be in the order blue, green, red; export it as RGB",
+        )
     area_mm2 = sum(view.shape[0] * view.shape[1] for view in views) * (spacing_um / 1000) ** 2
     count = sum(len(rbc_diameters_um(view, spacing_um, stain)) for view in views)
     expected = FEW_RED_CELLS_PER_MM2 * area_mm2
@@ -203,3 +212,13 @@ def _warnings(stain: StainProfile, views: list[np.ndarray], spacing_um: float) -
             "a tissue section, marrow particles or a thick area? Check that the slide is a smear",
         )
     return ()
+
+
+def _is_swapped(stain: StainProfile, views: list[np.ndarray]) -> bool:
+    """Return whether red cells and nuclei look as in blue-green-red order."""
+    if stain.rbc_od_rgb[0] <= _SWAPPED * stain.rbc_od_rgb[2]:
+        return False
+    pixels = np.concatenate([view.reshape(-1, 3) for view in views])
+    dark = pixels[pixels[:, 1] <= np.percentile(pixels[:, 1], _DARKEST)]
+    red, _, blue = np.median((dark + 1.0) / (np.array(stain.background_rgb) + 1), axis=0).tolist()
+    return bool(blue < red)  # transmitted: less is absorbed more

@@ -79,7 +79,7 @@ def test_a_file_that_was_cut_short_or_damaged_is_said(work):
             kept.picture(places[2])
     assert 0 not in work.journal.finished()  # so that the next run looks at the region again
     path.write_bytes(raw[:-1])
-    with RegionBlobs(work.journal) as kept, pytest.raises(ValueError, match="its head speaks of"):
+    with RegionBlobs(work.journal) as kept, pytest.raises(ValueError, match="its head says"):
         next(kept.results())
 
 
