@@ -28,6 +28,8 @@ from hemax_batch.publishing.run_record import summarise_run
 from hemax_batch.scheduling import work_queue
 from hemax_batch.vocabulary import WHITE_NAMES
 
+pytestmark = pytest.mark.slow
+
 COMMAND = [sys.executable, str(SUPPORT / "painted_network.py"), "run"]
 
 

@@ -12,6 +12,8 @@ import click
 from ..errors import HemaxError, UsageError
 from .review import export_options
 
+#: A single file up to this size is most likely one camera field, which needs no workers.
+_FIELD_BYTES = 8_000_000
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -230,7 +232,7 @@ def run(inputs: tuple[str, ...], out: Path, **given: Any) -> None:
     )
     given["engine"], given["precision"] = _resolve_engine(given)
     if (
-        local and not out.exists()
+        local and not out.exists() and not _is_one_field(inputs)
     ):  # there is certainly work: the workers load while this process loads
         from ..scheduling.forkserver import start_forkserver
 
@@ -275,5 +277,16 @@ def _resolve_engine(given: dict[str, Any]) -> tuple[str, str]:
 
     engine, precision = given["engine"], given["precision"]
     elsewhere = given["scheduler"] or given["scheduler_file"]
+    if given["gpus"] and not elsewhere and (found := len(visible_gpus())) < given["gpus"]:
+        raise UsageError(
+            f"--gpus {given['gpus']}: {found} can be used; see `hemax-batch doctor`, or leave --gpus out to use "
+            "the GPUs that are there"
+        )
     on_cpu = engine == "openvino" or not (elsewhere or (given["gpus"] != 0 and visible_gpus()))
     return resolve_engine(engine, precision, on_cpu and not elsewhere)
+
+
+def _is_one_field(inputs: tuple[str, ...]) -> bool:
+    """Whether the input is a single small file. Starting workers early would cost it more than the field itself."""
+    path = Path(inputs[0])
+    return len(inputs) == 1 and path.is_file() and path.stat().st_size <= _FIELD_BYTES

@@ -12,6 +12,7 @@ n removes the lower ones. The highest stays and is marked as released, so number
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -23,6 +24,18 @@ from pathlib import Path
 from ..errors import LockedError, OutputError
 
 _POLL_S = 0.5
+_HALF_WRITTEN_S = 2.0  # exclusive creation: the file exists an instant before its content
+_NO_HARD_LINKS = frozenset(
+    (
+        errno.EPERM,
+        errno.ENOTSUP,
+        errno.EOPNOTSUPP,
+        errno.ENOSYS,
+        errno.EMLINK,
+        errno.EINVAL,
+        errno.EACCES,
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -107,7 +120,7 @@ class OutputLock:
         wanted = self._folder / f"lock.{highest + 1}"
         partial = _write_aside(wanted, LockHolder.this_process())
         try:
-            os.link(partial, wanted)
+            _create_from(partial, wanted)
         except FileExistsError:
             return False
         except OSError as error:
@@ -137,7 +150,7 @@ class OutputLock:
             return 0, None
         path = self._folder / f"lock.{numbers[-1]}"
         try:
-            return numbers[-1], LockHolder(**json.loads(path.read_text()))
+            return numbers[-1], LockHolder(**json.loads(_read_whole(path)))
         except FileNotFoundError:  # another holder has just followed
             return self._in_force()
         except (ValueError, TypeError) as error:
@@ -204,6 +217,33 @@ def _pid_space() -> str:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
         return ""
+
+
+def _read_whole(path: Path) -> str:
+    """Return a lock's text. An empty one may be about to be written: it gets a moment."""
+    deadline = time.monotonic() + _HALF_WRITTEN_S
+    while not (text := path.read_text()).endswith("}") and time.monotonic() < deadline:
+        time.sleep(_HALF_WRITTEN_S / 20)
+    return text
+
+
+def _create_from(partial: Path, wanted: Path) -> None:
+    """Create `wanted` with the content of `partial`. FileExistsError if another process was first.
+
+    A file system without hard links (exFAT, SMB, gcsfuse) creates the file exclusively. Nobody sees half of it for
+    long: `_in_force` reads an empty lock again before it calls it damaged.
+    """
+    try:
+        os.link(partial, wanted)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        with open(wanted, "x") as file:
+            file.write(partial.read_text())
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def _write_aside(target: Path, holder: LockHolder) -> Path:

@@ -192,6 +192,7 @@ def test_outlines_read_by_shapely_equal_the_table(drawn):
         assert nucleus.area * 0.25**2 == pytest.approx(float(row["nucleus_area_um2"]), rel=0.02)
 
 
+@pytest.mark.slow
 def test_the_example_plots_results(tmp_path):
     folder = make_results(tmp_path / "out", "S1", 15)
     side_px = json.loads((folder / "result.json").read_text())["width"]
@@ -212,6 +213,7 @@ def test_the_example_plots_results(tmp_path):
     assert len(np.unique(np.asarray(Image.open(tmp_path / "p.png")).reshape(-1, 4), axis=0)) > 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "more"),
     [("plot_results.py", ["p.png"]), ("read_results.py", []), ("read_results.py", ["p.png"])],
@@ -404,3 +406,20 @@ def test_a_librarys_own_failure_stops_no_other_slide(tmp_path, monkeypatch):
     done = CliRunner().invoke(main, ["export", str(tmp_path / "out"), "--parquet"])
     assert done.exit_code == 3 and "bad: failed: RuntimeError: two lines" in done.output
     assert (good / "cells.parquet").exists() and not (bad / "cells.parquet").exists()
+
+
+def test_anndata_takes_repeated_texts(tmp_path):
+    """Real results repeat explanations and review reasons: AnnData makes categories of them."""
+    folder = make_results(tmp_path, "S1", 12)
+    rows = list(read_table(folder / "cells.csv"))
+    for i, row in enumerate(rows):
+        row["explanation"], row["review_reasons"] = f"text {i % 2}", "low confidence"
+    write_table(folder / "cells.csv", list(rows[0]), [list(row.values()) for row in rows])
+    done = CliRunner().invoke(main, ["export", str(tmp_path), "--anndata"])
+    assert done.exit_code == 0, done.output
+    data = anndata.read_h5ad(folder / "cells.h5ad")
+    assert data.obs["explanation"].tolist() == [row["explanation"] for row in rows]
+    assert data.obs["cell_id"].tolist() == [int(row["cell_id"]) for row in rows]
+    attributes = data.uns["spatialdata_attrs"]
+    assert attributes["instance_key"] == "cell_id"
+    assert set(data.obs[attributes["region_key"]]) == {attributes["region"]}

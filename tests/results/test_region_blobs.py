@@ -100,6 +100,7 @@ def test_an_archive_is_what_zipfile_writes(contents):
     assert made.getvalue() == by_zipfile(files)
 
 
+@pytest.mark.slow
 def test_more_files_than_an_archive_of_old_can_count():
     files = [(f"{i}.jpg", b"%d" % i) for i in range(70_000)]
     made = io.BytesIO()

@@ -33,6 +33,8 @@ from hemax_batch.scheduling.executors import SerialExecutor, TaskResult, WorkerD
 from hemax_batch.scheduling.stopping import StopFlag, StopNow
 from hemax_batch.scheduling.subprocess_caller import CallCancelled, CallTimedOut, SubprocessCaller
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def slides(tmp_path_factory):
