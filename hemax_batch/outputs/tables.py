@@ -46,7 +46,7 @@ _HIDDEN = str.maketrans({"␊": "\n", "␍": "\r"})
 #: `diameter_vs_rbc` is the measured diameter divided by the slide's median red cell. `left_out` says why a cell does
 #: not count where it lies. `in_differential` is true for white cells that count.
 CELL_COLUMNS = (
-    "slide", "cell_id", "class", "confidence", "x0", "y0", "x1", "y1",
+    "slide", "sample_id", "cell_id", "class", "confidence", "x0", "y0", "x1", "y1",
     *(f"p_{name}" for name in CLASS_NAMES),
     *(column for a in ATTRIBUTES for column in (a.name, f"{a.name}_confidence")),
     "diameter_um", "diameter_vs_rbc", "nucleus_area_um2", "cell_area_um2", "nc_ratio", "nucleus_fraction",
@@ -56,7 +56,7 @@ CELL_COLUMNS = (
 #: `<class>_expected_false` is the number of calls of a class that error alone would give; see cells.false_calls.
 _FALSE_COLUMNS = ("expected_false", "expected_false_low95", "expected_false_high95")
 DIFFERENTIAL_COLUMNS = (
-    "slide", "white_cells", "target_cells", "sufficient", "reportable", "not_reportable",
+    "slide", "sample_id", "white_cells", "target_cells", "sufficient", "reportable", "not_reportable",
     *(
         f"{name}_{what}"
         for name in (NEUTROPHILS, *WHITE_NAMES)
@@ -121,15 +121,16 @@ def cell_rows(
     measures: CellMeasures,
     calls: CellCalls,
     selection: CellSelection | None = None,
+    sample_id: str = "",
 ) -> Iterator[tuple[str, ...]]:
     """Yield one row of text per cell, in the order of `CELL_COLUMNS`. Without `selection` every cell counts."""
-    slide = safe_text(slide_id)
+    slide = safe_text(slide_id), safe_text(sample_id)
     for rows in row_blocks(len(calls)):
         yield from zip(*_cell_columns(slide, merged, measures, calls, selection, rows), strict=True)
 
 
 def _cell_columns(
-    slide: str,
+    slide: tuple[str, str],
     merged: MergedCells,
     measures: CellMeasures,
     calls: CellCalls,
@@ -138,7 +139,7 @@ def _cell_columns(
 ) -> Iterator[Sequence[str]]:
     """Yield the columns of some cells, in the order of `CELL_COLUMNS`."""
     cells, names, n = merged.cells, calls.names[rows], rows.stop - rows.start
-    yield [slide] * n
+    yield from ([text] * n for text in slide)
     yield list(map(str, merged.ids[rows].tolist()))
     yield names
     yield format_column(calls.confidences[rows, 0], 4)
@@ -213,10 +214,21 @@ def region_rows(slide_id: str, regions: Iterable[RegionReport]) -> Iterator[list
 
 
 def differential_row(
-    slide_id: str, path: str, d: Differential, to_review: int, warnings: tuple[str, ...]
+    slide_id: str,
+    path: str,
+    d: Differential,
+    to_review: int,
+    warnings: tuple[str, ...],
+    sample_id: str = "",
 ) -> list[str]:
     """Return a slide's row, in the order of `DIFFERENTIAL_COLUMNS`. `to_review` counts the cells to review."""
-    row = [safe_text(slide_id), str(d.n_white), str(d.target_cells), _format_bool(d.sufficient)]
+    row = [
+        safe_text(slide_id),
+        safe_text(sample_id),
+        str(d.n_white),
+        str(d.target_cells),
+        _format_bool(d.sufficient),
+    ]
     row += [_format_bool(d.reportable), safe_text("; ".join(d.not_reportable))]
     errors = d.false_calls or {}
     for name in (NEUTROPHILS, *WHITE_NAMES):
