@@ -58,8 +58,12 @@ def _slide_path(manifest: Path, row: Row) -> str:
 
 def _settings(row: Row, settings: RunSettings, rules: Path | None) -> RunSettings:
     given = {name: row.text.get(name, "") for name in _OPTIONAL}
-    numbers = {name: _number(name, given[name]) for name in ("mpp", "wbc") if given[name]}
-    changed = replace(settings, sample_id=given["sample_id"][:_MAX_SAMPLE_ID_CHARS], **numbers)
+    changed = replace(
+        settings,
+        sample_id=given["sample_id"][:_MAX_SAMPLE_ID_CHARS],
+        mpp=_number("mpp", given["mpp"]) if given["mpp"] else settings.mpp,
+        wbc=_number("wbc", given["wbc"]) if given["wbc"] else settings.wbc,
+    )
     if given["age_group"]:
         if rules is None:
             raise UsageError(

@@ -46,11 +46,11 @@ _HIDDEN = str.maketrans({"␊": "\n", "␍": "\r"})
 #: `diameter_vs_rbc` is the measured diameter divided by the slide's median red cell. `left_out` says why a cell does
 #: not count where it lies. `in_differential` is true for white cells that count.
 CELL_COLUMNS = (
-    "slide", "sample_id", "cell_id", "class", "confidence", "x0", "y0", "x1", "y1",
+    "slide", "cell_id", "class", "confidence", "x0", "y0", "x1", "y1",
     *(f"p_{name}" for name in CLASS_NAMES),
     *(column for a in ATTRIBUTES for column in (a.name, f"{a.name}_confidence")),
     "diameter_um", "diameter_vs_rbc", "nucleus_area_um2", "cell_area_um2", "nc_ratio", "nucleus_fraction",
-    "zone", "in_differential", "left_out", "review", "review_reasons", "explanation",
+    "zone", "in_differential", "left_out", "review", "review_reasons", "explanation", "sample_id",
 )  # fmt: skip
 
 #: `<class>_expected_false` is the number of calls of a class that error alone would give; see cells.false_calls.
@@ -124,22 +124,25 @@ def cell_rows(
     sample_id: str = "",
 ) -> Iterator[tuple[str, ...]]:
     """Yield one row of text per cell, in the order of `CELL_COLUMNS`. Without `selection` every cell counts."""
-    slide = safe_text(slide_id), safe_text(sample_id)
+    slide, sample = safe_text(slide_id), safe_text(sample_id)
     for rows in row_blocks(len(calls)):
-        yield from zip(*_cell_columns(slide, merged, measures, calls, selection, rows), strict=True)
+        yield from zip(
+            *_cell_columns(slide, merged, measures, calls, selection, rows, sample), strict=True
+        )
 
 
 def _cell_columns(
-    slide: tuple[str, str],
+    slide: str,
     merged: MergedCells,
     measures: CellMeasures,
     calls: CellCalls,
     selection: CellSelection | None,
     rows: slice,
+    sample: str = "",
 ) -> Iterator[Sequence[str]]:
     """Yield the columns of some cells, in the order of `CELL_COLUMNS`."""
     cells, names, n = merged.cells, calls.names[rows], rows.stop - rows.start
-    yield from ([text] * n for text in slide)
+    yield [slide] * n
     yield list(map(str, merged.ids[rows].tolist()))
     yield names
     yield format_column(calls.confidences[rows, 0], 4)
@@ -171,6 +174,7 @@ def _cell_columns(
     yield list(map(_format_bool, calls.review[rows].tolist()))
     yield [safe_text("; ".join(reason)) if reason else "" for reason in reasons]
     yield list(map(safe_text, explanations))
+    yield [sample] * n
 
 
 def format_column(values: np.ndarray, decimals: int) -> list[str]:
