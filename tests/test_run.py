@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -565,3 +566,9 @@ def test_wrong_rows_of_a_manifest_are_refused_by_number(go, tmp_path):
     assert "row 2: mpp 'wide': is no number" in go("--manifest", table).output
     table.write_text("path,mpp,age_group\na.png,,child\n")
     assert "row 2: age_group 'child': selects a table of --rules" in go("--manifest", table).output
+
+
+def test_times_of_the_run_record_are_rfc_3339():
+    from hemax_batch.publishing.run_record import _iso_time
+
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d", _iso_time(1.8e9))

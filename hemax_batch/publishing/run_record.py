@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
@@ -136,4 +137,4 @@ def _hardware() -> dict[str, Any]:
 
 def _iso_time(seconds: float) -> str:
     """Format a time in ISO 8601."""
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(seconds))
+    return datetime.fromtimestamp(seconds, UTC).astimezone().isoformat(timespec="seconds")
