@@ -44,14 +44,14 @@ def union_area(rects_xyxy: np.ndarray) -> float:
     return float(np.diff(ys) @ covered @ np.diff(xs)) if covered.size else 0.0
 
 
-def clipped(rects_xyxy: np.ndarray, rect) -> np.ndarray:
-    """The parts of rectangles [N, 4] inside another; those outside it are inverted or empty."""
+def clipped(rects_xyxy: np.ndarray, rect: Sequence[float]) -> np.ndarray:
+    """Clip rectangles [N, 4] to another one. Those outside it become inverted or empty."""
     low, high = np.maximum(rects_xyxy[:, :2], rect[:2]), np.minimum(rects_xyxy[:, 2:], rect[2:])
     return np.concatenate([low, high], 1)
 
 
 def touching(boxes_xyxy: np.ndarray, rects_xyxy: np.ndarray) -> np.ndarray:
-    """Whether each box [N, 4] shares area with any rectangle [M, 4]: bool [N]."""
+    """Return whether each box [N, 4] shares area with any rectangle [M, 4]: bool [N]."""
     hit = np.zeros(len(boxes_xyxy), bool)
     for x0, y0, x1, y1 in rects_xyxy:
         hit |= (

@@ -1,7 +1,8 @@
-"""The run, told in calls: slides in; a differential, masks and an explanation of every cell out.
+"""A run in calls: slides in; a differential, masks and an explanation of every cell out.
 
-find slides -> hold the results folder -> for each slide: current already? -> plan -> its regions, those of all
-slides through one queue -> merge, measure, explain, count, write aside and rename (publish) -> run tables, run.json
+Steps: find slides; lock the results folder; for each slide decide whether its results are current and
+plan it; process the regions of all slides in one queue; merge, measure, explain and count the cells of
+each slide; publish its results; write the tables over all slides and run.json.
 """
 
 from __future__ import annotations
@@ -12,8 +13,16 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar, TypeVarTuple
 
-from .errors import HemaxError, OutputError, SlideError, UnreadableSlideError, UsageError
+from .errors import (
+    HemaxError,
+    LockedError,
+    OutputError,
+    SlideError,
+    UnreadableSlideError,
+    UsageError,
+)
 from .inference.config import InferenceConfig
 from .inference.plan_task import PlanTask, plan_slide
 from .model.checkpoint import WeightsCard, read_card, reject_shuffled_labels
@@ -38,19 +47,29 @@ from .scheduling.subprocess_caller import CallCancelled, CallTimedOut, Subproces
 from .scheduling.work_queue import WorkQueue
 from .settings import RunOptions, RunSettings
 from .slides.discovery import SlideFile, check_inputs_exist, find_slides
-from .slides.formats.companion_files import seconds_since_change
+from .slides.formats.companion_files import FileTimes, file_times
 from .slides.reader import record_slide
 
-_FIND_TIMEOUT_S = (
-    3600.0  # for all inputs: a share with a million files takes its time, one that is gone for ever
-)
+# For all inputs. A share with a million files needs long, and a lost share never answers.
+_FIND_TIMEOUT_S = 3600.0
 _UNRESPONSIVE_TIMEOUT_S = 10.0
+<<<<<<< HEAD
+_SETTLE_POLL_S = 0.5
+=======
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+>>>>>>> main
 
 
 def run(inputs: Sequence[str], out: Path, settings: RunSettings, options: RunOptions) -> RunSummary:
-    """Do all slides that `inputs` name, into `out`; returns how it ended. A slide's failure never stops the others.
+    """Process all slides that `inputs` name into the folder `out`.
 
-    Raises UsageError, WeightsError, OutputError, LockedError or StoppedError where the run cannot begin.
+    A slide's failure never stops the others.
+
+    Raises
+    ------
+    UsageError, WeightsError, OutputError, LockedError, StoppedError
+        The run cannot begin.
     """
     results, card = ResultsFolder(out), reject_shuffled_labels(read_card(options.weights))
     check_engine(settings.engine)
@@ -61,22 +80,22 @@ def run(inputs: Sequence[str], out: Path, settings: RunSettings, options: RunOpt
             _prepare_results_folder(results, inputs, subprocess_caller),
             options.wait_lock_s,
             stop.check,
-        ),
+        ) as lock,
         ProgressReporter(options.quiet, options.log_json) as reporter,
     ):
         subprocess_caller.is_cancelled = lambda: bool(stop.reason)
         context = RunContext(results, settings, options, card, subprocess_caller)
+        context.warn, context.lock = reporter.warning, lock
         results.recover_interrupted()
         remove_stale_files(results)
         files = context.find_slides(inputs)
-        subprocess_caller.is_cancelled = lambda: bool(
-            stop
-        )  # --max-minutes too: the slides are known now
+        # From here --max-minutes stops calls too, because the slides are known.
+        subprocess_caller.is_cancelled = lambda: bool(stop)
         results.save_ids({str(f.path): f.slide_id for f in files})
         reporter.run_started(len(files), str(results.root))
 
         def write_run_outputs() -> RunSummary:
-            summary = context.write_run_outputs(queue.jobs, stop)
+            summary = context.write_run_outputs(queue.jobs, stop, reporter.warnings)
             reporter.run_ended(summary.text, summary.exit_code)
             return summary
 
@@ -96,6 +115,7 @@ def run(inputs: Sequence[str], out: Path, settings: RunSettings, options: RunOpt
             fail_fast=options.fail_fast,
             cpu_after_gpu_loss=options.on_gpu_loss == "cpu",
         )
+        context.waiting_slides = lambda: [j.file.path for j in queue.jobs if j.state == "waiting"]
         with closing(queue):
             try:
                 queue.run()
@@ -111,7 +131,10 @@ def run(inputs: Sequence[str], out: Path, settings: RunSettings, options: RunOpt
 def _prepare_results_folder(
     results: ResultsFolder, inputs: Sequence[str], subprocess_caller: SubprocessCaller
 ) -> Path:
-    """The folder of the results' state, made where it is missing, but not for inputs that do not exist: it may lie in one."""
+    """Create the results folder and return the folder of its state.
+
+    It is not created if an input does not exist, because it may lie in that input.
+    """
     _search_with_timeout(subprocess_caller, inputs, check_inputs_exist, inputs)
     results.prepare()
     return results.state
@@ -120,10 +143,13 @@ def _prepare_results_folder(
 def _search_with_timeout(
     subprocess_caller: SubprocessCaller,
     inputs: Sequence[str],
-    function: Callable,
-    *arguments: object,
-):
-    """`function(*arguments)`, which looks for slides, apart. UsageError where it hangs."""
+    function: Callable[[*Ts], T],
+    *arguments: *Ts,
+) -> T:
+    """Return `function(*arguments)`, which searches for slides in another process.
+
+    Raises UsageError if it hangs.
+    """
     try:
         return subprocess_caller.call(function, *arguments, timeout_s=_FIND_TIMEOUT_S)
     except CallTimedOut as error:
@@ -139,7 +165,7 @@ def dry_run(
     options: RunOptions,
     echo: Callable[[str], None],
 ) -> RunSummary:
-    """Say what `run` would do with each slide, opening and planning it but writing nothing."""
+    """Report what `run` would do with each slide. Slides are opened and planned. Nothing is written."""
     card = reject_shuffled_labels(read_card(options.weights))
     check_engine(settings.engine)
     with SubprocessCaller() as subprocess_caller:
@@ -149,6 +175,7 @@ def dry_run(
 
 
 def _dry_run(inputs: Sequence[str], context: RunContext, echo: Callable[[str], None]) -> RunSummary:
+    """Do the work of `dry_run`."""
     jobs = [SlideJob(file) for file in context.find_slides(inputs)]
     for job in jobs:
         job.state = "working"
@@ -162,7 +189,10 @@ def _dry_run(inputs: Sequence[str], context: RunContext, echo: Callable[[str], N
                     PlanTask(job.slide, context.settings.core_um),
                 )
                 finished = len(job.journal.finished(remove_damaged=False))
-                job.reason = f"{len(plan.regions)} regions, {plan.scanned_mm2:.1f} mm², {finished} finished before"
+                job.reason = (
+                    f"{len(plan.regions)} regions, {plan.scanned_mm2:.1f} mm², "
+                    f"{finished} finished before"
+                )
         except SlideError as error:
             job.state, job.reason = "failed", str(error)
         outcome = "would be done" if job.state == "working" else job.state
@@ -176,24 +206,29 @@ def _dry_run(inputs: Sequence[str], context: RunContext, echo: Callable[[str], N
 
 @dataclass
 class RunContext:
-    """What the steps of one run share, and the steps that concern one slide."""
+    """What the steps of one run share, and the steps for one slide.
+
+    `unresponsive_folders` are folders in which reading a slide hung.
+    """
 
     results: ResultsFolder
     settings: RunSettings
     options: RunOptions
     card: WeightsCard
     subprocess_caller: SubprocessCaller
-    unresponsive_folders: set[Path] = field(
-        default_factory=set
-    )  # folders in which opening a slide hung
+    unresponsive_folders: set[Path] = field(default_factory=set)
     started: float = field(default_factory=time.time)
+    lock: OutputLock | None = None
+    warn: Callable[[str], None] = bool
+    waiting_slides: Callable[[], list[Path]] = list  # those that the run has not yet come to
+    _snapshots: dict[Path, tuple[float, tuple]] = field(default_factory=dict)
     executors: ExecutorFactory = field(init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.executors = ExecutorFactory(self.options, self.settings.core_um, self.settings.engine)
 
     def inference_config(self) -> InferenceConfig:
-        """How every region is looked at."""
+        """Return the configuration for every region."""
         weights = os.path.abspath(self.options.weights) if self.options.weights else None
         return InferenceConfig(
             weights,
@@ -208,7 +243,7 @@ class RunContext:
         )
 
     def find_slides(self, inputs: Sequence[str]) -> list[SlideFile]:
-        """The slides that `inputs` name; [] where the run is told to stop meanwhile."""
+        """Find the slides that `inputs` name. The list is empty if the run is stopped meanwhile."""
         try:
             return _search_with_timeout(
                 self.subprocess_caller, inputs, find_slides, inputs, self.results.known_ids()
@@ -217,12 +252,23 @@ class RunContext:
             return []
 
     def call_with_timeout(
-        self, job: SlideJob, timeout_s: float, function: Callable, *arguments: object
-    ):
-        """`function(*arguments)`, which reads a slide, in a process that is ended where it hangs; 0: after the time
-        that opening may take. A slide beside one that hung is given far less: its share may be gone.
+        self,
+        job: SlideJob,
+        timeout_s: float,
+        function: Callable[[*Ts], T],
+        *arguments: *Ts,
+    ) -> T:
+        """Return `function(*arguments)`, which reads a slide in a process that is ended if it hangs.
 
-        Raises UnreadableSlideError where it hangs or ends that process, CallCancelled where the run is told to stop.
+        A timeout of 0 means the timeout for opening. It is short for a slide beside one that hung, because
+        its share may be lost.
+
+        Raises
+        ------
+        UnreadableSlideError
+            The call hangs or ends its process.
+        CallCancelled
+            The run is stopped.
         """
         timeout_s = timeout_s or self.options.open_timeout_s
         if job.file.path.parent in self.unresponsive_folders:
@@ -233,18 +279,24 @@ class RunContext:
             self.unresponsive_folders.add(job.file.path.parent)
             raise UnreadableSlideError(
                 f"slide {job.slide_id!r} ({job.file.path}): reading it {error}; is its share still mounted, "
-                "is the file sound?"
+                "and is the file intact?"
             ) from None
         self.unresponsive_folders.discard(job.file.path.parent)
         return value
 
     def open_slide(self, job: SlideJob) -> None:
+<<<<<<< HEAD
         """Open a slide and decide what becomes of it; then clear away what other circumstances left."""
+        self.check_lock()
+=======
+        """Open a slide, decide what to do with it, and remove what other settings left."""
+>>>>>>> main
         self.resume_decision(job)
-        if job.journal is not None:
+        if job.has_journal:
             job.journal.remove_other_fingerprints()
         if job.state == "skipped" or (job.state == "working" and self.options.overwrite):
-            job.journal.clear()  # of a skipped one: a run killed between publishing and this left it
+            # A run that was killed after publishing leaves the journal of a skipped slide.
+            job.journal.clear()
         if job.state == "skipped":
             clear_failure(self.results.state, job.slide_id)
         if job.state == "working" and self.options.retry_failed:
@@ -252,15 +304,12 @@ class RunContext:
             job.journal.clear_damaged()
 
     def resume_decision(self, job: SlideJob) -> None:
-        """Leave `work` as working, or end it: current already, or failed before and unchanged. Changes no file.
+        """Keep a job as working, or end it: its results are current, or it failed before. Changes no file.
 
-        Raises SlideError where the slide cannot be opened, or its results folder is not ours.
+        Raises SlideError if the slide cannot be opened, or if its results folder is not ours.
         """
         path, settle_s = job.file.path, self.options.settle_s
-        if (
-            settle_s
-            and (age_s := self.call_with_timeout(job, 0.0, seconds_since_change, path)) < settle_s
-        ):
+        if settle_s and (age_s := self._seconds_unchanged(job)) < settle_s:
             job.state = "not reached"
             job.reason = f"changed {age_s:.0f} s ago, --settle {settle_s:g}: the next run takes it"
             return
@@ -284,20 +333,59 @@ class RunContext:
             and before.fingerprint == job.fingerprint
             and not self.options.retry_failed
         ):
-            job.state, job.reason = (
-                "failed",
-                f"failed before and unchanged (--retry-failed tries again): {before.reason}",
+            job.state = "failed"
+            job.reason = (
+                f"failed before and unchanged (--retry-failed tries again): {before.reason}"
+            )
+
+    def _seconds_unchanged(self, job: SlideJob) -> float:
+        """For how long nobody has written a slide, as far as that matters to --settle.
+
+        A time in the future says nothing of that. Where the file server's clock is ahead too, sizes and times are
+        looked at twice, --settle apart; the run's first such slide waits for all of them.
+        """
+        times: FileTimes = self.call_with_timeout(job, 0.0, file_times, job.file.path)
+        if not times.future:
+            return times.age_s
+        date = time.strftime("%Y-%m-%d %H:%M", time.localtime(times.future))
+        self.warn(
+            f"{job.file.path}: its modification time is in the future ({date}); check the scanner's clock, "
+            "or the file server's; the slide is taken once it does not change any more"
+        )
+        if not times.unsettled:
+            return times.age_s
+        if job.file.path not in self._snapshots:
+            for path in (job.file.path, *self.waiting_slides()):
+                self._snapshots[path] = (
+                    time.monotonic(),
+                    self.call_with_timeout(job, 0.0, file_times, path).snapshot,
+                )
+        seen_at, snapshot = self._snapshots[job.file.path]
+        while (wait_s := seen_at + self.options.settle_s - time.monotonic()) > 0:
+            if self.subprocess_caller.is_cancelled():
+                raise CallCancelled
+            time.sleep(min(wait_s, _SETTLE_POLL_S))
+        again = self.call_with_timeout(job, 0.0, file_times, job.file.path).snapshot
+        return time.monotonic() - seen_at if again == snapshot else 0.0
+
+    def check_lock(self) -> None:
+        """Go on only while this run alone writes the results folder. LockedError where another took it."""
+        if self.lock is not None and self.lock.renew_if_lost():
+            self.warn(
+                f"{self.results.state}: the lock of this run was removed; no other run has taken the folder, so this one "
+                "has taken it again"
             )
 
     def preload_writers(self) -> None:
-        """Load what publishing needs, while the workers work."""
+        """Load the libraries for publishing while the workers work."""
         from .publishing import publish  # noqa: F401 - loads zarr
 
     def publish(self, job: SlideJob) -> None:
-        """All regions are in the journal (or lost): publish the slide, then drop its journal."""
+        """Publish a slide whose regions have all ended. Then remove its journal."""
         from .publishing.publish import publish_slide
 
         processes = cpu_limit() if self.options.workers is None else self.options.workers
+        self.check_lock()
         record = publish_slide(self.results, job, self.settings, self.card, processes)
         job.cells, job.warnings = record.cells, record.warnings
         if record.outside and record.outside.outside:
@@ -305,8 +393,15 @@ class RunContext:
         job.journal.clear()
         clear_failure(self.results.state, job.slide_id)
 
-    def write_run_outputs(self, jobs: list[SlideJob], stop: StopFlag) -> RunSummary:
+<<<<<<< HEAD
+    def write_run_outputs(
+        self, jobs: list[SlideJob], stop: StopFlag, warnings: Sequence[str] = ()
+    ) -> RunSummary:
         """Note what failed for good; write the tables over all slides, `run.json` and `index.html`; the summary."""
+=======
+    def write_run_outputs(self, jobs: list[SlideJob], stop: StopFlag) -> RunSummary:
+        """Write the run's outputs: permanent failures, the run tables, `run.json` and `index.html`."""
+>>>>>>> main
         from .publishing.run_tables import write_run_tables
         from .review.index import write_index
 
@@ -320,6 +415,7 @@ class RunContext:
             )
 
         try:
+            self.check_lock()
             for job in jobs:
                 if job.failed_permanently:
                     record_failure(
@@ -335,8 +431,14 @@ class RunContext:
                 self.started,
                 summary(),
                 self.executors.description,
+                warnings,
             )
+<<<<<<< HEAD
             write_index(self.results)  # last: it has the slides that failed from run.json
+        except (OutputError, LockedError) as error:
+=======
+            write_index(self.results)  # last, because it reads the failed slides from run.json
         except OutputError as error:
+>>>>>>> main
             stop.stop(str(error), error.exit_code)
         return summary()

@@ -47,6 +47,7 @@ def wheel_names(tmp_path_factory) -> set[str]:
     return set(zipfile.ZipFile(next(folder.glob("*.whl"))).namelist())
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_every_module_and_data_file_and_nothing_else(wheel_names):
     tracked = subprocess.run(
         ["git", "ls-files", "hemax_batch"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -129,6 +130,7 @@ def test_the_licence_is_whole():
     assert "Apache License" in text and "END OF TERMS AND CONDITIONS" in text
 
 
+@pytest.mark.slow
 def test_the_readmes_figures_are_those_of_the_weights_that_ship(tmp_path):
     pytest.importorskip(
         "matplotlib", reason="matplotlib is not installed: pip install 'hemax-batch[train]'"

@@ -26,6 +26,8 @@ from hemax_batch.errors import OutputError
 from hemax_batch.publishing.run_record import summarise_run
 from hemax_batch.scheduling import work_queue
 
+pytestmark = pytest.mark.slow
+
 COMMAND = [sys.executable, str(SUPPORT / "painted_network.py"), "run"]
 
 

@@ -238,8 +238,12 @@ class Benchmark:
         }
 
     def stages(self, slide: Path) -> dict[str, object]:
-        """CPU-seconds of a run without workers, by stage (see `stages`); the run of median sum."""
-        out, runs = self.folder / "stages", []
+        """Measure the CPU seconds of a run without workers by stage, see `stages`.
+
+        The result is the run of median sum.
+        """
+        out = self.folder / "stages"
+        runs: list[dict[str, Any]] = []
         for _ in range(self.repeat):
             shutil.rmtree(out, ignore_errors=True)
             command = [sys.executable, "-m", "hemax_batch.bench.stages", str(slide), str(out)]
@@ -247,7 +251,7 @@ class Benchmark:
             runs.append(json.loads(printed.strip().splitlines()[-1]))
         shutil.rmtree(out)
         median_run = sorted(runs, key=lambda run: run["all"])[len(runs) // 2]
-        return {"slide": slide.name} | median_run
+        return {"slide": slide.name, **median_run}
 
     def profile(self, slide: Path) -> str:
         """Profile the network, the slowest part on a CPU."""

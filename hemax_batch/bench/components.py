@@ -175,7 +175,12 @@ def _windows(width: int, height: int) -> list[tuple[int, int, int, int]]:
     ]
 
 
-KINDS = {"reading": reading, "openslide": openslide, "network": network, "plain": plain_loop}
+KINDS: dict[str, Callable[[str, int, int, int], Work]] = {
+    "reading": reading,
+    "openslide": openslide,
+    "network": network,
+    "plain": plain_loop,
+}
 
 
 def _run_share(

@@ -74,9 +74,11 @@ def synthetic_job(root: Path, size_px: tuple[int, int] = SLIDE_PX) -> SlideJob:
         0.0,
     )
     journal = RegionJournal.for_slide(ResultsFolder(root).state, slide.slide_id, "f" * 64)
-    return SlideJob(
-        SlideFile(Path(slide.path), slide.slide_id), slide, "f" * 64, journal, plan, state="working"
+    job = SlideJob(
+        SlideFile(Path(slide.path), slide.slide_id), fingerprint="f" * 64, state="working"
     )
+    job.slide, job.journal, job.plan = slide, journal, plan
+    return job
 
 
 def fill_journal(root: Path, n_cells: int, size_px: tuple[int, int] = SLIDE_PX) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ..bounded_files import read_toml
 from ..errors import HemaxError, UsageError
 from .review import export_options
+from .streams import tolerate_lost_output
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -21,7 +22,7 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
     if path is None:
         return
     try:
-        values = tomllib.loads(path.read_text("utf-8"))
+        values = read_toml(path)
     except (OSError, ValueError) as error:
         raise click.BadParameter(f"{path}: {error}") from error
     known = {param.name for param in ctx.command.params}
@@ -225,6 +226,7 @@ def run(inputs: tuple[str, ...], out: Path, **given: Any) -> None:
       hemax-batch run slides/ --out results/
       hemax-batch run "/scans/**/*.svs" --out results/ --workers 8 --log-json run.jsonl --quiet
     """
+    tolerate_lost_output()
     local = given["workers"] != 0 and not (
         given["scheduler"] or given["scheduler_file"] or given["dry_run"]
     )

@@ -1,4 +1,4 @@
-"""How a run looks at regions, and one region as a task: small, picklable, complete."""
+"""Configuration of a run's inference, and one region as a task: small, picklable, complete."""
 
 from __future__ import annotations
 
@@ -9,10 +9,18 @@ from ..records import Region, Slide, StainProfile
 
 @dataclass(frozen=True)
 class InferenceConfig:
-    """How every region of a run is looked at. `device`: "cpu", "cuda" or "auto" (a GPU where this process sees one).
+    """How every region of a run is processed.
 
-    batch_size: patches at a time; None: as suits the device. engine, precision: as RunSettings.
-    timeout_s: a region that takes longer ends its worker process, which is started anew; 0: no limit.
+    Attributes
+    ----------
+    batch_size
+        Patches at a time. None: as suits the device.
+    device
+        "cpu", "cuda" or "auto" (a GPU if this process has one).
+    timeout_s
+        A region that takes longer ends its worker process, which is restarted. 0: no limit.
+    engine, precision
+        As in RunSettings.
     """
 
     weights: str | None
@@ -28,7 +36,7 @@ class InferenceConfig:
 
 @dataclass(frozen=True)
 class RegionTask:
-    """One task: small, picklable, complete."""
+    """One region with all that a worker needs to process it."""
 
     slide: Slide
     stain: StainProfile

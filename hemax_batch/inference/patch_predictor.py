@@ -1,30 +1,40 @@
-"""Sends the patches of one region through the network, a batch at a time, and keeps count of what that cost."""
+"""Send the patches of one region through the network in batches, and count the costs."""
 
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from ..geometry import centres
-from ..records import CENTRAL_CELL_UM, Cells
+from ..records import CENTRAL_CELL_UM, Cells, PatchBatch
 from ..slides import patches
 from ..slides.reader import SlideReader
 
-CPU_BATCH, GPU_BATCH = 8, 64  # patches: few are held at a time; all of a usual region's at once
+if TYPE_CHECKING:
+    from ..model.checkpoint import WeightsCard
+    from ..model.predictor import Prediction
+
+CPU_BATCH, GPU_BATCH = 8, 64  # patches; a GPU takes all patches of a usual region at once
 
 
 @dataclass(frozen=True)
 class PatchDetections:
-    """Cells as patches showed them.
+    """N cells as patches showed them.
 
-    cells       N of them
-    cut         bool [N], the cell touches its patch's border
-    patch_centres_xy    float64 [N, 2], centre of the patch that saw it (level-0 pixels)
-    saturated_xy  float64 [S, 2], centres of the saturated patches: as many cells as queries, so perhaps more
+    Attributes
+    ----------
+    cut
+        bool [N]: the cell touches its patch's border.
+    patch_centres_xy
+        float64 [N, 2]: centre of the cell's patch (level-0 pixels).
+    saturated_xy
+        float64 [S, 2]: centres of the saturated patches. They have as many cells as queries, so they
+        may contain more.
     """
 
     cells: Cells
@@ -33,18 +43,20 @@ class PatchDetections:
     saturated_xy: np.ndarray
 
     def take(self, rows: np.ndarray) -> PatchDetections:
-        """Those cells; the crowded patches stay."""
+        """Return the cells at `rows`. The saturated patches stay."""
         return PatchDetections(
             self.cells.take(rows), self.cut[rows], self.patch_centres_xy[rows], self.saturated_xy
         )
 
     def centres_xy(self) -> np.ndarray:
-        """Centres of the cells' boxes: float64 [N, 2]."""
+        """Return the centres of the cells' boxes: float64 [N, 2]."""
         return centres(self.cells.boxes_xyxy.astype(np.float64))
 
     def is_central(self, mpp: float) -> np.ndarray:
-        """Whether each cell is the one that its patch is centred on: bool [N]."""
-        return np.hypot(*(self.centres_xy() - self.patch_centres_xy).T) * mpp <= CENTRAL_CELL_UM
+        """Return whether each cell is the one on which its patch is centred: bool [N]."""
+        off_centre_px = np.hypot(*(self.centres_xy() - self.patch_centres_xy).T)
+        central: np.ndarray = off_centre_px * mpp <= CENTRAL_CELL_UM
+        return central
 
     def without_patches(self, centres_xy: np.ndarray) -> PatchDetections:
         """Leave out the patches with these centres [M, 2]: their cells, and the patches as saturated ones."""
@@ -60,45 +72,64 @@ class PatchDetections:
 
     @staticmethod
     def concat(parts: list[PatchDetections]) -> PatchDetections:
-        """All of `parts` in order."""
-        nothing = np.zeros((0, 2))
+        """Join `parts` in order."""
+        no_places = np.zeros((0, 2))
         return PatchDetections(
             Cells.concat([p.cells for p in parts]),
             np.concatenate([np.zeros(0, bool), *(p.cut for p in parts)]),
-            np.concatenate([nothing, *(p.patch_centres_xy for p in parts)]),
-            np.concatenate([nothing, *(p.saturated_xy for p in parts)]),
+            np.concatenate([no_places, *(p.patch_centres_xy for p in parts)]),
+            np.concatenate([no_places, *(p.saturated_xy for p in parts)]),
         )
+
+
+class PatchNetwork(Protocol):
+    """The network for patches. `model.predictor.Predictor` implements it."""
+
+    card: WeightsCard
+
+    @property
+    def device(self) -> str:
+        """Device of the network, for example "cpu"."""
+
+    def __call__(
+        self, batch: PatchBatch, slide_mpp: float, slide_wh: tuple[int, int], /
+    ) -> Prediction:
+        """Predict the cells in a batch of patches of one slide."""
 
 
 @dataclass
 class PatchPredictor:
-    """One region's view through the network. `predictor` is a model.predictor.Predictor; `batch_size` may shrink (None:
-    as suits its device)."""
+    """Predicts the cells in patches of one region.
+
+    `batch_size` may shrink. None: as suits the device.
+    """
 
     reader: SlideReader
-    predictor: object
+    predictor: PatchNetwork
     batch_size: int | None = None
     patches: int = 0
     platelets: int = 0
     seconds_read: float = 0.0
     seconds_network: float = 0.0
+    _batch: int = field(init=False)  # current batch size
 
-    def __post_init__(self):
-        self.batch_size = self.batch_size or (GPU_BATCH if self.prefetches else CPU_BATCH)
+    def __post_init__(self) -> None:
+        self._batch = self.batch_size or (GPU_BATCH if self.prefetches else CPU_BATCH)
 
     def predict(self, centres_xy: np.ndarray, size_px: int) -> PatchDetections:
-        """Cells in the patches of `size_px` squared centred on `centres_xy` [N, 2] (level-0 pixels).
+        """Predict the cells in square patches of `size_px` centred on `centres_xy` [N, 2].
 
-        On a GPU the next batch is read while the network looks at one. A batch too large for the device is halved and
-        tried again, down to one patch.
+        Centres are level-0 pixels. On a GPU the next batch is read while the network processes one. A batch
+        that is too large for the device is halved and tried again, down to one patch.
         """
         parts: list[PatchDetections] = []
         with ThreadPoolExecutor(1) if self.prefetches else nullcontext() as prefetcher:
-            start, next_batch = 0, None
+            start = 0
+            next_batch: Future[PatchBatch] | None = None
             while start < len(centres_xy):
-                batch_xy = centres_xy[start : start + self.batch_size]
+                batch_xy = centres_xy[start : start + self._batch]
                 batch = next_batch.result() if next_batch else self._read_batch(batch_xy, size_px)
-                next_xy = centres_xy[start + self.batch_size : start + 2 * self.batch_size]
+                next_xy = centres_xy[start + self._batch : start + 2 * self._batch]
                 next_batch = (
                     prefetcher.submit(self._read_batch, next_xy, size_px)
                     if prefetcher and len(next_xy)
@@ -109,9 +140,9 @@ class PatchPredictor:
                 except (MemoryError, RuntimeError) as error:
                     if not _is_out_of_memory(error) or len(batch_xy) == 1:
                         raise
-                    self.batch_size = len(batch_xy) // 2
+                    self._batch = len(batch_xy) // 2
                     if next_batch:
-                        next_batch.result()  # of the old size; and nobody else may be reading
+                        next_batch.result()  # it has the old size, and the reader must be free
                         next_batch = None
                     continue
                 self.patches += len(batch_xy)
@@ -144,19 +175,19 @@ class PatchPredictor:
 
     @property
     def prefetches(self) -> bool:
-        """Where the network leaves the processor idle."""
+        """Whether the next batch is read meanwhile, because the network leaves the processor idle."""
         return str(self.predictor.device) != "cpu"
 
-    def _read_batch(self, batch_xy: np.ndarray, size_px: int):
-        """The pixels of a batch of patches."""
+    def _read_batch(self, batch_xy: np.ndarray, size_px: int) -> PatchBatch:
+        """Read the pixels of a batch of patches."""
         started = time.perf_counter()
         try:
             return patches.cut_patches(self.reader, batch_xy, self.predictor.card.mpp, size_px)
         finally:
             self.seconds_read += time.perf_counter() - started
 
-    def _predict_batch(self, batch):
-        """The prediction for a batch of patches."""
+    def _predict_batch(self, batch: PatchBatch) -> Prediction:
+        """Predict a batch of patches."""
         slide, started = self.reader.slide, time.perf_counter()
         try:
             return self.predictor(batch, slide.mpp, (slide.width, slide.height))
@@ -174,6 +205,9 @@ def small_patch_px(size_px: int) -> int:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Of the device (torch.OutOfMemoryError) or this machine; told by its words, without importing torch here."""
+    """Return whether the device or this machine is out of memory.
+
+    The message decides, so that torch (torch.OutOfMemoryError) is not imported here.
+    """
     words = ("out of memory", "can't allocate memory", "cannot allocate memory", "alloc_failed")
     return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)

@@ -1,4 +1,4 @@
-"""A slide's plan as a task: its stain and scale measured and its regions laid out by whichever process has time."""
+"""Plan a slide as a task: measure its stain and scale, and lay out its regions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from .watchdog import exit_process_after
 
 @dataclass(frozen=True)
 class PlanTask:
-    """What planning needs. timeout_s: planning that takes longer ends its worker process; 0: no limit."""
+    """A slide with all that is needed to plan it.
+
+    Planning that takes longer than `timeout_s` ends its worker process. 0: no limit.
+    """
 
     slide: Slide
     core_um: float
@@ -22,7 +25,10 @@ class PlanTask:
 
 
 def plan_slide(task: PlanTask) -> TilePlan:
-    """Open, measure the stain, lay out the regions. Raises SlideError where the slide cannot be read."""
+    """Open a slide, measure its stain, lay out its regions.
+
+    Raises SlideError if the slide cannot be read.
+    """
     with exit_process_after(task.timeout_s), reopen(task.slide, True) as reader:
         stain = measure_stain(reader)
         plan = plan_regions(reader, stain, task.core_um)

@@ -1,10 +1,15 @@
-"""Everything that happens to one region of a slide: candidates, patches, predictions, cells.
+"""Process one region of a slide: candidates, patches, predictions, cells.
 
-What is found must not depend on how the slide was cut into regions. So each candidate is looked at by the one region
-whose core holds its centre, in a patch centred on it, whose pixels depend on the candidate alone; what a patch leads to
-(re-reading it in smaller windows, a follow-up patch) depends on that patch and the candidates round it alone; and the
-slide's cells are the union over its candidates, deduplicated once over the whole slide (cells.merge), the view most
-central in its patch first. The audit's sample is counted only: the cells in it never join the slide's.
+The cells that are found do not depend on how the slide is divided into regions:
+
+- Each candidate is processed by the one region whose core contains its centre. Its patch is centred
+  on it, and the patch's pixels depend on the candidate alone.
+- What follows from a patch (smaller windows, a follow-up patch) depends on that patch and the
+  candidates around it alone.
+- The slide's cells are the union over its candidates. They are deduplicated once over the whole
+  slide (cells.merge). The view that is most central in its patch has priority.
+
+Cells in the audit's sample are only counted. They never join the slide's cells.
 """
 
 from __future__ import annotations
@@ -15,32 +20,32 @@ import time
 import numpy as np
 
 from ..geometry import inside
+from ..model.checkpoint import WeightsCard
 from ..outputs.outlines import add_outlines
-from ..records import CENTRAL_CELL_UM, Cells, RegionResult
+from ..records import CENTRAL_CELL_UM, Cells, Rect, RegionResult
 from ..slides import patch_grid, quality, screen_view, screening
 from ..slides.overview import overview_piece
 from ..slides.patches import cut_patches
 from ..slides.reader import SlideReader
 from ..slides.zones import measure_squares
 from .config import RegionTask
-from .patch_predictor import PatchDetections, PatchPredictor
+from .patch_predictor import PatchDetections, PatchNetwork, PatchPredictor
 from .screening_audit import audit_screening
 from .worker_cache import cached_reader
 
-LARGEST_CELL_UM = (
-    22.0  # promyelocytes and blasts reach 21 µm: whole in some patch of --exhaustive's lattice
-)
-EDGE_TOLERANCE_UM = 1.0  # by which an outline may fall short of its patch's border
-RBC_FIELD_STEP_UM, RBC_FIELD_MPP, RBC_FIELD_PX = (
-    100.0,
-    0.5,
-    150,
-)  # 75 µm of every 100: some ten single red cells each
+# Promyelocytes and blasts reach 21 µm. They lie whole in some patch of the grid of --exhaustive.
+LARGEST_CELL_UM = 22.0
+EDGE_TOLERANCE_UM = 1.0  # largest gap between a cut outline and its patch's border
+# Fields of 75 µm every 100 µm, with about ten single red cells each.
+RBC_FIELD_STEP_UM, RBC_FIELD_MPP, RBC_FIELD_PX = 100.0, 0.5, 150
 
 
-def infer_region(task: RegionTask, predictor) -> RegionResult:
-    """Steps: one coarse look, candidates, density of the film, red cells, patches, crowded patches again in smaller
-    windows, follow-ups, outlines, the audit."""
+def infer_region(task: RegionTask, predictor: PatchNetwork) -> RegionResult:
+    """Process one region.
+
+    Steps: read the screen's view, find candidates, measure the film and the red cells, predict patches,
+    read saturated patches again in smaller windows, predict follow-ups, trace outlines, audit.
+    """
     reader, card, region = cached_reader(task.slide), predictor.card, task.region
     reader.take_damaged()  # of a region that was read before
     patch_predictor = PatchPredictor(reader, predictor, task.config.batch_size)
@@ -60,17 +65,13 @@ def infer_region(task: RegionTask, predictor) -> RegionResult:
         subwindow_centres(detections.saturated_xy, card, task.slide.mpp),
         subwindow_px(card.patch_px),
     )
-    if task.config.exhaustive:  # no patch is a cell's own
-        keep, follow_up_rows, notes = (
-            ~detections.cut,
-            _cut_oversized(detections, task.slide.mpp),
-            (),
-        )
+    notes: tuple[str, ...] = ()
+    if task.config.exhaustive:  # no patch is centred on a cell
+        keep = ~detections.cut
+        follow_up_rows = _cut_oversized(detections, task.slide.mpp)
     else:
-        keep, follow_up_rows = (
-            whole_or_central(detections, task.slide.mpp),
-            _cut_without_candidate(detections, candidates, task, reader),
-        )
+        keep = whole_or_central(detections, task.slide.mpp)
+        follow_up_rows = _cut_without_candidate(detections, candidates, task, reader)
         notes = _cut_notes(detections, task.slide.mpp)
     follow_ups = patch_predictor.predict(detections.centres_xy()[follow_up_rows], card.patch_px)
     kept_cells = [
@@ -105,8 +106,11 @@ def infer_region(task: RegionTask, predictor) -> RegionResult:
     )
 
 
-def _candidates(task: RegionTask, view: screen_view.ScreenView, card) -> np.ndarray:
-    """Where to look, float64 [N, 2]: what the screen proposes in the window, or the lattice that covers it all."""
+def _candidates(task: RegionTask, view: screen_view.ScreenView, card: WeightsCard) -> np.ndarray:
+    """Return the centres of patches, float64 [N, 2].
+
+    They are the screen's candidates in the window, or the grid that covers all of it.
+    """
     if task.config.exhaustive:
         return patch_grid.lattice_centres(
             task.region.window, card.patch_px * card.mpp - LARGEST_CELL_UM, task.slide.mpp
@@ -115,9 +119,14 @@ def _candidates(task: RegionTask, view: screen_view.ScreenView, card) -> np.ndar
 
 
 def _measure_red_cells(task: RegionTask, reader: SlideReader) -> tuple[np.ndarray, float]:
-    """Diameters (µm) of single red cells, float32 [R], and the median focus, in one small field of each RBC_FIELD_STEP_UM.
+    """Measure single red cells and the focus in one small field per RBC_FIELD_STEP_UM.
 
-    The fields lie on a slide-wide lattice, so that the slide's median does not depend on its regions.
+    The fields lie on a slide-wide grid, so the slide's median does not depend on its regions.
+
+    Returns
+    -------
+    tuple
+        Diameters in µm, float32 [R], and the median focus.
     """
     fields_xy = patch_grid.lattice_centres(task.region.core, RBC_FIELD_STEP_UM, task.slide.mpp)
     diameters_um, focuses = [np.zeros(0, np.float32)], []
@@ -136,10 +145,11 @@ def _measure_red_cells(task: RegionTask, reader: SlideReader) -> tuple[np.ndarra
 def _cut_without_candidate(
     detections: PatchDetections, candidates: np.ndarray, task: RegionTask, reader: SlideReader
 ) -> np.ndarray:
-    """Rows of the cut cells that no candidate stands for, so that no patch would show them whole: int64 [U].
+    """Return the rows of cut cells that no candidate stands for: int64 [U].
 
-    A window's candidates are exact in its core only (its halo is the screen's support), so round a cell beyond the
-    core the screen looks again: whether a cell has a candidate must not depend on who asks.
+    No other patch would show them whole. A window's candidates are exact in its core only, because its
+    halo is the screen's support. The screen therefore reads again around a cell beyond the core.
+    Whether a cell has a candidate must not depend on the region.
     """
     reach_px = CENTRAL_CELL_UM / task.slide.mpp
     x0, y0, x1, y1 = task.region.core
@@ -159,8 +169,10 @@ def _cut_without_candidate(
 
 
 def _cut_oversized(detections: PatchDetections, mpp: float) -> np.ndarray:
-    """Rows of the cut cells that no patch of the lattice may show whole: int64 [U]. The patch that is nearest such a cell
-    shows LARGEST_CELL_UM of it each way, or all."""
+    """Return the rows of cut cells that perhaps no patch of the grid shows whole: int64 [U].
+
+    The patch nearest to such a cell shows LARGEST_CELL_UM of it each way, or all of it.
+    """
     sides_px = (detections.cells.boxes_xyxy[:, 2:] - detections.cells.boxes_xyxy[:, :2]).max(
         1, initial=0
     )
@@ -169,7 +181,8 @@ def _cut_oversized(detections: PatchDetections, mpp: float) -> np.ndarray:
     )
 
 
-def _square(x: float, y: float, half_px: float) -> tuple[int, int, int, int]:
+def _square(x: float, y: float, half_px: float) -> Rect:
+    """Return the square around a point, enlarged to whole pixels."""
     return (
         math.floor(x - half_px),
         math.floor(y - half_px),
@@ -179,14 +192,16 @@ def _square(x: float, y: float, half_px: float) -> tuple[int, int, int, int]:
 
 
 def whole_or_central(detections: PatchDetections, mpp: float) -> np.ndarray:
-    """Rows to keep, bool [N]: cells seen whole, and the cell that a patch is centred on, even if it is cut.
+    """Return the rows to keep, bool [N]: whole cells, and the cell on which a patch is centred.
 
-    Other cut cells have a patch of their own, which shows them whole.
+    The central cell is kept even if it is cut. Other cut cells have a patch of their own.
     """
-    return ~detections.cut | detections.is_central(mpp)
+    keep: np.ndarray = ~detections.cut | detections.is_central(mpp)
+    return keep
 
 
 def _cut_notes(detections: PatchDetections, mpp: float) -> tuple[str, ...]:
+    """Return a note for each central cell that is cut."""
     places = detections.centres_xy()[detections.cut & detections.is_central(mpp)]
     return tuple(
         f"the cell at x {x:.0f}, y {y:.0f} reaches beyond its patch: its outline is cut"
@@ -195,14 +210,15 @@ def _cut_notes(detections: PatchDetections, mpp: float) -> tuple[str, ...]:
 
 
 def _saturation_notes(windows: PatchDetections) -> tuple[str, ...]:
+    """Return a note for each window that is still saturated."""
     return tuple(
-        f"more cells than the network can tell apart round x {x:.0f}, y {y:.0f}"
+        f"more cells than the network can separate around x {x:.0f}, y {y:.0f}"
         for x, y in windows.saturated_xy
     )
 
 
 def subwindow_px(patch_px: int) -> int:
-    """Side of the smaller windows: half a patch, rounded up to the multiple of 32 that the network takes.
+    """Return the side of the smaller windows: half a patch, rounded up to a multiple of 32.
 
     >>> subwindow_px(320), subwindow_px(300)
     (160, 160)
@@ -210,8 +226,12 @@ def subwindow_px(patch_px: int) -> int:
     return math.ceil(patch_px / 64) * 32
 
 
-def subwindow_centres(saturated_xy: np.ndarray, card, mpp: float) -> np.ndarray:
-    """Centres of the windows that re-read each of S crowded patches, 3 x 3 overlapping by half: float64 [9 S, 2]."""
+def subwindow_centres(saturated_xy: np.ndarray, card: WeightsCard, mpp: float) -> np.ndarray:
+    """Return the centres of the windows that read S saturated patches again: float64 [9 S, 2].
+
+    Each patch gets 3 x 3 windows that overlap by half.
+    """
     step = card.patch_px / 4 * card.mpp / mpp  # level-0 pixels
     offsets = np.array([(x, y) for y in (-step, 0, step) for x in (-step, 0, step)])
-    return (saturated_xy[:, None] + offsets[None]).reshape(-1, 2)
+    windows_xy: np.ndarray = (saturated_xy[:, None] + offsets[None]).reshape(-1, 2)
+    return windows_xy

@@ -1,4 +1,4 @@
-"""The unit of work: one region of a slide as a task that any process can do."""
+"""Process one region of a slide as a task that any process can run."""
 
 from __future__ import annotations
 
@@ -13,10 +13,17 @@ from .worker_cache import close_cached_reader, load_predictor
 
 
 def process_region(task: RegionTask) -> RegionResult:
-    """Look at one region; what cannot be read is tried once more with a fresh handle, then reported as its failure.
+    """Process one region.
 
-    A failure concerns this region alone. Raises WeightsError where this process cannot load the same weights, and
-    GpuLostError, after which this process ends itself if it is a worker.
+    A read that fails is tried once more with a new handle. A second failure is the region's result.
+    It concerns this region alone.
+
+    Raises
+    ------
+    WeightsError
+        This process cannot load the same weights.
+    GpuLostError
+        The GPU failed. A worker process ends itself after this error.
     """
     with exit_process_after(task.config.timeout_s), report_gpu_loss():
         config = task.config
@@ -25,7 +32,7 @@ def process_region(task: RegionTask) -> RegionResult:
         )
         try:
             return infer_region(task, predictor)
-        except ReadError:  # OpenSlide's errors latch: only a new handle can succeed
+        except ReadError:  # an OpenSlide handle that failed always fails
             close_cached_reader(task.slide)
         except SlideError as error:
             return unreadable_region(task.region.index, str(error))
@@ -37,7 +44,7 @@ def process_region(task: RegionTask) -> RegionResult:
 
 
 def unreadable_region(region_index: int, reason: str) -> RegionResult:
-    """The result of a region that could not be done."""
+    """Return the result of a region that could not be processed."""
     return RegionResult(
         region_index, Cells.empty(), np.zeros(0, np.float32), 0, 0, 0, 0, failure=reason
     )

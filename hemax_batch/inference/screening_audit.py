@@ -1,4 +1,4 @@
-"""The audit of the screen on one region: a random sample of what it passed over, looked at by the network."""
+"""Audit the screen on one region: the network sees a random sample of what the screen passed over."""
 
 from __future__ import annotations
 
@@ -6,21 +6,29 @@ import numpy as np
 
 from ..cells.measure import measure_cells
 from ..cells.morphology import ANY_NUCLEUS_FRACTION
+from ..model.checkpoint import WeightsCard
 from ..records import CENTRAL_CELL_UM
 from ..slides import patch_grid
 from .config import RegionTask
 from .patch_predictor import PatchPredictor
 
-AUDIT_SEED = 0  # one draw for ever: the same slide gives the same sample
+AUDIT_SEED = 0  # fixed, so that a slide always has the same sample
 
 
 def audit_screening(
-    task: RegionTask, patch_predictor: PatchPredictor, candidates: np.ndarray, card
+    task: RegionTask, patch_predictor: PatchPredictor, candidates: np.ndarray, card: WeightsCard
 ) -> tuple[float, float, int]:
-    """Area (µm²) that the screen passed over, area of the sample of it, and the cells centred there that it missed.
+    """Measure what the screen missed in a region.
 
-    The squares looked at are patches, so every cell centred in one counts, cut or not, that no candidate stands for;
-    what would be left unidentified on the slide (unsure, or without a nucleus) is no missed cell here either.
+    The sampled squares are patches. Every cell centred in one counts, cut or not, unless a candidate
+    stands for it. A cell that would stay unidentified on the slide (unsure, or without a nucleus) is no
+    missed cell.
+
+    Returns
+    -------
+    tuple
+        Area that the screen passed over and area of the sample, both in µm², and the number of cells
+        in the sample that the screen missed.
     """
     if task.config.exhaustive:
         return 0.0, 0.0, 0

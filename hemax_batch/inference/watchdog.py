@@ -1,7 +1,7 @@
-"""How a worker process ends itself, and says why before it does.
+"""End a worker process that hangs or lost its GPU, and report the reason before.
 
-A read that hangs in the kernel, or a graphics card that is lost, can be got rid of with the process only. Dask would see
-a worker that died, blame all its tasks and try them again; told which task it was, the run need not find out.
+Only the end of the process ends a read that hangs in the kernel, or a lost GPU. dask would only see
+a dead worker, blame all its tasks and retry them. The report names the task that hangs.
 """
 
 from __future__ import annotations
@@ -12,22 +12,23 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVarTuple
 
 from ..errors import GpuLostError
 
-HUNG_TASK_TOPIC = (
-    "hemax-batch-hung"  # of dask's events: the key of the task and for how long it hung
-)
+# Topic of dask's events. An event has the key of the task and the seconds that it took.
+HUNG_TASK_TOPIC = "hemax-batch-hung"
 HUNG_EXIT_CODE, GPU_LOST_EXIT_CODE = 75, 76
-_REPORT_DELAY_S = 1.0  # for what was said to reach the scheduler
-_BLOCK_S = 60.0  # for this process to end
+_REPORT_DELAY_S = 1.0  # until the report has reached the scheduler
+_BLOCK_S = 60.0  # until this process has ended
 
-_gpu_lost = threading.Event()  # to this process, which is about to end
+Ts = TypeVarTuple("Ts")
+_gpu_lost = threading.Event()  # set if this process lost its GPU and will end
 
 
 @contextmanager
 def exit_process_after(timeout_s: float) -> Iterator[None]:
-    """End this process if the block takes longer than `timeout_s`; 0: never."""
+    """End this process if the block takes longer than `timeout_s`. 0: never."""
     if not timeout_s:
         yield
         return
@@ -37,9 +38,11 @@ def exit_process_after(timeout_s: float) -> Iterator[None]:
 
 @contextmanager
 def report_gpu_loss() -> Iterator[None]:
-    """Turn CUDA's errors into GpuLostError. They leave a process that can never use its GPU again and may spoil what it
-    computes, so a worker ends itself, once the error has been sent. What dask gives it until then waits for that end, to
-    be done elsewhere: tried here it would only fail, again and again.
+    """Turn CUDA's errors into GpuLostError.
+
+    After such an error the process can never use its GPU again, and its results may be wrong. A worker
+    therefore ends itself after it has sent the error. Tasks that dask sends until then wait for that
+    end and run elsewhere.
     """
     if _gpu_lost.is_set():
         time.sleep(_BLOCK_S)
@@ -59,8 +62,8 @@ def report_gpu_loss() -> Iterator[None]:
         raise GpuLostError(message, gpu, task[0].address if task else "") from error
 
 
-def _current_task():
-    """The dask worker that runs this thread's task, and the task's key; None outside one."""
+def _current_task() -> tuple[Any, Any] | None:
+    """Return the dask worker that runs this thread's task, and the task's key. None without dask."""
     from distributed import get_worker
 
     try:
@@ -70,7 +73,8 @@ def _current_task():
         return None
 
 
-def _report_and_exit(task, timeout_s: float) -> None:
+def _report_and_exit(task: tuple[Any, Any] | None, timeout_s: float) -> None:
+    """Report the task that hangs, then end this process."""
     if task is not None:
         worker, key = task
         worker.log_event(HUNG_TASK_TOPIC, {"key": key, "seconds": timeout_s})
@@ -79,8 +83,10 @@ def _report_and_exit(task, timeout_s: float) -> None:
 
 
 @contextmanager
-def called_after(seconds: float, function: Callable, *arguments: object) -> Iterator[None]:
-    """`function(*arguments)`, from a thread, if the block takes longer than `seconds`."""
+def called_after(
+    seconds: float, function: Callable[[*Ts], object], *arguments: *Ts
+) -> Iterator[None]:
+    """Call `function(*arguments)` from a thread if the block takes longer than `seconds`."""
     timer = threading.Timer(seconds, function, arguments)
     timer.daemon = True
     timer.start()

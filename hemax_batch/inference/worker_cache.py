@@ -1,39 +1,44 @@
-"""What a worker process keeps between tasks: the network, and the slides that it has open."""
+"""Keep the network and the open slides of a worker process between tasks."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from ..errors import WeightsError
 from ..records import Slide
 from ..slides.reader import SlideReader, reopen
 
-_MAX_OPEN_SLIDES = (
-    3  # kept open per thread that works: this slide's, and the next one's first regions
-)
+if TYPE_CHECKING:
+    from ..model.predictor import Predictor
+
+_MAX_OPEN_SLIDES = 3  # per thread: the current slide, and the first regions of the next ones
 
 
 @lru_cache(maxsize=1)
 def load_predictor(
     weights: str | None, sha256: str, device: str, engine: str = "torch", precision: str = "f32"
-):
-    """This process's network, loaded once. WeightsError where the file is not the one that the run began with."""
+) -> Predictor:
+    """Load the network once per process.
+
+    Raises WeightsError if the file is not the one of the run's beginning.
+    """
     from ..model.predictor import Predictor
 
     device = "cpu" if engine == "openvino" else _resolve_device(device)
     predictor = Predictor.load(weights, device, engine=engine, precision=precision)
     if predictor.card.sha256 != sha256:
         raise WeightsError(
-            f"{predictor.card.path}: SHA-256 {predictor.card.sha256[:12]}… here, {sha256[:12]}… where the run began; "
-            "every worker needs the same weights file (--weights on a shared folder)"
+            f"{predictor.card.path}: SHA-256 {predictor.card.sha256[:12]}… here, "
+            f"{sha256[:12]}… at the run's beginning; every worker needs the same weights file (--weights on a shared folder)"
         )
     return predictor
 
 
 def _resolve_device(device: str) -> str:
-    """ "auto" as "cuda" where this process sees a GPU, else "cpu"; anything else as it is."""
+    """Return "cuda" or "cpu" for "auto", depending on this process. Other values are kept."""
     if device != "auto":
         return device
     import torch
@@ -42,9 +47,12 @@ def _resolve_device(device: str) -> str:
 
 
 class _ReaderCache(threading.local):
-    """This thread's readers: a cluster's worker may run several regions at once, and none may close another's."""
+    """This thread's readers.
 
-    def __init__(self):
+    A cluster's worker may run several regions at once, and a thread must not close another's reader.
+    """
+
+    def __init__(self) -> None:
         self.readers: OrderedDict[Slide, SlideReader] = OrderedDict()
 
 
@@ -52,7 +60,10 @@ _reader_cache = _ReaderCache()
 
 
 def cached_reader(slide: Slide) -> SlideReader:
-    """This thread's reader of `slide`, opened once; the one unused for longest is closed beyond `_MAX_OPEN_SLIDES`."""
+    """Return this thread's reader of `slide`, opened once.
+
+    The least recently used reader is closed if there are more than `_MAX_OPEN_SLIDES`.
+    """
     readers = _reader_cache.readers
     if slide not in readers:
         readers[slide] = reopen(slide, glass_for_damage=True)
@@ -63,6 +74,7 @@ def cached_reader(slide: Slide) -> SlideReader:
 
 
 def close_cached_reader(slide: Slide) -> None:
+    """Close this thread's reader of `slide`, if there is one."""
     reader = _reader_cache.readers.pop(slide, None)
     if reader is not None:
         reader.close()

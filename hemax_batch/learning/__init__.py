@@ -1,4 +1,4 @@
-"""Training and measuring networks on labelled images.
+"""Learning: labelled images, training, evaluation, and studies of several trainings.
 
-data < evaluation < training < experiments: each imports only those before it.
+Imports go downwards: experiments, training, evaluation, data.
 """

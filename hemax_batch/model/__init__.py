@@ -1,4 +1,4 @@
-"""The HemaX network and how it is applied to patches: layers, losses, checkpoints, predictor.
+"""The HemaX network and its use on patches: layers, losses, checkpoints, predictor.
 
-Knows PyTorch and the vocabulary, never a slide. Engines run the network; weights are data files.
+It knows PyTorch and the vocabulary, never a slide. Engines run the network.
 """

@@ -1,4 +1,4 @@
-"""From a slide's finished regions to its published results, and the record of the run.
+"""Publish a slide's finished regions as its results, and write the record of the run.
 
-Stands above results, outputs and review, which it calls.
+This package calls results, outputs and review.
 """

@@ -1,10 +1,13 @@
-"""What became of a slide's area, region by region and in all: read or lost, in which zone, counted or left out and why,
-and whether focus and stain were good enough."""
+"""Report a slide's area, region by region and in total.
+
+The report says what was read, its zone, what counts or is left out and why, and whether focus and
+stain are good enough.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -17,25 +20,27 @@ from ..slides.stain import FEW_RED_CELLS_PER_MM2
 from ..slides.zones import BLANK, MONOLAYER, ZoneMap, film_statistics
 from ..vocabulary import WHITE_NAMES, ZONES
 
-FIELD_FRACTION = (
-    RBC_FIELD_PX * RBC_FIELD_MPP / RBC_FIELD_STEP_UM
-) ** 2  # of the film, in which red cells are measured
+# Share of the film in which red cells are measured.
+FIELD_FRACTION = (RBC_FIELD_PX * RBC_FIELD_MPP / RBC_FIELD_STEP_UM) ** 2
 
-_UNEVEN_STAIN_RATIO = (
-    2.0  # times paler in one region than in another (10th and 90th percentile), the stain is uneven
-)
-_MIN_REGIONS = 10  # too few to say so
-_MIN_AREA_FRACTION = 0.01  # of a region's film, below which a zone's share is not worth a reason
-_OUT_OF_FOCUS_SHARE = 0.05  # of the regions, above which it is a warning
+# The stain is uneven beyond this ratio of the 90th to the 10th percentile of regions.
+_UNEVEN_STAIN_RATIO = 2.0
+_Counts = tuple[int, int, int]  # cells, white cells, counted white cells
+_MIN_REGIONS = 10  # least number of regions for that statement
+_MIN_AREA_FRACTION = 0.01  # of a region's film; a smaller zone gets no reason
+_OUT_OF_FOCUS_SHARE = 0.05  # of the regions; a larger share gives a warning
 
 
 def has_single_red_cells(zone_map: ZoneMap, slide: Slide, measured: int) -> bool:
-    """Whether what looks like the monolayer of a slide holds single red cells, of which `measured` were: tissue may be
-    as dense as a monolayer, but has hardly any."""
+    """Return whether the monolayer of a slide contains single red cells.
+
+    `measured` is the number of red cells that were measured. Tissue may be as dense as a monolayer, but
+    has hardly any single red cells.
+    """
     monolayer_mm2 = (
         zone_map.areas_in((0, 0, slide.width, slide.height))[MONOLAYER] * (slide.mpp / 1000) ** 2
     )
-    return measured > FEW_RED_CELLS_PER_MM2 * FIELD_FRACTION * monolayer_mm2
+    return bool(measured > FEW_RED_CELLS_PER_MM2 * FIELD_FRACTION * monolayer_mm2)
 
 
 def region_reports(
@@ -43,11 +48,16 @@ def region_reports(
     selection: CellSelection, centres_xy: np.ndarray, class_names: Sequence[str], rbc_diameter_um: float,
     unreadable_px: Mapping[int, float] | None = None,
 ) -> list[RegionReport]:  # fmt: skip
-    """The figures of every region of the plan, in its order.
+    """Return the report of every region of the plan, in its order.
 
-    centres_xy       float64 [N, 2], of the slide's cells, whose final classes are `class_names`
-    rbc_diameter_um  of the slide's typical red cell
-    unreadable_px    of each region, the area that could not be decoded (level-0 pixels squared)
+    Parameters
+    ----------
+    centres_xy
+        Centres of the slide's cells, float64 [N, 2]. Their final classes are `class_names`.
+    rbc_diameter_um
+        Diameter of the slide's typical red cell.
+    unreadable_px
+        Area of each region that could not be decoded, in level-0 pixels squared.
     """
     unreadable_px = unreadable_px or dict.fromkeys(range(len(plan.regions)), 0.0)
     by_index = {result.region_index: result for result in results}
@@ -74,31 +84,33 @@ def region_reports(
                 )
             )
         else:
-            failure = lost[region.index].failure if region.index in lost else "not looked at"
+            failure = lost[region.index].failure if region.index in lost else "not processed"
             figures.append(_unreadable_report(region, failure, mm2_per_px, cells))
     return figures
 
 
 def _count_per_region(
-    regions: Sequence[Region], centres_xy: np.ndarray, *kinds: np.ndarray
-) -> Iterator[tuple[int, ...]]:
-    """How many of N cells, and how many of each of some `kinds`, bool [N], lie in each region's core.
+    regions: Sequence[Region], centres_xy: np.ndarray, white: np.ndarray, used: np.ndarray
+) -> Iterator[_Counts]:
+    """Count the cells, the white cells and the counted white cells in each region's core.
 
-    Only those at a core's height are looked at: a slide has thousands of regions.
+    Only cells at a core's height are compared, because a slide has thousands of regions.
     """
     by_y = np.argsort(centres_xy[:, 1], kind="stable")
-    points, kinds = centres_xy[by_y], tuple(kind[by_y] for kind in kinds)
+    points, white, used = centres_xy[by_y], white[by_y], used[by_y]
     for region in regions:
         start, stop = np.searchsorted(points[:, 1], (region.core[1], region.core[3]))
-        here = inside(points[start:stop], region.core)
-        yield int(here.sum()), *(int((here & kind[start:stop]).sum()) for kind in kinds)
+        in_core = inside(points[start:stop], region.core)
+        white_in_core, used_in_core = in_core & white[start:stop], in_core & used[start:stop]
+        yield int(in_core.sum()), int(white_in_core.sum()), int(used_in_core.sum())
 
 
 def _readable_report(
-    region: Region, result: RegionResult, areas_mm2: np.ndarray, selection: CellSelection, cells: tuple[int, int, int],
+    region: Region, result: RegionResult, areas_mm2: np.ndarray, selection: CellSelection, cells: _Counts,
     rbc_diameter_um: float, damaged_mm2: float,
 ) -> RegionReport:  # fmt: skip
-    if damaged_mm2:  # of its zones nothing is known; taken from all alike, so that the areas add up
+    """Return the report of a region that was read."""
+    if damaged_mm2:  # its zones are unknown, so all zones lose an equal share
         areas_mm2 = areas_mm2 * max(0.0, 1 - damaged_mm2 / areas_mm2.sum())
     film_mm2 = areas_mm2.copy()
     film_mm2[BLANK] = 0
@@ -140,8 +152,9 @@ def _readable_report(
 
 
 def _unreadable_report(
-    region: Region, failure: str, mm2_per_px: float, cells: tuple[int, int, int]
+    region: Region, failure: str, mm2_per_px: float, cells: _Counts
 ) -> RegionReport:
+    """Return the report of a region that could not be read."""
     x0, y0, x1, y1 = region.core
     area_mm2 = (x1 - x0) * (y1 - y0) * mm2_per_px
     nan = math.nan
@@ -169,7 +182,7 @@ def _unreadable_report(
 
 
 def _quality_text(focus: float, stain_contrast: float) -> str:
-    """What is wrong with a region, in words. A figure that could not be measured (NaN) is no fault."""
+    """Describe the faults of a region. A value that was not measured (NaN) is no fault."""
     return "; ".join(
         words
         for words, wrong in (
@@ -183,7 +196,7 @@ def _quality_text(focus: float, stain_contrast: float) -> str:
 def smear_areas(
     regions: Sequence[RegionReport], selection: CellSelection, class_names: Sequence[str]
 ) -> SmearAreas:
-    """The sums over a slide's regions."""
+    """Sum the areas over a slide's regions."""
     read = [r for r in regions if r.state == "read"]
     blank, feathered, monolayer, thick = np.sum(
         [r.zones_mm2 for r in read] or [(0.0,) * len(ZONES)], axis=0
@@ -192,33 +205,33 @@ def smear_areas(
         name for name, reason in zip(class_names, selection.left_out, strict=True) if reason
     ]
     return SmearAreas(
-        selection.counted_in,
-        selection.because,
-        len(left_out),
-        sum(name in WHITE_NAMES for name in left_out),
-        *(
-            round(float(sum(areas)), 6)
-            for areas in (
-                [r.area_mm2 for r in regions],
-                [monolayer],
-                [feathered],
-                [thick],
-                [blank],
-                [r.unreadable_mm2 for r in regions],
-                [r.used_mm2 for r in regions],
-                [r.left_out_mm2 for r in regions],
-            )
-        ),
-        _median([r.focus for r in read]),
-        sum(r.focus < MIN_FOCUS for r in read),
-        _median([r.stain_contrast for r in read]),
+        counted_in=selection.counted_in,
+        counted_because=selection.because,
+        cells_left_out=len(left_out),
+        white_cells_left_out=sum(name in WHITE_NAMES for name in left_out),
+        scanned_mm2=_rounded_sum(r.area_mm2 for r in regions),
+        monolayer_mm2=round(monolayer, 6),
+        feathered_mm2=round(feathered, 6),
+        thick_mm2=round(thick, 6),
+        bare_glass_mm2=round(blank, 6),
+        unreadable_mm2=_rounded_sum(r.unreadable_mm2 for r in regions),
+        used_mm2=_rounded_sum(r.used_mm2 for r in regions),
+        left_out_mm2=_rounded_sum(r.left_out_mm2 for r in regions),
+        focus=_median([r.focus for r in read]),
+        regions_out_of_focus=sum(r.focus < MIN_FOCUS for r in read),
+        stain_contrast=_median([r.stain_contrast for r in read]),
     )
+
+
+def _rounded_sum(areas_mm2: Iterable[float]) -> float:
+    """Sum areas and round to a square micrometre."""
+    return round(float(sum(areas_mm2)), 6)
 
 
 def stain_figures(
     stain: StainProfile, regions: Sequence[RegionReport], ood_score: np.ndarray
 ) -> dict[str, float | int | None]:
-    """How a slide is stained and how strange its cells are, as entries of `SmearAreas`.
+    """Return entries of `SmearAreas` for the stain and for unfamiliar cells.
 
     `ood_score` is float [N], of the slide's cells.
     """
@@ -234,7 +247,7 @@ def stain_figures(
 
 
 def quality_warnings(regions: Sequence[RegionReport]) -> list[str]:
-    """What is wrong with focus and stain over the slide: sentences for the warnings."""
+    """Return the warnings about focus and stain over the slide."""
     warnings = []
     focus = [r.focus for r in regions if not math.isnan(r.focus)]
     contrast = [
@@ -261,5 +274,6 @@ def quality_warnings(regions: Sequence[RegionReport]) -> list[str]:
 
 
 def _median(values: Sequence[float]) -> float | None:
+    """Return the rounded median of the values that are not NaN, or None."""
     known = [value for value in values if not math.isnan(value)]
     return round(float(np.median(known)), 4) if known else None

@@ -1,11 +1,10 @@
-"""From a slide's finished regions to its results: merge, measure, explain, count, write aside, rename. And the tables
-over all slides, which are joined from those of the slides, so that they too hold what earlier nights did.
-"""
+"""Publish a slide: merge, measure, explain, count, write aside, rename."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -69,11 +68,12 @@ def publish_slide(
     card: WeightsCard,
     processes: int = 0,
 ) -> SlideRecord:
-    """Make a slide's results from its journal and put them in place at once; returns their record. A slide of very many
-    cells is written by so many `processes`.
+    """Make a slide's results from its journal and put them in place at once.
 
-    Steps: gather the regions, merge their cells, measure, explain, see where on the smear they lie, count those that
-    count, write everything aside, the report of it last, rename. OutputError where the results folder cannot take them.
+    Steps: collect the regions and merge their cells, measure, explain, find each cell's zone, count,
+    write everything aside with the report last, rename. Very many cells are written by `processes`.
+
+    Raises OutputError if the results folder cannot be written. Returns the record of the results.
     """
     with RegionBlobs(job.journal) as blobs:
         cells_found = collect_regions(job, blobs)
@@ -87,7 +87,7 @@ def publish_slide(
                 job.slide, job.plan.stain, [r.overview for r in cells_found.regions]
             )
             write_overview(folder / "overview.jpg", overview)
-            write_record(folder, record)  # the report reads the results back, this among them
+            write_record(folder, record)  # the report reads it
             write_report_or_say_why(folder)
     results.publish(folder, record)
     return record
@@ -95,7 +95,7 @@ def publish_slide(
 
 @dataclass(frozen=True)
 class _SlideCounts:
-    """What is said of a slide's cells, one by one and together."""
+    """Measures, calls and counts of a slide's cells."""
 
     measures: CellMeasures
     calls: CellCalls
@@ -110,6 +110,7 @@ class _SlideCounts:
 def _count_cells(
     job: SlideJob, cells_found: SlideCells, settings: RunSettings, card: WeightsCard
 ) -> _SlideCounts:
+    """Measure, classify, select and count a slide's cells."""
     slide, cells = job.slide, cells_found.merged.cells
     min_confidence = settings.min_confidence
     if min_confidence is None:
@@ -153,7 +154,7 @@ def _count_cells(
         (outside.words,) if outside and outside.outside else (),
         (Flag(SCALE_FLAG, job.plan.scale_warning),) if job.plan.scale_warning else (),
     )
-    stained = stain_figures(job.plan.stain, regions, cells.ood_score)
+    stained: dict[str, Any] = stain_figures(job.plan.stain, regions, cells.ood_score)
     smear = replace(smear_areas(regions, selection, names), **stained)
     return _SlideCounts(
         measures,
@@ -176,6 +177,7 @@ def _call_errors(card: WeightsCard, min_confidence: float) -> CallErrors | None:
 def _make_record(
     job: SlideJob, cells_found: SlideCells, counts: _SlideCounts, weights_sha256: str
 ) -> SlideRecord:
+    """Return the record of a slide's results."""
     slide, merged, measures = job.slide, cells_found.merged, counts.measures
     notices = [
         counts.outside.words if counts.outside else "",
@@ -213,6 +215,7 @@ def _make_record(
 
 
 def _unreadable_places(job: SlideJob) -> tuple[UnreadablePlace, ...]:
+    """Return the damaged places with their areas."""
     um2_per_px = job.slide.mpp**2
     return tuple(
         UnreadablePlace(
@@ -225,7 +228,7 @@ def _unreadable_places(job: SlideJob) -> tuple[UnreadablePlace, ...]:
 def _write_tables(
     folder: Path, slide: Slide, cells_found: SlideCells, counts: _SlideCounts, record: SlideRecord
 ) -> None:
-    """The slide's tables and its differential."""
+    """Write the slide's tables and its differential."""
     rows = cell_rows(
         slide.slide_id, cells_found.merged, counts.measures, counts.calls, counts.selection
     )
@@ -258,7 +261,7 @@ def _write_cells(
     blobs: RegionBlobs,
     processes: int,
 ) -> None:
-    """What shows the slide's cells: masks, pictures, outlines."""
+    """Write the slide's masks, pictures and outlines."""
     with ProcessPool(processes if len(merged.ids) >= MIN_CELLS_FOR_POOL else 0) as pool:
         write_masks(folder / "masks.zarr", slide, merged, counts.calls.names, pool.map)
     write_pictures(folder / "pictures.zip", merged, blobs.picture)
@@ -273,6 +276,7 @@ def _write_cells(
 
 
 def _unreadable_warning(job: SlideJob) -> str:
+    """Return the warning of what could not be read."""
     parts = []
     if job.unreadable:
         parts.append(f"{len(job.unreadable)} of {len(job.plan.regions)} regions")
@@ -284,13 +288,13 @@ def _unreadable_warning(job: SlideJob) -> str:
         )
     mm2 = sum(unreadable_areas(job).values()) * job.slide.mpp**2 / 1e6
     return (
-        f"{100 * unreadable_share(job):.2g} % of the scanned area ({mm2:.3g} mm²; {'; '.join(parts)}) "
-        "could not be read"
+        f"{100 * unreadable_share(job):.2g} % of the scanned area ({mm2:.3g} mm²; "
+        f"{'; '.join(parts)}) could not be read"
     )
 
 
 def _warnings(job: SlideJob, notices: list[str], notes: list[str]) -> tuple[str, ...]:
-    """What to know before the numbers are used, the weightiest first; `one_line` may hold empty sentences."""
+    """Return the warnings, the most important first. `notices` may contain empty strings."""
     warnings = list(job.plan.warnings)
     if job.unreadable or job.damaged:
         warnings.append(_unreadable_warning(job))

@@ -1,4 +1,4 @@
-"""`run.json` and the last line: what was asked, on what, what became of each slide, and the exit code that says so."""
+"""Write `run.json` and the summary: arguments, inputs, the state of each slide, the exit code."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import socket
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from typing import Any
 
 from .. import __version__
 from ..errors import exit_code_for
@@ -30,7 +32,7 @@ _PACKAGES = (
 
 @dataclass(frozen=True)
 class RunSummary:
-    """How a run ended: the exit code and one line that says why."""
+    """How a run ended: the exit code, and one line with the reason."""
 
     exit_code: int
     text: str
@@ -39,8 +41,11 @@ class RunSummary:
 def summarise_run(
     jobs: list[SlideJob], stop_reason: str, stop_code: int, seconds: float, out: str
 ) -> RunSummary:
-    """The exit code: what stopped the run, else 4 where every slide failed, 3 where some did, 0 otherwise. That time ran out
-    hides no failure, and is nothing where all was done by then."""
+    """Return the exit code and the summary line.
+
+    The code is that of the stop. Otherwise it is 4 if every slide failed, 3 if some failed, else 0. The
+    end of the time hides no failure, and it is ignored if all slides were done by then.
+    """
     states = Counter(job.state for job in jobs)
     code = stop_code or exit_code_for(states["failed"], len(jobs))
     if stop_code == EXIT_MAX_MINUTES:
@@ -55,9 +60,9 @@ def summarise_run(
 
 def write_run_record(
     results: ResultsFolder, jobs: list[SlideJob], settings: RunSettings, options: RunOptions, weights_sha256: str,
-    started: float, summary: RunSummary, workers: str,
+    started: float, summary: RunSummary, workers: str, warnings: Sequence[str] = (),
 ) -> None:  # fmt: skip
-    """Write `run.json`, atomically."""
+    """Write `run.json` atomically."""
     record = {
         "claim": CLAIM,
         "format": FORMAT_VERSION,
@@ -73,6 +78,7 @@ def write_run_record(
             "sha256": weights_sha256,
         },
         "workers": workers,
+        "warnings": list(warnings),
         "versions": {
             "hemax-batch": __version__,
             "python": platform.python_version(),
@@ -83,11 +89,14 @@ def write_run_record(
     }
     write_file(
         results.root / "run.json",
-        (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace"),
+        (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode(
+            "utf-8", "backslashreplace"
+        ),
     )
 
 
-def _slide_entry(job: SlideJob) -> dict:
+def _slide_entry(job: SlideJob) -> dict[str, Any]:
+    """Return the entry of a slide in `run.json`."""
     return {
         "slide": job.slide_id,
         "path": str(job.file.path),
@@ -96,7 +105,7 @@ def _slide_entry(job: SlideJob) -> dict:
         "cells": job.cells,
         "seconds": round(job.seconds, 2),
         "fingerprint": job.fingerprint,
-        "regions": len(job.plan.regions) if job.plan else 0,
+        "regions": len(job.plan.regions) if job.has_plan else 0,
         "unreadable_regions": sorted(job.unreadable),
         "unreadable_places": [
             {"rect": rect, "reason": why} for rect, why in sorted(job.damaged.items())
@@ -106,6 +115,7 @@ def _slide_entry(job: SlideJob) -> dict:
 
 
 def _versions() -> dict[str, str]:
+    """Return the versions of the libraries that affect results."""
     found = {}
     for name in _PACKAGES:
         try:
@@ -115,7 +125,8 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _hardware() -> dict:
+def _hardware() -> dict[str, Any]:
+    """Describe this machine and what this process may use of it."""
     return {
         "host": socket.gethostname(),
         "system": platform.platform(),
@@ -128,4 +139,5 @@ def _hardware() -> dict:
 
 
 def _iso_time(seconds: float) -> str:
+    """Format a time in ISO 8601."""
     return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(seconds))

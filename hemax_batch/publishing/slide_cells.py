@@ -1,4 +1,4 @@
-"""A slide's finished regions together: its cells, merged, and over all regions what they cost, red cells and notes."""
+"""Collect a slide's finished regions: its merged cells, and figures over all regions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..scheduling.slide_job import SlideJob
 
 
 def _outside_damage(merged: MergedCells, job: SlideJob) -> MergedCells:
-    """The cells, numbered anew, that no damaged place cuts or hides."""
+    """Remove the cells that a damaged place cuts or hides, and number the others again."""
     keep = ~touching(merged.cells.boxes_xyxy, np.array(sorted(job.damaged)).reshape(-1, 4))
     ids = np.arange(1, keep.sum() + 1, dtype=np.int64)
     dropped = {**merged.dropped, "unreadable": int((~keep).sum())}
@@ -26,7 +26,10 @@ def _outside_damage(merged: MergedCells, job: SlideJob) -> MergedCells:
 
 @dataclass(frozen=True)
 class SlideCells:
-    """What a slide's journal holds. The regions' results are there without their cells, which are merged."""
+    """The contents of a slide's journal.
+
+    The regions' results are without their cells, which are merged.
+    """
 
     regions: list[RegionResult]
     merged: MergedCells
@@ -37,7 +40,7 @@ class SlideCells:
 
 
 def collect_regions(job: SlideJob, blobs: RegionBlobs) -> SlideCells:
-    """The journal, read once; pictures and outlines stay there."""
+    """Read the journal once. Pictures and outlines stay there."""
     regions: list[RegionResult] = []
 
     def cells() -> Iterator[Cells]:

@@ -1,4 +1,4 @@
-"""The results folder: what lies where, its lock, the journal of regions, atomic writes.
+"""The results folder: its layout, its lock, the journal of regions, atomic writes.
 
-What a slide's results were made from is in `slide_record`.
+`slide_record` says what a slide's results were made from.
 """

@@ -1,42 +1,48 @@
-"""What killed runs left behind, told from what is still of use and removed, so that nothing piles up over the years.
+"""Remove what killed runs left behind, so that nothing accumulates over the years.
 
-Earlier results that a kill left between two renames are another matter: `ResultsFolder.tidy` puts them back.
+`ResultsFolder.recover_interrupted` restores earlier results that a kill left between two renames.
 """
 
 from __future__ import annotations
 
-import shutil
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+from .contained_files import remove_tree
 from .folder import ResultsFolder
 from .journal import JOURNALS, parse_journal_name
 from .lock import process_start
 
-_ABANDONED_S = 30 * 86400.0  # a slide that no run has gone on with for so long is not coming back
+_ABANDONED_S = 30 * 86400.0  # no run continues a slide after this time
 
 
 def remove_stale_files(results: ResultsFolder) -> None:
-    """Remove, as the run that holds the lock:
+    """Remove files that no run needs. The caller holds the lock.
 
-    - half-written files: in the state folder all, since none but the lock's holder writes there; beside the results
-      those of processes that are gone;
-    - drafts of locks, and probes, of processes that are gone;
-    - journals of slides that are published from them (killed before these were cleared, and the slide not among the
-      inputs any more), and those that nobody has come back to for 30 days.
+    - Half-written files: all in the state folder, because only the lock's holder writes there; beside
+      the results, those of processes that have ended.
+    - Drafts of locks, and probes, of processes that have ended.
+    - Journals of published slides (the run was killed before it removed them), and journals that no run
+      has used for 30 days.
     """
-    for folder in (results.state / JOURNALS).glob(
-        "*-*"
-    ):  # first: removing a file in it would make it look used
+    # Journals come first, because removing a file in one would make it look used.
+    for folder in (results.state / JOURNALS).glob("*-*"):
         if _is_published(results, folder) or _is_abandoned(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(results, folder)
     for path in (*results.state.rglob(".*.partial*"), *_files_of_dead_processes(results)):
-        path.unlink(missing_ok=True)
+        _remove(results, path)
+
+
+def _remove(results: ResultsFolder, path: Path) -> None:
+    with suppress(OSError):
+        remove_tree(results.root, path)
 
 
 def _files_of_dead_processes(results: ResultsFolder) -> Iterator[Path]:
+    """Yield files with the id of a process that has ended."""
     host = f".{socket.gethostname()}."
     candidates = [p for p in results.state.glob(".lock.*") if host in p.name]
     candidates += [*results.state.glob(".probe.*"), *results.state.glob("*.partial")]
@@ -47,6 +53,7 @@ def _files_of_dead_processes(results: ResultsFolder) -> Iterator[Path]:
 
 
 def _is_published(results: ResultsFolder, journal: Path) -> bool:
+    """Return whether a slide was published from this journal with nothing unreadable."""
     slide_id, fingerprint = parse_journal_name(journal.name)
     record = results.record(slide_id)
     return (
@@ -57,6 +64,7 @@ def _is_published(results: ResultsFolder, journal: Path) -> bool:
 
 
 def _is_abandoned(journal: Path) -> bool:
+    """Return whether no run has used a journal for a long time."""
     try:
         return time.time() - journal.stat().st_mtime > _ABANDONED_S
     except OSError:

@@ -1,13 +1,13 @@
-"""One writer per results folder: a lock that survives crashes, also on NFS.
+"""Lock the results folder for one writer. The lock survives crashes, also on NFS.
 
-The lock is a numbered file, `lock.7`, which says who holds it. The highest number is the lock in force; to take over a
-released or stale one is to create the next number, and only one process can. A file is written aside and then
-hard-linked into place (atomic on NFS too, where exclusive creation once was not), so nobody ever reads half of it.
-Whoever holds number n removes the lower ones; the highest always stays, marked as released, so that numbers never go
-back.
+The lock is a numbered file, `lock.7`, which names its holder. The highest number is the lock in
+force. A process takes over a released or stale lock by creating the next number, and only one
+process can do so. A file is written aside and then hard-linked into place, so nobody reads half of
+it. Hard links are atomic on NFS too, unlike exclusive creation on old versions. The holder of number
+n removes the lower ones. The highest stays and is marked as released, so numbers never decrease.
 
-    lock.6  {"host": "lab1", "pid": 4711, "started": "8123455", ...}     crashed: no such process on lab1
-    lock.7  {"host": "lab1", "pid": 4802, ...}                           holds it
+    lock.6  {"host": "lab1", "pid": 4711, "started": "8123455", ...}     crashed: no such process
+    lock.7  {"host": "lab1", "pid": 4802, ...}                           holds the lock
 """
 
 from __future__ import annotations
@@ -15,19 +15,29 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+<<<<<<< HEAD
+from contextlib import suppress
+=======
+>>>>>>> main
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from ..bounded_files import read_json
 from ..errors import LockedError, OutputError
+from .contained_files import create_file
 
 _POLL_S = 0.5
 
 
 @dataclass(frozen=True)
 class LockHolder:
-    """Who holds a lock. `started` tells a process from a later one of the same pid; `space` is its pid namespace."""
+    """The holder of a lock.
+
+    `started` distinguishes a process from a later one with the same pid. `space` is its pid namespace.
+    """
 
     host: str
     boot: str
@@ -39,7 +49,7 @@ class LockHolder:
 
     @classmethod
     def this_process(cls) -> LockHolder:
-        """Who we are."""
+        """Return this process as a holder."""
         now = time.strftime("%Y-%m-%d %H:%M:%S%z")
         return cls(
             socket.gethostname(),
@@ -51,7 +61,10 @@ class LockHolder:
         )
 
     def is_dead(self) -> bool:
-        """Whether this holder certainly no longer runs. Of another host (or container) that cannot be told: False."""
+        """Return whether this holder has certainly ended.
+
+        The result is False for another host or container, whose processes are not visible.
+        """
         if self.released:
             return True
         if self.host != socket.gethostname() or self.space != _pid_space():
@@ -60,20 +73,29 @@ class LockHolder:
 
 
 class OutputLock:
-    """Holds the results folder while in its `with` block.
+    """Holds the results folder during its `with` block.
 
         with OutputLock(out / ".hemax", wait_s=0):
             ...
 
-    Raises LockedError naming the holder and the remedy when another run still holds it after `wait_s`.
-    meanwhile: called while waiting; what it raises ends the wait.
+    `on_wait` is called while waiting. An exception from it ends the wait.
+
+    Raises LockedError with the holder and the remedy if another run holds the folder after `wait_s`.
     """
 
-    def __init__(self, folder: Path, wait_s: float = 0.0, on_wait: Callable[[], object] = bool):
+    def __init__(
+        self, folder: Path, wait_s: float = 0.0, on_wait: Callable[[], object] = bool
+    ) -> None:
         self._folder = folder
         self._wait_s = wait_s
         self._on_wait = on_wait
+<<<<<<< HEAD
         self._mine: Path | None = None
+        self._holder: LockHolder | None = None
+        self._thread_lock = threading.Lock()
+=======
+        self._held: Path | None = None
+>>>>>>> main
 
     def __enter__(self) -> OutputLock:
         deadline = time.monotonic() + self._wait_s
@@ -84,20 +106,52 @@ class OutputLock:
             time.sleep(_POLL_S)
         return self
 
+<<<<<<< HEAD
     def __exit__(self, *_) -> None:
-        if self._mine is not None:
-            held = LockHolder(**json.loads(self._mine.read_text()))
-            _write_aside(self._mine, LockHolder(**{**asdict(held), "released": True})).replace(
-                self._mine
-            )
-            self._mine = None
+        with self._thread_lock, suppress(LockedError, OutputError, OSError):
+            if self._mine is not None and self._is_held():
+                _write_aside(self._mine, replace(self._holder, released=True)).replace(self._mine)
+        self._mine = None
+
+    def renew_if_lost(self) -> bool:
+        """Take the folder again where the lock's file was removed or replaced; whether that was needed.
+
+        The new number is taken as any other, so that this works only while no other run holds the folder. LockedError
+        where one does.
+        """
+        with self._thread_lock:
+            if self._mine is None or self._is_held():
+                return False
+            if not self._try_to_take():
+                self._mine = None
+                raise LockedError(
+                    f"{self._folder.parent}: the lock of this run was removed, and another run took the results folder; "
+                    "this run ends, and what is finished is kept"
+                )
+            return True
+
+    def _is_held(self) -> bool:
+        try:
+            return LockHolder(**read_json(self._mine)) == self._holder
+        except (OSError, ValueError, TypeError):
+            return False
+=======
+    def __exit__(self, *_: object) -> None:
+        if self._held is not None:
+            holder = LockHolder(**json.loads(self._held.read_text()))
+            _write_aside(self._held, replace(holder, released=True)).replace(self._held)
+            self._held = None
+>>>>>>> main
 
     def _try_to_take(self) -> bool:
+        """Try to create the next number. Return whether this process holds the lock."""
         highest, holder = self._in_force()
         if holder is not None and not holder.is_dead():
             return False
         wanted = self._folder / f"lock.{highest + 1}"
-        partial = _write_aside(wanted, LockHolder.this_process())
+        wanted.parent.mkdir(exist_ok=True)  # removed during the run, perhaps
+        holder = LockHolder.this_process()
+        partial = _write_aside(wanted, holder)
         try:
             os.link(partial, wanted)
         except FileExistsError:
@@ -108,30 +162,38 @@ class OutputLock:
             ) from error
         finally:
             partial.unlink(missing_ok=True)
-        if (
-            self._in_force()[0] != highest + 1
-        ):  # a later holder removed the number that we saw: we were asleep
+        if self._in_force()[0] != highest + 1:  # a later holder removed the number seen above
             wanted.unlink(missing_ok=True)
             return False
-        self._mine = wanted
+<<<<<<< HEAD
+        self._mine, self._holder = wanted, holder
+=======
+        self._held = wanted
+>>>>>>> main
         for number in self._numbers():
             if number <= highest:
                 (self._folder / f"lock.{number}").unlink(missing_ok=True)
         return True
 
     def _numbers(self) -> list[int]:
+        """Return the numbers of the lock files, in order."""
         names = (p.name.removeprefix("lock.") for p in self._folder.glob("lock.*"))
         return sorted(int(name) for name in names if name.isdigit())
 
     def _in_force(self) -> tuple[int, LockHolder | None]:
-        """The highest number and who holds it; (0, None) where there is none."""
+        """Return the highest number and its holder, or (0, None) without a lock."""
         numbers = self._numbers()
         if not numbers:
             return 0, None
         path = self._folder / f"lock.{numbers[-1]}"
         try:
-            return numbers[-1], LockHolder(**json.loads(path.read_text()))
+<<<<<<< HEAD
+            return numbers[-1], LockHolder(**read_json(path))
         except FileNotFoundError:  # its holder has just been followed by another
+=======
+            return numbers[-1], LockHolder(**json.loads(path.read_text()))
+        except FileNotFoundError:  # another holder has just followed
+>>>>>>> main
             return self._in_force()
         except (ValueError, TypeError) as error:
             raise LockedError(
@@ -139,34 +201,42 @@ class OutputLock:
             ) from error
 
     def _explain(self) -> str:
+        """Return who holds the lock, and what to do."""
         number, holder = self._in_force()
         path = self._folder / f"lock.{number}"
         if holder is None or holder.is_dead():
             return f"{self._folder.parent}: another run took the results folder just now; try again"
         return (
-            f"{self._folder.parent}: held by process {holder.pid} on {holder.host} since {holder.since}; wait for it "
-            f"(--wait-lock SECONDS), or if it no longer runs there, delete {path}"
+            f"{self._folder.parent}: held by process {holder.pid} on {holder.host} since "
+            f"{holder.since}; wait for it (--wait-lock SECONDS), or if it no longer runs there, delete {path}"
         )
 
 
 def describe_holder(folder: Path) -> str:
-    """Who holds the lock in `folder`, in words with the remedy; "" where nobody does. LockedError: it is damaged."""
+    """Describe the holder of the lock in `folder`, with the remedy. "" if nobody holds it.
+
+    Raises LockedError if the lock is damaged.
+    """
     lock = OutputLock(folder)
     holder = lock._in_force()[1]
     return "" if holder is None or holder.is_dead() else lock._explain()
 
 
 def process_start(pid: int) -> str | None:
-    """When a process started, in the kernel's ticks (clock changes do not move it); None without such a process."""
+    """Return when a process started, in the kernel's ticks. None if there is no such process.
+
+    Changes of the clock do not change the ticks.
+    """
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None if Path("/proc/self/stat").exists() else _process_start_elsewhere(pid)
-    fields = text[text.rindex(")") + 2 :].split()  # the name before it may hold spaces and brackets
+    fields = text[text.rindex(")") + 2 :].split()  # the name may contain spaces and brackets
     return None if fields[0] == "Z" else fields[19]
 
 
 def _process_start_elsewhere(pid: int) -> str | None:
+    """Return when a process started, on a system without /proc."""
     import psutil
 
     try:
@@ -176,6 +246,7 @@ def _process_start_elsewhere(pid: int) -> str | None:
 
 
 def _boot_id() -> str:
+    """Return an id that changes with every start of the machine."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -183,6 +254,7 @@ def _boot_id() -> str:
 
 
 def _pid_space() -> str:
+    """Return the pid namespace of this process."""
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -190,10 +262,11 @@ def _pid_space() -> str:
 
 
 def _write_aside(target: Path, holder: LockHolder) -> Path:
+    """Write a lock's content to a file beside it."""
     partial = target.with_name(f".{target.name}.{socket.gethostname()}.{os.getpid()}")
     try:
-        with open(partial, "w") as file:
-            json.dump(asdict(holder), file)
+        with create_file(partial) as file:
+            file.write(json.dumps(asdict(holder)).encode())
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:

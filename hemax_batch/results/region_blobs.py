@@ -1,5 +1,6 @@
-"""Pictures and outlines left in the journal until they are written: a million of them are 10 GB, their cells without
-them 1 GB.
+"""Read pictures and outlines one by one from the journal, where they stay until they are written.
+
+A million of them take 10 GB. Their cells without them take 1 GB.
 """
 
 from __future__ import annotations
@@ -7,6 +8,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import google_crc32c
@@ -15,28 +17,30 @@ from ..records import RegionResult
 from .journal import RegionJournal
 from .region_file import Blobs, read_region_head
 
-_MAX_OPEN_FILES = 200  # cells are written by place, so that those of a row of regions come in turn
+_MAX_OPEN_FILES = 200  # cells are written row by row, over all regions of a row
 
 
 class BlobRef(NamedTuple):
-    """Where a cell's picture and outline lie: it stands in `Cells.pictures` and `Cells.outlines` in their place."""
+    """The place of a cell's picture and outline in the journal.
+
+    It replaces them in `Cells.pictures` and `Cells.outlines`.
+    """
 
     region_index: int
     row: int
 
 
 class RegionBlobs:
-    """A slide's journal, read without the pictures and outlines; those are then read one by one, in any order.
+    """A slide's journal, read without its pictures and outlines.
 
-    Use as a context manager: files stay open between reads.
+    They are read one by one, in any order. Files stay open between reads, so use it as a context manager.
     """
 
-    def __init__(self, journal: RegionJournal):
+    def __init__(self, journal: RegionJournal) -> None:
         self._journal = journal
         self._blobs: dict[int, Blobs] = {}
-        self._open: OrderedDict[int, int] = (
-            OrderedDict()
-        )  # region -> descriptor, the one unused for longest first
+        # Descriptors by region, the least recently used first.
+        self._open: OrderedDict[int, int] = OrderedDict()
 
     def __enter__(self) -> RegionBlobs:
         return self
@@ -46,26 +50,26 @@ class RegionBlobs:
             os.close(self._open.popitem()[1])
 
     def results(self) -> Iterator[RegionResult]:
-        """The kept regions in the order of their index, with a `BlobRef` for each picture and outline.
+        """Yield the saved regions in the order of their index.
 
-        ValueError or KeyError where one is damaged.
+        A `BlobRef` stands for each picture and outline. Raises ValueError or KeyError if a file is damaged.
         """
         for path in self._journal.paths():
+            index = int(path.stem)
             with open(path, "rb") as file:
-                result, self._blobs[int(path.stem)] = read_region_head(
-                    file, lambda row, index=int(path.stem): BlobRef(index, row)
-                )
+                result, self._blobs[index] = read_region_head(file, partial(BlobRef, index))
             yield result
 
     def picture(self, ref: BlobRef) -> bytes:
-        """A JPEG; b"" where none was kept. ValueError where it is not what was written."""
+        """Return a JPEG, or b"" if there is none. Raises ValueError if it is damaged."""
         return self._read(ref, 0)
 
     def outline(self, ref: BlobRef) -> bytes:
-        """The text of an outline; likewise."""
+        """Return the text of an outline, or b"". Raises ValueError if it is damaged."""
         return self._read(ref, 1)
 
     def _read(self, ref: BlobRef, kind: int) -> bytes:
+        """Read a picture (kind 0) or an outline (kind 1)."""
         index, row = ref
         blobs = self._blobs[index]
         k = kind * (len(blobs.checks) // 2) + row
@@ -80,6 +84,7 @@ class RegionBlobs:
         return data
 
     def _descriptor(self, index: int) -> int:
+        """Return the open file of a region. Close the least recently used one if there are many."""
         if index in self._open:
             self._open.move_to_end(index)
             return self._open[index]

@@ -1,11 +1,12 @@
-"""One finished region as a file: what its slide is merged from first, then what is only copied when it is written.
+"""Store one finished region as a file: first what merging needs, then what is only copied.
 
-    4 bytes  CRC-32 of the head          head    safetensors: cells and their masks, squares, overview, figures; of each
-    8 bytes  length of the head                  blob its length and CRC-32C
-    head                                 blobs   the cells' pictures, one after the other, then their outlines
+    4 bytes  CRC-32 of the head      head    safetensors: cells and masks, squares, overview, figures;
+    8 bytes  length of the head              length and CRC-32C of each blob
+    head                             blobs   the cells' pictures, one after another, then outlines
     blobs
 
-A slide's pictures and outlines are ten times the rest, so they can be left where they are (results.region_blobs).
+A slide's pictures and outlines are ten times as large as the rest. They can stay in the file until
+they are written (results.region_blobs).
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import json
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import google_crc32c
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from ..bounded_files import parse_json
 from ..records import Cells, DamagedArea, FilmSquares, OverviewPiece, RegionResult
 
 BLOB_FIELDS = ("pictures", "outlines")  # of `Cells`, in the order of their blobs
@@ -32,10 +34,14 @@ _SQUARES = tuple(f.name for f in fields(FilmSquares))
 
 @dataclass(frozen=True)
 class Blobs:
-    """Where the blobs of N cells lie in their file: N pictures, then N outlines.
+    """The places of the blobs of N cells in their file: N pictures, then N outlines.
 
-    ends    int64 [2 N + 1], where each begins and the next one's beginning
-    checks  uint32 [2 N], the CRC-32C of each
+    Attributes
+    ----------
+    ends
+        int64 [2 N + 1]: the beginning of each blob, and the end of the last.
+    checks
+        uint32 [2 N]: the CRC-32C of each blob.
     """
 
     ends: np.ndarray
@@ -43,7 +49,7 @@ class Blobs:
 
 
 def encode_region(result: RegionResult) -> bytes:
-    """A RegionResult as the bytes of its file."""
+    """Encode a RegionResult as the bytes of its file."""
     cells = result.cells
     blobs = [blob for name in BLOB_FIELDS for blob in getattr(cells, name)]
     arrays = {f"cells_{name}": getattr(cells, name) for name in _ARRAYS}
@@ -65,7 +71,23 @@ def encode_region(result: RegionResult) -> bytes:
 
 
 def decode_region(raw: bytes) -> RegionResult:
+<<<<<<< HEAD
     """The inverse of `encode_region`. ValueError or KeyError where `raw` is damaged."""
+    try:
+        return _decode_region(raw)
+    except (
+        TypeError,
+        IndexError,
+        OverflowError,
+        AttributeError,
+    ) as error:  # a sound file with odd entries
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _decode_region(raw: bytes) -> RegionResult:
+=======
+    """Undo `encode_region`. Raises ValueError or KeyError if `raw` is damaged."""
+>>>>>>> main
     stored, start = _decode_head(raw[12 : 12 + int.from_bytes(raw[4:12], "little")], raw[:4])
     blobs = _split(np.frombuffer(raw, np.uint8)[start:], stored["blobs_lengths"])
     if [google_crc32c.value(blob) for blob in blobs] != stored["blobs_checks"].tolist():
@@ -74,10 +96,13 @@ def decode_region(raw: bytes) -> RegionResult:
     return _region_result(stored, blobs[:n], blobs[n:])
 
 
-def read_region_head(file: BinaryIO, place: Callable[[int], object]) -> tuple[RegionResult, Blobs]:
-    """A region from its file but for the blobs, and where these lie; `place` of its row stands for those of a cell.
+def read_region_head(
+    file: BinaryIO, place: Callable[[int], bytes | tuple[int, int]]
+) -> tuple[RegionResult, Blobs]:
+    """Read a region without its blobs, and the places of the blobs.
 
-    ValueError or KeyError where the head is damaged, or the file shorter or longer than the head says.
+    `place` returns what stands for the blobs of a cell, given its row. Raises ValueError or KeyError if
+    the head is damaged, or if the file's length is not that of the head.
     """
     check, length = file.read(4), int.from_bytes(file.read(8), "little")
     stored, start = _decode_head(file.read(length), check)
@@ -85,13 +110,13 @@ def read_region_head(file: BinaryIO, place: Callable[[int], object]) -> tuple[Re
         start + np.concatenate([[0], np.cumsum(stored["blobs_lengths"])]), stored["blobs_checks"]
     )
     if (size := file.seek(0, 2)) != blobs.ends[-1]:
-        raise ValueError(f"{size} bytes, its head speaks of {blobs.ends[-1]}")
+        raise ValueError(f"{size} bytes, its head says {blobs.ends[-1]}")
     places = tuple(map(place, range(len(blobs.checks) // 2)))
     return _region_result(stored, places, places), blobs
 
 
 def _decode_head(head: bytes, check: bytes) -> tuple[dict[str, np.ndarray], int]:
-    """The arrays of a head, and where the blobs after it begin."""
+    """Return the arrays of a head, and the beginning of the blobs after it."""
     if zlib.crc32(head) != int.from_bytes(check, "little"):
         raise ValueError("its CRC-32 is not that of its content")
     try:
@@ -100,22 +125,32 @@ def _decode_head(head: bytes, check: bytes) -> tuple[dict[str, np.ndarray], int]
         raise ValueError(str(error)) from error
 
 
+<<<<<<< HEAD
 def _region_result(stored: dict[str, np.ndarray], pictures: tuple, outlines: tuple) -> RegionResult:
+    scalars = parse_json(stored["scalars_json"].tobytes(), finite=False)
+=======
+def _region_result(
+    stored: dict[str, np.ndarray], pictures: tuple[Any, ...], outlines: tuple[Any, ...]
+) -> RegionResult:
+    """Assemble a RegionResult from the arrays of a head and the cells' blobs."""
     scalars = json.loads(stored["scalars_json"].tobytes())
+>>>>>>> main
     scalars["notes"] = tuple(scalars["notes"])
     scalars["damaged"] = tuple(DamagedArea(tuple(a[:4]), a[4]) for a in scalars["damaged"])
     columns = {name: stored[f"cells_{name}"] for name in _ARRAYS}
+    x, y = stored["overview_xy"].tolist()
     masks = _split(stored["masks_bytes"], stored["masks_lengths"])
     return RegionResult(
         cells=Cells(**columns, masks=masks, pictures=pictures, outlines=outlines),
         rbc_diameters_um=stored["rbc_diameters_um"],
         squares=FilmSquares(**{name: stored[f"squares_{name}"] for name in _SQUARES}),
-        overview=OverviewPiece(*stored["overview_xy"].tolist(), stored["overview_pixels"]),
+        overview=OverviewPiece(x, y, stored["overview_pixels"]),
         **scalars,
     )
 
 
 def _split(joined: np.ndarray, lengths: np.ndarray) -> tuple[bytes, ...]:
+    """Split joined bytes, uint8 [n], into parts of the given lengths."""
     ends = np.cumsum(lengths)
     if len(joined) != (ends[-1] if len(ends) else 0):
         raise ValueError(f"{len(joined)} bytes, lengths of {lengths.sum()}")

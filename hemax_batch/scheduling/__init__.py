@@ -1,4 +1,4 @@
-"""Where and when tasks run: dask cluster, executors, work queue, retries, processes and timeouts.
+"""Run tasks: dask cluster, executors, work queue, retries, processes and timeouts.
 
-Also progress, resources and stopping. Nothing here looks at pixels.
+Also progress, resources and stopping. This package reads no pixels.
 """

@@ -1,28 +1,48 @@
-"""Where tasks run: in this process, on a local dask cluster sized to what the job may use, or on a cluster that exists."""
+"""Connect to what runs the tasks: this process, a local dask cluster, or an existing cluster."""
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
+from ..bounded_files import read_json
 from ..errors import HemaxError, UsageError
 from ..settings import RunOptions, TlsFiles
 from .executors import DaskExecutor, SerialExecutor
 from .forkserver import SINGLE_THREAD_ENV, START_METHOD, start_forkserver
 from .resources import cpu_limit, memory_limit_bytes, visible_gpus
 
+if TYPE_CHECKING:
+    from distributed.security import Security
+
 _MIN_WORKER_BYTES = 1.5 * 2**30  # torch, the weights and a region's pixels
+<<<<<<< HEAD
 _WORKERS_PER_GPU = (
     8  # reading, screening and drawing take ten times as long as a GPU's look; 0.7 GB of it each
 )
+_UNENCRYPTED = (
+    "dask scheduler {}: without TLS, whoever reaches its port can run code in its workers and in this process; "
+    "use --tls CA CERT KEY"
+)
+=======
+# Reading, screening and drawing take ten times as long as the network on a GPU. A worker needs
+# 0.7 GB of GPU memory.
+_WORKERS_PER_GPU = 8
+>>>>>>> main
 _CONNECT_TIMEOUT_S = 30
-_FIRST_WORKER_TIMEOUT_S = 120  # for the first worker of a cluster to appear
+_FIRST_WORKER_TIMEOUT_S = 120  # until a cluster has its first worker
+Cluster = TypeVar("Cluster")
 
 
 def connect_executor(options: RunOptions, engine: str = "torch") -> DaskExecutor | SerialExecutor:
-    """The executor that `options` ask for. UsageError where an existing cluster cannot be reached."""
+    """Return the executor that `options` ask for.
+
+    Raises
+    ------
+    UsageError
+        An existing cluster cannot be reached.
+    """
     if options.scheduler or options.scheduler_file:
         return _existing_cluster(options)
     gpus = visible_gpus()[: options.gpus] if engine == "torch" else []
@@ -33,23 +53,29 @@ def connect_executor(options: RunOptions, engine: str = "torch") -> DaskExecutor
 
 
 def default_workers(gpus: int = 0) -> int:
-    """Worker processes: one a core that we may use, as far as memory goes; no more than a GPU has room and work for."""
+    """Return the number of worker processes: one per core, limited by memory and by GPUs."""
     most = gpus * _WORKERS_PER_GPU or cpu_limit()
     return max(gpus, 1, min(cpu_limit(), most, int(memory_limit_bytes() // _MIN_WORKER_BYTES)))
 
 
 def _local_cluster(workers: int, gpus: list[str], engine: str) -> DaskExecutor:
-    """A cluster of single-threaded processes on the loopback interface, each with a GPU in turn where there are any."""
+    """Start single-threaded worker processes on the loopback interface.
+
+    The GPUs are given to the workers in turn.
+    """
     start_forkserver(engine)
     _configure(local=True)
     from distributed import Client, Nanny, Scheduler, SpecCluster
 
+    security = _temporary_security()
     specs = {
         i: {
             "cls": Nanny,
             "options": {
                 "nthreads": 1,
                 "host": "127.0.0.1",
+                "protocol": "tls://",
+                "security": security,
                 "env": _worker_environment(gpus[i % len(gpus)] if gpus else ""),
                 "dashboard": False,
                 "memory_limit": _worker_memory_limit(workers),
@@ -58,10 +84,18 @@ def _local_cluster(workers: int, gpus: list[str], engine: str) -> DaskExecutor:
         }
         for i in range(workers)
     }
-    loopback = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
+    loopback = {
+        "host": "127.0.0.1",
+        "protocol": "tls://",
+        "security": security,
+        "dashboard": False,
+        "dashboard_address": "127.0.0.1:0",
+    }
     scheduler = {"cls": Scheduler, "options": loopback}
     cluster = _start_cluster(
-        lambda: SpecCluster(specs, scheduler, name="hemax-batch", silence_logs=logging.CRITICAL)
+        lambda: SpecCluster(
+            specs, scheduler, security=security, name="hemax-batch", silence_logs=logging.CRITICAL
+        )
     )
     where = f"on GPU {', '.join(gpus)}" if gpus else "on the CPU"
     return DaskExecutor(
@@ -69,8 +103,29 @@ def _local_cluster(workers: int, gpus: list[str], engine: str) -> DaskExecutor:
     )
 
 
+<<<<<<< HEAD
+def _temporary_security() -> Any:
+    """Certificates for this run's own processes, kept in memory. Whoever else connects is turned away."""
+    from distributed.security import Security
+
+    try:
+        return Security.temporary()
+    except ImportError as error:
+        raise HemaxError(
+            f"the local workers need the package `cryptography` for their certificates ({error}); install it, or use "
+            "--workers 0"
+        ) from error
+
+
 def _start_cluster(make: Callable[[], Any]) -> Any:
     """The cluster, at the third try at most: a worker that dies while it starts takes the start with it."""
+=======
+def _start_cluster(make: Callable[[], Cluster]) -> Cluster:
+    """Start the cluster, with at most three attempts.
+
+    A worker that dies while it starts makes the whole start fail.
+    """
+>>>>>>> main
     for tries_left in (2, 1, 0):
         try:
             return make()
@@ -80,22 +135,24 @@ def _start_cluster(make: Callable[[], Any]) -> Any:
                     f"the worker processes cannot be started ({error}); check memory and limits with "
                     "`hemax-batch doctor`, or use --workers 0"
                 ) from error
+    raise AssertionError("unreachable")
 
 
 def _worker_memory_limit(workers: int) -> int:
-    """Memory at which a worker is ended: its share, or what it needs at least.
+    """Return the memory at which a worker is ended: its share, or the least that it needs.
 
-    Without a limit the kernel chooses whom to end when memory is gone, and that may be this process.
+    Without a limit the kernel would end any process when memory is full, perhaps this one.
     """
     return int(max(memory_limit_bytes() / workers, _MIN_WORKER_BYTES))
 
 
 def _worker_environment(gpu: str) -> dict[str, str]:
-    """One thread; this worker's own GPU, and no other; "": none."""
+    """Return a worker's environment: one thread, and its own GPU alone ("" for none)."""
     return SINGLE_THREAD_ENV | {"CUDA_VISIBLE_DEVICES": gpu}
 
 
 def _existing_cluster(options: RunOptions) -> DaskExecutor:
+    """Connect to the cluster that `options` name and wait for its first worker."""
     _configure(local=False)
     from distributed import Client
 
@@ -117,20 +174,24 @@ def _existing_cluster(options: RunOptions) -> DaskExecutor:
         raise UsageError(
             f"dask scheduler {where}: cannot be used ({error}); is it running, and has it workers?"
         ) from error
-    return DaskExecutor(client, None, f"dask scheduler {where}")
+    warning = "" if options.tls else _UNENCRYPTED.format(where)
+    return DaskExecutor(client, None, f"dask scheduler {where}", warning)
 
 
 def _address(options: RunOptions) -> str:
-    """The scheduler's address, as far as it is known yet; "" where its file is not there or not sound."""
+    """Return the scheduler's address, or "" if its file is missing or invalid."""
     if options.scheduler:
         return options.scheduler
+    if options.scheduler_file is None:
+        return ""
     try:
-        return str(json.loads(options.scheduler_file.read_text("utf-8"))["address"])
+        return str(read_json(options.scheduler_file)["address"])
     except (OSError, ValueError, KeyError, TypeError):
         return ""
 
 
-def _security(tls: TlsFiles | None):
+def _security(tls: TlsFiles | None) -> Security | None:
+    """Return the security settings of an encrypted cluster."""
     if tls is None:
         return None
     from distributed.security import Security
@@ -144,39 +205,42 @@ def _security(tls: TlsFiles | None):
 
 
 def _configure(local: bool) -> None:
-    """Dask's settings for this process and the workers that it starts; no configuration file is touched."""
+    """Set dask's configuration in this process and its workers. No configuration file is used."""
     import dask
-    import distributed.utils  # gives its loggers their levels when it is imported, so before they are changed
+    import distributed.utils  # its import sets the loggers' levels, which change below
 
     settings = {
         "distributed.worker.multiprocessing-method": START_METHOD,
         "distributed.scheduler.allowed-failures": 1,
         "distributed.worker.daemon": True,
-        # tasks bring back little, so spilling frees nothing, and a paused worker would wait for ever
+        # Tasks return little, so spilling frees nothing, and a paused worker would never continue.
         "distributed.worker.memory.target": False,
         "distributed.worker.memory.spill": False,
         "distributed.worker.memory.pause": False,
         "distributed.worker.memory.terminate": 0.95,
-        "distributed.admin.tick.limit": "60s",  # a region holds the interpreter for long stretches, and that is fine
-        "distributed.admin.tick.interval": "1s",  # nobody looks at a dashboard: not fifty times a second
+        # A region holds the interpreter for long times, and nobody watches a dashboard.
+        "distributed.admin.tick.limit": "60s",
+        "distributed.admin.tick.interval": "1s",
         "distributed.admin.system-monitor.interval": "5s",
         "distributed.worker.profile.enabled": False,
-        # a region at a time: one that waits behind a long one, while another worker is idle, would make the slide's end late
+        # A worker takes one region at a time. A region that waits behind a long one, while another
+        # worker is idle, would delay the slide's end.
         "distributed.scheduler.worker-saturation": 1.0,
     }
-    if local:  # a dead worker's port on this machine stays dead: knocking for 30 s, twice, held up all the others
+    if local:  # a dead worker's port stays dead, and the default delays all others by twice 30 s
         settings |= {"distributed.comm.timeouts.connect": "5s", "distributed.comm.retry.count": 0}
+<<<<<<< HEAD
         # a new process may take long on a loaded machine, and would be dropped meanwhile
+        # what its HTTP servers would tell, or let be done, is for nobody
+        settings |= {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
+        settings |= {"distributed.nanny.http.routes": []}
+=======
+        # A process that starts slowly on a busy machine must not be dropped.
+>>>>>>> main
         settings |= {"distributed.deploy.lost-worker-timeout": "600s"}
     dask.config.set(settings)
-    # it would import pandas and more here, to have the server for processes import them too; that is `forkserver`'s matter
+    # dask would also load pandas and more into the fork server. `forkserver` does the preloading.
     distributed.utils._forkserver_preload_set = True
-    for name in (
-        "",
-        ".client",
-        ".core",
-        ".worker",
-        ".nanny",
-        ".scheduler",
-    ):  # what matters is raised, and said once
+    # Errors that matter are raised and reported once.
+    for name in ("", ".client", ".core", ".worker", ".nanny", ".scheduler"):
         logging.getLogger(f"distributed{name}").setLevel(logging.CRITICAL)

@@ -1,7 +1,8 @@
-"""Where worker processes come from: forked from a server process that has loaded what they need once, and nothing but code.
+"""Start worker processes from a fork server, which imports the heavy libraries once.
 
-Never from the run's own process, whose threads and GPU would not survive the fork. Light to import, because the server
-is best started before this process itself loads what it needs.
+Workers are never forked from the run's own process, because its threads and GPU would not survive
+the fork. This module imports little, because the server is started before this process loads its
+own libraries.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ import multiprocessing
 import os
 import threading
 from multiprocessing import forkserver
+from typing import Any
 
-#: How dask is to start processes: "spawn" where there is no such server (Windows), each then loads torch itself.
+from ..import_path import secure_child_imports
+
+#: How dask starts processes. Without a fork server (Windows) each process loads torch itself.
 START_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 _COMMON_MODULES = ["distributed", "hemax_batch.scheduling.preload"]
 _PRELOAD = {
@@ -23,14 +27,22 @@ _PRELOAD = {
     ],
     "openvino": _COMMON_MODULES,
 }
-#: One thread for every numeric library, as there is a worker per core.
+#: One thread for every numeric library, because there is a worker per core.
 SINGLE_THREAD_ENV = dict.fromkeys(
     ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"
 )
 
 
 def start_forkserver(engine: str) -> None:
+<<<<<<< HEAD
     """Start the server if it is not running; it loads for seconds meanwhile, and ends with this process."""
+    secure_child_imports()
+=======
+    """Start the server if it is not running.
+
+    The server loads its modules in the background. It ends with this process.
+    """
+>>>>>>> main
     if START_METHOD != "forkserver":
         return
     before = {name: os.environ.get(name) for name in SINGLE_THREAD_ENV}
@@ -46,11 +58,20 @@ def start_forkserver(engine: str) -> None:
                 os.environ[name] = value
 
 
+def process_context(fork: bool = False) -> Any:
+    """The `multiprocessing` context for new processes, which import nothing from the current folder."""
+    secure_child_imports()
+    return multiprocessing.get_context("fork" if fork else START_METHOD)
+
+
 def exit_with_parent() -> None:
-    """In a new process: have it end when the run's has, even one that was killed, whatever this one is at."""
+    """Make a new process end when the run's process ends, even if that is killed."""
     threading.Thread(target=_wait_for_parent, daemon=True).start()
 
 
 def _wait_for_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(0)
+    """End this process when its parent has ended."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(0)

@@ -1,6 +1,6 @@
-"""What every worker process needs, loaded once: they are forked from a server process that has imported this.
+"""Import what every worker process needs. The fork server imports this module once.
 
-Imports only: nothing here may start a thread, open a file or wake a GPU, which would not survive the fork.
+The imports must not start a thread, open a file or use a GPU, which would not survive the fork.
 """
 
 import scipy.sparse.csgraph  # noqa: F401

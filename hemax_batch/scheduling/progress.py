@@ -1,26 +1,33 @@
-"""What a run says while it works: bars on a terminal, timestamped lines in a log, JSON events for machines.
+"""Report a run's progress: bars on a terminal, lines in a log, JSON events for programs.
 
-`ProgressReporter` is told what happens and shows it in whichever way was asked for; it never decides anything.
+`ProgressReporter` receives events and shows them. It makes no decisions.
 """
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from ..records import RegionResult
 
-_LINE_EVERY_S = 30.0  # plain progress lines: enough for a nightly log, not a flood
+_LINE_EVERY_S = 30.0  # interval of progress lines, for a log of moderate size
 
 
 @dataclass
 class _Counts:
+    """Totals over all slides of the run."""
+
     regions: int = 0
     planned: int = 0
     cells: int = 0
@@ -29,43 +36,45 @@ class _Counts:
 
 
 class ProgressReporter:
-    """Shows a run's progress on stderr: bars where it is a terminal, plain lines elsewhere, failures alone if `quiet`.
+    """Shows a run's progress on stderr. Use it as a context manager.
 
-    With `log_json` every event is appended to that file as one JSON object a line; the file is opened for each, so
-    that log rotation may move it at any time. Use as a context manager.
+    It shows bars on a terminal and lines elsewhere. With `quiet` it shows failures alone. With
+    `log_json` it appends every event to that file, one JSON object a line. The file is opened for
+    each event, so log rotation may move it at any time.
     """
 
-    def __init__(self, quiet: bool = False, log_json: Path | None = None):
+    def __init__(self, quiet: bool = False, log_json: Path | None = None) -> None:
         self._quiet = quiet
         self._log_json = log_json
         self._counts = _Counts()
         self._started = time.monotonic()
         self._last_line = 0.0
         self._slides = 0
-        self._bars = _Bars() if not quiet and sys.stderr.isatty() else None
+        self.warnings: list[str] = []  # for the run record
+        self._bars = _Bars() if not quiet and sys.stderr and sys.stderr.isatty() else None
 
     def __enter__(self) -> ProgressReporter:
         if self._bars:
             self._bars.start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bars:
             self._bars.stop()
 
     def run_started(self, slides: int, out: str) -> None:
-        """`slides` were found."""
+        """Report that the run found `slides` slides."""
         self._slides = slides
         self._log_event("run_started", slides=slides, out=out)
         self._print_line(f"{slides} slide{'s' * (slides != 1)} to {out}")
 
     def workers_started(self, description: str) -> None:
-        """Tasks run there from now on."""
+        """Report where tasks run."""
         self._log_event("workers_started", workers=description)
         self._print_line(f"working on {description}")
 
     def slide_planned(self, slide_id: str, regions: int, finished: int, mm2: float) -> None:
-        """`finished` of its regions were already done by an earlier run."""
+        """Report a slide's plan. `finished` of its regions were done by an earlier run."""
         self._counts.planned += regions - finished
         self._log_event(
             "slide_planned",
@@ -82,7 +91,7 @@ class ProgressReporter:
             self._bars.slide(slide_id, regions, finished)
 
     def region_done(self, slide_id: str, result: RegionResult) -> None:
-        """One region came back."""
+        """Report that one region has ended."""
         self._counts.regions += 1
         self._counts.cells += len(result.cells)
         self._log_event(
@@ -106,9 +115,9 @@ class ProgressReporter:
             self._print_line(self._rate())
 
     def slide_ended(
-        self, slide_id: str, state: str, cells: int, seconds: float, reason: str
+        self, slide_id: str, state: str, cells: int, seconds: float, reason: str, path: str = ""
     ) -> None:
-        """`state`: done, skipped, failed or not reached."""
+        """Report that a slide has ended as done, skipped, failed or not reached."""
         self._counts.ended_slides += 1
         self._counts.failed_slides += state == "failed"
         self._log_event(
@@ -118,6 +127,7 @@ class ProgressReporter:
             cells=cells,
             seconds=round(seconds, 2),
             reason=reason,
+            path=path,
         )
         text = f"{slide_id}: {state}" + (
             f", {cells} cells in {seconds:.1f} s" if state == "done" else ""
@@ -127,53 +137,82 @@ class ProgressReporter:
             self._bars.end(slide_id)
 
     def warning(self, text: str) -> None:
+<<<<<<< HEAD
         """Something worth reading that stops nothing."""
+        self.warnings.append(text)
+=======
+        """Report something that does not stop the run."""
+>>>>>>> main
         self._log_event("warning", text=text)
         self._print_line(f"warning: {text}", failure=True)
 
     def run_ended(self, summary: str, exit_code: int) -> None:
-        """The last event; the summary itself is printed by the command line."""
+        """Report the end of the run. The command line prints the summary itself."""
         self._log_event("run_ended", summary=summary, exit_code=exit_code)
 
     def _rate(self) -> str:
-        """Progress over all in words: cells, regions a minute, time left."""
+        """Return the overall progress in words: cells, regions a minute, time left."""
         counts, elapsed = self._counts, time.monotonic() - self._started
         per_s = counts.regions / max(elapsed, 1e-9)
         left = (counts.planned - counts.regions) / per_s if per_s else 0
         return (
-            f"slide {min(counts.ended_slides + 1, self._slides)} of {self._slides}, {counts.cells} cells, "
-            f"{60 * per_s:.0f} regions/min, {_format_duration(left)} left for what is planned, {counts.failed_slides} failed"
+            f"slide {min(counts.ended_slides + 1, self._slides)} of {self._slides}, "
+            f"{counts.cells} cells, {60 * per_s:.0f} regions/min, "
+            f"{_format_duration(left)} left for what is planned, {counts.failed_slides} failed"
         )
 
     def _print_line(self, text: str, failure: bool = False) -> None:
+        """Print a line, above the bars if there are any."""
         if self._quiet and not failure:
             return
         if self._bars:
             if failure:
-                self._bars.print(text)
+                self._bars.print(_printable(text))
             return
-        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}", file=sys.stderr, flush=True)
+        _print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {_printable(text)}")
 
-    def _log_event(self, name: str, **values) -> None:
+    def _log_event(self, name: str, **values: Any) -> None:
+        """Append an event to the log file."""
         if self._log_json is None:
             return
         now = datetime.now().astimezone().isoformat(timespec="milliseconds")
         line = json.dumps({"time": now, "event": name, **values}, ensure_ascii=False)
         try:
-            with open(self._log_json, "a", encoding="utf-8", errors="surrogateescape") as file:
-                file.write(line + "\n")
+            # a lone surrogate of a file name becomes its own JSON escape
+            _append(self._log_json, (line + "\n").encode("utf-8", "backslashreplace"))
         except OSError as error:
-            print(
-                f"--log-json {self._log_json}: {error.strerror}; no more events are written",
-                file=sys.stderr,
-            )
-            self._log_json = None
+            lost, self._log_json = self._log_json, None
+            self.warning(f"--log-json {lost}: {error.strerror}; no more events are written")
+
+
+def _append(path: Path, content: bytes) -> None:
+    """Add to a file. OSError where that fails; a pipe that nobody reads fails at once."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK
+    with open(os.open(path, flags, 0o666), "wb", 0) as file:
+        if file.write(content) != len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _print(text: str) -> None:
+    """A line on stderr; one that cannot be written is lost."""
+    with suppress(OSError, ValueError, AttributeError):
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+
+def _printable(text: str) -> str:
+    """Text on one line without control characters, which a file's name may hold.
+
+    >>> _printable("a\\nb\\x1b[31m")
+    'a\\\\nb\\\\x1b[31m'
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class _Bars:
-    """A bar a slide in hand, and one line over all, drawn by rich."""
+    """One bar per slide in progress and one line for the run, drawn by rich."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -190,7 +229,7 @@ class _Bars:
             TimeRemainingColumn(),
             console=Console(stderr=True),
         )
-        self._tasks = {}
+        self._tasks: dict[str, TaskID] = {}
         self._overall = self._progress.add_task("starting", total=None)
 
     def start(self) -> None:
@@ -217,7 +256,7 @@ class _Bars:
 
 
 def _format_duration(seconds: float) -> str:
-    """
+    """Format a duration.
     >>> _format_duration(59), _format_duration(3700)
     ('0:59', '1:01:40')
     """

@@ -1,4 +1,4 @@
-"""Slides whose regions are all in are written one after another: beside the queue in a thread, or without one at once."""
+"""Publish finished slides one after another: in a thread beside the work queue, or at once."""
 
 from __future__ import annotations
 
@@ -12,40 +12,44 @@ _POLL_S = 0.25
 
 
 class PublishQueue:
-    """The slides that are being written, or wait for that, by `publish(job)`; its length is how many."""
+    """The slides that are being published, or wait for it, by `publish(job)`.
 
-    def __init__(self, publish: Callable[[SlideJob], None]):
+    Its length is the number of those slides.
+    """
+
+    def __init__(self, publish: Callable[[SlideJob], None]) -> None:
         self._publish = publish
         self._thread: ThreadPoolExecutor | None = None
-        self._pending: dict[Future, SlideJob] = {}
+        self._pending: dict[Future[None], SlideJob] = {}
 
     def __len__(self) -> int:
         return len(self._pending)
 
     def run_in_thread(self, prepare: Callable[[], None]) -> None:
-        """Write in a thread from now on, which first does `prepare`."""
+        """Publish in a thread from now on. The thread calls `prepare` first."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="finish")
         self._thread.submit(prepare)
 
     def submit(self, job: SlideJob) -> None:
-        """Have a slide written; without a thread it is, when this returns."""
+        """Publish a slide. Without a thread it is published when this returns."""
         if self._thread is not None:
             self._pending[self._thread.submit(self._publish, job)] = job
             return
-        future: Future = Future()
+        future: Future[None] = Future()
         try:
-            future.set_result(self._publish(job))
+            self._publish(job)
+            future.set_result(None)
         except Exception as error:
             future.set_exception(error)
         self._pending[future] = job
 
     def finished(self) -> Iterator[tuple[SlideJob, BaseException | None]]:
-        """Each slide that is written, or could not be, once, with the error."""
+        """Yield each slide that was published, or failed, once, with its error or None."""
         for future in [f for f in self._pending if f.done()]:
             yield self._pending.pop(future), future.exception()
 
     def shut_down(self, stop: StopFlag) -> None:
-        """Drop what has not been begun, and wait for the slide in hand while there is time."""
+        """Drop the slides that wait. Wait for the current slide while there is time."""
         if self._thread is not None:
             self._thread.shutdown(wait=False, cancel_futures=True)
         self._pending = {
@@ -55,6 +59,6 @@ class PublishQueue:
             pass
 
     def close(self) -> None:
-        """Wait for the slide in hand, which after a signal the end of the process bounds."""
+        """Wait for the current slide. After a signal the end of the process bounds the wait."""
         if self._thread is not None:
             self._thread.shutdown(cancel_futures=True)

@@ -1,20 +1,25 @@
-"""What this process may use of the machine: cores, memory and GPUs, under affinity, cgroup and SLURM limits.
+"""Find the cores, memory and GPUs that this process may use (affinity, cgroups, SLURM).
 
-A job on a shared server often owns 20 of 128 cores; a tool that counts the machine's cores then starves its neighbours.
+A job on a shared server often owns 20 of 128 cores. A program that uses all cores of the machine
+slows down its neighbours.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
 _OWN_GROUPS = Path("/proc/self/cgroup")
-_NO_LIMIT = 2**60  # cgroup v1 writes a huge number for "no limit"
+_NO_LIMIT = 2**60  # cgroup v1 writes a very large number for "no limit"
 
 
-def cpu_limit(environ: dict[str, str] = os.environ, cgroup: Path = _CGROUP) -> int:
-    """Cores that this process may use: the least of affinity, cgroup quotas and SLURM allocation; 1 or more."""
+def cpu_limit(environ: Mapping[str, str] = os.environ, cgroup: Path = _CGROUP) -> int:
+    """Return the number of cores that this process may use, at least 1.
+
+    It is the smallest of affinity, cgroup quotas and SLURM allocation.
+    """
     limits = [_affinity(), _cgroup_cpus(cgroup)]
     for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"):
         if environ.get(name, "").isdigit():
@@ -23,8 +28,11 @@ def cpu_limit(environ: dict[str, str] = os.environ, cgroup: Path = _CGROUP) -> i
     return max(1, int(min(limit for limit in limits if limit is not None)))
 
 
-def memory_limit_bytes(environ: dict[str, str] = os.environ, cgroup: Path = _CGROUP) -> int:
-    """Memory that this process and its workers may use: the least of the machine's, its cgroups' and SLURM's."""
+def memory_limit_bytes(environ: Mapping[str, str] = os.environ, cgroup: Path = _CGROUP) -> int:
+    """Return the memory that this process and its workers may use.
+
+    It is the smallest of the machine's, the cgroups' and SLURM's.
+    """
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     files = [group / "memory.max" for group in _groups(cgroup)]
     files += [group / "memory.limit_in_bytes" for group in _groups(cgroup / "memory", "memory")]
@@ -36,10 +44,10 @@ def memory_limit_bytes(environ: dict[str, str] = os.environ, cgroup: Path = _CGR
     return min(limits)
 
 
-def visible_gpus(environ: dict[str, str] = os.environ) -> list[str]:
-    """What to put into CUDA_VISIBLE_DEVICES for each usable GPU, in order; [] without any.
+def visible_gpus(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Return the value of CUDA_VISIBLE_DEVICES for each usable GPU, in order.
 
-    PyTorch is asked only where a driver is present, because importing it takes seconds.
+    PyTorch is imported only if a driver is present, because the import takes seconds.
     """
     if not Path("/proc/driver/nvidia/version").exists() and not Path("/dev/nvidiactl").exists():
         return []
@@ -53,11 +61,12 @@ def visible_gpus(environ: dict[str, str] = os.environ) -> list[str]:
 
 
 def _affinity() -> int:
+    """Return the number of cores of this process's affinity mask."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cgroup_cpus(cgroup: Path) -> float | None:
-    """The CPU quota in cores, cgroup v2 or v1; None without a limit. Half a core counts as half."""
+    """Return the CPU quota in cores (cgroup v2 or v1), which may be a fraction. None: no limit."""
     limits = []
     for group in _groups(cgroup):
         v2 = (_read(group / "cpu.max") or "").split()
@@ -71,8 +80,10 @@ def _cgroup_cpus(cgroup: Path) -> float | None:
 
 
 def _groups(mount: Path, controller: str = "") -> list[Path]:
-    """This process's folder below a cgroup mount (v2, or v1 of a `controller`) and those round it, whose limits hold for
-    it too; the mount alone inside a container."""
+    """Return this process's folder below a cgroup mount and its parents, whose limits apply too.
+
+    The mount is of cgroup v2, or of a v1 `controller`. In a container the result is the mount.
+    """
     for line in (_read(_OWN_GROUPS) or "").splitlines():
         _, controllers, path = line.split(":", 2)
         own = mount / path.lstrip("/")
@@ -82,6 +93,7 @@ def _groups(mount: Path, controller: str = "") -> list[Path]:
 
 
 def _read(path: Path) -> str | None:
+    """Return the text of a file, or None if it cannot be read."""
     try:
         return path.read_text().strip()
     except OSError:

@@ -1,4 +1,8 @@
-"""What may be tried again, and how often: a plan or region that failed unexpectedly, and one that met a lost GPU."""
+"""Retry policy for failed tasks.
+
+A region or plan that fails unexpectedly is retried once, alone. A region that met a lost GPU is
+retried up to seven times, because it did not cause the loss.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +11,28 @@ from collections import Counter, deque
 from ..records import Region
 from .slide_job import SlideJob
 
-MAX_ATTEMPTS = 2  # of a region or plan that fails unexpectedly, the last one alone
-_MAX_GPU_ATTEMPTS = 8  # of a region that met a lost GPU: each worker may have one
+MAX_ATTEMPTS = 2  # of a region or plan that fails unexpectedly; the last one is alone
+_MAX_GPU_ATTEMPTS = 8  # of a region that met a lost GPU; each worker may lose one
 
 
 class RetryPolicy:
-    """Keeps count. `quarantined` are those that wait to be tried alone: (slide, region; None for its plan)."""
+    """Counts the attempts of regions and plans.
 
-    def __init__(self):
+    Attributes
+    ----------
+    quarantined
+        Tasks that wait to be tried alone, as (slide, region). The region is None for a plan.
+    """
+
+    def __init__(self) -> None:
         self.quarantined: deque[tuple[SlideJob, Region | None]] = deque()
-        self._attempts: Counter[tuple] = Counter()
+        self._attempts: Counter[tuple[str, int | None, str]] = Counter()
 
     def should_retry(self, job: SlideJob, region: Region | None) -> bool:
-        """Whether a plan or region that failed unexpectedly has a try left; it is quarantined then, and still owed."""
+        """Return whether a plan or region that failed unexpectedly may be tried again.
+
+        If so, it is quarantined and still counts as in flight.
+        """
         if self._count_attempt(job, region, "") >= MAX_ATTEMPTS:
             return False
         job.in_flight += 1
@@ -27,10 +40,11 @@ class RetryPolicy:
         return True
 
     def should_retry_without_gpu(self, job: SlideJob, region: Region) -> bool:
-        """Whether a region that met a lost GPU, and is not to blame, may meet another."""
+        """Return whether a region that met a lost GPU may be tried again."""
         return self._count_attempt(job, region, "GPU") < _MAX_GPU_ATTEMPTS
 
     def _count_attempt(self, job: SlideJob, region: Region | None, kind: str) -> int:
-        key = (job.slide_id, region and region.index, kind)
+        """Count an attempt and return the number of attempts so far."""
+        key = (job.slide_id, region.index if region else None, kind)
         self._attempts[key] += 1
         return self._attempts[key]

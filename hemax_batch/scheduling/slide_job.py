@@ -1,4 +1,4 @@
-"""One slide on its way through a run."""
+"""The state of one slide in a run."""
 
 from __future__ import annotations
 
@@ -16,24 +16,42 @@ from ..slides.discovery import SlideFile
 
 @dataclass
 class SlideJob:
-    """One slide on its way. `state`: waiting, working, done, skipped, failed or not reached."""
+    """One slide in a run.
+
+    Attributes
+    ----------
+    state
+        "waiting", "working", "done", "skipped", "failed" or "not reached".
+    reason
+        Why the slide is in that state.
+    slide, fingerprint, journal
+        Set when the slide is opened.
+    plan
+        Set when the slide is planned.
+    todo
+        Regions that have not been submitted.
+    in_flight
+        Tasks of this slide that have not ended.
+    unreadable
+        Results of regions that could not be read, by index.
+    damaged
+        Places that no region could decode, each with the reason.
+    failed_permanently
+        Trying again does not help, unless slide, weights or settings change.
+    """
 
     file: SlideFile
-    slide: Slide | None = None
+    slide: Slide = field(init=False, repr=False, compare=False)
     fingerprint: str = ""
-    journal: RegionJournal | None = None
-    plan: TilePlan | None = None
+    journal: RegionJournal = field(init=False, repr=False, compare=False)
+    plan: TilePlan = field(init=False, repr=False, compare=False)
     todo: deque[Region] = field(default_factory=deque)
     in_flight: int = 0
-    unreadable: dict[int, RegionResult] = field(
-        default_factory=dict
-    )  # regions that could not be read
-    damaged: dict[Rect, str] = field(default_factory=dict)  # places that no region could decode
+    unreadable: dict[int, RegionResult] = field(default_factory=dict)
+    damaged: dict[Rect, str] = field(default_factory=dict)
     state: str = "waiting"
     reason: str = ""
-    failed_permanently: bool = (
-        False  # trying again would not help, unless slide, weights or settings change
-    )
+    failed_permanently: bool = False
     cells: int = 0
     warnings: tuple[str, ...] = ()
     alarms: tuple[str, ...] = ()  # of the warnings, those that the log says when the slide is done
@@ -42,20 +60,29 @@ class SlideJob:
 
     @property
     def slide_id(self) -> str:
+        """Name of the slide's results folder."""
         return self.file.slide_id
 
+    @property
+    def has_journal(self) -> bool:
+        """Whether the journal was opened."""
+        return hasattr(self, "journal")
+
+    @property
+    def has_plan(self) -> bool:
+        """Whether the slide was planned."""
+        return hasattr(self, "plan")
+
     def all_regions_finished(self) -> bool:
-        """Whether every region is back."""
-        return (
-            self.state == "working"
-            and self.plan is not None
-            and not self.todo
-            and not self.in_flight
-        )
+        """Return whether every region has ended."""
+        return self.state == "working" and self.has_plan and not self.todo and not self.in_flight
 
 
 def unreadable_areas(job: SlideJob) -> dict[int, float]:
-    """Of each region, the part of its core (level-0 pixels squared) that could not be read: all of it, or some tiles."""
+    """Return the unreadable area of each region's core, in level-0 pixels squared.
+
+    It is the whole core, or the parts in damaged places.
+    """
     rects = np.array(sorted(job.damaged), np.int64).reshape(-1, 4)
     areas = {}
     for region in job.plan.regions:
@@ -66,13 +93,13 @@ def unreadable_areas(job: SlideJob) -> dict[int, float]:
 
 
 def unreadable_share(job: SlideJob) -> float:
-    """Share of the scanned area that could not be read, 0..1."""
+    """Return the share of the scanned area that could not be read, 0..1."""
     scanned = sum((r.core[2] - r.core[0]) * (r.core[3] - r.core[1]) for r in job.plan.regions)
     return sum(unreadable_areas(job).values()) / max(1, scanned)
 
 
 def failure_reason(job: SlideJob, error: BaseException) -> str:
-    """An error in words; an unexpected one with its kind and the slide's name."""
+    """Return an error in words. An unexpected error gets its type and the slide's name."""
     if isinstance(error, SlideError):
         return str(error)
     return f"slide {job.slide_id!r} ({job.file.path}): {type(error).__name__}: {error}"

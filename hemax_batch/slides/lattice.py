@@ -27,6 +27,10 @@ class WindowReader(Protocol):
     def slide(self) -> Slide:
         """Size, scale and levels of the slide."""
 
+    @property
+    def damaged(self) -> dict[Rect, str]:
+        """Damaged places in level-0 pixels, each with the reason."""
+
     def read(self, level: int, x: int, y: int, w: int, h: int) -> np.ndarray:
         """Return pixels x..x+w, y..y+h of `level`: uint8 [h, w, 3]."""
 

@@ -84,6 +84,7 @@ class SlideReader:
         return out
 
     def _note_damage(self, level: int, rect: Rect, reason: str) -> None:
+        """Record a damaged place of a level in level-0 pixels."""
         factor = self.slide.level_downsamples[level]
         x0, y0, x1, y1 = rect
         at_level_0 = (

@@ -1,8 +1,8 @@
 """Find places on a smear that may contain a nucleated cell, at about 0.4 µm/px.
 
-A place is a candidate if the *nuclear stain* (see `screen_view`) is high over about 5 µm. The stain is taken above the local ground. It is saturated, so that a dark nucleus does not
-outweigh a pale one. Two lobes of a nucleus give one peak, two touching cells give two peaks, and a
-platelet gives hardly any.
+A place is a candidate if the *nuclear stain* (see `screen_view`) is high over about 5 µm. The stain
+is taken above the local ground. It is saturated, so a dark nucleus does not outweigh a pale one.
+Two lobes of a nucleus give one peak, two touching cells give two, a platelet gives hardly any.
 
 All arithmetic is on integers, on a lattice that starts at the slide's origin. The result at a point
 depends on nothing farther away than `SUPPORT_UM`, so it does not depend on the regions.

@@ -106,7 +106,7 @@ def stained_cores(
         )
         y, x = np.nonzero(_is_stained(pixels, stain))
         _mark(stained, x, y + top, lattice, core_px)
-    for x0, y0, x1, y1 in reader.damaged:  # what cannot be seen is not blank
+    for x0, y0, x1, y1 in reader.damaged:  # a damaged place is not blank
         stained[y0 // core_px : -(-y1 // core_px), x0 // core_px : -(-x1 // core_px)] = True
     return stained
 

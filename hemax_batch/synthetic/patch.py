@@ -6,6 +6,7 @@ import numpy as np
 
 from .cell_recipes import RECIPES
 from .compose import apply_sensor, composite
+from .platelet import paint_platelet, paint_speck
 from .red_cell import FOCUS_STEPS_UM, RedCellLayout, red_cell_layout, red_cells_in, stamp_red_cells
 from .stain import Stain, random_stain
 from .white_cell import (
@@ -14,8 +15,6 @@ from .white_cell import (
     SmearCell,
     draw_diameter_um,
     paint_cell,
-    paint_platelet,
-    paint_speck,
 )
 
 #: Number of red-cell layouts; a patch is a random part of one.

@@ -18,6 +18,7 @@ from ..errors import UsageError
 from ..vocabulary import CLASS_NAMES
 from .cell_recipes import RECIPES
 from .compose import add_noise, composite
+from .platelet import paint_platelet, paint_speck
 from .red_cell import (
     FOCUS_STEPS_UM,
     THICKNESS,
@@ -33,8 +34,6 @@ from .white_cell import (
     SmearCell,
     draw_diameter_um,
     paint_cell,
-    paint_platelet,
-    paint_speck,
 )
 
 _RectUm = tuple[float, float, float, float]  # x0, y0, x1, y1 in µm

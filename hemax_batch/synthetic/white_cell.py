@@ -1,4 +1,4 @@
-"""One nucleated cell, platelet or speck of stain, painted with its exact masks.
+"""One nucleated cell, painted with its exact masks.
 
 Sizes and fractions are typical values of haematology, adjusted to measurements of the PBC images
 and the Zheng masks. A cell flattened on glass is larger than a textbook's, and its two-dimensional
@@ -26,7 +26,7 @@ _EDGE_UM = 0.22
 
 
 #: A position (x, y) in pixels.
-_Point = tuple[float, float] | np.ndarray
+Point = tuple[float, float] | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class PaintedCell:
 def paint_cell(
     rng: np.random.Generator,
     class_name: str,
-    xy: _Point,
+    xy: Point,
     mpp: float,
     stain: Stain,
     diameter_um: float | None = None,
@@ -114,8 +114,8 @@ def paint_cell(
     cover = soft_step(cell_depth, max(_EDGE_UM, mpp))
     density *= cover[..., None]
     x0, y0 = round(xy[0]) - canvas.side_px // 2, round(xy[1]) - canvas.side_px // 2
-    truth = _make_truth(class_name, cell, nucleus, x0, y0, mpp, (recipe.granularity, colour, shape))
-    return _to_light(x0, y0, density, cover, focus_um / mpp, truth)
+    truth = make_truth(class_name, cell, nucleus, x0, y0, mpp, (recipe.granularity, colour, shape))
+    return to_light(x0, y0, density, cover, focus_um / mpp, truth)
 
 
 def draw_diameter_um(rng: np.random.Generator, class_name: str) -> float:
@@ -132,7 +132,7 @@ def _choose(rng: np.random.Generator, weighted: tuple[tuple[str, float], ...]) -
     return weighted[int(rng.choice(len(weighted), p=weights / weights.sum()))][0]
 
 
-def _to_light(
+def to_light(
     x0: int,
     y0: int,
     density: np.ndarray,
@@ -147,7 +147,7 @@ def _to_light(
     return PaintedCell(x0, y0, np.exp(density * np.float32(-np.log(10))), cover, cell)
 
 
-def _make_truth(
+def make_truth(
     class_name: str,
     cell: np.ndarray,
     nucleus: np.ndarray,
@@ -327,60 +327,3 @@ def _granules(
             + amount[..., None] * colour
         )
     return density
-
-
-# --- platelets and specks ---------------------------------------------------------------------------------------
-
-
-def paint_platelet(
-    rng: np.random.Generator, xy: _Point, mpp: float, stain: Stain, focus_um: float = 0.0
-) -> PaintedCell:
-    """Paint a platelet: a little pale blue cytoplasm around purple granules."""
-    radius_um = float(np.clip(rng.normal(1.25, 0.3), 0.7, 2.4))
-    canvas = Canvas(2 * round((radius_um * 1.5 + 1.0 + 2 * focus_um) / mpp), mpp)
-    x, y = canvas.grid()
-    angle = np.arctan2(y, x)
-    uneven = 1 + sum(
-        rng.normal(0, 0.22 / k) * np.cos(k * angle + rng.uniform(0, 6.3)) for k in range(2, 6)
-    )
-    depth = canvas.interpolate(
-        (radius_um * uneven.clip(0.6, 1.5) - np.hypot(x, y)).astype(np.float32)
-    )
-    depth += 0.12 * noise(rng, depth.shape, 0.8 / mpp)
-    core = canvas.interpolate(
-        (radius_um * 0.8 - np.hypot(x - rng.normal(0, 0.15), y)).astype(np.float32)
-    )
-    xy_granules = packed_points(rng, (core > 0) & (depth > 0.1), 0.42 / mpp, 0.4)
-    radii = rng.uniform(0.16, 0.3, len(xy_granules)) / mpp
-    granules = stamp_granules(
-        depth.shape, xy_granules, radii, rng.uniform(0.5, 1.0, len(xy_granules))
-    )
-    cover = soft_step(depth, max(0.4, mpp))
-    haze = 0.25 * ndimage.gaussian_filter(granules, 0.25 / mpp)
-    colours = (np.array(c, np.float32) for c in (stain.light_blue, stain.basophil))
-    density = sum(
-        a[..., None] * c
-        for a, c in zip((0.75 * cover, cover * (0.6 * granules + haze)), colours, strict=True)
-    )
-    x0, y0 = round(xy[0]) - canvas.side_px // 2, round(xy[1]) - canvas.side_px // 2
-    truth = _make_truth(
-        "platelet", depth > 0, np.zeros(depth.shape, bool), x0, y0, mpp, ("", "", "")
-    )
-    return _to_light(x0, y0, density, None, focus_um / mpp, truth)
-
-
-def paint_speck(
-    rng: np.random.Generator, xy: _Point, mpp: float, stain: Stain, focus_um: float = 0.0
-) -> PaintedCell:
-    """Paint precipitated stain or dust: a few small dark grains without a cell."""
-    spread_um = rng.uniform(0.1, 1.2)
-    canvas = Canvas(2 * round((spread_um * 2 + 1.0 + 2 * focus_um) / mpp), mpp)
-    n = int(rng.integers(1, 7))
-    points = canvas.pixel_of(np.clip(rng.normal(0, spread_um / 2, (n, 2)), -spread_um, spread_um))
-    amount = stamp_granules(
-        (canvas.side_px,) * 2, points, rng.uniform(0.1, 0.35, n) / mpp, rng.uniform(0.3, 0.9, n)
-    )
-    colour = np.array(stain.basophil if rng.random() < 0.8 else (0.3, 0.3, 0.3), np.float32)
-    density = amount[..., None] * colour
-    x0, y0 = round(xy[0]) - canvas.side_px // 2, round(xy[1]) - canvas.side_px // 2
-    return _to_light(x0, y0, density, None, focus_um / mpp, None)

@@ -79,6 +79,7 @@ def test_a_table_shows_what_is_missing():
     )
 
 
+@pytest.mark.slow
 def test_a_watched_command_is_told_by_its_processes():
     hungry = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'x = bytearray(10**8); import time; time.sleep(1.5)'])"
     watched = measure_command([sys.executable, "-c", hungry], {})
@@ -87,6 +88,7 @@ def test_a_watched_command_is_told_by_its_processes():
         measure_command([sys.executable, "-c", "import sys; print('alas'); sys.exit(3)"], {})
 
 
+@pytest.mark.slow
 def test_each_way_of_reading_reads_the_whole_slide_once(tmp_path):
     slide = write_pyramid(tmp_path / "smear.tif", smear(2500, 2100, 3), mpp=0.25)
     for kind in ("reading", "openslide"):

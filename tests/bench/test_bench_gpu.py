@@ -30,6 +30,7 @@ def cells(boxes, classes):
     )
 
 
+@pytest.mark.slow
 def test_it_needs_no_reader_and_no_scheduler_and_says_that_there_is_no_gpu(tmp_path):
     absent = "openslide dask distributed zarr imagecodecs tifffile numcodecs shapely psutil click rich google_crc32c"
     code = f"import sys\nfor name in {absent.split()}: sys.modules[name] = None\n"

@@ -33,6 +33,7 @@ def test_a_command_names_the_missing_package_before_it_reads_data(
     assert package in result.output and "pip install 'hemax-batch[train]'" in result.output
 
 
+@pytest.mark.slow
 def test_evaluate_leaves_average_precision_out_without_pycocotools(tmp_path, monkeypatch, weights):
     data = write_layout(tmp_path / "data")
     command = ["evaluate", str(data), "--weights", str(weights), "--split", "train"]

@@ -112,6 +112,7 @@ def test_sound_jpegs_of_every_kind_are_decoded_as_before(tmp_path):
         np.testing.assert_array_equal(decode_jpeg(data, rgb.shape), expected)
 
 
+@pytest.mark.slow
 def test_cells_at_damaged_tiles_are_left_out_and_the_place_is_said(go, tmp_path):
     rgb = smear(1000, 700, 3)
     sound = write_pyramid(tmp_path / "sound.tif", rgb, mpp=0.25, levels=1)
@@ -147,6 +148,7 @@ def test_cells_at_damaged_tiles_are_left_out_and_the_place_is_said(go, tmp_path)
     assert "2 damaged places" in warning and "x 256..384, y 128..256" in warning
 
 
+@pytest.mark.slow
 def test_damaged_tiles_count_towards_max_unreadable_and_can_be_tried_again(go, tmp_path):
     torn = write_pyramid(tmp_path / "torn.tif", smear(1000, 700, 3), mpp=0.25, levels=1)
     damage_tiles(torn, range(0, 36, 6), noise)

@@ -192,6 +192,7 @@ def test_outlines_read_by_shapely_equal_the_table(drawn):
         assert nucleus.area * 0.25**2 == pytest.approx(float(row["nucleus_area_um2"]), rel=0.02)
 
 
+@pytest.mark.slow
 def test_the_example_plots_results(tmp_path):
     folder = make_results(tmp_path / "out", "S1", 15)
     side_px = json.loads((folder / "result.json").read_text())["width"]
@@ -212,6 +213,7 @@ def test_the_example_plots_results(tmp_path):
     assert len(np.unique(np.asarray(Image.open(tmp_path / "p.png")).reshape(-1, 4), axis=0)) > 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "more"),
     [("plot_results.py", ["p.png"]), ("read_results.py", []), ("read_results.py", ["p.png"])],

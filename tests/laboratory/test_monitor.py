@@ -51,6 +51,7 @@ def watched(laboratory, tmp_path_factory):
     return result.exit_code, result.output, out
 
 
+@pytest.mark.slow
 def test_the_drift_is_found_on_its_scanner_from_its_night_on(watched, truth):
     code, output, out = watched
     assert (

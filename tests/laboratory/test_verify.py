@@ -271,6 +271,7 @@ def test_the_same_input_gives_the_same_bytes(laboratory, tmp_path, invoke):
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
 
 
+@pytest.mark.slow
 def test_the_worked_example_runs_and_finds_what_the_simulation_knows(tmp_path):
     """The script that the documentation names, with the package under test as `hemax-batch`."""
     command = tmp_path / "bin" / "hemax-batch"

@@ -45,6 +45,7 @@ def data(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_every_model_is_trained_measured_and_kept(data, tmp_path, monkeypatch):
     monkeypatch.setattr(
         module, "MODELS", ("hemax-s", "hemax-s without explanations", "efficientnet-lite0")

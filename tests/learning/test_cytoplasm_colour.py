@@ -81,6 +81,7 @@ def fitted(examples, recipe=RECIPE):
     return network, told
 
 
+@pytest.mark.slow
 def test_the_colours_of_cells_are_learnt_and_told_again_to_the_bit(examples, tmp_path):
     network, told = fitted(examples)
     assert told[0].startswith(

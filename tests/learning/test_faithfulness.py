@@ -106,6 +106,7 @@ def by_chance(pixels, label):
     return rng.dirichlet(np.ones(N_ATTRIBUTE_STATES))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("explain", "passes"), [(by_the_picture, True), (by_chance, False)])
 def test_a_faithful_explanation_passes_and_a_random_one_fails(monkeypatch, explain, passes):
     cells = []
@@ -207,6 +208,7 @@ def report_and_cells():
     return report, cells
 
 
+@pytest.mark.slow
 def test_the_page_says_in_words_what_passes_and_what_fails(report_and_cells, tmp_path, monkeypatch):
     report, cells = report_and_cells
     label = cells[0].prediction.label
@@ -305,6 +307,7 @@ def test_a_drawn_head_is_its_seed_and_touches_nothing_else():
     assert torch.equal(real.model.class_head.weight, control.model.class_head.weight)
 
 
+@pytest.mark.slow
 def test_the_command_writes_figures_and_page(tmp_path, monkeypatch):
     monkeypatch.setattr(tested, "INTERVENTIONS", INTERVENTIONS[:2])  # the whole takes a minute
     monkeypatch.setattr(occlusion, "STEPS", 1)
@@ -363,6 +366,7 @@ def test_the_way_from_explanation_to_class_is_fitted_on_classes_known_to_the_las
             tested.faithfulness(None, learnt, held_out, 4, echo=lambda _: None)
 
 
+@pytest.mark.slow
 def test_the_interval_of_others_that_stay_is_over_cells(monkeypatch):
     painted = [painted_cell(seed) for seed in range(9)]
     cells = [

@@ -201,6 +201,7 @@ def test_a_teacher_names_types_that_labels_leave_open_where_it_is_sure(tmp_path)
     assert types(says(platelet=0.99, monocyte=0.009)) == ("monocyte",)  # of what the label allows
 
 
+@pytest.mark.slow
 def test_a_training_with_a_teacher_takes_its_masks_and_knows_whose_they_are(tmp_path):
     data = write_layout(tmp_path / "data", 4, mask="", **{"class": ""})
     recipe = Recipe(
@@ -221,6 +222,7 @@ def test_a_training_with_a_teacher_takes_its_masks_and_knows_whose_they_are(tmp_
     ) and not card_module._teacher(without)
 
 
+@pytest.mark.slow
 def test_a_training_killed_half_way_ends_with_the_same_weights(tmp_path):
     examples = read_folder(write_layout(tmp_path / "data"))
     recipe = Recipe(
@@ -272,6 +274,7 @@ torch.save(ends[0], Path(out) / f"{rank}.pt")
 """
 
 
+@pytest.mark.slow
 def test_processes_that_train_together_end_with_the_same_network(tmp_path):
     data, out = write_layout(tmp_path / "data"), tmp_path / "work"
     with socket.socket() as s:
@@ -298,6 +301,7 @@ def test_processes_that_train_together_end_with_the_same_network(tmp_path):
             assert torch.equal(v, other[part][k]) and torch.equal(v, kept[part][k]), (part, k)
 
 
+@pytest.mark.slow
 def test_a_work_folder_is_of_its_examples_from_the_first_step_on(tmp_path, monkeypatch):
     here, other = (read_folder(write_layout(tmp_path / name, 3, mask="")) for name in "ab")
     recipe = Recipe(
@@ -328,6 +332,7 @@ def test_a_work_folder_is_of_its_examples_from_the_first_step_on(tmp_path, monke
         train(other, recipe, tmp_path / "work", teacher=SHIPPED)
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_weights_their_figures_and_a_card(tmp_path):
     data = write_layout(tmp_path / "data")
     images = (data / "images.csv").read_text().splitlines()
@@ -383,6 +388,7 @@ def test_the_command_ends_with_weights_their_figures_and_a_card(tmp_path):
     assert went_on.trained["before"]["recipe"]["arch"] == "hemax-s"
 
 
+@pytest.mark.slow
 def test_no_steps_fit_cytoplasm_colour_and_nothing_else(tmp_path):
     data, start, out = (
         write_layout(tmp_path / "data"),
@@ -441,6 +447,7 @@ def test_a_cell_that_is_not_found_counts_as_wrong():
     assert found["classes"]["confusion"] == {"blast": {"blast": 3, "not found": 1}}
 
 
+@pytest.mark.slow
 def test_what_is_not_found_has_no_right_attribute_and_no_mask_and_review_does_not_see_it():
     nan, paths = float("nan"), [f"{i}.png" for i in range(40) if not is_fitting_half(f"{i}.png")]
     seen = [

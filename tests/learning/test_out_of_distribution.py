@@ -72,6 +72,7 @@ def pictures(tmp_path_factory):
     return made
 
 
+@pytest.mark.slow
 def test_the_limit_keeps_known_cells_and_what_is_strange_exceeds_it(pictures):
     predictor = Described()
     predictor.ood_detector = fit_ood_detector(predictor, pictures["pink"])
@@ -138,6 +139,7 @@ def known_of(d: int, scale: float = 1.0) -> OodDetector:
     return OodDetector(np.zeros(d, np.float32), np.eye(d, dtype=np.float32) * np.float32(scale))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_keeps_what_is_known_and_one_without_says_nothing(tmp_path):
     plain = tiny_weights(tmp_path)
     model, card = checkpoint.load(plain)
@@ -171,6 +173,7 @@ def test_a_checkpoint_keeps_what_is_known_and_one_without_says_nothing(tmp_path)
     )  # it was fitted to other weights
 
 
+@pytest.mark.slow
 def test_each_cell_is_told_alone_and_nothing_else_changes(tmp_path):
     path = tiny_weights(tmp_path, no_cell_bias=-1.0, seed=3)
     plain, knowing = Predictor.load(path), Predictor.load(path)

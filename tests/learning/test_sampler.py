@@ -47,6 +47,7 @@ def plain_light(monkeypatch):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", (96, 224, 320))
 def test_boxes_and_labels_lie_on_their_pixels(one_cell, plain_light, size):
     patches = PatchSampler([one_cell], 0.12)

@@ -106,6 +106,7 @@ def test_the_score_weighs_right_classes_by_their_overlap():
     ) == pytest.approx(0.45)
 
 
+@pytest.mark.slow
 def test_a_training_killed_between_checks_stops_where_the_uninterrupted_one_did(
     tmp_path, monkeypatch
 ):
@@ -176,6 +177,7 @@ def test_a_training_killed_between_checks_stops_where_the_uninterrupted_one_did(
         )
 
 
+@pytest.mark.slow
 def test_the_command_checks_on_images_that_it_does_not_learn(tmp_path, monkeypatch):
     monkeypatch.setattr(early_stopping, "_HOLDOUT_ONE_IN", 3)
     data, out = write_layout(tmp_path / "data", 6), tmp_path / "w.safetensors"
@@ -228,6 +230,7 @@ def test_shuffled_labels_are_those_of_the_source_and_boxes_stay(tmp_path):
     assert shuffled[9].cells[0].attributes == ()  # nobody described it, so nobody does now
 
 
+@pytest.mark.slow
 def test_a_control_says_so_and_is_neither_run_nor_imported_nor_averaged(tmp_path):
     data, out = write_layout(tmp_path / "data", 4), tmp_path / "w.safetensors"
     recipe = Recipe(**{**vars(TINY), "steps": 1, "synthetic": 3})

@@ -122,6 +122,7 @@ def test_an_unknown_source_and_nothing_left_are_refused(two):
     assert exclude_sources(examples_of(two), ()) == (examples_of(two), {})
 
 
+@pytest.mark.slow
 def test_weights_are_measured_on_all_of_a_source_only_where_it_was_left_out(
     two, tmp_path, monkeypatch
 ):
@@ -183,6 +184,7 @@ def test_weights_are_measured_on_all_of_a_source_only_where_it_was_left_out(
         )
 
 
+@pytest.mark.slow
 def test_all_sources_in_turn_make_one_table_and_are_not_trained_twice(two, tmp_path, monkeypatch):
     monkeypatch.setattr(
         Recipe,
@@ -206,6 +208,7 @@ def test_all_sources_in_turn_make_one_table_and_are_not_trained_twice(two, tmp_p
     assert CliRunner().invoke(command_line, arguments).exit_code == 0
 
 
+@pytest.mark.slow
 def test_sources_left_out_together_share_a_training_that_saw_neither(two, tmp_path, monkeypatch):
     learnt, asked = [], {}
     real = training_run.train

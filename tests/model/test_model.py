@@ -295,6 +295,7 @@ def test_a_nucleus_takes_the_size_that_people_judged_and_the_outline_stays(judge
 CELLS = st.lists(st.integers(0, 6), min_size=1, max_size=4)  # up to two more than there are queries
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(st.integers(0, 10**6), CELLS, st.integers(0, 3))
 def test_the_batched_criterion_is_the_slow_one(seed, cells, spare):
@@ -422,6 +423,7 @@ def test_the_colours_are_the_optical_densities_of_nucleus_cytoplasm_and_surround
     ).all()  # a box in nothing
 
 
+@pytest.mark.slow
 def test_cytoplasm_colour_is_read_from_the_cells_colours_and_nothing_else_is(patches):
     network, pixels = hemax.build("hemax-m").eval(), torch.from_numpy(patches[0].pixels)
     colour = torch.zeros(vocabulary.N_ATTRIBUTE_STATES, dtype=torch.bool)
@@ -547,6 +549,7 @@ def test_missing_weights_and_another_vocabulary_are_refused(saved, tmp_path, mon
         checkpoint.read_card(other)
 
 
+@pytest.mark.slow
 def test_older_weights_never_call_a_class_that_they_lack(tmp_path):
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
@@ -601,6 +604,7 @@ def patches(predictor):
     ]
 
 
+@pytest.mark.slow
 def test_cells_do_not_depend_on_the_batch(predictor, patches):
     batch, _ = patches
     together = predictor(batch, 0.1)
@@ -614,6 +618,7 @@ def test_cells_do_not_depend_on_the_batch(predictor, patches):
         assert mine.masks == alone.cells.masks and mine.pictures == alone.cells.pictures
 
 
+@pytest.mark.slow
 def test_boxes_are_the_masks_extent_and_probabilities_sum_to_one(predictor, patches):
     cells = predictor(patches[0], 0.1).cells
     assert len(cells) >= 3
@@ -628,6 +633,7 @@ def test_boxes_are_the_masks_extent_and_probabilities_sum_to_one(predictor, patc
         assert mask[0].any() and mask[-1].any() and mask[:, 0].any() and mask[:, -1].any()
 
 
+@pytest.mark.slow
 def test_a_drawn_cell_is_found_where_it_was_drawn(predictor, patches):
     batch, truth = patches
     prediction = predictor(batch, 0.1)
@@ -640,6 +646,7 @@ def test_a_drawn_cell_is_found_where_it_was_drawn(predictor, patches):
     assert found >= 3
 
 
+@pytest.mark.slow
 def test_only_the_masks_of_sure_queries_come_back(predictor, patches):
     pixels = patches[0].pixels[:2]
     answer = TorchEngine(predictor.model)(pixels)

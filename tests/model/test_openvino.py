@@ -19,6 +19,8 @@ from hemax_batch.model.engines.selection import bf16_instruction, check_engine, 
 from hemax_batch.model.predictor import Predictor
 from hemax_batch.records import PatchBatch
 
+pytestmark = pytest.mark.slow
+
 needs_openvino = pytest.mark.skipif(
     selection.find_spec("openvino") is None,
     reason="openvino is not installed: pip install 'hemax-batch[openvino]'",

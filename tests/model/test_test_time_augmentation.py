@@ -137,6 +137,7 @@ def between(seed, one, other, side):
     return (sum(rgb.astype(float) for rgb in drawn) / 2).astype(np.uint8).transpose(2, 0, 1)
 
 
+@pytest.mark.slow
 def test_the_shipped_network_looks_twice_at_unsure_cells_alone():
     predictor = Predictor.load()
     size, real, calls = predictor.card.patch_px, predictor.network, []

@@ -56,6 +56,7 @@ def halved(label):
     return np.pad(label, ((0, h % 2), (0, w % 2))).reshape(-(-h // 2), 2, -(-w // 2), 2).max((1, 3))
 
 
+@pytest.mark.slow
 @example(1176924, 5, 180, 30)  # a cell that one of its two blocks hides
 @settings(
     max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -347,6 +347,7 @@ def test_outlines_of_any_mask_are_valid(seed, h, w, smooth):
     assert x0 >= 999.5 and y0 >= 1999.5 and x1 <= 1000 + w and y1 <= 2000 + h
 
 
+@pytest.mark.slow
 @given(st.text(max_size=12), st.integers(1, 10**9))
 def test_an_objects_id_is_of_version_5(slide_id, number):
     name = f"{slide_id.encode('utf-8', 'backslashreplace')!r}/{number}"
@@ -394,6 +395,7 @@ def test_contours_are_those_of_skimage(seed, h, w, smooth):
     assert {turned(ring) for ring in ours} == theirs and len(ours) == len(theirs)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 12))
 def test_an_outline_does_not_depend_on_what_is_traced_beside_it(seed, n):

@@ -103,6 +103,7 @@ def take_in_turn(folder, counter, rounds):
                 time.sleep(0.002)
 
 
+@pytest.mark.slow
 def test_four_processes_that_compete_never_hold_it_together(tmp_path):
     counter = tmp_path / "counter.txt"
     counter.write_text("0")

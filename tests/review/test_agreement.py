@@ -13,6 +13,7 @@ from hemax_batch.cells.differential import clopper_pearson, count_differential
 from hemax_batch.review.agreement import cohen_kappa, difference_limits, differences
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=1, max_size=40))
 def test_kappa_is_scikit_learns(pairs):
     first, second = [p[0] for p in pairs], [p[1] for p in pairs]

@@ -42,9 +42,10 @@ _FLAGS = (
     "--hide-scrollbars",
 )
 
-pytestmark = pytest.mark.skipif(
-    bool(os.environ.get("HEMAX_NO_BROWSER")), reason="HEMAX_NO_BROWSER is set"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(os.environ.get("HEMAX_NO_BROWSER")), reason="HEMAX_NO_BROWSER is set"),
+]
 
 
 @pytest.fixture(scope="module")

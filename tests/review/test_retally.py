@@ -95,6 +95,7 @@ def everything(folder):
     return {p.relative_to(folder): p.read_bytes() for p in files}
 
 
+@pytest.mark.slow
 def test_before_and_after_stand_side_by_side_and_the_run_is_untouched(results, tmp_path):
     before, untouched = cells_of(results), everything(results / "smear")
     first, second = list(before)[:2]

@@ -29,9 +29,10 @@ from hemax_batch.review.report import write_report
 #: Of 20,000 cells: seconds to the first pictures, MB of the script's heap, and ms that a decision may take.
 FIRST_CELLS_S, HEAP_MB, DECISION_MS = 2.0, 500, 300
 
-pytestmark = pytest.mark.skipif(
-    bool(os.environ.get("HEMAX_NO_BROWSER")), reason="HEMAX_NO_BROWSER is set"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(os.environ.get("HEMAX_NO_BROWSER")), reason="HEMAX_NO_BROWSER is set"),
+]
 
 
 @pytest.fixture(scope="module")

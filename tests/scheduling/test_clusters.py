@@ -14,6 +14,8 @@ from checkout import SUPPORT
 from painted_slides import smear, write_pyramid
 from run_results import content, states
 
+pytestmark = pytest.mark.slow
+
 LONG_S = 300  # for what takes seconds on a machine that has time
 
 

@@ -22,6 +22,8 @@ from hemax_batch.scheduling.executors import (
 from hemax_batch.scheduling.resources import cpu_limit, memory_limit_bytes, visible_gpus
 from hemax_batch.settings import RunOptions
 
+pytestmark = pytest.mark.slow
+
 
 def double(x):
     return 2 * x

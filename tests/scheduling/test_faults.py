@@ -22,6 +22,8 @@ from checkout import SUPPORT
 from painted_slides import smear, write_field, write_pyramid
 from run_results import content, left_behind, reason, rows, states
 
+pytestmark = pytest.mark.slow
+
 ALL = os.environ.get("HEMAX_FAULTS") == "all"
 KILLS = 20
 LONG_S = 600  # for what takes seconds on a machine that has time

@@ -10,6 +10,8 @@ from pool_jobs import dies_elsewhere, refuses, squared
 
 from hemax_batch.scheduling.process_pool import ProcessPool
 
+pytestmark = pytest.mark.slow
+
 
 def test_values_come_in_order_and_jobs_are_taken_as_they_are_needed():
     for processes in (0, 1):

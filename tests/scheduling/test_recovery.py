@@ -33,6 +33,8 @@ from hemax_batch.scheduling.executors import SerialExecutor, TaskResult, WorkerD
 from hemax_batch.scheduling.stopping import StopFlag, StopNow
 from hemax_batch.scheduling.subprocess_caller import CallCancelled, CallTimedOut, SubprocessCaller
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def slides(tmp_path_factory):
@@ -104,12 +106,12 @@ def lost_regions(out: Path) -> dict[str, list[int]]:
 def test_calls_aside_give_what_calls_here_give():
     with SubprocessCaller() as aside:
         assert aside.call(divmod, 17, 5, timeout_s=60) == (3, 2)
-        first = aside._process.pid
+        first = aside._child[0].pid
         with pytest.raises(RuntimeError, match="ZeroDivisionError"):
             aside.call(divmod, 1, 0, timeout_s=60)
         with pytest.raises(SlideError, match="nowhere"):
             aside.call(hanging_slides.record_slide, "/nowhere/x.tif", "x", None, timeout_s=60)
-        assert aside._process.pid == first
+        assert aside._child[0].pid == first
     assert not psutil.pid_exists(first)
 
 
@@ -130,7 +132,7 @@ def test_a_process_aside_ends_when_its_run_has_died(tmp_path):
     code = (
         "import os, sys, time\nfrom hemax_batch.scheduling.subprocess_caller import SubprocessCaller\n"
         "aside = SubprocessCaller(); aside.call(len, '', timeout_s=60)\n"
-        "aside._connection.send((time.sleep, (3600,))); print(aside._process.pid, flush=True); os._exit(0)"
+        "aside._child[1].send((time.sleep, (3600,))); print(aside._child[0].pid, flush=True); os._exit(0)"
     )
     ran = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300

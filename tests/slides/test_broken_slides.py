@@ -19,6 +19,8 @@ from tiny_network import tiny_weights
 
 from hemax_batch.slides.reader import open_slide
 
+pytestmark = pytest.mark.slow
+
 REAL = SHARED / "data" / "slides"
 ALL = os.environ.get("HEMAX_FAULTS") == "all"
 

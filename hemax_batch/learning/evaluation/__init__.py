@@ -1,4 +1,4 @@
-"""Measuring a checkpoint: metrics, calibration, faithfulness of explanations, pages, model card.
+"""Evaluation of checkpoints: metrics, calibration, faithfulness of explanations, and their pages.
 
-Every figure has an interval.
+`evaluate` measures labelled cells; `calibration` fits temperature, threshold and detector.
 """

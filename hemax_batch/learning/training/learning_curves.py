@@ -1,8 +1,9 @@
-"""Learning curves, drawn from log.csv into an SVG."""
+"""The log of a training (log.csv), and its learning curves in an SVG."""
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 
 #: Rows of the log in the running mean.
@@ -42,6 +43,16 @@ def draw_curves(log: Path, out: Path) -> bool:
     below.legend(ncols=3, fontsize="small")
     figure.savefig(out, format="svg", metadata={"Date": None})
     return True
+
+
+def append_log_row(log: Path, row: Mapping[str, float]) -> None:
+    """Append a row to the log; the first row brings the header."""
+    new = not log.exists()
+    with open(log, "a", newline="") as f:
+        writer = csv.DictWriter(f, row)
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
 
 
 def read_log(log: Path) -> dict[str, list[float]]:

@@ -14,8 +14,6 @@ several, whose gradients are averaged.
 from __future__ import annotations
 
 import copy
-import csv
-import math
 import os
 import time
 from collections import Counter
@@ -42,6 +40,14 @@ from ..data.sampler import PatchSampler
 from .cytoplasm_colour import fit_cytoplasm_colour
 from .distributed import ProcessGroup
 from .early_stopping import EarlyStopping, score_weights
+from .learning_curves import append_log_row
+from .optimisation import (
+    combine_seeds,
+    freeze_norms,
+    learning_rate_factor,
+    make_optimiser,
+    update_average,
+)
 from .pseudo_labels import (
     apply_pseudo_labels,
     pseudo_candidates,
@@ -126,11 +132,6 @@ def train(
     return trained
 
 
-def _seed(*numbers: int) -> int:
-    """Combine several numbers to one seed for torch."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
-
-
 class Trainer:
     """One training: weights, their average, the optimiser and the step.
 
@@ -153,14 +154,8 @@ class Trainer:
         self.model, self.recipe, self.work = model, recipe, work
         self.process_group, self.echo = process_group, echo
         self.early, self.examples_digest = early, examples_digest
-        backbone = list(model.backbone.parameters())
-        rest = [p for n, p in model.named_parameters() if not n.startswith("backbone.")]
-        self.optimiser = torch.optim.AdamW(
-            [{"params": backbone, "peak": recipe.backbone_lr}, {"params": rest, "peak": recipe.lr}],
-            lr=recipe.lr,
-            weight_decay=recipe.weight_decay,
-            fused=process_group.device.type == "cuda",
-        )
+        on_gpu = process_group.device.type == "cuda"
+        self.optimiser = make_optimiser(model, recipe, fused=on_gpu)
         self.average = {k: v.detach().clone() for k, v in model.state_dict().items()}
         self.step = 0
         self.norm_is_frozen = False
@@ -245,14 +240,12 @@ class Trainer:
         device, r = self.process_group.device, self.recipe
         if self.step >= r.freeze_norm * r.steps and not self.norm_is_frozen:
             self._synchronise_norms()
-            for m in self.model.modules():
-                if isinstance(m, nn.BatchNorm2d):
-                    m.eval()
+            freeze_norms(self.model)
             self.norm_is_frozen = True
         for group in self.optimiser.param_groups:
-            group["lr"] = group["peak"] * self._schedule()
+            group["lr"] = group["peak"] * learning_rate_factor(self.step, r)
         # This seed decides which blocks `drop_path` skips.
-        torch.manual_seed(_seed(r.seed, self.step, self.process_group.rank))
+        torch.manual_seed(combine_seeds(r.seed, self.step, self.process_group.rank))
         with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
             output = self.model(pixels)
         losses = criterion(output, targets, r.attributes)
@@ -262,19 +255,9 @@ class Trainer:
         self.process_group.average_gradients(self.model)
         nn.utils.clip_grad_norm_(self.model.parameters(), r.clip)
         self.optimiser.step()
-        self._update_average(min(r.ema, (1 + self.step) / (10 + self.step)))
+        decay = min(r.ema, (1 + self.step) / (10 + self.step))
+        update_average(self.average, self.model.state_dict(), decay)
         return {k: v.detach() for k, v in losses.items()}
-
-    @torch.no_grad()
-    def _update_average(self, decay: float) -> None:
-        """Update the exponential moving average of the weights."""
-        state = self.model.state_dict()
-        moving = [k for k, v in state.items() if v.is_floating_point()]
-        torch._foreach_lerp_(
-            [self.average[k] for k in moving], [state[k] for k in moving], 1 - decay
-        )
-        counts = [k for k, v in state.items() if not v.is_floating_point()]
-        torch._foreach_copy_([self.average[k] for k in counts], [state[k] for k in counts])
 
     def _synchronise_norms(self) -> None:
         """Average batch-norm statistics, and their moving average, over all processes.
@@ -288,14 +271,6 @@ class Trainer:
             if k in self.average and b.is_floating_point()
         }
         self.process_group.average([*moving.values(), *(self.average[k] for k in moving)])
-
-    def _schedule(self) -> float:
-        """Return the factor on the learning rate: linear warm-up, then half a cosine to 1 %."""
-        r = self.recipe
-        if self.step < r.warmup:
-            return (self.step + 1) / r.warmup
-        done = (self.step - r.warmup) / max(r.steps - r.warmup, 1)
-        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
 
     def pseudo_label(self, examples: list[Example], teacher: HemaX | None = None) -> list[Example]:
         """Draw pseudo-masks and add those that pass the check.
@@ -392,13 +367,7 @@ class Trainer:
         }
         if self.early:
             row |= {"check": round(self.early.last, 4), "best_step": self.early.best_step}
-        path = self.work / "log.csv"
-        new = not path.exists()
-        with open(path, "a", newline="") as f:
-            writer = csv.DictWriter(f, row)
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+        append_log_row(self.work / "log.csv", row)
         self.echo(" ".join(f"{k} {v:g}" if k != "lr" else f"lr {v:.1e}" for k, v in row.items()))
 
     def _save(self) -> None:

@@ -1,4 +1,4 @@
-"""One module for each way to read a file, and what formats share: pixel formats, metadata, tiles.
+"""File formats: one module per way to read a file, and shared code for pixels and metadata.
 
-A new slide format goes here; `backends` chooses by content.
+A new slide format belongs here. `backends` chooses the backend by the file's content.
 """

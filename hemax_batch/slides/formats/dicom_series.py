@@ -1,7 +1,7 @@
-"""The one thing needed of a DICOM header: which series a file belongs to. OpenSlide reads the pixels.
+"""Read the series that a DICOM file belongs to. OpenSlide reads the pixels.
 
-Elements are walked in the two little-endian transfer syntaxes (DICOM PS3.5, section 7.1) up to (0020,000E); the
-header is bounded, so a hostile file costs one read of 256 KiB.
+The header's elements are read in the two little-endian transfer syntaxes (DICOM PS3.5, section 7.1)
+up to (0020,000E). At most 256 KiB are read, so a hostile file costs one short read.
 """
 
 from __future__ import annotations
@@ -13,27 +13,18 @@ _SERIES_UID = (0x0020, 0x000E)
 _TRANSFER_SYNTAX = (0x0002, 0x0010)
 _IMPLICIT_VR = "1.2.840.10008.1.2"
 _LONG_VRS = {
-    b"OB",
-    b"OD",
-    b"OF",
-    b"OL",
-    b"OV",
-    b"OW",
-    b"SQ",
-    b"SV",
-    b"UC",
-    b"UN",
-    b"UR",
-    b"UT",
-    b"UV",
-}
+    b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV",
+}  # fmt: skip
 _HEADER_BYTES = 256 * 2**10
 _UNDEFINED = 0xFFFFFFFF
 
 
-def series_uid(path: str | os.PathLike) -> str | None:
-    """SeriesInstanceUID of a DICOM file; None where it is no DICOM file or has none in its first 256 KiB."""
-    if not os.path.isfile(path):  # opening a pipe would wait for ever
+def series_uid(path: str | os.PathLike[str]) -> str | None:
+    """Return the SeriesInstanceUID of a DICOM file.
+
+    The result is None if the file is no DICOM file, or has no UID in its first 256 KiB.
+    """
+    if not os.path.isfile(path):  # opening a pipe would block
         return None
     try:
         with open(path, "rb") as file:
@@ -49,7 +40,10 @@ def series_uid(path: str | os.PathLike) -> str | None:
 
 
 def _find_series(header: bytes) -> str | None:
-    """Walk the top-level elements, skipping values; sequences of undefined length are walked through."""
+    """Read the top-level elements and return the series' UID.
+
+    Values are skipped. Sequences of undefined length are entered.
+    """
     at, implicit = 0, False
     syntax = ""
     while at + 8 <= len(header):
@@ -63,14 +57,14 @@ def _find_series(header: bytes) -> str | None:
         if tag == _TRANSFER_SYNTAX:
             syntax = text
         if tag[0] > 0x0020 and tag[0] < 0xFFFE:
-            return None  # tags ascend: the series would have come before
-        # items and sequences of undefined length are entered, not skipped: their elements go by like any other
+            return None  # tags ascend, so the series would have come before
+        # Items and sequences of undefined length are entered: their elements are read like others.
         at = start if length == _UNDEFINED else start + length
     return None
 
 
 def _value(header: bytes, at: int, implicit: bool) -> tuple[int, int]:
-    """(start, length) of the value of the element at `at`."""
+    """Return (start, length) of the value of the element at `at`."""
     group = struct.unpack_from("<H", header, at)[0]
     if implicit or group == 0xFFFE:
         return at + 8, struct.unpack_from("<I", header, at + 4)[0]

@@ -1,7 +1,7 @@
-"""A single field from a microscope camera: PNG, JPEG, BMP and the like, held in memory as RGB.
+"""Read a single field from a microscope camera: PNG, JPEG, BMP and the like, held in memory as RGB.
 
-Stored pixels are taken as they lie; an EXIF orientation is reported, not applied: coordinates are those of the file, as
-QuPath and napari show it.
+An EXIF orientation is reported and not applied. Coordinates are those of the stored pixels, as in
+QuPath and napari.
 """
 
 from __future__ import annotations
@@ -17,26 +17,27 @@ from PIL import Image, UnidentifiedImageError
 from ...errors import UnreadableSlideError
 from . import pixel_formats, spacing
 from .jpeg import decode_jpeg
+from .slide_backend import OnDamage
 
-MAX_IMAGE_PX = (
-    100_000_000  # Pillow holds 4 bytes a pixel and we 3: beyond that it should be a tiled file
-)
+# Pillow holds 4 bytes a pixel and this module 3. A larger image should be a tiled file.
+MAX_IMAGE_PX = 100_000_000
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "PPM", "JPEG2000")
 _MAX_METADATA_BYTES = 16 * 2**20
 _opening = threading.Lock()
 
 
 class ImageBackend:
-    """One image of one level, decoded once."""
+    """One image with one level, decoded once."""
 
     backend = "image"
-    image = focus_plane = 0  # which of several in the file, from 1
-    orientation = 1  # as the file's tag says; pixels are given as stored
+    level_sizes: tuple[tuple[int, int], ...]
+    image = focus_plane = 0  # the image and plane of several in the file, from 1
+    orientation = 1  # the file's tag; pixels are returned as stored
     icc = b""
     notes: tuple[str, ...] = ()  # of the file: for `info` and result.json
     warnings: tuple[str, ...] = ()
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         try:
             with _open(path) as image:
                 self.vendor = (image.format or "image").lower()
@@ -48,23 +49,28 @@ class ImageBackend:
                 self._rgb = _decode(path, image)
         except UnidentifiedImageError as error:
             raise UnreadableSlideError(
-                "no slide or image format known here (by its content)"
+                "the content is no slide or image format known here"
             ) from error
         except (OSError, SyntaxError, ValueError, imagecodecs.PngError) as error:
             raise UnreadableSlideError(f"the image cannot be decoded: {error}") from error
 
-    def read(self, level: int, x: int, y: int, w: int, h: int, on_damage=None) -> np.ndarray:
-        """Pixels of a window inside the image: uint8 [h, w, 3]."""
+    def read(
+        self, level: int, x: int, y: int, w: int, h: int, on_damage: OnDamage | None = None
+    ) -> np.ndarray:
+        """Return the pixels of a window inside the image: uint8 [h, w, 3]."""
         return self._rgb[y : y + h, x : x + w]
 
     def close(self) -> None:
-        """Let the pixels go."""
+        """Release the pixels."""
         self._rgb = np.zeros((0, 0, 3), np.uint8)
 
 
 def _open(path: Path) -> Image.Image:
-    """The image, not decoded. Pillow has one limit of size for the whole process: it is ours meanwhile, and what is above
-    it by less than twice is left to `_refuse_oversize`, which knows the size."""
+    """Open the image without decoding it.
+
+    Pillow has one size limit for the whole process, so the limit is replaced for a moment. Pillow
+    refuses images above twice the limit. `_refuse_oversize` refuses the others, with their size.
+    """
     with (
         _opening,
         warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning),
@@ -99,9 +105,9 @@ def _oversize(size: str) -> UnreadableSlideError:
 
 
 def _decode(path: Path, image: Image.Image) -> np.ndarray:
-    if (
-        image.format == "PNG" and _read(path, image)[24] == 16
-    ):  # Pillow would drop the low byte whatever the depth
+    """Decode an image to uint8 RGB [h, w, 3]."""
+    # Pillow would drop the low byte of a 16-bit PNG, whatever its depth.
+    if image.format == "PNG" and _read(path, image)[24] == 16:
         return deep_to_rgb(imagecodecs.png_decode(_read(path, image)))
     if image.format == "JPEG":
         rgb = _decode_jpeg(_read(path, image), image)
@@ -119,21 +125,27 @@ def _decode(path: Path, image: Image.Image) -> np.ndarray:
 
 
 def _read(path: Path, image: Image.Image) -> bytes:
-    """The file, but no more of it than its pixels can take, whatever follows them."""
+    """Read the file, but no more bytes than its pixels and metadata can need."""
     with open(path, "rb") as file:
         return file.read(8 * image.width * image.height + _MAX_METADATA_BYTES)
 
 
 def _decode_jpeg(data: bytes, image: Image.Image) -> np.ndarray | None:
-    """Grey or RGB pixels; of four inks, once libjpeg has found nothing wrong, None: Pillow turns them into RGB."""
+    """Decode a grey or RGB JPEG to uint8 RGB [h, w, 3].
+
+    The result is None for four inks. libjpeg has then checked the stream, and Pillow converts it.
+    """
     pixels = decode_jpeg(data, (image.height, image.width, len(image.getbands())))
-    return {1: pixel_formats.grey_to_rgb, 3: np.asarray}.get(pixels.shape[2], lambda _: None)(
-        pixels
-    )
+    if pixels.shape[2] == 1:
+        return pixel_formats.grey_to_rgb(pixels)
+    return pixels if pixels.shape[2] == 3 else None
 
 
 def deep_to_rgb(samples: np.ndarray) -> np.ndarray:
-    """uint16 [h, w] or [h, w, 1..4] (grey, grey+alpha, RGB, RGBA) to uint8 RGB by its significant bits."""
+    """Convert uint16 [h, w] or [h, w, 1..4] to uint8 RGB by its significant bits.
+
+    The channels are grey, grey and alpha, RGB, or RGBA.
+    """
     samples = samples.reshape(*samples.shape[:2], -1)
     colours = samples.shape[2] - (samples.shape[2] in (2, 4))
     bits = pixel_formats.significant_bits(int(samples[..., :colours].max(initial=0)))

@@ -1,8 +1,8 @@
-"""JPEG pixels, of a tile or a camera field, decoded by libjpeg-turbo so that each of its warnings is an error.
+"""Decode JPEG tiles and camera fields with libjpeg-turbo, with each of its warnings as an error.
 
-imagecodecs and Pillow decode a stream that is cut short, zeroed or full of noise to grey or garbage, and say nothing.
-libjpeg warns of nearly every such stream and of no sound one; simplejpeg hands the warning on. What still decodes
-cleanly, such as one flipped bit, cannot be seen: JPEG has no checksum.
+imagecodecs and Pillow decode a truncated, zeroed or noisy stream to wrong pixels without an error.
+libjpeg warns of nearly every such stream and of no sound one, and simplejpeg passes the warning on.
+Damage that decodes cleanly, such as one flipped bit, is not visible: JPEG has no checksum.
 """
 
 from __future__ import annotations
@@ -31,12 +31,19 @@ def decode_jpeg(
     tables: bytes | None = None,
     stored_rgb: bool = False,
 ) -> np.ndarray:
-    """The pixels of a JPEG stream whose header says `shape` (height, width, samples): uint8 of that shape.
+    """Decode a JPEG stream to uint8 pixels of `shape` (height, width, samples).
 
-    tables      a TIFF's JPEGTables: a stream of its own, with quantisation and Huffman tables
-    stored_rgb  the samples are RGB, though the stream does not say so
+    Parameters
+    ----------
+    tables
+        A TIFF's JPEGTables: a stream with quantisation and Huffman tables.
+    stored_rgb
+        The samples are RGB, though the stream does not say so.
 
-    Raises ValueError where the header says another size, before anything is decoded, and for each warning of libjpeg.
+    Raises
+    ------
+    ValueError
+        The header has another size (nothing is decoded then), or libjpeg warns.
     """
     if tables:
         data = _SOI + tables[2:].removesuffix(_EOI) + data[2:]
@@ -48,7 +55,7 @@ def decode_jpeg(
         )
     if shape[2] not in _COLOURS:
         raise ValueError(f"a JPEG of {shape[2]} samples a pixel; save it as RGB")
-    if stored_rgb:  # right before the frame: libjpeg obeys the last such marker
+    if stored_rgb:  # just before the frame, because libjpeg obeys the last such marker
         data = data[:frame] + _NO_TRANSFORM + data[frame:]
     out = np.empty(shape, np.uint8)
     simplejpeg.decode_jpeg(data, _COLOURS[shape[2]], buffer=out, strict=True)
@@ -56,7 +63,10 @@ def decode_jpeg(
 
 
 def frame_header(data: bytes) -> tuple[int, tuple[int, int, int]]:
-    """Where a JPEG stream's frame header begins, and (height, width, samples) in it. ValueError where there is none."""
+    """Return the position of the frame header and its (height, width, samples).
+
+    Raises ValueError if the stream has no frame header.
+    """
     at = 2
     if data[:2] != _SOI:
         raise ValueError("not a JPEG stream")

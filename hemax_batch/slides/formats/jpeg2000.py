@@ -1,19 +1,25 @@
-"""What a JPEG 2000 stream says of itself, checked before OpenJPEG decodes it: its size, and that it is all there.
+"""Check a JPEG 2000 stream before OpenJPEG decodes it: its size and its completeness.
 
-OpenJPEG fills the rest of a stream that was cut short with what it has, and says nothing. Damage inside a part of the
-right length cannot be seen: the format has no checksum.
+OpenJPEG decodes a truncated stream without an error. Damage inside a part of the right length is
+not visible, because the format has no checksum.
 """
 
 from __future__ import annotations
 
 import struct
 
-_START = b"\xff\x4f\xff\x51"  # of the codestream, and of its sizes
+_START = b"\xff\x4f\xff\x51"  # markers of the codestream and of its sizes
 _TILE_PART, _END = 0xFF90, 0xFFD9
 
 
 def check_jpeg2000(data: bytes, shape: tuple[int, int, int]) -> None:
-    """ValueError unless the stream is of `shape` (height, width, samples) and holds all its tile-parts."""
+    """Check the size and the tile-parts of a stream.
+
+    Raises
+    ------
+    ValueError
+        The stream has not `shape` (height, width, samples), or tile-parts are missing.
+    """
     at = data.find(_START)
     if at < 0 or at + 44 > len(data):
         raise ValueError("not a JPEG 2000 stream")
@@ -31,7 +37,7 @@ def check_jpeg2000(data: bytes, shape: tuple[int, int, int]) -> None:
             if at + 12 > len(data):
                 break
             (part,) = struct.unpack_from(">I", data, at + 6)
-            at = at + part if part else len(data)  # 0: to the end, less the end marker
+            at = at + part if part else len(data)  # 0: up to the end marker
             if part and part < 14:
                 raise ValueError("a JPEG 2000 tile-part without content")
             if not part and data.rstrip(b"\0").endswith(b"\xff\xd9"):

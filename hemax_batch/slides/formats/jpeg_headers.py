@@ -1,31 +1,35 @@
-"""The sizes in the JPEG headers of a TIFF's tiles, checked before OpenSlide decodes them.
+"""Check the sizes in the JPEG headers of a TIFF's tiles before OpenSlide decodes them.
 
-A progressive JPEG whose header claims 30,000 x 30,000 px takes gigabytes before its size is compared with the tile's.
+A progressive JPEG may claim 30,000 x 30,000 px in its header. It would take gigabytes before its size
+is compared with the tile's.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 from .jpeg import frame_header
 from .tiff_images import TiffLayout
-from .tiff_layout import TiffLevel
+from .tiff_layout import JPEG, TiffLevel
 
-_JPEG = 7
 _HEAD_BYTES = 64 * 2**10
 
 
 class JpegHeaders:
     """Checks each JPEG tile of a TIFF once."""
 
-    def __init__(self, path: Path, layout: TiffLayout):
+    def __init__(self, path: Path, layout: TiffLayout) -> None:
         self._path, self._layout = path, layout
         self._sound: set[tuple[tuple[int, int], int]] = set()
 
     def check(self, size: tuple[int, int], x: int, y: int, w: int, h: int) -> None:
-        """ValueError where a tile of the level of that size, in a window of it, claims to be larger than a tile."""
+        """Raise ValueError if a tile in a window claims to be larger than the level's tiles.
+
+        `size` is the (width, height) of the level.
+        """
         level = self._layout.by_size.get(size)
-        if level is None or level.compression != _JPEG or level.jpeg_header is not None:
+        if level is None or level.compression != JPEG or level.jpeg_header is not None:
             return
         with open(self._path, "rb") as file:
             for row in range(y // level.tile_height, (y + h - 1) // level.tile_height + 1):
@@ -36,7 +40,8 @@ class JpegHeaders:
                         self._sound.add((size, tile))
 
 
-def _check_tile(file, level: TiffLevel, tile: int) -> None:
+def _check_tile(file: BinaryIO, level: TiffLevel, tile: int) -> None:
+    """Raise ValueError if a tile's JPEG header claims more than the tile's size."""
     length = int(level.byte_counts[tile])
     if not length:
         return

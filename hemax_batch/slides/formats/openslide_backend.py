@@ -1,14 +1,14 @@
-"""Slides read through OpenSlide: MRXS, DICOM, NDPI oddities, and whatever the fast path does not take.
+"""Read slides through OpenSlide: MRXS, DICOM, unusual NDPI, and what `tiff_backend` does not read.
 
-OpenSlide's errors latch (a handle that failed once fails for ever) and its cache is per handle; so a handle is
-reopened after any error, and all handles of a process share one cache of 64 MiB.
+An OpenSlide handle that failed once always fails, so a handle is reopened after any error. All
+handles of a process share one cache of 64 MiB.
 """
 
 from __future__ import annotations
 
 import functools
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,24 +16,23 @@ import openslide
 from PIL import ImageCms
 
 from ...errors import one_line
+from ...records import Rect
 from . import pixel_formats, spacing
+from .slide_backend import OnDamage
 
 CACHE_BYTES = 64 * 2**20
 _BLOCK_PX = 512
-_DAMAGE_PX = (
-    256  # side of the smallest block that is given up, on a lattice from the level's origin
-)
-Rect = tuple[int, int, int, int]
-OnDamage = Callable[[int, Rect, str], None]  # level, place in its pixels, why
+_DAMAGE_PX = 256  # smallest block that counts as damaged, on a grid from the level's origin
 
 
 @functools.cache
 def _shared_cache() -> openslide.OpenSlideCache:
+    """Return the cache that all handles of this process share."""
     return openslide.OpenSlideCache(CACHE_BYTES)
 
 
 class OpenSlideBackend:
-    """One slide through OpenSlide. `read` gives uint8 [h, w, 3] for windows inside a level."""
+    """One slide, read through OpenSlide."""
 
     backend = "openslide"
     image = focus_plane = 0  # which of several in the file, from 1
@@ -42,14 +41,17 @@ class OpenSlideBackend:
     notes: tuple[str, ...] = ()  # of the file: for `info` and result.json
     warnings: tuple[str, ...] = ()
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         self._path = str(path)
-        #: Raises ValueError for a window, of a level of that size, that OpenSlide should not be given.
+        #: Raises ValueError for a window that OpenSlide must not decode. The first argument is the
+        #: level's size.
         self.check_window: Callable[[tuple[int, int], int, int, int, int], None] | None = None
         self._open()
         properties = self._handle.properties
         self.vendor = properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown")
-        self.level_sizes = tuple((int(w), int(h)) for w, h in self._handle.level_dimensions)
+        self.level_sizes: tuple[tuple[int, int], ...] = tuple(
+            (int(w), int(h)) for w, h in self._handle.level_dimensions
+        )
         self.spacing_um = _spacing(properties)
         try:
             profile = self._handle.color_profile
@@ -60,6 +62,7 @@ class OpenSlideBackend:
         self._blocks: OrderedDict[tuple[int, int, int], np.ndarray] = OrderedDict()
 
     def _open(self) -> None:
+        """Open the handle with the shared cache."""
         self._handle = openslide.OpenSlide(self._path)
         self._handle.set_cache(_shared_cache())
         self._downsamples = self._handle.level_downsamples
@@ -67,10 +70,10 @@ class OpenSlideBackend:
     def read(
         self, level: int, x: int, y: int, w: int, h: int, on_damage: OnDamage | None = None
     ) -> np.ndarray:
-        """Pixels of a window that lies inside `level`.
+        """Return the pixels of a window that lies inside `level`: uint8 [h, w, 3].
 
-        Blocks that OpenSlide cannot decode (its errors include libjpeg's warnings) are glass, and `on_damage` is told of
-        them; without that its error is raised.
+        OpenSlide's errors include libjpeg's warnings. With `on_damage` a block that cannot be
+        decoded is glass and is reported. Without it the error is raised.
         """
         if on_damage is None:
             return self._read(level, x, y, w, h)
@@ -86,7 +89,10 @@ class OpenSlideBackend:
     def _read_blocks(
         self, out: np.ndarray, level: int, origin: tuple[int, int], block: Rect, on_damage: OnDamage
     ) -> None:
-        """Fill `out`, a window at `origin`, with what can be read of a block of it: the whole, else its quarters."""
+        """Fill `out`, a window at `origin`, with the readable parts of a block.
+
+        The block is read whole. If that fails, its quarters are read.
+        """
         width, height = self.level_sizes[level]
         inside = (block[0], block[1], min(block[2], width), min(block[3], height))
         x, y = origin
@@ -101,7 +107,7 @@ class OpenSlideBackend:
         side = block[2] - block[0]
         reason = ""
         if not any(_overlap(inside, other) for other in known):
-            # a block is read whole, so that it is damaged or sound whatever the window
+            # A smallest block is read whole, so its state does not depend on the window.
             whole = inside if side == _DAMAGE_PX else (x0, y0, x1, y1)
             try:
                 pixels = self._read(
@@ -130,6 +136,7 @@ class OpenSlideBackend:
         return self._from_blocks(level, x, y, w, h)
 
     def _region(self, level: int, x: int, y: int, w: int, h: int) -> np.ndarray:
+        """Read a window with one call. Reopen the handle after an error."""
         factor = self._downsamples[level]
         if self.check_window is not None:
             try:
@@ -145,10 +152,11 @@ class OpenSlideBackend:
         return pixel_formats.over_glass(np.asarray(image))
 
     def _from_blocks(self, level: int, x: int, y: int, w: int, h: int) -> np.ndarray:
-        """The window put together from blocks on a fixed lattice.
+        """Assemble the window from blocks on a fixed grid.
 
-        OpenSlide takes level-0 whole pixels; at a downsample of 2.0003 it would shift every window by another
-        fraction of a pixel, so that a pixel depended on the window it is read in. Fixed blocks make it one value.
+        OpenSlide takes positions in whole level-0 pixels. At a downsample of 2.0003 it would shift
+        each window by another fraction of a pixel, so a pixel would depend on its window. With
+        fixed blocks a pixel has one value.
         """
         out = np.empty((h, w, 3), np.uint8)
         for by in range(y // _BLOCK_PX, (y + h - 1) // _BLOCK_PX + 1):
@@ -163,6 +171,7 @@ class OpenSlideBackend:
         return out
 
     def _block(self, level: int, bx: int, by: int) -> np.ndarray:
+        """Return a block of the fixed grid, from a cache of 32 blocks."""
         key = (level, bx, by)
         if key not in self._blocks:
             width, height = self.level_sizes[level]
@@ -174,17 +183,18 @@ class OpenSlideBackend:
         return self._blocks[key]
 
     def close(self) -> None:
-        """Release the handle."""
+        """Close the handle."""
         self._blocks.clear()
         self._handle.close()
 
 
 def _overlap(a: Rect, b: Rect) -> bool:
+    """Return whether two rectangles share pixels."""
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def _around(window: Rect) -> Rect:
-    """The smallest square that holds a window, of the lattice's steps times a power of two."""
+    """Return the smallest square around a window: lattice steps times a power of two."""
     x0, y0 = window[0] // _DAMAGE_PX * _DAMAGE_PX, window[1] // _DAMAGE_PX * _DAMAGE_PX
     side = _DAMAGE_PX
     while x0 + side < window[2] or y0 + side < window[3]:
@@ -192,7 +202,8 @@ def _around(window: Rect) -> Rect:
     return x0, y0, x0 + side, y0 + side
 
 
-def _spacing(properties) -> spacing.Spacing | None:
+def _spacing(properties: Mapping[str, str]) -> spacing.Spacing | None:
+    """Return µm/px from OpenSlide's properties."""
     x, y = (
         properties.get(openslide.PROPERTY_NAME_MPP_X),
         properties.get(openslide.PROPERTY_NAME_MPP_Y),

@@ -1,65 +1,64 @@
-"""A quick walk over a TIFF's chain of directories before any library sees it.
+"""Check a TIFF's chain of directories before any library reads the file.
 
-tifffile notices loops only where they close within 100 directories, and libraries trust the counts in tags; this walk
-refuses loops, endless chains and tags larger than the file, reading a few bytes per directory.
+tifffile notices only loops that close within 100 directories, and libraries trust the counts in
+tags. This check refuses loops, endless chains and tags larger than the file. It reads a few bytes
+per directory.
 """
 
 from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import BinaryIO
 
 from ...errors import UnreadableSlideError
 
 MAX_DIRECTORIES = 4096
-MAX_TEXT_BYTES = 16 * 2**20  # of a description or metadata tag; libraries hold several copies of it
+MAX_TEXT_BYTES = 16 * 2**20  # of a description or metadata tag; libraries keep several copies
 _TYPE_BYTES = {
-    1: 1,
-    2: 1,
-    3: 2,
-    4: 4,
-    5: 8,
-    6: 1,
-    7: 1,
-    8: 2,
-    9: 4,
-    10: 8,
-    11: 4,
-    12: 8,
-    13: 4,
-    16: 8,
-    17: 8,
-    18: 8,
-}
-#: Where tiles and strips lie, and NDPI's: as long as there are tiles.
+    1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4,
+    16: 8, 17: 8, 18: 8,
+}  # fmt: skip
+#: Tags with a value per tile or strip, also those of NDPI.
 _TILE_TABLES = {273, 279, 324, 325, 65426, 65432}
 _SUB_IFDS = 330
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def check_directories(path: Path) -> None:
-    """Raise UnreadableSlideError for a loop, more than 4096 directories, or a tag that claims more than the file."""
+    """Check the directories of a TIFF.
+
+    Raises
+    ------
+    UnreadableSlideError
+        The chain has a loop or more than 4096 directories, or a tag claims more than the file.
+    """
     size = path.stat().st_size
     with open(path, "rb") as file:
         header = file.read(16)
         order = "<" if header[:2] == b"II" else ">"
         big = header[2:4] in (b"+\0", b"\0+")
-        wide_next = (
-            big or path.suffix.lower() == ".ndpi"
-        )  # NDPI: classic tags, 64-bit links between directories
+        # NDPI has classic tags, and 64-bit links between directories.
+        wide_next = big or path.suffix.lower() == ".ndpi"
         try:
             (offset,) = struct.unpack_from(
                 order + ("Q" if wide_next else "I"), header, 8 if big else 4
             )
-            _walk(file, size, order, big, wide_next, offset)
+            _check_chains(file, size, order, big, wide_next, offset)
         except struct.error as error:
             raise UnreadableSlideError(
                 "TIFF directories are cut off; copy the file again from the scanner"
             ) from error
 
 
-def _walk(file, size: int, order: str, big: bool, wide_next: bool, offset: int) -> None:
-    """The chain of directories from `offset`, and the chains of their SubIFDs."""
+def _check_chains(
+    file: BinaryIO, size: int, order: str, big: bool, wide_next: bool, offset: int
+) -> None:
+    """Check the chain of directories from `offset`, and the chains of their SubIFDs.
+
+    `order` is the byte order for `struct`. `big` says that the file is a BigTIFF. `wide_next` says
+    that links between directories have 64 bits.
+    """
     seen: set[int] = set()
     chains = [offset]
     while chains:
@@ -76,7 +75,8 @@ def _walk(file, size: int, order: str, big: bool, wide_next: bool, offset: int) 
             seen.add(offset)
             if offset >= size:
                 raise UnreadableSlideError(
-                    f"a TIFF directory should be at byte {offset}, the file has {size}: truncated; copy it again"
+                    f"a TIFF directory should be at byte {offset}, the file has {size}: "
+                    "truncated; copy it again"
                 )
             file.seek(offset)
             (entries,) = struct.unpack(order + ("Q" if big else "H"), file.read(8 if big else 2))
@@ -89,30 +89,36 @@ def _walk(file, size: int, order: str, big: bool, wide_next: bool, offset: int) 
                 order + ("Q" if wide_next else "I"), file.read(8 if wide_next else 4)
             )
             for entry in struct.iter_unpack(order + ("HHQ8s" if big else "HHI4s"), table):
-                _check_tag(*entry[:3], size)
-                if entry[0] == _SUB_IFDS:
+                tag, kind, count, _ = entry
+                _check_tag(tag, kind, count, size)
+                if tag == _SUB_IFDS:
                     chains += _sub_ifds(file, entry, order, big)
 
 
 def _check_tag(tag: int, kind: int, count: int, size: int) -> None:
+    """Raise UnreadableSlideError for a tag that claims more than the file or the limit."""
     length = _TYPE_BYTES.get(kind, 1) * count
     if length > size:
         raise UnreadableSlideError(
-            f"TIFF tag {tag} claims {count} values in a file of {size} bytes; damaged: copy it again"
+            f"TIFF tag {tag} claims {count} values in a file of {size} bytes; "
+            "damaged: copy it again"
         )
     if length > MAX_TEXT_BYTES and tag not in _TILE_TABLES:
         raise UnreadableSlideError(
-            f"TIFF tag {tag}{' (ImageDescription)' * (tag == 270)} holds {length / 2**20:.0f} MB, the limit is "
-            f"{MAX_TEXT_BYTES // 2**20} MB; write the file anew without it"
+            f"TIFF tag {tag}{' (ImageDescription)' * (tag == 270)} holds {length / 2**20:.0f} MB, "
+            f"the limit is {MAX_TEXT_BYTES // 2**20} MB; write the file again without it"
         )
 
 
-def _sub_ifds(file, entry: tuple[int, int, int, bytes], order: str, big: bool) -> list[int]:
-    """The offsets that a SubIFDs tag holds."""
+def _sub_ifds(
+    file: BinaryIO, entry: tuple[int, int, int, bytes], order: str, big: bool
+) -> list[int]:
+    """Return the offsets in a SubIFDs tag."""
     _, kind, count, field = entry
     if count > MAX_DIRECTORIES:
         raise UnreadableSlideError(
-            f"a TIFF directory of {count} SubIFDs, the limit is {MAX_DIRECTORIES}; the file is damaged"
+            f"a TIFF directory of {count} SubIFDs, the limit is {MAX_DIRECTORIES}; "
+            "the file is damaged"
         )
     width, code = (8, "Q") if kind in (16, 18) else (4, "I")
     if width * count > len(field):

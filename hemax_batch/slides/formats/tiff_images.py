@@ -17,6 +17,13 @@ from .tiff_layout import HostileTiff, TiffLevel, UnsupportedTiff, page_level, pa
 
 _MAX_PAGES = 64
 _MAX_NAME = 60
+_MAX_PLANES = 4096
+#: What OME-XML and ImageJ say of the number of planes, and of the first.
+_PLANE_COUNTS = re.compile(
+    r"""(?:Size[ZCT]|IFD|PlaneCount|First[ZCT]|SamplesPerPixel)\s*=\s*["']\s*\+?(\d+)"""
+    r"""|^(?:images|slices|frames|channels)\s*=\s*(\d+)""",
+    re.MULTILINE,
+)
 
 _SECONDARY = re.compile(r"macro|label|thumb|overview|preview", re.IGNORECASE)
 _SAME_SPACING = 1.05  # µm/px of one image over another's, below which neither is the finer
@@ -140,6 +147,7 @@ def _layout(tiff: tifffile.TiffFile, file_bytes: int) -> TiffLayout:
     vendor = next(
         (name for name in ("svs", "ndpi", "ome", "scn", "imagej") if name in tiff.flags), "tiff"
     )
+    _check_metadata(pages[0].description)
     labelled = vendor != "tiff" or any("Z" in series.axes for series in tiff.series)
     images = (_from_series if labelled else _from_pages)(tiff, pages, file_bytes)
     orientation = pages[0].tags.valueof(274, 1)
@@ -154,6 +162,16 @@ def _layout(tiff: tifffile.TiffFile, file_bytes: int) -> TiffLayout:
         orientation if isinstance(orientation, int) else 1,
         icc if isinstance(icc, bytes) else b"",
     )
+
+
+def _check_metadata(description: str) -> None:
+    """Raise HostileTiff for metadata of more planes than any slide has: tifffile makes a list of them."""
+    for groups in _PLANE_COUNTS.findall(description):
+        number = "".join(groups)
+        if len(number) > 6 or int(number) > _MAX_PLANES:
+            raise HostileTiff(
+                f"its metadata claims {number[:20]} planes, the limit is {_MAX_PLANES}; write it anew"
+            )
 
 
 def _from_series(tiff: tifffile.TiffFile, pages: list, file_bytes: int) -> tuple[TiffImage, ...]:

@@ -21,7 +21,7 @@ MAX_PX_PER_BYTE = 100_000  # an empty sparse slide with 512 px tiles has 16,000
 MAX_LOST_SHARE = (
     0.01  # of the tiles, beyond the file's end: more is a truncated file, not a damaged tile
 )
-_NONE, _JPEG = 1, 7
+_NONE, JPEG = 1, 7
 JPEG2000 = (33005, 34712)
 #: imagecodecs' names of codecs that give bytes, and of those that give an image of their own size.
 BYTE_CODECS = {
@@ -30,7 +30,7 @@ BYTE_CODECS = {
 IMAGE_CODECS = {
     22610: "jpegxr", 34934: "jpegxr", 34887: "lerc", 34933: "png", 50001: "webp", 50002: "jpegxl", 52546: "jpegxl",
 }  # fmt: skip
-COMPRESSIONS = {_NONE, _JPEG, *JPEG2000, *BYTE_CODECS, *IMAGE_CODECS}
+COMPRESSIONS = {_NONE, JPEG, *JPEG2000, *BYTE_CODECS, *IMAGE_CODECS}
 
 # what it reports is either harmless for us (a bad thumbnail) or raised below as an error naming the slide
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
@@ -120,7 +120,7 @@ def page_level(page: tifffile.TiffPage, file_bytes: int) -> TiffLevel:
         extrasamples=tuple(int(e) for e in page.extrasamples),
         jpeg_tables=page.jpegtables,
         jpeg_header=page.jpegheader,
-        jpeg_jfif=bool(page.compression == _JPEG and page.is_jfif),
+        jpeg_jfif=bool(page.compression == JPEG and page.is_jfif),
         colormap=page.colormap,
     )
     wanted = level.across * level.down * planes
@@ -178,7 +178,7 @@ def _check_pixels(page: tifffile.TiffPage) -> None:
             f"{page.samplesperpixel} channels of photometric kind {int(page.photometric)}: not a grey or RGB image "
             "(fluorescence?); export it as RGB"
         )
-    if page.photometric == 6 and page.compression != _JPEG:
+    if page.photometric == 6 and page.compression != JPEG:
         raise UnsupportedTiff("YCbCr colours without JPEG; save it as RGB")
     if not isinstance(page.jpegtables, (bytes, type(None))):
         raise UnsupportedTiff(
