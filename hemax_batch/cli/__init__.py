@@ -3,10 +3,6 @@
 `app` holds the group that every command joins.
 """
 
-from ..import_path import secure_own_imports
-
-secure_own_imports()  # before anything else is imported
-
-from .app import main  # noqa: E402
+from .app import main
 
 __all__ = ["main"]

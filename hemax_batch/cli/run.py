@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ..bounded_files import read_toml
 from ..errors import HemaxError, UsageError
 from .review import export_options
-from .streams import tolerate_lost_output
 
+#: A single file up to this size is most likely one camera field, which needs no workers.
+_FIELD_BYTES = 8_000_000
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -22,7 +23,7 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
     if path is None:
         return
     try:
-        values = read_toml(path)
+        values = tomllib.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise click.BadParameter(f"{path}: {error}") from error
     known = {param.name for param in ctx.command.params}
@@ -226,13 +227,12 @@ def run(inputs: tuple[str, ...], out: Path, **given: Any) -> None:
       hemax-batch run slides/ --out results/
       hemax-batch run "/scans/**/*.svs" --out results/ --workers 8 --log-json run.jsonl --quiet
     """
-    tolerate_lost_output()
     local = given["workers"] != 0 and not (
         given["scheduler"] or given["scheduler_file"] or given["dry_run"]
     )
     given["engine"], given["precision"] = _resolve_engine(given)
     if (
-        local and not out.exists()
+        local and not out.exists() and not _is_one_field(inputs)
     ):  # there is certainly work: the workers load while this process loads
         from ..scheduling.forkserver import start_forkserver
 
@@ -277,5 +277,16 @@ def _resolve_engine(given: dict[str, Any]) -> tuple[str, str]:
 
     engine, precision = given["engine"], given["precision"]
     elsewhere = given["scheduler"] or given["scheduler_file"]
+    if given["gpus"] and not elsewhere and (found := len(visible_gpus())) < given["gpus"]:
+        raise UsageError(
+            f"--gpus {given['gpus']}: {found} can be used; see `hemax-batch doctor`, or leave --gpus out to use "
+            "the GPUs that are there"
+        )
     on_cpu = engine == "openvino" or not (elsewhere or (given["gpus"] != 0 and visible_gpus()))
     return resolve_engine(engine, precision, on_cpu and not elsewhere)
+
+
+def _is_one_field(inputs: tuple[str, ...]) -> bool:
+    """Whether the input is a single small file. Starting workers early would cost it more than the field itself."""
+    path = Path(inputs[0])
+    return len(inputs) == 1 and path.is_file() and path.stat().st_size <= _FIELD_BYTES

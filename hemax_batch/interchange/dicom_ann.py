@@ -18,8 +18,8 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from .. import __version__
-from ..review.load_results import LoadedCell, load_cells, load_outlines, load_record, result_sha256
-from ..review.outlines import Outlines, Ring
+from ..review.load_results import LoadedCell, load_cells, load_record, result_sha256
+from ..review.outlines import Outlines, Ring, read_outlines
 from ..slides.formats.dicom_series import series_uid
 from ..vocabulary import CLAIM
 from .export import NotApplicable
@@ -50,8 +50,7 @@ def write(path: Path, folder: Path) -> None:
     """
     record = load_record(folder)
     source = _finest_level(Path(record.path), record.width, record.height)
-    cells = load_cells(folder, record)
-    outlines = load_outlines(folder, len(cells))
+    cells, outlines = load_cells(folder, record), read_outlines(folder / "cells.geojson")
     sha256 = result_sha256(folder)
     groups = _groups(cells, outlines, sha256)
     if not groups:

@@ -7,7 +7,6 @@ import shutil
 
 from ..outputs.tables import CELL_COLUMNS, DIFFERENTIAL_COLUMNS
 from ..results.atomic_files import as_output_error
-from ..results.contained_files import create_file
 from ..results.folder import ResultsFolder
 
 
@@ -21,7 +20,7 @@ def write_run_tables(results: ResultsFolder) -> None:
         target = results.root / name
         partial = results.state / f"{name}.{os.getpid()}.partial"
         with as_output_error(target):
-            with create_file(partial) as joined:
+            with open(partial, "wb") as joined:
                 joined.write((",".join(columns) + "\n").encode())
                 for folder in folders:
                     with open(folder / name, "rb") as part:

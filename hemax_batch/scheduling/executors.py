@@ -58,7 +58,7 @@ class SerialExecutor:
 
     capacity = 1
     out_of_process = False
-    description, warning = "this process alone", ""
+    description = "this process alone"
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[Any, Task, Any]] = deque()
@@ -92,9 +92,6 @@ class SerialExecutor:
 class DaskExecutor:
     """Runs tasks on dask workers.
 
-<<<<<<< HEAD
-    def __init__(self, client, cluster, description: str, warning: str = ""):
-=======
     A task whose worker dies is run again, as often as dask's `allowed-failures` says. `cluster` is
     the local cluster, or None for a cluster that existed before.
     """
@@ -102,7 +99,6 @@ class DaskExecutor:
     out_of_process = True  # a task may end the process that it runs in
 
     def __init__(self, client: Any, cluster: Any, description: str) -> None:
->>>>>>> main
         self._client = client
         self._cluster = cluster
         self._finished: queue.SimpleQueue[tuple[str, TaskTimedOut | None]] = queue.SimpleQueue()
@@ -112,7 +108,7 @@ class DaskExecutor:
         self._gpu_losses: Counter[str] = Counter()
         self._threads_known: tuple[float, int] = (float("-inf"), 1)
         self._last_progress = time.monotonic()
-        self.description, self.warning = description, warning
+        self.description = description
         client.subscribe_topic(HUNG_TASK_TOPIC, self._on_hung_task)
 
     @property

@@ -6,6 +6,7 @@ values equal those of the built-in `map`.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from collections import deque
@@ -14,7 +15,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
-from .forkserver import exit_with_parent, process_context
+from .forkserver import START_METHOD, exit_with_parent
 
 MIN_CELLS_FOR_POOL = 20_000  # for fewer cells, starting processes takes longer than it saves
 MAX_PROCESSES = 8  # each process holds some 100 MB
@@ -54,7 +55,7 @@ class ProcessPool:
     def _submit(self, function: Callable[[Job], Value], job: Job) -> Future[Value]:
         """Submit a job. Start the pool before the first one."""
         if self._pool is None:
-            context = process_context()
+            context = multiprocessing.get_context(START_METHOD)
             self._pool = ProcessPoolExecutor(self.processes, context, initializer=_init_worker)
         try:
             return self._pool.submit(function, job)

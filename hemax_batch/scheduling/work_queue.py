@@ -177,26 +177,6 @@ class WorkQueue:
         task = PlanTask(job.slide, self._core_um, self._config.timeout_s)
         executor.submit((job, None), plan_slide, task, urgent=True)
 
-<<<<<<< HEAD
-    def _ensure_executor(self, job: SlideJob) -> None:
-        """Make the executor, the first time."""
-        if self._executor is None:
-            try:
-                self._executor = self._executors.get(job, alone=len(self.jobs) == 1)
-            except HemaxError:
-                raise
-            except Exception as error:  # no slide is to blame
-                raise HemaxError(
-                    f"no workers: {type(error).__name__}: {error}; --workers 0 goes without"
-                ) from error
-            self._reporter.workers_started(self._executor.description)
-            if self._executor.warning:
-                self._reporter.warning(self._executor.warning)
-            if self._executor.out_of_process:
-                self._publish_queue.run_in_thread(self._preload_writers)
-            else:
-                self._executor.watchdog = self._watchdog
-=======
     def _ensure_executor(self, job: SlideJob) -> Executor:
         """Return the executor. Make it the first time."""
         if self._executor is not None:
@@ -216,7 +196,6 @@ class WorkQueue:
         elif not isinstance(executor, DaskExecutor):
             executor.watchdog = self._watchdog
         return executor
->>>>>>> main
 
     def _accept_plan(self, job: SlideJob, plan: TilePlan) -> None:
         """Queue the regions of a planned slide that no earlier run finished."""
@@ -395,9 +374,7 @@ class WorkQueue:
         job.state, job.reason = state, reason
         job.seconds = time.monotonic() - job.started_at if job.started_at else 0.0
         job.todo.clear()
-        self._reporter.slide_ended(
-            job.slide_id, state, job.cells, job.seconds, reason, str(job.file.path)
-        )
+        self._reporter.slide_ended(job.slide_id, state, job.cells, job.seconds, reason)
         for text in job.alarms:
             self._reporter.warning(f"{job.slide_id}: {text}")
         if state == "failed" and self._fail_fast:
