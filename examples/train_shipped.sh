@@ -38,6 +38,6 @@ mean hemax-s-mean hemax-s-fourth hemax-s-fourth hemax-s-fifth hemax-s-fifth hema
 stage hemax-s-sixth "$both" --steps 320 --lr 0.0002 --seed 6 $(from mean) --synthetic 160 --drop-path 0.05 --stain 1
 stage hemax-s-seventh "$both" --steps 260 --lr 0.0003 --seed 8 $(from sixth) --synthetic 160 --drop-path 0.05 $(teacher fourth) --stain 1
 stage hemax-s-eighth "$both" --steps 640 --lr 0.0003 --seed 9 $(from seventh) --synthetic 160 --drop-path 0.05 --stain 1.5 --as-stained 0.3 $(teacher seventh)
-stage hemax-s-ninth hemax-batch --steps 0 --lr 0.0002 --seed 10 $(from eighth) --stain 1.5
+[ -f hemax-s-ninth.safetensors ] || hemax-batch train "$data" --out hemax-s-ninth.safetensors --steps 0 --lr 0.0002 --seed 10 $(from eighth) --stain 1.5
 stage hemax-s "$both" --steps 1600 --lr 0.0002 --seed 1 $(from ninth) --close --batch-size 24 --synthetic 200 --drop-path 0.1 --stain 1.5 --as-stained 0.25 --patience 99 --check-every 400
 echo "$PWD/hemax-s.safetensors"
