@@ -266,7 +266,7 @@ def review_slide(root: Path, slide: str, blood: Floats, rng: Random) -> None:
         )
         for cell, name in before.items()
     )
-    published = PublishedResult(sha, before, frozenset(), 200, None, Rules())
+    published = PublishedResult(sha, before, frozenset(), 200, None, Rules(), {}, (), ())
     review = SlideReview(
         slide,
         "reviewer 1",
