@@ -52,6 +52,11 @@ def report(folder: Path) -> DiagnosticReport:
                     "resourceType": "Specimen",
                     "id": "smear",
                     "identifier": [{"system": "urn:hemax-batch:slide", "value": record.slide_id}],
+                    **(
+                        {"accessionIdentifier": {"value": record.sample_id}}
+                        if record.sample_id
+                        else {}
+                    ),
                 },
                 *observations,
             ],
