@@ -210,6 +210,24 @@ def card_unfamiliar() -> str:
     return table("cells | share flagged | 95 % interval | cells measured", rows)
 
 
+def slide_rates() -> str:
+    """How often slides with and without blasts are flagged."""
+    rows = [
+        (
+            rate["source"],
+            rate["table"],
+            f"{rate['blasts']:.0%}",
+            both(rate["flagged"]),
+            value(rate["any_blast"]),
+            f"{rate['called']:.1f}",
+            f"{rate['expected']:.1f}",
+        )
+        for rate in evidence("slide_rates")["figures"]["rates"]
+    ]
+    head = "source | errors of | true blasts | flagged | any blast called | called | expected by error"
+    return table(head, rows) + "\n\n" + provenance("slide_rates")
+
+
 def faithfulness() -> str:
     """What a change of one attribute does."""
     figures = evidence("faithfulness")["figures"]
@@ -412,7 +430,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     f.__name__: f
     for f in (
         readme, card_main, card_classes, card_sources, card_attributes, card_training, card_data,
-        card_identity, card_unfamiliar, faithfulness, faithfulness_regions, concept_path,
+        card_identity, card_unfamiliar, slide_rates, faithfulness, faithfulness_regions, concept_path,
         faithfulness_shuffled, transfer, stain_variation, compare, compare_coarse,
         test_time_augmentation, benchmark, engines, cpu_cost, peer, merging, whole_slide,
     )

@@ -101,7 +101,7 @@ def test_a_config_file_gives_defaults_and_the_command_line_goes_first(slide, tmp
 
     seen = []
     monkeypatch.setattr(
-        pipeline, "run", lambda inputs, out, s, o: seen.append((s, o)) or RunSummary(0, "ran")
+        pipeline, "run", lambda inputs, out, s, o, *_: seen.append((s, o)) or RunSummary(0, "ran")
     )
     config = tmp_path / "run.toml"
     config.write_text('core-um = 250\naudit = 0.1\nretry-failed = true\nlog_json = "run.jsonl"\n')
