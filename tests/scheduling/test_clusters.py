@@ -65,7 +65,7 @@ def start(slide, out, weights, *more, fault="", prefix=()):
         weights,
     ]
     return subprocess.Popen(
-        [str(part) for part in (*command, "--core-um", 64, *more)],
+        [str(part) for part in (*command, "--engine", "torch", "--core-um", 64, *more)],
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

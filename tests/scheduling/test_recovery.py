@@ -59,6 +59,8 @@ def go(weights):
                 out,
                 "--weights",
                 weights,
+                "--engine",
+                "torch",
                 "--core-um",
                 64,
                 "--workers",
@@ -279,7 +281,7 @@ def test_the_other_workers_go_on_when_a_gpu_is_lost(
     told = [
         event["text"]
         for event in map(json.loads, log.read_text().splitlines())
-        if event["event"] == "warning"
+        if event["event"] == "warning" and "red cells measure" not in event["text"]
     ]
     assert told and all("GPU 1" in text and "device-side assert" in text for text in told)
     assert len(told) <= 4  # a process that lost its GPU says so once, and does no further region
@@ -340,7 +342,8 @@ def test_without_workers_a_region_that_hangs_ends_the_run_and_the_next_one_goes_
         "--weights",
         weights,
     ]
-    command += ["--core-um", 64, "--workers", 0, "--region-timeout", 6, "--max-unreadable", 0.5]
+    command += ["--engine", "torch", "--core-um", 64, "--workers", 0, "--region-timeout", 6]
+    command += ["--max-unreadable", 0.5]
     env = {**os.environ, "HEMAX_FAULT": "hang-always"}
     ran = subprocess.run(
         [str(c) for c in command], env=env, capture_output=True, text=True, timeout=300

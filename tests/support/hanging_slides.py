@@ -10,10 +10,10 @@ from hemax_batch.records import Slide
 from hemax_batch.slides import reader
 
 
-def record_slide(path, slide_id: str, mpp: float | None) -> Slide:
+def record_slide(path, slide_id: str, *options) -> Slide:
     """The real one, unless the slide's name says `hangs` or `crashes`."""
     if "hangs" in slide_id:
         time.sleep(3600)
     if "crashes" in slide_id:
         os.kill(os.getpid(), signal.SIGSEGV)
-    return reader.record_slide(path, slide_id, mpp)
+    return reader.record_slide(path, slide_id, *options)
