@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..bounded_files import MAX_LIST_BYTES, read_text
 from ..errors import UsageError
 from .formats import dicom_series
 from .formats.companion_files import data_folders
@@ -135,8 +136,8 @@ def _read_list(path: Path) -> list[Path]:
     A slide that does not exist stays in the result: it fails alone and the others are processed.
     """
     try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path, MAX_LIST_BYTES).splitlines()
+    except (OSError, ValueError) as error:
         raise UsageError(
             f"@{path}: this list cannot be read as text ({error}); give one slide a line"
         ) from error
