@@ -97,7 +97,7 @@ def _local_cluster(workers: int, gpus: list[str], engine: str) -> DaskExecutor:
     )
 
 
-def _temporary_security() -> Any:
+def _temporary_security() -> object:
     """Certificates for this run's own processes, kept in memory. Whoever else connects is turned away."""
     from distributed.security import Security
 

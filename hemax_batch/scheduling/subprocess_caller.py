@@ -95,7 +95,7 @@ class SubprocessCaller:
         context = process_context(fork)
         connection, child_end = context.Pipe()
         inherited = connection if fork else None
-        process: BaseProcess = context.Process(  # type: ignore[attr-defined]
+        process: BaseProcess = context.Process(
             target=_child_main, args=(child_end, inherited), daemon=True
         )
         self._child = process, connection
