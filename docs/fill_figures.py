@@ -343,6 +343,33 @@ def engines() -> str:
     return table("engine | run, second slide | network", rows)
 
 
+def cpu_cost() -> str:
+    """CPU-seconds of a run by stage, before and after the engine and the patch size changed."""
+    f = evidence("cpu_cost")["figures"]
+    stages = ("network", "loading", "drawing", "cutting", "pictures", "outlines", "other", "all")
+    rows = [
+        (row["slide"], row["when"], *(f"{row.get(stage, 0):.2f}" for stage in stages))
+        for row in f["stages"]
+    ]
+    head = table(" | ".join(("slide", "when", *stages)), rows)
+    names = {
+        "torch320": "PyTorch f32, 320 px",
+        "bf16_320": "OpenVINO bf16, 320 px",
+        "bf16_256": "OpenVINO bf16, 256 px",
+    }
+    cells = [
+        (
+            names[name],
+            f"{c['cpu_s']:.1f} s",
+            f"{c['classes that differ from PyTorch f32, 320 px']} of {c['cells']}",
+            *(f"{c[key]:.3f}" for key in ("accuracy", "recall", "nucleus dice", "cell dice")),
+        )
+        for name, c in f["labelled cells"].items()
+    ]
+    columns = "network | CPU time | classes changed | accuracy | recall | nucleus Dice | cell Dice"
+    return f"{head}\n\n{table(columns, cells)}\n\n{provenance('cpu_cost')}"
+
+
 def peer() -> str:
     """A peer with the same network on the same slide."""
     f = evidence("peer")["figures"]
@@ -387,7 +414,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
         readme, card_main, card_classes, card_sources, card_attributes, card_training, card_data,
         card_identity, card_unfamiliar, faithfulness, faithfulness_regions, concept_path,
         faithfulness_shuffled, transfer, stain_variation, compare, compare_coarse,
-        test_time_augmentation, benchmark, engines, peer, merging, whole_slide,
+        test_time_augmentation, benchmark, engines, cpu_cost, peer, merging, whole_slide,
     )
 }  # fmt: skip
 _MARKED = re.compile(r"(<!-- figures (\w+) -->\n).*?(<!-- end figures -->)", re.S)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,6 +26,7 @@ from hemax_batch.cli.app import main
 from hemax_batch.errors import OutputError
 from hemax_batch.publishing.run_record import summarise_run
 from hemax_batch.scheduling import work_queue
+from hemax_batch.vocabulary import WHITE_NAMES
 
 pytestmark = pytest.mark.slow
 
@@ -473,3 +475,48 @@ def test_a_journal_left_by_a_kill_after_publishing_is_cleared_by_the_next_run(
     done = go(slide)
     assert done.exit_code == 0 and "1 skipped" in done.output
     assert not any(path.exists() for path in kept)
+
+
+def test_a_slide_of_unfamiliar_cells_is_outside_everywhere(go, slide, tmp_path, monkeypatch):
+    """In the log, the tables, the record, the flags and the report; and none of its cells counts."""
+
+    def unfamiliar(*args, **more):
+        found = painted_network.process_region(*args, **more)
+        scores = np.full(len(found.cells), 1.4, np.float32)
+        return replace(found, cells=replace(found.cells, ood_score=scores))
+
+    monkeypatch.setattr(work_queue, "process_region", unfamiliar)
+    result = go(slide)
+    out, sentence = tmp_path / "out", "outside what the network was measured on"
+    assert result.exit_code == 0 and f"warning: smear: this slide is {sentence}" in result.output
+    [row] = rows(out / "differential.csv")
+    assert row["reportable"] == "false" and row["white_cells"] == "0"
+    assert sentence in row["not_reportable"] and sentence in row["flags"]
+    assert sentence in row["warnings"]
+    record = json.loads((out / "smear" / "result.json").read_text())
+    assert record["outside"]["outside"] and record["outside"]["limit_percent"] == 5.0
+    assert {c["class"] for c in rows(out / "cells.csv")} == {"unidentified"}
+    assert sentence in (out / "smear" / "report.html").read_text("utf-8")
+    again = go(slide)  # what was published is read back
+    assert "skipped" in again.output
+
+
+def test_calls_by_error_come_from_the_card_and_not_below_its_confidence(
+    go, slide, tmp_path, monkeypatch
+):
+    right = {name: {name: 90, "blast": 10} for name in WHITE_NAMES if name != "blast"}
+    calls = {"min_confidence": 0.1, "calls": {"a": {**right, "blast": {"blast": 100}}}}
+    read_card = pipeline.read_card
+    monkeypatch.setattr(
+        pipeline, "read_card", lambda path: replace(read_card(path), metrics={"calls": calls})
+    )
+    assert go(slide).exit_code == 0
+    [row] = rows(tmp_path / "out" / "differential.csv")
+    others = int(row["white_cells"]) - int(row["blast_count"])
+    assert float(row["blast_expected_false"]) == pytest.approx(others / 9, rel=0.5)
+    assert int(row["blast_expected_false_high95"]) >= float(row["blast_expected_false"])
+    report = (tmp_path / "out" / "smear" / "report.html").read_text("utf-8")
+    assert "By error" in report and f"({row['blast_expected_false_low95']}–" in report
+    assert go(slide, "--min-confidence", 0.05).exit_code == 0
+    [row] = rows(tmp_path / "out" / "differential.csv")
+    assert row["blast_expected_false"] == ""

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from hemax_batch import __version__
 from hemax_batch.cells.cell_selection import SmearAreas
-from hemax_batch.cells.differential import Differential, count_differential
+from hemax_batch.cells.differential import Differential, count_differential, not_assessed
 from hemax_batch.cells.measure import CellMeasures
 from hemax_batch.cells.rules import Rules
 from hemax_batch.cells.screening_audit import estimate_missed
@@ -45,8 +45,10 @@ from hemax_batch.vocabulary import WHITE_NAMES
 Floats = NDArray[np.float64]
 Random = np.random.Generator
 
-#: What blood holds here: the network's white classes, and one that only a person names.
-BLOOD = (*WHITE_NAMES, "variant_lymphocyte")
+#: Classes that the simulated tool does not know, as weights of earlier versions.
+UNKNOWN = ("variant_lymphocyte", "plasma_cell", "smudge")
+#: What blood holds here: the tool's white classes, and one that only a person names.
+BLOOD = (*(name for name in WHITE_NAMES if name not in UNKNOWN), "variant_lymphocyte")
 #: How many of a hundred patients are of each kind, and their mean composition in per cent.
 PATIENTS: dict[str, tuple[float, dict[str, float]]] = {
     "healthy": (
@@ -264,7 +266,7 @@ def review_slide(root: Path, slide: str, blood: Floats, rng: Random) -> None:
         )
         for cell, name in before.items()
     )
-    published = PublishedResult(sha, before, frozenset(), 200, None, Rules())
+    published = PublishedResult(sha, before, frozenset(), 200, None, Rules(), {}, (), ())
     review = SlideReview(
         slide,
         "reviewer 1",
@@ -397,6 +399,7 @@ def _write_cells(
         (),
         record.smear,
         record.screen_audit,
+        not_assessed(UNKNOWN),
     )
     (folder / "differential.csv").write_bytes(encode_table(DIFFERENTIAL_COLUMNS, [row]))
     (folder / "cells.csv").write_bytes(encode_table(CELL_COLUMNS, _cell_rows(slide, called)))

@@ -7,6 +7,7 @@ import os
 import resource
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
@@ -28,6 +29,7 @@ _LEAST_FREE_GIB = 0.1  # below it a slide's results hardly fit
 _LEAST_INODES = 1000  # a slide's results are some hundred files
 _NEEDED_FILES, _LEAST_FILES = 1024, 128
 _LARGEST_FILE_GIB = 1.0  # masks of a dense smear
+_PROBE_BYTES, _LEAST_MB_PER_S = 8_000_000, 5.0
 _NVIDIA = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"))
 
 
@@ -56,6 +58,7 @@ def check_installation(out: Path | None = None, weights: Path | None = None) -> 
         checks += [
             ("results", lambda: _results(out)),
             ("lock", lambda: _lock(out)),
+            ("file system", lambda: _file_system(out)),
             ("disk", lambda: _disk(out)),
         ]
     for subject, check in checks:
@@ -217,6 +220,30 @@ def _lock(out: Path) -> Finding:
 
     held = describe_holder(out / STATE_FOLDER)
     return Finding("warning" if held else "ok", "lock", held or "no run holds the results folder")
+
+
+def _file_system(out: Path) -> Finding:
+    """Take a lock, write, rename and read where the results are to lie. Everything is removed again."""
+    from ..results.lock import OutputLock
+
+    place = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
+    with tempfile.TemporaryDirectory(prefix=".hemax-doctor.", dir=place) as name:
+        folder = Path(name)
+        with OutputLock(folder):
+            began = time.perf_counter()
+            with open(folder / "probe.partial", "wb") as file:
+                file.write(os.urandom(_PROBE_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+            seconds = time.perf_counter() - began
+            (folder / "probe.partial").rename(folder / "probe")
+            if (folder / "probe").stat().st_size != _PROBE_BYTES:
+                return Finding(
+                    "wrong", "file system", f"{place} loses what is written; use another"
+                )
+    speed = _PROBE_BYTES / 1e6 / max(seconds, 1e-6)
+    text = f"lock, write and rename work at {place}; {speed:.0f} MB/s written"
+    return Finding("ok" if speed >= _LEAST_MB_PER_S else "warning", "file system", text)
 
 
 def _disk(out: Path) -> Finding:

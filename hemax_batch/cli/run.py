@@ -279,6 +279,11 @@ def _resolve_engine(given: dict[str, Any]) -> tuple[str, str]:
 
     engine, precision = given["engine"], given["precision"]
     elsewhere = given["scheduler"] or given["scheduler_file"]
+    if given["gpus"] and not elsewhere and (found := len(visible_gpus())) < given["gpus"]:
+        raise UsageError(
+            f"--gpus {given['gpus']}: {found} can be used; see `hemax-batch doctor`, or leave --gpus out to use "
+            "the GPUs that are there"
+        )
     on_cpu = engine == "openvino" or not (elsewhere or (given["gpus"] != 0 and visible_gpus()))
     return resolve_engine(engine, precision, on_cpu and not elsewhere)
 

@@ -1,9 +1,9 @@
 """Write `cells.h5ad`: the cells as AnnData, for scanpy, squidpy and SpatialData.
 
 X           float32 [N, 6]: the measured figures (NaN where there is none), named in var
-obs         class, confidence, the attributes, zone, left_out, in_differential, review and its reasons, the explanation
+obs         cell_id, region, class, confidence, the attributes, zone, left_out, in_differential, review and its reasons, the explanation
 obsm        spatial, float64 [N, 2]: the middle of the box in level-0 pixels; class_probabilities, float32 [N, K]
-uns         slide, mpp, classes, claim
+uns         slide, mpp, classes, claim, spatialdata_attrs
 """
 
 from __future__ import annotations
@@ -27,11 +27,18 @@ FIGURES = (
     "nc_ratio",
     "nucleus_fraction",
 )
+_REGION = "cells"  # the name of the labels or shapes in SpatialData that the rows describe
 _CATEGORIES = ("class", *ATTRIBUTE_NAMES, "zone", "left_out")
 
 
 def write(path: Path, folder: Path) -> None:
     """Write the table of the slide's results in `folder`. Unreadable results raise ResultsError."""
+    # With pandas 3, AnnData makes categories of repeated texts. Categories of Arrow strings cannot be written.
+    with pd.option_context("future.infer_string", False):
+        _write(path, folder)
+
+
+def _write(path: Path, folder: Path) -> None:
     record, rows = load_record(folder), list(read_table(folder / "cells.csv"))
     obs = {
         name: pd.Categorical(_texts(rows, name), categories=_plain(_states(rows, name)))
@@ -46,6 +53,8 @@ def write(path: Path, folder: Path) -> None:
         name: pd.Series(_texts(rows, name), _plain(_texts(rows, "cell_id")), object)
         for name in ("review_reasons", "explanation")
     }
+    obs["cell_id"] = _figures(rows, "cell_id").astype(np.int64)
+    obs["region"] = pd.Categorical([_REGION] * len(rows), categories=_plain([_REGION]))
     x0, y0, x1, y1 = (_figures(rows, name) for name in ("x0", "y0", "x1", "y1"))
     anndata.AnnData(
         X=_matrix(rows, FIGURES),
@@ -60,6 +69,11 @@ def write(path: Path, folder: Path) -> None:
             "mpp": record.mpp,
             "classes": np.array(CLASS_NAMES, object),
             "claim": CLAIM,
+            "spatialdata_attrs": {
+                "region": _REGION,
+                "region_key": "region",
+                "instance_key": "cell_id",
+            },
         },
     ).write_h5ad(path, compression="gzip")
 

@@ -15,6 +15,7 @@ from datetime import date
 from pathlib import Path
 
 from ..errors import UsageError
+from ..text_decoding import column_separator, decode_text
 
 MAX_BYTES = 64 * 2**20
 _MOST_PROBLEMS = 12
@@ -74,9 +75,8 @@ def read_rows(path: Path, required: Sequence[str], optional: Sequence[str] = ())
     optional : columns that may be there. Any other column is refused, with the nearest name that is
     known.
     """
-    lines = csv.reader(
-        io.StringIO(read_text(path), newline=""), delimiter=_separator(path), strict=True
-    )
+    text = read_text(path)
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=column_separator(text), strict=True)
     rows: list[Row] = []
     problems = Problems(path)
     try:
@@ -109,21 +109,10 @@ def read_text(path: Path) -> str:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
     if len(raw) > MAX_BYTES:
         raise UsageError(f"{path}: is over {MAX_BYTES // 2**20} MiB; a table of counts is smaller")
-    encodings = (
-        ("utf-16",) if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else ("utf-8-sig", "cp1252")
-    )
-    for encoding in encodings:
-        try:
-            return raw.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    raise UsageError(f"{path}: is no text; save it as CSV (UTF-8)")
-
-
-def _separator(path: Path) -> str:
-    """What separates the columns of the header: the mark that is there most often."""
-    head = read_text(path).split("\n", 1)[0]
-    return max(",;\t", key=head.count)
+    try:
+        return decode_text(raw)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: is no text; save it as CSV (UTF-8)") from error
 
 
 def _check_header(

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..bounded_files import read_json
 from ..errors import ResultsError, UsageError
 from ..review.load_results import result_sha256
-from ..vocabulary import WHITE_NAMES
+from ..vocabulary import CLASSES, WHITE_NAMES
 from .counts import BY_EYE, Count
 from .tables import Problems, read_rows, shown, told_unknown
 
@@ -125,6 +125,12 @@ def _read_json(path: Path) -> dict[str, object]:
     return found
 
 
+def _not_known(record: dict[str, object]) -> set[str]:
+    """The classes that the weights did not know, as `not_assessed` of a differential names them."""
+    told = record.get("not_assessed", [])
+    return {c.name for c in CLASSES if isinstance(told, list) and f"{c.words}s" in told}
+
+
 def _count(path: Path, record: object, slide: str, classes: tuple[str, ...]) -> Count:
     """The counts of a differential's record. Classes of `classes` that it does not name were not
     seen.
@@ -132,10 +138,15 @@ def _count(path: Path, record: object, slide: str, classes: tuple[str, ...]) -> 
     try:
         if not isinstance(record, dict):
             raise TypeError("no record")
+        unknown = _not_known(record)
         counts = {
             str(entry["class"]): int(entry["count"]) for entry in record["classes"][1:]
         }  # [0]: total neutrophils
-        seen = {name: counts.get(name, 0) for name in dict.fromkeys((*classes, *counts))}
+        seen = {
+            name: counts.get(name, 0)
+            for name in dict.fromkeys((*classes, *counts))
+            if counts.get(name) or name not in unknown
+        }
         cells, nrbc = int(record["white_cells"]), int(record["nucleated_red_cells"]["count"])
         if sum(seen.values()) != cells:
             raise ValueError(f"the classes sum to {sum(seen.values())}, white_cells is {cells}")

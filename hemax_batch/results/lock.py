@@ -12,6 +12,7 @@ n removes the lower ones. The highest stays and is marked as released, so number
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -22,11 +23,23 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ..bounded_files import read_json
+from ..bounded_files import parse_json, read_bounded, read_json
 from ..errors import LockedError, OutputError
 from .contained_files import create_file
 
 _POLL_S = 0.5
+_HALF_WRITTEN_S = 2.0  # exclusive creation: the file exists an instant before its content
+_NO_HARD_LINKS = frozenset(
+    (
+        errno.EPERM,
+        errno.ENOTSUP,
+        errno.EOPNOTSUPP,
+        errno.ENOSYS,
+        errno.EMLINK,
+        errno.EINVAL,
+        errno.EACCES,
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -138,7 +151,7 @@ class OutputLock:
         holder = LockHolder.this_process()
         partial = _write_aside(wanted, holder)
         try:
-            os.link(partial, wanted)
+            _create_from(partial, wanted)
         except FileExistsError:
             return False
         except OSError as error:
@@ -168,8 +181,8 @@ class OutputLock:
             return 0, None
         path = self._folder / f"lock.{numbers[-1]}"
         try:
-            return numbers[-1], LockHolder(**read_json(path))
-        except FileNotFoundError:  # its holder has just been followed by another
+            return numbers[-1], LockHolder(**parse_json(_read_whole(path)))
+        except FileNotFoundError:  # another holder has just followed
             return self._in_force()
         except (ValueError, TypeError) as error:
             raise LockedError(
@@ -235,6 +248,36 @@ def _pid_space() -> str:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
         return ""
+
+
+def _read_whole(path: Path) -> str:
+    """Return a lock's text. An empty one may be about to be written: it gets a moment."""
+    deadline = time.monotonic() + _HALF_WRITTEN_S
+    while (
+        not (text := read_bounded(path).decode("utf-8")).endswith("}")
+        and time.monotonic() < deadline
+    ):
+        time.sleep(_HALF_WRITTEN_S / 20)
+    return text
+
+
+def _create_from(partial: Path, wanted: Path) -> None:
+    """Create `wanted` with the content of `partial`. FileExistsError if another process was first.
+
+    A file system without hard links (exFAT, SMB, gcsfuse) creates the file exclusively. Nobody sees half of it for
+    long: `_in_force` reads an empty lock again before it calls it damaged.
+    """
+    try:
+        os.link(partial, wanted)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        with open(wanted, "x") as file:
+            file.write(partial.read_text())
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def _write_aside(target: Path, holder: LockHolder) -> Path:

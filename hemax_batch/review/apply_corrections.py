@@ -8,7 +8,13 @@ import unicodedata
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ..cells.differential import SCALE_FLAG, Differential, Flag, count_differential
+from ..cells.differential import (
+    NOT_ASSESSED,
+    SCALE_FLAG,
+    Differential,
+    Flag,
+    count_differential,
+)
 from ..cells.false_calls import FalseCalls
 from ..cells.rules import Rules
 from ..errors import ResultsError, UsageError
@@ -43,9 +49,9 @@ class PublishedResult:
     target_cells: int
     wbc: float | None  # 10⁹/l
     rules: Rules
-    false_calls: dict[str, FalseCalls]
-    not_reportable: tuple[str, ...]
-    not_assessed: tuple[str, ...]
+    false_calls: dict[str, FalseCalls] = field(default_factory=dict)
+    not_reportable: tuple[str, ...] = ()
+    not_assessed: tuple[str, ...] = NOT_ASSESSED
     slide_flags: tuple[Flag, ...] = ()  # which no review changes
 
     def count(self, classes: dict[int, str]) -> Differential:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..errors import UsageError
 from ..outputs.tables import plain_text, safe_text
+from ..text_decoding import column_separator, decode_text
 from ..vocabulary import CLASS_NAMES, REVIEW_NAMES, UNIDENTIFIED
 from .notes import ACTIONS as NOTE_ACTIONS
 
@@ -61,17 +62,8 @@ def read_corrections(path: Path, own_classes: bool = False) -> list[Correction]:
     try:
         missing = [c for c in COLUMNS if c not in (reader.fieldnames or ())]
         if missing:
-            head = (reader.fieldnames or [""])[0]
-            other = next(
-                (
-                    f"; its columns seem to be parted by {mark!r}: save it with commas"
-                    for mark in ";\t"
-                    if mark in head
-                ),
-                "",
-            )
             raise UsageError(
-                f"{path}: no column {', '.join(missing)}; expected {','.join(COLUMNS)}, as report.html exports it{other}"
+                f"{path}: no column {', '.join(missing)}; expected {','.join(COLUMNS)}, as report.html exports it"
             )
         for raw in reader:
             if plain_text(raw.get("action") or "") in NOTE_ACTIONS and None not in raw:
@@ -137,7 +129,10 @@ def correction_rows(corrections: list[Correction], reviewer: str) -> list[list[s
 
 
 def corrections_text(path: Path) -> str:
-    """The text of a file of corrections. UsageError where it cannot be read as one."""
+    """The text of a file of corrections, its columns separated by commas.
+
+    The file may be as Excel saves it: semicolons or tabs, Windows-1252 or UTF-16. UsageError where it cannot be read.
+    """
     try:
         with open(path, "rb") as file:
             raw = file.read(MAX_BYTES + 1)
@@ -145,13 +140,26 @@ def corrections_text(path: Path) -> str:
             raise UsageError(
                 f"{path}: over {MAX_BYTES} bytes; no review is that large: name what report.html exported"
             )
-        return raw.decode("utf-8-sig")
+        return _with_commas(decode_text(raw))
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UsageError(
-            f"{path}: not UTF-8 text (byte {error.start}); save it as CSV UTF-8"
+            f"{path}: is no text (byte {error.start}); save it as CSV UTF-8"
         ) from error
+    except csv.Error as error:
+        raise UsageError(f"{path}: not a CSV table ({error})") from error
+
+
+def _with_commas(text: str) -> str:
+    """Return a table with commas between its columns. Its lines keep their numbers."""
+    separator = column_separator(text)
+    if separator == ",":
+        return text
+    written = io.StringIO(newline="")
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    csv.writer(written, lineterminator="\n").writerows(rows)
+    return written.getvalue()
 
 
 def _checked(

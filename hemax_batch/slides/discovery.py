@@ -14,8 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..bounded_files import MAX_LIST_BYTES, read_text
+from ..bounded_files import MAX_LIST_BYTES, read_bounded
 from ..errors import UsageError
+from ..text_decoding import decode_text
 from .formats import dicom_series
 from .formats.companion_files import data_folders
 from .slide_ids import assign_ids, stem
@@ -136,12 +137,13 @@ def _read_list(path: Path) -> list[Path]:
     A slide that does not exist stays in the result: it fails alone and the others are processed.
     """
     try:
-        lines = read_text(path, MAX_LIST_BYTES).splitlines()
+        lines = decode_text(read_bounded(path, MAX_LIST_BYTES)).splitlines()
     except (OSError, ValueError) as error:
         raise UsageError(
             f"@{path}: this list cannot be read as text ({error}); give one slide a line"
         ) from error
-    entries = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+    stripped = (_unquoted(line.strip()) for line in lines)
+    entries = [line for line in stripped if line and not line.startswith("#")]
     if not entries:
         raise UsageError(f"@{path}: the list is empty; give one slide a line")
     found: list[Path] = []
@@ -156,6 +158,11 @@ def _read_list(path: Path) -> list[Path]:
             else [Path(os.path.abspath(target))]
         )
     return found
+
+
+def _unquoted(text: str) -> str:
+    """Return a path without the quotes that Windows puts round it ("Copy as path")."""
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
 
 
 def _walk(folder: Path) -> Iterator[Path]:

@@ -19,6 +19,10 @@ from pathlib import Path
 MAX_ID_CHARS = 80
 RESERVED = ("reviews",)  # folders of the results that belong to no slide (review.retally)
 _HASH_CHARS = 8
+#: Windows cannot open a folder of these names, whatever follows a dot.
+_WINDOWS_DEVICES = frozenset(
+    ("CON", "PRN", "AUX", "NUL", *(f"{port}{k}" for port in ("COM", "LPT") for k in range(10)))
+)
 _DOUBLE_SUFFIXES = (".ome.tiff", ".ome.tif", ".ome.btf", ".ome.tf8", ".ome.tf2")
 
 
@@ -71,11 +75,15 @@ def slug(name: str) -> str:
 
     >>> slug("fluorescence (387)"), slug("=cmd"), slug("cells.csv")
     ('fluorescence_387', 'cmd', 'cells_csv')
+    >>> slug("CON")
+    'slide_CON'
     """
     plain = unicodedata.normalize("NFKD", name)
     ascii_only = plain.encode("ascii", "ignore").decode()
     safe = re.sub(r"[^A-Za-z0-9.-]+", "_", ascii_only).strip("._-") or "slide"
     safe = re.sub(r"\.(?=[A-Za-z][A-Za-z0-9]{0,7}$)", "_", safe)
+    if safe.split(".")[0].upper() in _WINDOWS_DEVICES:
+        safe = f"slide_{safe}"
     # An accent may be dropped (é → e). A letter without an ASCII form adds a hash.
     lost = any(
         not c.isascii() and not unicodedata.combining(c) for c in plain

@@ -255,3 +255,31 @@ def test_settings_that_change_results_change_the_fingerprint():
     assert RunSettings().result_fingerprint("slide", "weights") == base
     with pytest.raises(UsageError):
         RunOptions(workers=-1)
+
+
+def test_more_gpus_than_there_are_is_a_usage_error(tmp_path, monkeypatch):
+    from hemax_batch.scheduling import resources
+
+    monkeypatch.setattr(resources, "visible_gpus", lambda: [])
+    (tmp_path / "a.png").touch()
+    given = ["run", str(tmp_path / "a.png"), "--out", str(tmp_path / "out"), "--gpus", "1"]
+    done = CliRunner().invoke(main, given)
+    assert done.exit_code == 2 and "--gpus 1: 0 can be used" in done.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_doctor_takes_a_lock_and_writes_where_the_results_are_to_lie(tmp_path, monkeypatch):
+    import os
+
+    from hemax_batch.cli.doctor import _file_system
+
+    found = _file_system(tmp_path / "out")
+    assert "lock, write and rename work" in found.text and "MB/s" in found.text
+    assert list(tmp_path.iterdir()) == []
+
+    def rename(*_):
+        raise OSError("cannot rename")
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(OSError, match="cannot rename"):
+        _file_system(tmp_path / "out")

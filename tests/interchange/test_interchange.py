@@ -406,3 +406,20 @@ def test_a_librarys_own_failure_stops_no_other_slide(tmp_path, monkeypatch):
     done = CliRunner().invoke(main, ["export", str(tmp_path / "out"), "--parquet"])
     assert done.exit_code == 3 and "bad: failed: RuntimeError: two lines" in done.output
     assert (good / "cells.parquet").exists() and not (bad / "cells.parquet").exists()
+
+
+def test_anndata_takes_repeated_texts(tmp_path):
+    """Real results repeat explanations and review reasons: AnnData makes categories of them."""
+    folder = make_results(tmp_path, "S1", 12)
+    rows = list(read_table(folder / "cells.csv"))
+    for i, row in enumerate(rows):
+        row["explanation"], row["review_reasons"] = f"text {i % 2}", "low confidence"
+    write_table(folder / "cells.csv", list(rows[0]), [list(row.values()) for row in rows])
+    done = CliRunner().invoke(main, ["export", str(tmp_path), "--anndata"])
+    assert done.exit_code == 0, done.output
+    data = anndata.read_h5ad(folder / "cells.h5ad")
+    assert data.obs["explanation"].tolist() == [row["explanation"] for row in rows]
+    assert data.obs["cell_id"].tolist() == [int(row["cell_id"]) for row in rows]
+    attributes = data.uns["spatialdata_attrs"]
+    assert attributes["instance_key"] == "cell_id"
+    assert set(data.obs[attributes["region_key"]]) == {attributes["region"]}

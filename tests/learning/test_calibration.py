@@ -137,7 +137,7 @@ def test_average_precision_ignores_what_the_border_cuts_and_punishes_what_is_not
 def test_calibrating_without_held_out_images_is_refused(tmp_path):
     data, out = write_layout(tmp_path / "data", 1), tmp_path / "w.safetensors"
     result = CliRunner().invoke(main, ["calibrate", str(data), "--out", str(out)])
-    assert result.exit_code == 1 and "data: no image of split 'val'" in result.output
+    assert result.exit_code == 1 and "data: holds no image of split 'val'" in result.output
     assert not out.exists()
 
 

@@ -430,7 +430,7 @@ def test_no_steps_fit_cytoplasm_colour_and_nothing_else(tmp_path):
         asked = CliRunner().invoke(
             main, ["train", str(data), "--out", str(tmp_path / "x.safetensors"), *without_start]
         )
-        assert asked.exit_code == 2 and "give them with --from-weights" in " ".join(
+        assert asked.exit_code == 2 and "Give --from-weights" in " ".join(
             asked.output.replace("│", " ").split()
         )
 

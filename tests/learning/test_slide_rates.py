@@ -7,6 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from hemax_batch.cli.app import main
+from hemax_batch.learning.evaluation.evaluate import build_report
+from hemax_batch.learning.evaluation.metrics import EvaluatedCell
 from hemax_batch.learning.evaluation.slide_rates import (
     BLAST_SHARES,
     COLUMNS,
@@ -75,3 +77,24 @@ def test_the_command_reads_the_table_and_refuses_another(tmp_path):
     path.write_text("a,b\n1,2\n")
     refused = CliRunner().invoke(main, ["slide-rates", str(path)])
     assert refused.exit_code == 2 and "no column 'source'" in refused.output
+
+
+def test_the_figures_of_weights_hold_what_found_and_sure_cells_were_called():
+    nan = float("nan")
+
+    def cell(true, predicted, confidence=0.9, found=True):
+        figures = (nan,) * 5
+        return EvaluatedCell("a", true, found, predicted, confidence, *figures, (), "x.png")
+
+    cells = [
+        cell(("lymphocyte",), "blast"),
+        cell(("lymphocyte",), "lymphocyte"),
+        cell(("lymphocyte",), "monocyte", 0.4),  # unidentified
+        cell(("lymphocyte", "monocyte"), "monocyte"),  # of no one class
+        cell(("blast",), "", 0.0, found=False),
+    ]
+    calls = build_report(cells, {}, 0.5)["calls"]
+    assert calls == {
+        "min_confidence": 0.5,
+        "calls": {"a": {"lymphocyte": {"blast": 1, "lymphocyte": 1}}},
+    }

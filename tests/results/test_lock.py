@@ -1,10 +1,12 @@
 """One writer per results folder, whatever crashes."""
 
+import errno
 import json
 import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -117,3 +119,42 @@ def test_four_processes_that_compete_never_hold_it_together(tmp_path):
         worker.join()
     assert [w.exitcode for w in workers] == [0] * 4
     assert int(counter.read_text()) == 100
+
+
+@pytest.fixture
+def no_hard_links(monkeypatch):
+    """A file system such as exFAT."""
+
+    def link(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+
+
+def test_a_file_system_without_hard_links_has_one_writer_too(tmp_path, no_hard_links):
+    with OutputLock(tmp_path):
+        assert locks(tmp_path) == ["lock.1"]
+        with pytest.raises(LockedError, match=f"process {os.getpid()}"), OutputLock(tmp_path):
+            pass
+    with OutputLock(tmp_path):
+        assert locks(tmp_path) == ["lock.2"]
+
+
+def test_without_hard_links_a_lock_that_another_created_first_is_respected(tmp_path, no_hard_links):
+    from hemax_batch.results import lock
+
+    (tmp_path / "lock.1").write_text("first")
+    (tmp_path / "partial").write_text("second")
+    with pytest.raises(FileExistsError):
+        lock._create_from(tmp_path / "partial", tmp_path / "lock.1")
+    assert (tmp_path / "lock.1").read_text() == "first"
+
+
+def test_a_lock_whose_content_is_late_is_waited_for(tmp_path):
+    (tmp_path / "lock.1").touch()
+    text = json.dumps(LockHolder.this_process().__dict__)
+    writer = threading.Timer(0.3, (tmp_path / "lock.1").write_text, (text,))
+    writer.start()
+    with pytest.raises(LockedError, match="held by process"), OutputLock(tmp_path):
+        pass
+    writer.join()

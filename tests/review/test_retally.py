@@ -196,14 +196,29 @@ def test_contradicting_rows_are_refused(results, tmp_path):
         retally(results, [write(tmp_path / "c.csv", rows)], [])
 
 
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-8-sig"])
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_corrections_are_read_as_excel_saves_them(results, tmp_path, encoding, separator):
+    rows = decisions(
+        results, {i: "lymphocyte" for i in list(cells_of(results))[:2]}, reviewer="J. Müller; Ulm"
+    )
+    path = tmp_path / "c.csv"
+    with open(path, "w", newline="", encoding=encoding) as f:
+        writer = csv.DictWriter(f, COLUMNS, delimiter=separator, lineterminator="\r\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    assert {c.reviewer for c in read_corrections(path)} == {"J. Müller; Ulm"}
+    assert retally(results, [path], []).reviews[0].reclassified > 0
+
+
 @pytest.mark.parametrize(
     ("raw", "words"),
     [
         (b"", "no column slide"),
         (b"a,b\n1,2\n", "no column slide"),
-        (";".join(COLUMNS).encode(), "parted by ';': save it with commas"),
+        (";".join(COLUMNS).encode(), "holds no decision"),
         (",".join(COLUMNS).encode() + b"\n", "holds no decision"),
-        (b"\xff\xfe\x00\x01", "not UTF-8"),
+        (b"\xff\xfe\x00", "is no text"),
         (",".join(COLUMNS).encode() + b'\n"unclosed', "not a CSV table"),
     ],
 )

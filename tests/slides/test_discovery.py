@@ -259,3 +259,17 @@ def test_ids_are_safe_and_distinct_for_any_names(stems):
         assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", slide_id)
         assert len(slide_id) <= MAX_ID_CHARS
         assert os.path.splitext(slide_id)[1] not in (".csv", ".json", ".html")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "cp1252"])
+def test_a_list_as_windows_writes_it_is_read(slides, tmp_path, encoding):
+    path = slides.png("Größe 1.png")
+    (tmp_path / "slides.txt").write_bytes(f'"{path}"\r\n\r\n'.encode(encoding))
+    assert [file.path for file in find_slides([f"@{tmp_path / 'slides.txt'}"])] == [path]
+
+
+@pytest.mark.parametrize("name", ["CON.png", "nul.tif", "com1.2.png"])
+def test_names_that_windows_cannot_open_become_safe(name):
+    from hemax_batch.slides.slide_ids import slug, stem
+
+    assert slug(stem(Path(name))).lower().startswith("slide_")

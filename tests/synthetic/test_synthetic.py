@@ -13,6 +13,10 @@ from hemax_batch.geometry import pairwise_iou
 from hemax_batch.synthetic import DEFAULT_MIXTURE, STAINS, draw_cell_patch, draw_smear, write_smear
 from hemax_batch.vocabulary import ATTRIBUTES, CLASS_NAMES, WHITE_NAMES
 
+#: Classes that nobody has drawn a recipe for yet.
+UNPAINTED = {"variant_lymphocyte", "plasma_cell", "smudge"}
+PAINTED = [name for name in CLASS_NAMES if name not in UNPAINTED]
+
 NUCLEATED = tuple(n for n in CLASS_NAMES if n != "platelet")
 
 
@@ -34,7 +38,7 @@ def boxes_of(rows):
     return np.array([[float(r[k]) for k in ("x0", "y0", "x1", "y1")] for r in rows])
 
 
-@pytest.mark.parametrize("name", CLASS_NAMES)
+@pytest.mark.parametrize("name", PAINTED)
 def test_patch_truth_is_exact(name):
     rgb, cells = draw_cell_patch(
         np.random.default_rng([1, CLASS_NAMES.index(name)]), name, 320, 0.12
@@ -149,7 +153,7 @@ def test_density_and_mixture_are_as_asked():
     smear = draw_smear(2, 40000, 40000, 0.1, white_per_mm2=150, margin_um=0)
     kinds = [p.kind for p in smear._places((0, 0, 4000, 4000)) if p.kind in NUCLEATED]
     assert len(kinds) == pytest.approx(150 * 16, rel=0.08)
-    assert set(kinds) == set(DEFAULT_MIXTURE) >= set(WHITE_NAMES)
+    assert set(kinds) == set(DEFAULT_MIXTURE) >= set(WHITE_NAMES) - UNPAINTED
     share = kinds.count("segmented_neutrophil") / len(kinds)
     assert share == pytest.approx(
         DEFAULT_MIXTURE["segmented_neutrophil"] / sum(DEFAULT_MIXTURE.values()), abs=0.05

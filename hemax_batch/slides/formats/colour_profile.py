@@ -14,14 +14,14 @@ _ALIKE = 3  # grey levels: a profile that changes no colour by more is sRGB, or 
 
 @dataclass(frozen=True)
 class ColourProfile:
-    """What an embedded profile asks for. `note` and `warning` say it, and are "" where there is nothing to say."""
+    """An embedded colour profile. `note` and `warning` describe it, and may be ""."""
 
-    transform: object = None  # of ImageCms; None: pixels stay as stored
+    transform: ImageCms.ImageCmsTransform | None = None  # None: pixels stay as stored
     note: str = ""
     warning: str = ""
 
     def apply(self, rgb: np.ndarray) -> np.ndarray:
-        """uint8 [h, w, 3] as sRGB."""
+        """Convert uint8 [h, w, 3] to sRGB."""
         if self.transform is None or rgb.size == 0:
             return rgb
         image = Image.fromarray(np.ascontiguousarray(rgb))
@@ -29,7 +29,10 @@ class ColourProfile:
 
 
 def read_profile(icc: bytes) -> ColourProfile:
-    """The profile in `icc` (b"": none). It is applied unless it is sRGB, cannot be read or is not of RGB."""
+    """Read the profile in `icc` (b"" means none).
+
+    It is applied unless it is sRGB, cannot be read, or is not of RGB.
+    """
     if not icc:
         return ColourProfile()
     if len(icc) > _MAX_BYTES:

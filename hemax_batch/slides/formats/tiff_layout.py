@@ -1,8 +1,4 @@
-"""Where the tiles of one image of a TIFF lie and how they are coded.
-
-Strips count as tiles as wide as the image. Only single 2-D images with 1, 3 or 4 unsigned 8/16-bit samples are taken;
-for anything else `UnsupportedTiff` says why, and OpenSlide may still read it.
-"""
+"""Describe where the tiles of one image of a TIFF lie and how they are coded."""
 
 from __future__ import annotations
 
@@ -93,9 +89,9 @@ class TiffLevel:
 
 
 def page_level(page: tifffile.TiffPage, file_bytes: int) -> TiffLevel:
-    """The page as a level; raises UnsupportedTiff naming what is wrong with it."""
+    """Return the page as a level. Raise UnsupportedTiff with the reason if it is not supported."""
     _check_claims(page, file_bytes)
-    _check_pixels(page)
+    dtype = _check_pixels(page)
     tile_width = page.tilewidth if page.is_tiled else page.imagewidth
     tile_height = (
         page.tilelength
@@ -113,7 +109,7 @@ def page_level(page: tifffile.TiffPage, file_bytes: int) -> TiffLevel:
         byte_counts=np.array(page.databytecounts, np.int64),
         samples=page.samplesperpixel,
         planes=planes,
-        dtype=np.dtype(page.parent.byteorder + page.dtype.char),
+        dtype=np.dtype(page.parent.byteorder + dtype.char),
         compression=int(page.compression),
         photometric=int(page.photometric),
         predictor=int(page.predictor),
@@ -143,6 +139,7 @@ def page_level(page: tifffile.TiffPage, file_bytes: int) -> TiffLevel:
 
 
 def _check_claims(page: tifffile.TiffPage, file_bytes: int) -> None:
+    """Check the sizes that a page claims against the size of the file."""
     w, h = page.imagewidth, page.imagelength
     if w < 1 or h < 1 or page.imagedepth != 1:
         raise UnsupportedTiff(f"an image of {w}x{h}x{page.imagedepth} px")
@@ -157,12 +154,15 @@ def _check_claims(page: tifffile.TiffPage, file_bytes: int) -> None:
         )
 
 
-def _check_pixels(page: tifffile.TiffPage) -> None:
+def _check_pixels(page: tifffile.TiffPage) -> np.dtype:
+    """Return the type of a page's samples. Raise UnsupportedTiff if it is not decoded here."""
     if page.compression not in COMPRESSIONS:
         raise UnsupportedTiff(f"compression {page.compression!r}; save it as JPEG, deflate or LZW")
     codec = (BYTE_CODECS | IMAGE_CODECS).get(int(page.compression))
     if codec and not getattr(imagecodecs, codec.upper()).available:
-        raise UnsupportedTiff(f"compression {codec}, which this build of imagecodecs has not")
+        raise UnsupportedTiff(
+            f"compression {codec}, which this build of imagecodecs does not include"
+        )
     if (
         page.dtype is None
         or page.dtype not in (np.uint8, np.uint16)
@@ -186,10 +186,11 @@ def _check_pixels(page: tifffile.TiffPage) -> None:
         )
     if page.predictor not in (1, 2):
         raise UnsupportedTiff(f"predictor {page.predictor}; save it without")
+    return page.dtype
 
 
 def page_spacing(page: tifffile.TiffPage) -> spacing.Spacing | None:
-    """From a page's resolution tags."""
+    """Return µm/px from a page's resolution tags."""
     x, y = (
         tag.value if (tag := page.tags.get(name)) else None
         for name in ("XResolution", "YResolution")

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from .tiff_backend import TiffBackend
 from .tiff_images import TiffImage, TiffLayout
-from .tiff_layout import HostileTiff
+from .tiff_layout import HostileTiff, TiffLevel
 from .tiff_tiles import DECODE_ERRORS
 
 _SAMPLES = 9  # tiles, evenly spaced, of which at most
@@ -38,7 +38,7 @@ def join_planes(path: Path, layout: TiffLayout) -> tuple[TiffImage, ...]:
 
 
 def choose_plane(path: Path, image: TiffImage, wanted: int | None) -> tuple[int, tuple[str, ...]]:
-    """Index of the sharpest focus plane, or the `wanted` one (from 1), and the sentence that says so."""
+    """Return the index of the sharpest focus plane, or of the `wanted` one (from 1), with a sentence."""
     count = len(image.planes)
     if count == 1:
         return 0, ()
@@ -52,8 +52,11 @@ def choose_plane(path: Path, image: TiffImage, wanted: int | None) -> tuple[int,
     )
 
 
-def _views(path: Path, levels) -> list[np.ndarray]:
-    """The green channel of a few tiles of the finest level; what cannot be decoded is left out."""
+def _views(path: Path, levels: tuple[TiffLevel, ...]) -> list[np.ndarray]:
+    """Return the green channel of a few tiles of the finest level.
+
+    A tile that cannot be decoded is black.
+    """
     level, views = levels[0], []
     backend = TiffBackend(path, levels[:1], "", None)
     try:
@@ -73,11 +76,12 @@ def _views(path: Path, levels) -> list[np.ndarray]:
 
 
 def _sharpness(views: list[np.ndarray]) -> float:
+    """Return the summed variance of the Laplacian."""
     return float(sum(ndimage.laplace(view).var() * view.size for view in views))
 
 
 def _blocks(views: list[np.ndarray]) -> np.ndarray:
-    """Means over blocks, of all views together."""
+    """Average over blocks of all views together."""
     means = []
     for view in views:
         h, w = (side // _BLOCK_PX * _BLOCK_PX for side in view.shape)
