@@ -15,7 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar, TypeVarTuple
 
-from .errors import HemaxError, OutputError, SlideError, UnreadableSlideError, UsageError
+from .errors import (
+    HemaxError,
+    LockedError,
+    OutputError,
+    SlideError,
+    UnreadableSlideError,
+    UsageError,
+)
 from .inference.config import InferenceConfig
 from .inference.plan_task import PlanTask, plan_slide
 from .model.checkpoint import WeightsCard, read_card, reject_shuffled_labels
@@ -40,12 +47,13 @@ from .scheduling.subprocess_caller import CallCancelled, CallTimedOut, Subproces
 from .scheduling.work_queue import WorkQueue
 from .settings import RunOptions, RunSettings
 from .slides.discovery import SlideFile, check_inputs_exist, find_slides
-from .slides.formats.companion_files import seconds_since_change
+from .slides.formats.companion_files import FileTimes, file_times
 from .slides.reader import record_slide
 
 # For all inputs. A share with a million files needs long, and a lost share never answers.
 _FIND_TIMEOUT_S = 3600.0
 _UNRESPONSIVE_TIMEOUT_S = 10.0
+_SETTLE_POLL_S = 0.5
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
@@ -75,13 +83,14 @@ def run(
             _prepare_results_folder(results, inputs, subprocess_caller),
             options.wait_lock_s,
             stop.check,
-        ),
+        ) as lock,
         ProgressReporter(options.quiet, options.log_json) as reporter,
     ):
         subprocess_caller.is_cancelled = lambda: bool(stop.reason)
         context = RunContext(
             results, settings, options, card, subprocess_caller, per_slide=per_slide or {}
         )
+        context.warn, context.lock = reporter.warning, lock
         results.recover_interrupted()
         remove_stale_files(results)
         files = context.find_slides(inputs)
@@ -91,7 +100,7 @@ def run(
         reporter.run_started(len(files), str(results.root))
 
         def write_run_outputs() -> RunSummary:
-            summary = context.write_run_outputs(queue.jobs, stop)
+            summary = context.write_run_outputs(queue.jobs, stop, reporter.warnings)
             reporter.run_ended(summary.text, summary.exit_code)
             return summary
 
@@ -111,6 +120,7 @@ def run(
             fail_fast=options.fail_fast,
             cpu_after_gpu_loss=options.on_gpu_loss == "cpu",
         )
+        context.waiting_slides = lambda: [j.file.path for j in queue.jobs if j.state == "waiting"]
         with closing(queue):
             try:
                 queue.run()
@@ -224,6 +234,10 @@ class RunContext:
     unresponsive_folders: set[Path] = field(default_factory=set)
     started: float = field(default_factory=time.time)
     per_slide: Mapping[str, RunSettings] = field(default_factory=dict)  # of a manifest, by path
+    lock: OutputLock | None = None
+    warn: Callable[[str], None] = bool
+    waiting_slides: Callable[[], list[Path]] = list  # those that the run has not yet come to
+    _snapshots: dict[Path, tuple[float, tuple]] = field(default_factory=dict)
     executors: ExecutorFactory = field(init=False)
 
     def __post_init__(self) -> None:
@@ -291,7 +305,8 @@ class RunContext:
         return value
 
     def open_slide(self, job: SlideJob) -> None:
-        """Open a slide, decide what to do with it, and remove what other settings left."""
+        """Open a slide and decide what becomes of it; then clear away what other circumstances left."""
+        self.check_lock()
         self.resume_decision(job)
         if job.has_journal:
             job.journal.remove_other_fingerprints()
@@ -310,10 +325,7 @@ class RunContext:
         Raises SlideError if the slide cannot be opened, or if its results folder is not ours.
         """
         path, settle_s = job.file.path, self.options.settle_s
-        if (
-            settle_s
-            and (age_s := self.call_with_timeout(job, 0.0, seconds_since_change, path)) < settle_s
-        ):
+        if settle_s and (age_s := self._seconds_unchanged(job)) < settle_s:
             job.state = "not reached"
             job.reason = f"changed {age_s:.0f} s ago, --settle {settle_s:g}: the next run takes it"
             return
@@ -342,6 +354,44 @@ class RunContext:
                 f"failed before and unchanged (--retry-failed tries again): {before.reason}"
             )
 
+    def _seconds_unchanged(self, job: SlideJob) -> float:
+        """For how long nobody has written a slide, as far as that matters to --settle.
+
+        A time in the future says nothing of that. Where the file server's clock is ahead too, sizes and times are
+        looked at twice, --settle apart; the run's first such slide waits for all of them.
+        """
+        times: FileTimes = self.call_with_timeout(job, 0.0, file_times, job.file.path)
+        if not times.future:
+            return times.age_s
+        date = time.strftime("%Y-%m-%d %H:%M", time.localtime(times.future))
+        self.warn(
+            f"{job.file.path}: its modification time is in the future ({date}); check the scanner's clock, "
+            "or the file server's; the slide is taken once it does not change any more"
+        )
+        if not times.unsettled:
+            return times.age_s
+        if job.file.path not in self._snapshots:
+            for path in (job.file.path, *self.waiting_slides()):
+                self._snapshots[path] = (
+                    time.monotonic(),
+                    self.call_with_timeout(job, 0.0, file_times, path).snapshot,
+                )
+        seen_at, snapshot = self._snapshots[job.file.path]
+        while (wait_s := seen_at + self.options.settle_s - time.monotonic()) > 0:
+            if self.subprocess_caller.is_cancelled():
+                raise CallCancelled
+            time.sleep(min(wait_s, _SETTLE_POLL_S))
+        again = self.call_with_timeout(job, 0.0, file_times, job.file.path).snapshot
+        return time.monotonic() - seen_at if again == snapshot else 0.0
+
+    def check_lock(self) -> None:
+        """Go on only while this run alone writes the results folder. LockedError where another took it."""
+        if self.lock is not None and self.lock.renew_if_lost():
+            self.warn(
+                f"{self.results.state}: the lock of this run was removed; no other run has taken the folder, so this one "
+                "has taken it again"
+            )
+
     def preload_writers(self) -> None:
         """Load the libraries for publishing while the workers work."""
         from .publishing import publish  # noqa: F401 - loads zarr
@@ -351,6 +401,7 @@ class RunContext:
         from .publishing.publish import publish_slide
 
         processes = cpu_limit() if self.options.workers is None else self.options.workers
+        self.check_lock()
         record = publish_slide(self.results, job, self.settings_of(job), self.card, processes)
         job.cells, job.warnings = record.cells, record.warnings
         if record.outside and record.outside.outside:
@@ -358,8 +409,10 @@ class RunContext:
         job.journal.clear()
         clear_failure(self.results.state, job.slide_id)
 
-    def write_run_outputs(self, jobs: list[SlideJob], stop: StopFlag) -> RunSummary:
-        """Write the run's outputs: permanent failures, the run tables, `run.json` and `index.html`."""
+    def write_run_outputs(
+        self, jobs: list[SlideJob], stop: StopFlag, warnings: Sequence[str] = ()
+    ) -> RunSummary:
+        """Note what failed for good; write the tables over all slides, `run.json` and `index.html`; the summary."""
         from .publishing.run_tables import write_run_tables
         from .review.index import write_index
 
@@ -373,6 +426,7 @@ class RunContext:
             )
 
         try:
+            self.check_lock()
             for job in jobs:
                 if job.failed_permanently:
                     record_failure(
@@ -388,8 +442,9 @@ class RunContext:
                 self.started,
                 summary(),
                 self.executors.description,
+                warnings,
             )
-            write_index(self.results)  # last, because it reads the failed slides from run.json
-        except OutputError as error:
+            write_index(self.results)  # last: it has the slides that failed from run.json
+        except (OutputError, LockedError) as error:
             stop.stop(str(error), error.exit_code)
         return summary()

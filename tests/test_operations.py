@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from hemax_batch.cli.app import main
-from hemax_batch.slides.formats.companion_files import seconds_since_change
+from hemax_batch.slides.formats.companion_files import file_times
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "examples" / "operations"
@@ -135,5 +135,5 @@ def test_the_settling_time_is_of_the_last_change_whatever_the_file_claims(tmp_pa
     path = tmp_path / "slide.tif"
     path.write_bytes(b"x")
     os.utime(path, (0, 0))  # as a copying tool sets back the times of the original
-    assert 0 <= seconds_since_change(path) + 1 < 30
-    assert seconds_since_change(tmp_path / "missing.tif") == float("inf")
+    assert 0 <= file_times(path).age_s + 1 < 30
+    assert file_times(tmp_path / "missing.tif").age_s == float("inf")

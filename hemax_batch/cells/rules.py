@@ -14,10 +14,10 @@ All percentages are of white cells. `examples/rules.toml` lists every entry.
 from __future__ import annotations
 
 import math
-import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from ..bounded_files import read_toml
 from ..errors import UsageError
 from ..vocabulary import WHITE_NAMES
 from .own_classes import OwnClass, own_classes
@@ -115,7 +115,7 @@ class Rules:
             entry.
         """
         try:
-            given = tomllib.loads(path.read_text("utf-8"))
+            given = read_toml(path)
         except (OSError, ValueError) as error:
             raise UsageError(f"{path}: cannot be read as TOML ({error})") from error
         known = {*(f.name for f in fields(cls)), "age_groups"}

@@ -3,6 +3,10 @@
 `app` holds the group that every command joins.
 """
 
-from .app import main
+from ..import_path import secure_own_imports
+
+secure_own_imports()  # before anything else is imported
+
+from .app import main  # noqa: E402
 
 __all__ = ["main"]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ..bounded_files import read_toml
 from ..errors import HemaxError, UsageError
 from .review import export_options
+from .streams import tolerate_lost_output
 
 #: A single file up to this size is most likely one camera field, which needs no workers.
 _FIELD_BYTES = 8_000_000
@@ -23,7 +24,7 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
     if path is None:
         return
     try:
-        values = tomllib.loads(path.read_text("utf-8"))
+        values = read_toml(path)
     except (OSError, ValueError) as error:
         raise click.BadParameter(f"{path}: {error}") from error
     known = {param.name for param in ctx.command.params}
@@ -233,6 +234,7 @@ def run(inputs: tuple[str, ...], out: Path, **given: Any) -> None:
       hemax-batch run --manifest slides.csv --out results/
       hemax-batch run "/scans/**/*.svs" --out results/ --workers 8 --log-json run.jsonl --quiet
     """
+    tolerate_lost_output()
     manifest = given.pop("manifest")
     if not inputs and not manifest:
         raise UsageError(

@@ -18,8 +18,8 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from .. import __version__
-from ..review.load_results import LoadedCell, load_cells, load_record, result_sha256
-from ..review.outlines import Outlines, Ring, read_outlines
+from ..review.load_results import LoadedCell, load_cells, load_outlines, load_record, result_sha256
+from ..review.outlines import Outlines, Ring
 from ..slides.formats.dicom_series import series_uid
 from ..vocabulary import CLAIM
 from .export import NotApplicable
@@ -50,7 +50,8 @@ def write(path: Path, folder: Path) -> None:
     """
     record = load_record(folder)
     source = _finest_level(Path(record.path), record.width, record.height)
-    cells, outlines = load_cells(folder, record), read_outlines(folder / "cells.geojson")
+    cells = load_cells(folder, record)
+    outlines = load_outlines(folder, len(cells))
     sha256 = result_sha256(folder)
     groups = _groups(cells, outlines, sha256)
     if not groups:

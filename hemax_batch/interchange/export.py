@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..errors import HemaxError, OutputError, UsageError, exit_code_for, one_line
 from ..results.atomic_files import fsync_path
+from ..results.contained_files import refuse_links
 from ..results.folder import ResultsFolder
 from ..results.lock import OutputLock
 
@@ -96,7 +97,8 @@ def _export(
         return
     partial = (
         results.state / f".{slide_id}.{os.getpid()}.partial.{f.file}"
-    )  # some writers read the ending
+    )  # some writers go by the ending
+    refuse_links(results.root, results.slide(slide_id), results.state)
     try:
         importlib.import_module(f".{f.module}", __package__).write(partial, results.slide(slide_id))
         fsync_path(partial)

@@ -8,7 +8,6 @@ from its own.
 from __future__ import annotations
 
 import csv
-import json
 import math
 import os
 import re
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from ..bounded_files import MAX_BYTES, MAX_LIST_BYTES, open_regular, parse_json
 from ..cells.measure import MIN_RBC
 from ..errors import UsageError
 from ..outputs.tables import plain_text
@@ -127,8 +127,11 @@ def read_nights(root: Path, times: SlideTimes) -> Nights:
     for name in _folders(root):
         path = os.path.join(root, name, "result.json")
         try:
-            with open(path, "rb") as file:
-                record, written_s = json.loads(file.read()), os.fstat(file.fileno()).st_mtime
+            with open_regular(Path(path)) as file:
+                record, written_s = (
+                    parse_json(file.read(MAX_BYTES)),
+                    os.fstat(file.fileno()).st_mtime,
+                )
             night, scanner = times.of(name, str(record["path"]), written_s)
             row = rows.get(name) or _table(root / name / TABLE).get(name, {})
             values = _values(record, row, reviews.get(name))
@@ -198,8 +201,8 @@ def _reviews(folder: Path) -> Iterator[tuple[str, float]]:
         return
     for name in sorted(os.listdir(folder)):
         try:
-            with open(folder / name / "trail.jsonl", "rb") as file:
-                last = json.loads(file.read().rstrip().rsplit(b"\n", 1)[-1])
+            with open_regular(folder / name / "trail.jsonl") as file:
+                last = parse_json(file.read(MAX_LIST_BYTES).rstrip().rsplit(b"\n", 1)[-1])
             yield name, 100 * last["reclassified"] / last["decided"]
         except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
             continue  # no review, or a trail without a decision

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-import tomllib
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+from ..bounded_files import MAX_TOML_BYTES, parse_toml, read_bounded
 from ..cells.rules import Rules
 from ..errors import UsageError
 from .counts import NRBC, QUANTITY
@@ -118,8 +118,8 @@ def read_rules(path: Path | None) -> LaboratoryRules:
     if path is None:
         return LaboratoryRules()
     try:
-        raw = path.read_bytes()
-        given = tomllib.loads(raw.decode("utf-8-sig"))
+        raw = read_bounded(path, MAX_TOML_BYTES)
+        given = parse_toml(raw)
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: cannot be read as TOML ({error})") from error
     _known(path, "", given, _TOP)

@@ -5,10 +5,10 @@ cells.
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..bounded_files import read_json
 from ..errors import ResultsError, UsageError
 from ..review.load_results import result_sha256
 from ..vocabulary import CLASSES, WHITE_NAMES
@@ -113,7 +113,7 @@ def reviewed_cells(root: Path, result: str) -> Iterator[tuple[str, str]]:
 
 def _read_json(path: Path) -> dict[str, object]:
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = read_json(path)
     except OSError as error:
         raise ResultsError(
             f"{path}: cannot be read: {error.strerror or error}; {_REMEDY}"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import vocabulary
+from ..bounded_files import parse_json
 from ..errors import WeightsError
 
 if TYPE_CHECKING:
@@ -97,7 +98,9 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
                 raise WeightsError(
                     f"{path}: not a safetensors file (its header claims {length} bytes)"
                 )
-            header = json.loads(f.read(length))
+            header = parse_json(f.read(length), finite=False)
+            if not isinstance(header, dict) or not isinstance(header.get("__metadata__", {}), dict):
+                raise ValueError("its header is no table")
     except OSError as error:
         raise WeightsError(
             f"{path}: cannot be read ({error.strerror or error}); give weights with --weights"
@@ -163,7 +166,7 @@ def _read_card(path: Path, _mtime: int, _size: int) -> WeightsCard:
     sha256 = _hash(path)
     _check_checksums(path, sha256)
     try:
-        card = json.loads(meta["card"])
+        card = parse_json(meta["card"], finite=False)
         return WeightsCard(path=str(path), sha256=sha256, unknown_classes=unknown, **card)
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{path}: its card is incomplete ({error})") from error
@@ -183,7 +186,7 @@ def _unknown_classes(path: Path, meta: dict[str, Any]) -> tuple[str, ...]:
     if meta.get("vocabulary") == vocabulary.fingerprint():
         return ()
     try:
-        classes, attributes = json.loads(meta["classes"]), json.loads(meta["attributes"])
+        classes, attributes = parse_json(meta["classes"]), parse_json(meta["attributes"])
         known = {name: list(states) for name, states in attributes.items()}
     except (KeyError, TypeError, ValueError, AttributeError):
         classes, known = [], {}

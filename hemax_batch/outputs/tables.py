@@ -11,12 +11,14 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
 
+from ..bounded_files import bounded_lines, open_regular
 from ..cells.cell_selection import CellSelection
 from ..cells.classify import CellCalls
 from ..cells.differential import Differential, Share
@@ -38,6 +40,7 @@ _FORMULA = (
     "\uff20",
 )  # the last four: their full-width forms
 _SKIPPED = " \t\r\n\v\f\xa0\ufeff\"'`"  # what some spreadsheets drop before they look for a formula
+_ESCAPED = re.compile(r"\\u(dc[89a-f][0-9a-f])")  # a byte that is not UTF-8
 _UNSAFE_START = ("\t", "\r", "\n", "'")
 _SHOWN = str.maketrans({"\n": "␊", "\r": "␍"})
 _HIDDEN = str.maketrans({"␊": "\n", "␍": "\r"})
@@ -101,6 +104,15 @@ def safe_text(text: str) -> str:
 def plain_text(text: str) -> str:
     """Undo `safe_text`."""
     return text.removeprefix("'").translate(_HIDDEN)
+
+
+def path_from_text(text: str) -> str:
+    r"""A path as it was before `safe_text`: its bytes that are not UTF-8 are there again (see `os.fsencode`).
+
+    >>> os.fsencode(path_from_text(safe_text(os.fsdecode(b"/in/sm\xe9ar.tif"))))
+    b'/in/sm\xe9ar.tif'
+    """
+    return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), plain_text(text))
 
 
 def _format_number(value: float | None, decimals: int) -> str:
@@ -274,7 +286,7 @@ def _false_columns(error: FalseCalls | None) -> list[str]:
 
 def write_table(path: Path, columns: Iterable[str], rows: Iterable[Sequence[str]]) -> None:
     """Write a table row by row, in bounded memory. The caller renames the file into place."""
-    with open(path, "w", newline="", encoding="utf-8") as f:
+    with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as f:
         _write(f, columns, rows)
 
 
@@ -292,7 +304,7 @@ def _write(file: TextIO, columns: Iterable[str], rows: Iterable[Sequence[str]]) 
 
 
 def read_table(path: Path) -> Iterator[dict[str, str]]:
-    """Yield the rows of our table, with text as it was before `safe_text`. A byte-order mark is ignored."""
-    with open(path, newline="", encoding="utf-8-sig") as f:
-        for row in csv.DictReader(f):
+    """The rows of a table of ours, text as it was before `safe_text`; a byte-order mark (of an editor) is ignored."""
+    with io.TextIOWrapper(open_regular(path), newline="", encoding="utf-8-sig") as f:
+        for row in csv.DictReader(bounded_lines(f)):
             yield {k: plain_text(v) for k, v in row.items() if k is not None and v is not None}

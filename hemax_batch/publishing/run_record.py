@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -60,7 +61,7 @@ def summarise_run(
 
 def write_run_record(
     results: ResultsFolder, jobs: list[SlideJob], settings: RunSettings, options: RunOptions, weights_sha256: str,
-    started: float, summary: RunSummary, workers: str,
+    started: float, summary: RunSummary, workers: str, warnings: Sequence[str] = (),
 ) -> None:  # fmt: skip
     """Write `run.json` atomically."""
     record = {
@@ -78,6 +79,7 @@ def write_run_record(
             "sha256": weights_sha256,
         },
         "workers": workers,
+        "warnings": list(warnings),
         "versions": {
             "hemax-batch": __version__,
             "python": platform.python_version(),
@@ -88,7 +90,9 @@ def write_run_record(
     }
     write_file(
         results.root / "run.json",
-        (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace"),
+        (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode(
+            "utf-8", "backslashreplace"
+        ),
     )
 
 

@@ -7,6 +7,7 @@ import shutil
 
 from ..outputs.tables import CELL_COLUMNS, DIFFERENTIAL_COLUMNS
 from ..results.atomic_files import as_output_error
+from ..results.contained_files import create_file
 from ..results.folder import ResultsFolder
 
 
@@ -20,7 +21,7 @@ def write_run_tables(results: ResultsFolder) -> None:
         target = results.root / name
         partial = results.state / f"{name}.{os.getpid()}.partial"
         with as_output_error(target):
-            with open(partial, "wb") as joined:
+            with create_file(partial) as joined:
                 joined.write((",".join(columns) + "\n").encode())
                 for folder in folders:
                     with open(folder / name, "rb") as part:

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import OutputError
+from .contained_files import create_file
 
 
 def fsync_path(path: Path) -> None:
@@ -27,7 +28,7 @@ def write_file(path: Path, content: bytes) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
+        with create_file(partial) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

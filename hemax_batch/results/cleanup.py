@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+from .contained_files import remove_tree
 from .folder import ResultsFolder
 from .journal import JOURNALS, parse_journal_name
 from .lock import process_start
@@ -30,9 +31,14 @@ def remove_stale_files(results: ResultsFolder) -> None:
     # Journals come first, because removing a file in one would make it look used.
     for folder in (results.state / JOURNALS).glob("*-*"):
         if _is_published(results, folder) or _is_abandoned(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(results, folder)
     for path in (*results.state.rglob(".*.partial*"), *_files_of_dead_processes(results)):
-        path.unlink(missing_ok=True)
+        _remove(results, path)
+
+
+def _remove(results: ResultsFolder, path: Path) -> None:
+    with suppress(OSError):
+        remove_tree(results.root, path)
 
 
 def _files_of_dead_processes(results: ResultsFolder) -> Iterator[Path]:

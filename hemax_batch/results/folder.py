@@ -13,15 +13,20 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
+from contextlib import suppress
 from pathlib import Path
 
+from ..bounded_files import MAX_LIST_BYTES, read_json
 from ..errors import OutputError, SlideError, UsageError
 from .atomic_files import fsync_path, write_file
+from .contained_files import create_file, refuse_links, remove_tree
 from .slide_record import RESULT_NAME, SlideRecord, read_record, write_record
 
 STATE_FOLDER = ".hemax"
-SLIDE_ID = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)  # a match never leads out of the folder
+SLIDE_ID = re.compile(
+    r"[A-Za-z0-9][\w.-]{0,127}", re.ASCII
+)  # never a path that leads out of the folder
+_STATE_FOLDERS = ("making", "old", "regions", "failed")
 RUN_FILES = ("differential.csv", "cells.csv", "run.json", "index.html")
 
 
@@ -35,6 +40,7 @@ class ResultsFolder:
     def prepare(self) -> None:
         """Create the folder if it does not exist. Raises OutputError as `check` does."""
         self._refuse_foreign()
+        refuse_links(self.root, self.state)
         try:
             self.state.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -47,9 +53,10 @@ class ResultsFolder:
         Nothing in it changes. Raises OutputError.
         """
         self._refuse_foreign()
+        refuse_links(self.root, *(self.state / name for name in _STATE_FOLDERS))
         probe = (self.state if self.state.is_dir() else self.root) / f".probe.{os.getpid()}"
         try:
-            probe.write_bytes(b"")
+            create_file(probe).close()
             probe.unlink()
         except OSError as error:
             raise self._unwritable(error) from error
@@ -105,7 +112,7 @@ class ResultsFolder:
     def known_ids(self) -> dict[str, str]:
         """Return the ids of slides that earlier runs named, by absolute path, so that ids never change."""
         try:
-            known = json.loads((self.state / "ids.json").read_text("utf-8"))
+            known = read_json(self.state / "ids.json", MAX_LIST_BYTES)
             return {
                 str(path): str(slide_id)
                 for path, slide_id in known.items()
@@ -124,19 +131,25 @@ class ResultsFolder:
 
         The caller holds the lock.
         """
+        refuse_links(self.root, *(self.state / name for name in _STATE_FOLDERS))
         for old in sorted((self.state / "old").glob("*")):
             if os.path.lexists(self.slide(old.name)):
-                shutil.rmtree(old, ignore_errors=True)
+                self._remove(old)
             else:
                 old.rename(self.slide(old.name))
-        shutil.rmtree(self.state / "making", ignore_errors=True)
+        self._remove(self.state / "making")
+
+    def _remove(self, path: Path) -> None:
+        """Remove what lies below the folder, as far as that is possible; a link, never what it names."""
+        with suppress(OSError):
+            remove_tree(self.root, path)
 
     def staging_folder(self, slide_id: str) -> Path:
         """Return a new, empty folder for a slide's results. Remains of a killed run are removed."""
         folder = self.state / "making" / slide_id
         try:
-            if folder.exists():
-                shutil.rmtree(folder)
+            refuse_links(self.root, folder.parent)
+            remove_tree(self.root, folder)
             folder.mkdir(parents=True)
         except OSError as error:
             raise OutputError(
@@ -155,10 +168,13 @@ class ResultsFolder:
         target, old = self.slide(record.slide_id), self.state / "old" / record.slide_id
         try:
             self.check_ownership(record.slide_id)
-            shutil.rmtree(old, ignore_errors=True)
+            refuse_links(self.root, old.parent, staged)
+            self._remove(old)
             old.parent.mkdir(exist_ok=True)
             _flush_tree(staged)
-            if target.exists():
+            if os.path.lexists(
+                target
+            ):  # a link, to where a finished slide was moved, is replaced alone
                 target.rename(old)
             staged.rename(target)
             fsync_path(self.root)
@@ -166,7 +182,7 @@ class ResultsFolder:
             raise OutputError(
                 f"{target}: cannot be put in place: {error.strerror}; check space and permissions"
             ) from error
-        shutil.rmtree(old, ignore_errors=True)
+        self._remove(old)
 
     def check_ownership(self, slide_id: str) -> None:
         """Raise SlideError if something that is not ours has the place of the slide's results."""
@@ -184,7 +200,7 @@ def _is_ours(folder: Path) -> bool:
     A damaged `result.json` counts if masks lie beside it.
     """
     try:
-        record = json.loads((folder / RESULT_NAME).read_text("utf-8"))
+        record = read_json(folder / RESULT_NAME)
         return record["slide_id"] == folder.name and "slide_fingerprint" in record
     except OSError:
         return False

@@ -12,16 +12,19 @@ and are removed.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..bounded_files import open_regular, read_bounded, read_json
 from ..records import DamagedArea, RegionResult
 from .atomic_files import write_file
+from .contained_files import refuse_links, remove_tree
 from .region_file import decode_region, encode_region, read_region_head
 
 JOURNALS = "regions"
+_MAX_REGION_BYTES = 2**30  # a region of 400 µm has some MB
 _FINGERPRINT_CHARS = 16  # characters of the fingerprint in a folder's name: 64 bits
 
 
@@ -42,10 +45,11 @@ class RegionJournal:
         for other in self.folder.parent.glob(f"{slide_id}*"):
             # Names of equal length only, because the rest of a longer id is no fingerprint.
             if other != self.folder and len(other.name) == len(self.folder.name):
-                shutil.rmtree(other, ignore_errors=True)
+                self._remove(other)
 
     def save(self, result: RegionResult) -> None:
-        """Save a finished region. Raises OutputError if it cannot be written."""
+        """Keep a finished region. OutputError where it cannot be written."""
+        refuse_links(self.folder.parents[2], self.folder)
         write_file(self.path(result.region_index), encode_region(result))
 
     def finished(self, remove_damaged: bool = True) -> set[int]:
@@ -57,13 +61,12 @@ class RegionJournal:
         done = set()
         for path in sorted(self.folder.glob("[0-9]*.region")):
             try:
-                decode_region(path.read_bytes())
-                done.add(int(path.stem))
-            except OSError:  # perhaps a short fault of the share
+                done.add(_decode_file(path).region_index)
+            except OSError:  # a share's passing trouble
                 continue
             except (ValueError, KeyError):
                 if remove_damaged:
-                    path.unlink(missing_ok=True)
+                    self._remove(path)
         return done
 
     def damaged(self) -> list[DamagedArea]:
@@ -74,13 +77,13 @@ class RegionJournal:
         """Remove regions with damaged places, so that they are processed again."""
         for result in self._heads():
             if result.damaged:
-                self.path(result.region_index).unlink(missing_ok=True)
+                self._remove(self.path(result.region_index))
 
     def _heads(self) -> Iterator[RegionResult]:
         """Yield the saved regions without pictures and outlines. Damaged files are skipped."""
         for path in self.paths():
             try:
-                with open(path, "rb") as file:
+                with open_regular(path) as file:
                     result, _ = read_region_head(file, lambda row: b"")
             except (OSError, ValueError, KeyError):
                 continue
@@ -91,30 +94,45 @@ class RegionJournal:
         write_file(self.folder / f"{index:05d}.hung", b"")
 
     def hung(self) -> list[int]:
-        """Return the regions that `note_hung` recorded."""
-        return sorted(int(path.stem) for path in self.folder.glob("[0-9]*.hung"))
+        """The regions that `note_hung` was told of."""
+        return sorted(
+            int(path.stem) for path in self.folder.glob("[0-9]*.hung") if path.stem.isdecimal()
+        )
 
     def clear_hung(self) -> None:
         """Remove the records of `note_hung`, so that the regions are tried again."""
         for path in self.folder.glob("[0-9]*.hung"):
-            path.unlink(missing_ok=True)
+            self._remove(path)
 
     def results(self) -> Iterator[RegionResult]:
         """Yield the saved regions in the order of their index, one in memory at a time."""
         for path in self.paths():
-            yield decode_region(path.read_bytes())
+            yield _decode_file(path)
 
     def paths(self) -> list[Path]:
         """Return the files of the saved regions, in the order of their index."""
         return sorted(self.folder.glob("[0-9]*.region"), key=lambda p: int(p.stem))
 
     def clear(self) -> None:
-        """Remove the journal of a published slide."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove all of it: the slide is published."""
+        self._remove(self.folder)
+
+    def _remove(self, path: Path) -> None:
+        root = self.folder.parents[2]  # <root>/.hemax/regions/<this folder>
+        with suppress(OSError):
+            remove_tree(root, path)
 
     def path(self, index: int) -> Path:
         """Return the file of a region."""
         return self.folder / f"{index:05d}.region"
+
+
+def _decode_file(path: Path) -> RegionResult:
+    """A kept region. OSError, or ValueError or KeyError where it is damaged or of another index than its name says."""
+    result = decode_region(read_bounded(path, _MAX_REGION_BYTES))
+    if result.region_index != int(path.stem):
+        raise ValueError(f"holds region {result.region_index}")
+    return result
 
 
 def parse_journal_name(name: str) -> tuple[str, str]:
@@ -140,8 +158,8 @@ class SlideFailure:
 def read_failure(state_folder: Path, slide_id: str) -> SlideFailure | None:
     """Return the failure that an earlier run recorded, if any."""
     try:
-        failure = json.loads((state_folder / "failed" / f"{slide_id}.json").read_text("utf-8"))
-        return SlideFailure(str(failure["fingerprint"]), str(failure["reason"]))
+        noted = read_json(state_folder / "failed" / f"{slide_id}.json")
+        return SlideFailure(str(noted["fingerprint"]), str(noted["reason"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -153,5 +171,6 @@ def record_failure(state_folder: Path, slide_id: str, failure: SlideFailure) -> 
 
 
 def clear_failure(state_folder: Path, slide_id: str) -> None:
-    """Remove the record of a failure, if there is one."""
-    (state_folder / "failed" / f"{slide_id}.json").unlink(missing_ok=True)
+    """Remove the note, if there is one."""
+    with suppress(OSError):
+        remove_tree(state_folder.parent, state_folder / "failed" / f"{slide_id}.json")

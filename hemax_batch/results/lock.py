@@ -16,12 +16,16 @@ import errno
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from ..bounded_files import parse_json, read_bounded, read_json
 from ..errors import LockedError, OutputError
+from .contained_files import create_file
 
 _POLL_S = 0.5
 _HALF_WRITTEN_S = 2.0  # exclusive creation: the file exists an instant before its content
@@ -95,7 +99,9 @@ class OutputLock:
         self._folder = folder
         self._wait_s = wait_s
         self._on_wait = on_wait
-        self._held: Path | None = None
+        self._mine: Path | None = None
+        self._holder: LockHolder | None = None
+        self._thread_lock = threading.Lock()
 
     def __enter__(self) -> OutputLock:
         deadline = time.monotonic() + self._wait_s
@@ -107,10 +113,33 @@ class OutputLock:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._held is not None:
-            holder = LockHolder(**json.loads(self._held.read_text()))
-            _write_aside(self._held, replace(holder, released=True)).replace(self._held)
-            self._held = None
+        with self._thread_lock, suppress(LockedError, OutputError, OSError):
+            if self._mine is not None and self._holder is not None and self._is_held():
+                _write_aside(self._mine, replace(self._holder, released=True)).replace(self._mine)
+        self._mine = None
+
+    def renew_if_lost(self) -> bool:
+        """Take the folder again where the lock's file was removed or replaced; whether that was needed.
+
+        The new number is taken as any other, so that this works only while no other run holds the folder. LockedError
+        where one does.
+        """
+        with self._thread_lock:
+            if self._mine is None or self._is_held():
+                return False
+            if not self._try_to_take():
+                self._mine = None
+                raise LockedError(
+                    f"{self._folder.parent}: the lock of this run was removed, and another run took the results folder; "
+                    "this run ends, and what is finished is kept"
+                )
+            return True
+
+    def _is_held(self) -> bool:
+        try:
+            return self._mine is not None and LockHolder(**read_json(self._mine)) == self._holder
+        except (OSError, ValueError, TypeError):
+            return False
 
     def _try_to_take(self) -> bool:
         """Try to create the next number. Return whether this process holds the lock."""
@@ -118,7 +147,9 @@ class OutputLock:
         if holder is not None and not holder.is_dead():
             return False
         wanted = self._folder / f"lock.{highest + 1}"
-        partial = _write_aside(wanted, LockHolder.this_process())
+        wanted.parent.mkdir(exist_ok=True)  # removed during the run, perhaps
+        holder = LockHolder.this_process()
+        partial = _write_aside(wanted, holder)
         try:
             _create_from(partial, wanted)
         except FileExistsError:
@@ -132,7 +163,7 @@ class OutputLock:
         if self._in_force()[0] != highest + 1:  # a later holder removed the number seen above
             wanted.unlink(missing_ok=True)
             return False
-        self._held = wanted
+        self._mine, self._holder = wanted, holder
         for number in self._numbers():
             if number <= highest:
                 (self._folder / f"lock.{number}").unlink(missing_ok=True)
@@ -150,7 +181,7 @@ class OutputLock:
             return 0, None
         path = self._folder / f"lock.{numbers[-1]}"
         try:
-            return numbers[-1], LockHolder(**json.loads(_read_whole(path)))
+            return numbers[-1], LockHolder(**parse_json(_read_whole(path)))
         except FileNotFoundError:  # another holder has just followed
             return self._in_force()
         except (ValueError, TypeError) as error:
@@ -222,7 +253,10 @@ def _pid_space() -> str:
 def _read_whole(path: Path) -> str:
     """Return a lock's text. An empty one may be about to be written: it gets a moment."""
     deadline = time.monotonic() + _HALF_WRITTEN_S
-    while not (text := path.read_text()).endswith("}") and time.monotonic() < deadline:
+    while (
+        not (text := read_bounded(path).decode("utf-8")).endswith("}")
+        and time.monotonic() < deadline
+    ):
         time.sleep(_HALF_WRITTEN_S / 20)
     return text
 
@@ -250,8 +284,8 @@ def _write_aside(target: Path, holder: LockHolder) -> Path:
     """Write a lock's content to a file beside it."""
     partial = target.with_name(f".{target.name}.{socket.gethostname()}.{os.getpid()}")
     try:
-        with open(partial, "w") as file:
-            json.dump(asdict(holder), file)
+        with create_file(partial) as file:
+            file.write(json.dumps(asdict(holder)).encode())
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:

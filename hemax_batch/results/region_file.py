@@ -22,6 +22,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from ..bounded_files import parse_json
 from ..records import Cells, DamagedArea, FilmSquares, OverviewPiece, RegionResult
 
 BLOB_FIELDS = ("pictures", "outlines")  # of `Cells`, in the order of their blobs
@@ -70,7 +71,19 @@ def encode_region(result: RegionResult) -> bytes:
 
 
 def decode_region(raw: bytes) -> RegionResult:
-    """Undo `encode_region`. Raises ValueError or KeyError if `raw` is damaged."""
+    """The inverse of `encode_region`. ValueError or KeyError where `raw` is damaged."""
+    try:
+        return _decode_region(raw)
+    except (
+        TypeError,
+        IndexError,
+        OverflowError,
+        AttributeError,
+    ) as error:  # a sound file with odd entries
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _decode_region(raw: bytes) -> RegionResult:
     stored, start = _decode_head(raw[12 : 12 + int.from_bytes(raw[4:12], "little")], raw[:4])
     blobs = _split(np.frombuffer(raw, np.uint8)[start:], stored["blobs_lengths"])
     if [google_crc32c.value(blob) for blob in blobs] != stored["blobs_checks"].tolist():
@@ -111,8 +124,7 @@ def _decode_head(head: bytes, check: bytes) -> tuple[dict[str, np.ndarray], int]
 def _region_result(
     stored: dict[str, np.ndarray], pictures: tuple[Any, ...], outlines: tuple[Any, ...]
 ) -> RegionResult:
-    """Assemble a RegionResult from the arrays of a head and the cells' blobs."""
-    scalars = json.loads(stored["scalars_json"].tobytes())
+    scalars = parse_json(stored["scalars_json"].tobytes(), finite=False)
     scalars["notes"] = tuple(scalars["notes"])
     scalars["damaged"] = tuple(DamagedArea(tuple(a[:4]), a[4]) for a in scalars["damaged"])
     columns = {name: stored[f"cells_{name}"] for name in _ARRAYS}

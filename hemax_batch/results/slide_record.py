@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
+from typing import get_args, get_origin, get_type_hints
 
+from ..bounded_files import read_json
 from ..cells.cell_selection import SmearAreas
 from ..cells.outside import OutsideVerdict
 from ..cells.screening_audit import ScreenAudit
@@ -84,15 +86,37 @@ def read_record(folder: Path) -> SlideRecord | None:
     The result is None if there is none, or if it is damaged or of another format.
     """
     try:
-        raw = json.loads((folder / RESULT_NAME).read_text("utf-8"))
-        raw["figures"] = ScanFigures(**raw["figures"])
-        raw["smear"] = raw["smear"] and SmearAreas(**raw["smear"])
-        raw["screen_audit"] = raw["screen_audit"] and ScreenAudit(**raw["screen_audit"])
-        raw["outside"] = raw["outside"] and OutsideVerdict(**raw["outside"])
-        raw["unreadable_places"] = tuple(UnreadablePlace(**p) for p in raw["unreadable_places"])
-        record = SlideRecord(**raw)
+        record = parse_record(folder)
+        check_types(record)
     except (OSError, ValueError, TypeError, KeyError):
         return None
     if record.format != FORMAT_VERSION or record.slide_id != folder.name:
         return None
     return record
+
+
+def parse_record(folder: Path) -> SlideRecord:
+    """The record as it stands there, its entries' types not yet checked. OSError, ValueError, TypeError or KeyError."""
+    raw = read_json(folder / RESULT_NAME)
+    raw["figures"] = ScanFigures(**raw["figures"])
+    raw["smear"] = raw["smear"] and SmearAreas(**raw["smear"])
+    raw["screen_audit"] = raw["screen_audit"] and ScreenAudit(**raw["screen_audit"])
+    raw["outside"] = raw["outside"] and OutsideVerdict(**raw["outside"])
+    raw["unreadable_places"] = tuple(UnreadablePlace(**p) for p in raw["unreadable_places"])
+    return SlideRecord(**raw)
+
+
+def check_types(record: object) -> None:
+    """ValueError where an entry of a record, or of a record in it, is not of the type that it is declared with."""
+    for name, declared in get_type_hints(type(record)).items():
+        value, allowed = getattr(record, name), get_args(declared) or (declared,)
+        if is_dataclass(value):
+            check_types(value)
+        elif get_origin(declared) is tuple and is_dataclass(allowed[0]):
+            for item in value:
+                check_types(item)
+        elif get_origin(declared) is tuple:
+            if not isinstance(value, list) or not all(type(item) is allowed[0] for item in value):
+                raise ValueError(f"{name} is {value!r:.200}")
+        elif type(value) not in allowed and not (float in allowed and type(value) is int):
+            raise ValueError(f"{name} is {value!r:.200}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ import jinja2
 from markupsafe import Markup
 
 from ..errors import OutputError
+from ..results.contained_files import create_file
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -34,7 +36,9 @@ def write_page(path: Path, pieces: Iterable[str]) -> Path:
     """Write a page piece by piece, and rename it into place. Invalid Unicode, as in file names, is shown escaped."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with open(partial, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as page:
+        with io.TextIOWrapper(
+            create_file(partial), encoding="utf-8", errors="backslashreplace", newline="\n"
+        ) as page:
             page.writelines(pieces)
             page.flush()
             os.fsync(page.fileno())

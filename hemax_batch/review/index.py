@@ -5,12 +5,12 @@ It reads the slides' `differential.json`. It makes no network request. The same 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..bounded_files import MAX_LIST_BYTES, read_json
 from ..errors import ResultsError
 from ..results.folder import ResultsFolder
 from ..vocabulary import CLAIM, CLASSES
@@ -138,7 +138,7 @@ def write_index(results: ResultsFolder) -> Path:
 def _failed(results: ResultsFolder, published: set[str]) -> Iterator[tuple[str, str]]:
     """Slides that the last run failed, with its reasons, from `run.json`; none where there is no such record."""
     try:
-        slides = json.loads((results.root / "run.json").read_text("utf-8"))["slides"]
+        slides = read_json(results.root / "run.json", MAX_LIST_BYTES)["slides"]
         for slide in slides:
             if slide["state"] == "failed":
                 earlier = (

@@ -8,29 +8,31 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import math
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, is_dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
+from ..bounded_files import open_regular, read_bounded, read_json
 from ..cells.own_classes import own_classes
 from ..errors import ResultsError
 from ..outputs.pictures import read_pictures
-from ..outputs.tables import read_table
-from ..results.slide_record import RESULT_NAME, SlideRecord, read_record
+from ..outputs.tables import REGION_COLUMNS, read_table
+from ..results.slide_record import RESULT_NAME, SlideRecord, check_types, parse_record, read_record
 from ..settings import FORMAT_VERSION
 from ..vocabulary import ATTRIBUTES, CLASS_NAMES, UNIDENTIFIED, WHITE_NAMES
 from .outlines import Outlines, read_outlines
 
-REMEDY = "run `hemax-batch run` on the slide again (with --overwrite)"
 TEACHING_COLUMN = "teaches"  # optional: how much a decision on the cell would teach the network
+REMEDY = "run `hemax-batch run` on the slide again (with --overwrite)"
 _FALSE_CALLS = ("expected_false", "expected_false_low95", "expected_false_high95")
+_REGIONS_BYTES = 2**26  # of regions.csv, of some 300,000 regions
+_OUTLINES_BYTES, _OUTLINE_BYTES = 2**20, 64 * 2**10  # of cells.geojson: its head, and a cell
 _DAMAGE = (
     ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError, EOFError, RuntimeError,
     csv.Error, zlib.error, zipfile.BadZipFile,
@@ -105,11 +107,11 @@ def load_slide(folder: Path) -> LoadedSlide:
     differential = load_differential(folder)
     _check_counts(folder, differential, cells)
     ids = {cell.cell_id for cell in cells}
-    with _results_errors(folder / "cells.geojson") as path:
-        outlines = read_outlines(path)
+    outlines = load_outlines(folder, len(ids))
+    with _results_errors(folder / "cells.geojson"):
         _only_known(outlines, ids)
     with _results_errors(folder / "pictures.zip") as path:
-        pictures = read_pictures(path)
+        pictures = read_pictures(path, len(ids))
         _only_known(pictures, ids)
         if any(not jpeg.startswith(b"\xff\xd8") for jpeg in pictures.values()):
             raise ValueError("a picture is no JPEG")
@@ -132,14 +134,13 @@ def load_record(folder: Path) -> SlideRecord:
     with _results_errors(path):
         record = read_record(folder)
         if record is not None:
-            _check_types(record)
             return record
     if not path.is_file():
         raise ResultsError(
             f"{path}: is missing, so {folder.name!r} is half done or no result of hemax-batch; {REMEDY}"
         )
     with _results_errors(path):
-        raw = json.loads(path.read_text("utf-8"))
+        raw = read_json(path)
         written, slide_id = raw["format"], raw["slide_id"]
     if written != FORMAT_VERSION:
         raise ResultsError(
@@ -149,25 +150,11 @@ def load_record(folder: Path) -> SlideRecord:
         raise ResultsError(
             f"{path}: is of slide {slide_id!r}, but its folder is {folder.name!r}; give the folder its name back"
         )
+    with _results_errors(path), suppress(TypeError, KeyError):
+        check_types(parse_record(folder))
     raise ResultsError(
         f"{path}: does not hold the entries of format {FORMAT_VERSION}: edited by hand? {REMEDY}"
     )
-
-
-def _check_types(record: object) -> None:
-    """Raise ValueError if an entry of a record, or of a record in it, has another type than declared."""
-    for name, declared in get_type_hints(type(record)).items():
-        value, allowed = getattr(record, name), get_args(declared) or (declared,)
-        if is_dataclass(value):
-            _check_types(value)
-        elif get_origin(declared) is tuple and is_dataclass(allowed[0]):
-            for item in value:
-                _check_types(item)
-        elif get_origin(declared) is tuple:
-            if not isinstance(value, list) or not all(type(item) is allowed[0] for item in value):
-                raise ValueError(f"{name} is {value!r}")
-        elif type(value) not in allowed and not (float in allowed and type(value) is int):
-            raise ValueError(f"{name} is {value!r}")
 
 
 def load_cells(folder: Path, record: SlideRecord) -> tuple[LoadedCell, ...]:
@@ -216,10 +203,16 @@ def _cell(row: dict[str, str], slide_id: str, line: int) -> LoadedCell:
         raise ValueError(f"line {line}: {error}") from error
 
 
+def load_outlines(folder: Path, cells: int) -> dict[int, Outlines]:
+    """`cells.geojson` of so many cells. ResultsError where it cannot be trusted."""
+    with _results_errors(folder / "cells.geojson") as path:
+        return read_outlines(path, _OUTLINES_BYTES + cells * _OUTLINE_BYTES)
+
+
 def load_differential(folder: Path) -> dict[str, Any]:
     """Read `differential.json`, and check every entry that a report shows. ResultsError names what is wrong."""
     with _results_errors(folder / "differential.json") as path:
-        d: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        d: dict[str, Any] = read_json(path)
         for entry in d["classes"]:
             _typed(entry, words=str, count=int)
             if entry["class"] not in ("neutrophils", *WHITE_NAMES):
@@ -280,6 +273,9 @@ def _regions(folder: Path) -> tuple[LoadedRegion, ...]:
     if not (folder / "regions.csv").exists():
         return ()
     with _results_errors(folder / "regions.csv") as path:
+        head = read_bounded(path, _REGIONS_BYTES).removeprefix(b"\xef\xbb\xbf")  # of an editor
+        if not head.startswith(",".join(REGION_COLUMNS).encode()):
+            raise ValueError("its columns are not those of this version")
         return tuple(
             LoadedRegion(
                 _box(row),
@@ -297,7 +293,7 @@ def _overview(folder: Path) -> bytes:
     if not (folder / "overview.jpg").exists():
         return b""
     with _results_errors(folder / "overview.jpg") as path:
-        jpeg = path.read_bytes()
+        jpeg = read_bounded(path)
         if not jpeg.startswith(b"\xff\xd8"):
             raise ValueError("is no JPEG")
     return jpeg
@@ -311,7 +307,9 @@ def result_sha256(folder: Path) -> str:
     digest = hashlib.sha256()
     for name in ("cells.csv", RESULT_NAME):
         with _results_errors(folder / name) as path:
-            digest.update(path.read_bytes())
+            with open_regular(path) as file:
+                while block := file.read(2**20):
+                    digest.update(block)
     return digest.hexdigest()
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..bounded_files import parse_json, read_bounded
 from ..records import PICTURE_UM
 
 Ring = tuple[tuple[float, float], ...]
@@ -21,8 +21,8 @@ class Outlines:
     nucleus: tuple[Ring, ...]
 
 
-def read_outlines(path: Path) -> dict[int, Outlines]:
-    """Return cell id to outlines. A foreign file raises OSError, ValueError, KeyError or TypeError.
+def read_outlines(path: Path, max_bytes: int) -> dict[int, Outlines]:
+    """Cell id to outlines. OSError, or ValueError, KeyError or TypeError where the file is not one of ours.
 
     Each feature is reduced as soon as it is parsed. A file of many cells needs little more memory than its text.
     """
@@ -42,7 +42,7 @@ def read_outlines(path: Path) -> dict[int, Outlines]:
             return None
         return entry
 
-    whole = json.loads(path.read_text("utf-8"), object_hook=reduce_feature)
+    whole = parse_json(read_bounded(path, max_bytes), object_hook=reduce_feature)
     if whole["type"] != "FeatureCollection":
         raise ValueError(f"is a {whole['type']!r}, expected a FeatureCollection")
     return found

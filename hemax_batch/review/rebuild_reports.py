@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import HemaxError, OutputError, UsageError, exit_code_for
+from ..results.contained_files import refuse_links
 from ..results.folder import ResultsFolder
 from ..results.lock import OutputLock
 from .index import write_index
@@ -40,6 +41,7 @@ def rebuild_reports(root: Path, slide_ids: tuple[str, ...], echo: Callable[[str]
 def _create_state_folder(results: ResultsFolder) -> None:
     """Create `.hemax`. Results that were copied may lack it."""
     try:
+        refuse_links(results.root, results.state)
         results.state.mkdir(exist_ok=True)
     except OSError as error:
         raise OutputError(
@@ -48,6 +50,11 @@ def _create_state_folder(results: ResultsFolder) -> None:
 
 
 def _rebuild_one(folder: Path, echo: Callable[[str], None]) -> bool:
+    try:
+        refuse_links(folder.parent, folder)
+    except OutputError as error:  # of this slide alone
+        echo(f"failed: {error}")
+        return False
     try:
         echo(str(write_report(folder)))
     except OutputError:

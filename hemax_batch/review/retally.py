@@ -25,6 +25,7 @@ from ..errors import OutputError, ResultsError, UsageError
 from ..outputs.differential_json import encode_json
 from ..outputs.tables import encode_table, safe_text
 from ..results.atomic_files import write_file
+from ..results.contained_files import refuse_links
 from ..results.folder import ResultsFolder
 from ..results.lock import OutputLock
 from .agreement import Agreement, compare_reviews
@@ -74,6 +75,9 @@ def retally(
         _refuse_one_reviewer_twice(reviews)
         agreements = [compare_reviews(*pair) for pair in _pairs(reviews)]
         now = datetime.now(UTC).astimezone().isoformat(timespec="seconds")
+        refuse_links(
+            results.root, *(results.root / FOLDER / r.slide_id / r.sha256[:16] for r in reviews)
+        )
         for review in reviews:
             _write(results.root / FOLDER / review.slide_id, review, now)
         for agreement in agreements:
@@ -151,7 +155,7 @@ def _append_line(path: Path, line: str) -> None:
         ) from error
     if earlier and not earlier.endswith(b"\n"):
         earlier += b"\n"
-    write_file(path, earlier + line.encode() + b"\n")
+    write_file(path, earlier + line.encode("utf-8", "backslashreplace") + b"\n")
 
 
 def _write_agreement(folder: Path, agreement: Agreement, now: str) -> None:

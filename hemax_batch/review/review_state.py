@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..bounded_files import read_json
 from ..errors import ResultsError
 from .load_results import result_sha256
 
@@ -63,7 +63,7 @@ def review_states(folder: Path) -> tuple[ReviewState, ...]:
 
 def _state(path: Path) -> ReviewState | None:
     try:
-        record = json.loads(path.read_text("utf-8"))
+        record = read_json(path)
         before = {entry["class"]: int(entry["count"]) for entry in record["before"]["classes"]}
         rows = tuple(
             (str(e["words"]), before.get(e["class"], 0), int(e["count"]), e["percent"])

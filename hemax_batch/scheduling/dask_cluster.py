@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
+from ..bounded_files import read_json
 from ..errors import HemaxError, UsageError
 from ..settings import RunOptions, TlsFiles
 from .executors import DaskExecutor, SerialExecutor
@@ -17,9 +17,13 @@ if TYPE_CHECKING:
     from distributed.security import Security
 
 _MIN_WORKER_BYTES = 1.5 * 2**30  # torch, the weights and a region's pixels
-# Reading, screening and drawing take ten times as long as the network on a GPU. A worker needs
-# 0.7 GB of GPU memory.
-_WORKERS_PER_GPU = 8
+_WORKERS_PER_GPU = (
+    8  # reading, screening and drawing take ten times as long as a GPU's look; 0.7 GB of it each
+)
+_UNENCRYPTED = (
+    "dask scheduler {}: without TLS, whoever reaches its port can run code in its workers and in this process; "
+    "use --tls CA CERT KEY"
+)
 _CONNECT_TIMEOUT_S = 30
 _FIRST_WORKER_TIMEOUT_S = 120  # until a cluster has its first worker
 Cluster = TypeVar("Cluster")
@@ -57,12 +61,15 @@ def _local_cluster(workers: int, gpus: list[str], engine: str) -> DaskExecutor:
     _configure(local=True)
     from distributed import Client, Nanny, Scheduler, SpecCluster
 
+    security = _temporary_security()
     specs = {
         i: {
             "cls": Nanny,
             "options": {
                 "nthreads": 1,
                 "host": "127.0.0.1",
+                "protocol": "tls://",
+                "security": security,
                 "env": _worker_environment(gpus[i % len(gpus)] if gpus else ""),
                 "dashboard": False,
                 "memory_limit": _worker_memory_limit(workers),
@@ -71,15 +78,36 @@ def _local_cluster(workers: int, gpus: list[str], engine: str) -> DaskExecutor:
         }
         for i in range(workers)
     }
-    loopback = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
+    loopback = {
+        "host": "127.0.0.1",
+        "protocol": "tls://",
+        "security": security,
+        "dashboard": False,
+        "dashboard_address": "127.0.0.1:0",
+    }
     scheduler = {"cls": Scheduler, "options": loopback}
     cluster = _start_cluster(
-        lambda: SpecCluster(specs, scheduler, name="hemax-batch", silence_logs=logging.CRITICAL)
+        lambda: SpecCluster(
+            specs, scheduler, security=security, name="hemax-batch", silence_logs=logging.CRITICAL
+        )
     )
     where = f"on GPU {', '.join(gpus)}" if gpus else "on the CPU"
     return DaskExecutor(
         Client(cluster), cluster, f"{workers} local worker{'s' if workers > 1 else ''} {where}"
     )
+
+
+def _temporary_security() -> object:
+    """Certificates for this run's own processes, kept in memory. Whoever else connects is turned away."""
+    from distributed.security import Security
+
+    try:
+        return Security.temporary()
+    except ImportError as error:
+        raise HemaxError(
+            f"the local workers need the package `cryptography` for their certificates ({error}); install it, or use "
+            "--workers 0"
+        ) from error
 
 
 def _start_cluster(make: Callable[[], Cluster]) -> Cluster:
@@ -135,7 +163,8 @@ def _existing_cluster(options: RunOptions) -> DaskExecutor:
         raise UsageError(
             f"dask scheduler {where}: cannot be used ({error}); is it running, and has it workers?"
         ) from error
-    return DaskExecutor(client, None, f"dask scheduler {where}")
+    warning = "" if options.tls else _UNENCRYPTED.format(where)
+    return DaskExecutor(client, None, f"dask scheduler {where}", warning)
 
 
 def _address(options: RunOptions) -> str:
@@ -145,7 +174,7 @@ def _address(options: RunOptions) -> str:
     if options.scheduler_file is None:
         return ""
     try:
-        return str(json.loads(options.scheduler_file.read_text("utf-8"))["address"])
+        return str(read_json(options.scheduler_file)["address"])
     except (OSError, ValueError, KeyError, TypeError):
         return ""
 
@@ -189,7 +218,10 @@ def _configure(local: bool) -> None:
     }
     if local:  # a dead worker's port stays dead, and the default delays all others by twice 30 s
         settings |= {"distributed.comm.timeouts.connect": "5s", "distributed.comm.retry.count": 0}
-        # A process that starts slowly on a busy machine must not be dropped.
+        # a new process may take long on a loaded machine, and would be dropped meanwhile
+        # what its HTTP servers would tell, or let be done, is for nobody
+        settings |= {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
+        settings |= {"distributed.nanny.http.routes": []}
         settings |= {"distributed.deploy.lost-worker-timeout": "600s"}
     dask.config.set(settings)
     # dask would also load pandas and more into the fork server. `forkserver` does the preloading.

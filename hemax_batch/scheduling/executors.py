@@ -58,7 +58,7 @@ class SerialExecutor:
 
     capacity = 1
     out_of_process = False
-    description = "this process alone"
+    description, warning = "this process alone", ""
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[Any, Task, Any]] = deque()
@@ -98,7 +98,7 @@ class DaskExecutor:
 
     out_of_process = True  # a task may end the process that it runs in
 
-    def __init__(self, client: Any, cluster: Any, description: str) -> None:
+    def __init__(self, client: Any, cluster: Any, description: str, warning: str = "") -> None:
         self._client = client
         self._cluster = cluster
         self._finished: queue.SimpleQueue[tuple[str, TaskTimedOut | None]] = queue.SimpleQueue()
@@ -108,7 +108,7 @@ class DaskExecutor:
         self._gpu_losses: Counter[str] = Counter()
         self._threads_known: tuple[float, int] = (float("-inf"), 1)
         self._last_progress = time.monotonic()
-        self.description = description
+        self.description, self.warning = description, warning
         client.subscribe_topic(HUNG_TASK_TOPIC, self._on_hung_task)
 
     @property

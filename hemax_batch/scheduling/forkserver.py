@@ -11,6 +11,9 @@ import multiprocessing
 import os
 import threading
 from multiprocessing import forkserver
+from typing import Any
+
+from ..import_path import secure_child_imports
 
 #: How dask starts processes. Without a fork server (Windows) each process loads torch itself.
 START_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
@@ -31,10 +34,8 @@ SINGLE_THREAD_ENV = dict.fromkeys(
 
 
 def start_forkserver(engine: str) -> None:
-    """Start the server if it is not running.
-
-    The server loads its modules in the background. It ends with this process.
-    """
+    """Start the server if it is not running; it loads for seconds meanwhile, and ends with this process."""
+    secure_child_imports()
     if START_METHOD != "forkserver":
         return
     before = {name: os.environ.get(name) for name in SINGLE_THREAD_ENV}
@@ -48,6 +49,12 @@ def start_forkserver(engine: str) -> None:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+def process_context(fork: bool = False) -> Any:
+    """The `multiprocessing` context for new processes, which import nothing from the current folder."""
+    secure_child_imports()
+    return multiprocessing.get_context("fork" if fork else START_METHOD)
 
 
 def exit_with_parent() -> None:

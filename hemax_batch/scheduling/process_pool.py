@@ -6,7 +6,6 @@ values equal those of the built-in `map`.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 from collections import deque
@@ -15,7 +14,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
-from .forkserver import START_METHOD, exit_with_parent
+from .forkserver import exit_with_parent, process_context
 
 MIN_CELLS_FOR_POOL = 20_000  # for fewer cells, starting processes takes longer than it saves
 MAX_PROCESSES = 8  # each process holds some 100 MB
@@ -55,7 +54,7 @@ class ProcessPool:
     def _submit(self, function: Callable[[Job], Value], job: Job) -> Future[Value]:
         """Submit a job. Start the pool before the first one."""
         if self._pool is None:
-            context = multiprocessing.get_context(START_METHOD)
+            context = process_context()
             self._pool = ProcessPoolExecutor(self.processes, context, initializer=_init_worker)
         try:
             return self._pool.submit(function, job)

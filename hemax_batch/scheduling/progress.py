@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -47,7 +50,8 @@ class ProgressReporter:
         self._started = time.monotonic()
         self._last_line = 0.0
         self._slides = 0
-        self._bars = _Bars() if not quiet and sys.stderr.isatty() else None
+        self.warnings: list[str] = []  # for the run record
+        self._bars = _Bars() if not quiet and sys.stderr and sys.stderr.isatty() else None
 
     def __enter__(self) -> ProgressReporter:
         if self._bars:
@@ -111,7 +115,7 @@ class ProgressReporter:
             self._print_line(self._rate())
 
     def slide_ended(
-        self, slide_id: str, state: str, cells: int, seconds: float, reason: str
+        self, slide_id: str, state: str, cells: int, seconds: float, reason: str, path: str = ""
     ) -> None:
         """Report that a slide has ended as done, skipped, failed or not reached."""
         self._counts.ended_slides += 1
@@ -123,6 +127,7 @@ class ProgressReporter:
             cells=cells,
             seconds=round(seconds, 2),
             reason=reason,
+            path=path,
         )
         text = f"{slide_id}: {state}" + (
             f", {cells} cells in {seconds:.1f} s" if state == "done" else ""
@@ -132,7 +137,8 @@ class ProgressReporter:
             self._bars.end(slide_id)
 
     def warning(self, text: str) -> None:
-        """Report something that does not stop the run."""
+        """Something worth reading that stops nothing."""
+        self.warnings.append(text)
         self._log_event("warning", text=text)
         self._print_line(f"warning: {text}", failure=True)
 
@@ -157,9 +163,9 @@ class ProgressReporter:
             return
         if self._bars:
             if failure:
-                self._bars.print(text)
+                self._bars.print(_printable(text))
             return
-        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}", file=sys.stderr, flush=True)
+        _print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {_printable(text)}")
 
     def _log_event(self, name: str, **values: Any) -> None:
         """Append an event to the log file."""
@@ -168,14 +174,35 @@ class ProgressReporter:
         now = datetime.now().astimezone().isoformat(timespec="milliseconds")
         line = json.dumps({"time": now, "event": name, **values}, ensure_ascii=False)
         try:
-            with open(self._log_json, "a", encoding="utf-8", errors="surrogateescape") as file:
-                file.write(line + "\n")
+            # a lone surrogate of a file name becomes its own JSON escape
+            _append(self._log_json, (line + "\n").encode("utf-8", "backslashreplace"))
         except OSError as error:
-            print(
-                f"--log-json {self._log_json}: {error.strerror}; no more events are written",
-                file=sys.stderr,
-            )
-            self._log_json = None
+            lost, self._log_json = self._log_json, None
+            self.warning(f"--log-json {lost}: {error.strerror}; no more events are written")
+
+
+def _append(path: Path, content: bytes) -> None:
+    """Add to a file. OSError where that fails; a pipe that nobody reads fails at once."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK
+    with open(os.open(path, flags, 0o666), "wb", 0) as file:
+        if file.write(content) != len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _print(text: str) -> None:
+    """A line on stderr; one that cannot be written is lost."""
+    with suppress(OSError, ValueError, AttributeError):
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+
+def _printable(text: str) -> str:
+    """Text on one line without control characters, which a file's name may hold.
+
+    >>> _printable("a\\nb\\x1b[31m")
+    'a\\\\nb\\\\x1b[31m'
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class _Bars:

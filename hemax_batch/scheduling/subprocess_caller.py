@@ -9,7 +9,6 @@ not load the libraries again. Enter the context before anything is locked or ope
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -22,7 +21,7 @@ from typing import TypeVar, TypeVarTuple
 
 from ..errors import HemaxError
 from ..model.engines.memory_allocator import release_freed_memory
-from .forkserver import START_METHOD, exit_with_parent
+from .forkserver import exit_with_parent, process_context
 
 _POLL_S = 0.1
 _START_TIMEOUT_S = 300.0  # for loading Python and the readers on a busy machine from a slow share
@@ -93,10 +92,10 @@ class SubprocessCaller:
 
     def _start(self, fork: bool = False) -> tuple[BaseProcess, Connection]:
         """Start the process and return it with this end of its connection."""
-        context = multiprocessing.get_context("fork" if fork else START_METHOD)
+        context = process_context(fork)
         connection, child_end = context.Pipe()
         inherited = connection if fork else None
-        process: BaseProcess = context.Process(  # type: ignore[attr-defined]
+        process: BaseProcess = context.Process(
             target=_child_main, args=(child_end, inherited), daemon=True
         )
         self._child = process, connection

@@ -191,6 +191,8 @@ class WorkQueue:
             ) from error
         self._executor = executor
         self._reporter.workers_started(executor.description)
+        if executor.warning:
+            self._reporter.warning(executor.warning)
         if executor.out_of_process:
             self._publish_queue.run_in_thread(self._preload_writers)
         elif not isinstance(executor, DaskExecutor):
@@ -374,7 +376,9 @@ class WorkQueue:
         job.state, job.reason = state, reason
         job.seconds = time.monotonic() - job.started_at if job.started_at else 0.0
         job.todo.clear()
-        self._reporter.slide_ended(job.slide_id, state, job.cells, job.seconds, reason)
+        self._reporter.slide_ended(
+            job.slide_id, state, job.cells, job.seconds, reason, str(job.file.path)
+        )
         for text in job.alarms:
             self._reporter.warning(f"{job.slide_id}: {text}")
         if state == "failed" and self._fail_fast:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..bounded_files import MAX_LIST_BYTES, read_bounded
 from ..errors import UsageError
 from ..text_decoding import decode_text
 from .formats import dicom_series
@@ -136,8 +137,8 @@ def _read_list(path: Path) -> list[Path]:
     A slide that does not exist stays in the result: it fails alone and the others are processed.
     """
     try:
-        lines = decode_text(path.read_bytes()).splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = decode_text(read_bounded(path, MAX_LIST_BYTES)).splitlines()
+    except (OSError, ValueError) as error:
         raise UsageError(
             f"@{path}: this list cannot be read as text ({error}); give one slide a line"
         ) from error

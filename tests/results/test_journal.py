@@ -1,12 +1,12 @@
 """Finished regions and notes of failures, kept across kills."""
 
 import errno
-from pathlib import Path
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import hemax_batch.results.journal as journal_module
 from hemax_batch import vocabulary
 from hemax_batch.mask_packing import pack_mask
 from hemax_batch.records import Cells, RegionResult
@@ -95,11 +95,11 @@ def test_a_region_that_cannot_be_read_now_is_kept(tmp_path, monkeypatch):
     journal = RegionJournal.for_slide(tmp_path, "smear", "f" * 64)
     journal.save(result(0))
 
-    def stale(_path):
+    def stale(*_):
         raise OSError(errno.ESTALE, "Stale file handle")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_bytes", stale)
+        patch.setattr(journal_module, "read_bounded", stale)
         assert journal.finished() == set()
     assert journal.finished() == {0}
 

@@ -55,7 +55,7 @@ def test_the_archive_is_the_same_by_either_way(work, tmp_path):
             tmp_path / "aside.zip", merge_cells([r.cells for r in kept.results()]), kept.picture
         )
     assert (tmp_path / "whole.zip").read_bytes() == (tmp_path / "aside.zip").read_bytes()
-    assert len(read_pictures(tmp_path / "aside.zip")) == 60
+    assert len(read_pictures(tmp_path / "aside.zip", 60)) == 60
 
 
 def test_cells_without_pictures_or_outlines_stay_without(tmp_path):

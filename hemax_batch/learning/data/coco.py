@@ -11,13 +11,13 @@ is missing. It gives no mask, because it does not separate nucleus and cytoplasm
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from ...bounded_files import MAX_DATA_BYTES, read_json
 from ...errors import DataError
 from ...vocabulary import CLASS_NAMES, NEUTROPHIL_NAMES, WHITE_NAMES
 from .examples import BYSTANDERS, CellLabel, Example
@@ -39,7 +39,7 @@ def coco_files(folder: Path) -> list[Path]:
     found = []
     for path in sorted([*folder.glob("*.json"), *folder.glob("annotations/*.json")]):
         try:
-            data = json.loads(path.read_text("utf-8"))
+            data = read_json(path, MAX_DATA_BYTES)
         except ValueError as error:
             raise DataError(f"{path}: not JSON ({error})") from error
         if isinstance(data, dict) and {"images", "annotations", "categories"} <= data.keys():
@@ -59,8 +59,7 @@ def read_coco(folder: Path) -> list[Example]:
 
 
 def _read(path: Path, folder: Path) -> list[Example]:
-    """Read one COCO file."""
-    data = json.loads(path.read_text("utf-8"))
+    data = read_json(path, MAX_DATA_BYTES)
     classes = {c["id"]: _allowed(c["name"]) for c in data["categories"]}
     names = {c["id"]: c["name"] for c in data["categories"]}
     images: dict[Any, dict[str, Any]] = {}

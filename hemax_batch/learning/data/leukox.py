@@ -17,12 +17,12 @@ Attributes are given per image, so they are used only for images with one cell.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ...bounded_files import read_json
 from ...errors import DataError
 from ...vocabulary import ATTRIBUTES, CLASS_NAMES
 from .examples import CellLabel, Example, parse_mpp
@@ -82,7 +82,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
             f"{path}: missing; the layout does not say µm/px nor what its class and attribute numbers mean"
         )
     try:
-        description: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        description: dict[str, Any] = read_json(path)
         description["mpp"], description["classes"] = (
             parse_mpp(description["mpp"], str(path)),
             list(description["classes"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from . import dicom_series
@@ -26,17 +27,42 @@ def slide_files(path: Path) -> tuple[Path, ...]:
     return tuple(sorted(p for p in files if dicom_series.series_uid(p) == series))
 
 
-def seconds_since_change(path: Path) -> float:
-    """Return the seconds since any file of the slide was written, renamed or given its times.
+@dataclass(frozen=True)
+class FileTimes:
+    """When a slide's files were last changed.
 
-    Copying tools set the modification time back at the end, but nobody can set back the change
-    time. The result is infinite if the slide does not exist.
+    age_s      seconds since any of them was last written, renamed or given its times, as far as these times are past;
+               infinite where the slide is missing
+    future     the latest modification time that lies in the future, in seconds since 1970; 0.0: none does
+    snapshot   sizes and times of all files. They are equal as long as nobody writes.
+    unsettled  no time says when a file was last changed: only two equal snapshots do
+    """
+
+    age_s: float
+    future: float = 0.0
+    snapshot: tuple[tuple[int, int, int], ...] = ()
+    unsettled: bool = False
+
+
+def file_times(path: Path) -> FileTimes:
+    """The times of a slide's files.
+
+    Copying tools set back the modification time at the end, but nobody can set back the time of change. A scanner
+    whose clock is ahead sets a modification time in the future; the time of change comes from the file server.
     """
     try:
-        times = [max(now.st_mtime, now.st_ctime) for now in (p.stat() for p in slide_files(path))]
+        states = [p.stat() for p in slide_files(path)]
     except OSError:
-        return math.inf  # opening the slide gives the exact error
-    return time.time() - max(times)
+        return FileTimes(math.inf)  # opening it will say what is wrong
+    now = time.time()
+    past = [t for s in states for t in (s.st_mtime, s.st_ctime) if t <= now]
+    ahead = max(max(s.st_mtime, s.st_ctime) for s in states)
+    return FileTimes(
+        now - max(past, default=-math.inf),
+        ahead if ahead > now else 0.0,
+        tuple((s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in states),
+        any(s.st_ctime > now for s in states),
+    )
 
 
 def data_folders(path: Path) -> tuple[Path, ...]:
