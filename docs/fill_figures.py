@@ -224,7 +224,9 @@ def slide_rates() -> str:
         )
         for rate in evidence("slide_rates")["figures"]["rates"]
     ]
-    head = "source | errors of | true blasts | flagged | any blast called | called | expected by error"
+    head = (
+        "source | errors of | true blasts | flagged | any blast called | called | expected by error"
+    )
     return table(head, rows) + "\n\n" + provenance("slide_rates")
 
 

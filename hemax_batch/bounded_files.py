@@ -58,7 +58,9 @@ def read_json(path: Path, max_bytes: int = MAX_BYTES) -> Any:
 
 
 def parse_json(
-    raw: bytes | str, object_hook: Callable[[dict], Any] | None = None, finite: bool = True
+    raw: bytes | str,
+    object_hook: Callable[[dict[str, Any]], Any] | None = None,
+    finite: bool = True,
 ) -> Any:
     """A JSON value of at most MAX_DEPTH levels, whose figures are finite and fit 64 bits. ValueError otherwise.
 
@@ -110,7 +112,7 @@ def _check_values(value: Any, finite: bool = True) -> None:
     """ValueError where a value lies deeper than MAX_DEPTH, or a figure cannot be written again as JSON."""
     level = [value]
     for _ in range(MAX_DEPTH + 1):
-        deeper = []
+        deeper: list[Any] = []
         for item in level:
             if isinstance(item, dict):
                 deeper += item.values()

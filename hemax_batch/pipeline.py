@@ -235,9 +235,9 @@ class RunContext:
     started: float = field(default_factory=time.time)
     per_slide: Mapping[str, RunSettings] = field(default_factory=dict)  # of a manifest, by path
     lock: OutputLock | None = None
-    warn: Callable[[str], None] = bool
+    warn: Callable[[str], object] = bool
     waiting_slides: Callable[[], list[Path]] = list  # those that the run has not yet come to
-    _snapshots: dict[Path, tuple[float, tuple]] = field(default_factory=dict)
+    _snapshots: dict[Path, tuple[float, tuple[int, ...]]] = field(default_factory=dict)
     executors: ExecutorFactory = field(init=False)
 
     def __post_init__(self) -> None:

@@ -283,7 +283,8 @@ def test_a_control_has_no_teacher(tmp_path):
     ]
     refused = CliRunner().invoke(training.train, given)
     assert (
-        refused.exit_code == 2 and "--shuffle-labels cannot be combined with --teacher" in refused.output
+        refused.exit_code == 2
+        and "--shuffle-labels cannot be combined with --teacher" in refused.output
     )
 
 
