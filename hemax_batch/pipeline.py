@@ -237,7 +237,9 @@ class RunContext:
     lock: OutputLock | None = None
     warn: Callable[[str], object] = bool
     waiting_slides: Callable[[], list[Path]] = list  # those that the run has not yet come to
-    _snapshots: dict[Path, tuple[float, tuple[int, ...]]] = field(default_factory=dict)
+    _snapshots: dict[Path, tuple[float, tuple[tuple[int, int, int], ...]]] = field(
+        default_factory=dict
+    )
     executors: ExecutorFactory = field(init=False)
 
     def __post_init__(self) -> None:
