@@ -8,23 +8,38 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
-def secure_child_imports() -> None:
-    """Have every Python process that is started from now on import from absolute folders alone."""
+@contextmanager
+def secure_child_imports() -> Iterator[None]:
+    """Have Python processes that are started in this block import from absolute folders alone, and their children too.
+
+    The environment is as before afterwards: a program that calls this package keeps its own.
+    """
+    names = ("PYTHONSAFEPATH", "PYTHONPATH")
+    before = {name: os.environ.get(name) for name in names}
+    kept = [
+        entry for entry in (before["PYTHONPATH"] or "").split(os.pathsep) if os.path.isabs(entry)
+    ]
     os.environ["PYTHONSAFEPATH"] = "1"
-    if (given := os.environ.get("PYTHONPATH")) is not None:
-        kept = [entry for entry in given.split(os.pathsep) if os.path.isabs(entry)]
-        if kept:
-            os.environ["PYTHONPATH"] = os.pathsep.join(kept)
-        else:
-            del os.environ["PYTHONPATH"]
+    os.environ.pop("PYTHONPATH", None)
+    if kept:
+        os.environ["PYTHONPATH"] = os.pathsep.join(kept)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def secure_own_imports(started_with_m: bool = False) -> None:
-    """Drop the current folder from this process's search path where Python itself put it there, and secure the children.
+    """Drop the current folder from this process's search path where Python itself put it there.
 
     started_with_m  `python -m` put it first. It stays where this package itself was imported from it.
     """
@@ -39,4 +54,3 @@ def secure_own_imports(started_with_m: bool = False) -> None:
     if started_with_m and not sys.flags.safe_path:
         unwanted.add(here)
     sys.path[:] = [p for p in sys.path if p and (p in wanted or p not in unwanted)]
-    secure_child_imports()

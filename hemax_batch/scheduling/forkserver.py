@@ -34,15 +34,18 @@ SINGLE_THREAD_ENV = dict.fromkeys(
 
 
 def start_forkserver(engine: str) -> None:
-    """Start the server if it is not running; it loads for seconds meanwhile, and ends with this process."""
-    secure_child_imports()
+    """Start the server if it is not running.
+
+    The server loads its modules in the background. It ends with this process.
+    """
     if START_METHOD != "forkserver":
         return
     before = {name: os.environ.get(name) for name in SINGLE_THREAD_ENV}
     os.environ.update(SINGLE_THREAD_ENV)
     try:
         forkserver.set_forkserver_preload(_PRELOAD[engine])
-        forkserver.ensure_running()
+        with secure_child_imports():
+            forkserver.ensure_running()
     finally:
         for name, value in before.items():
             if value is None:
@@ -52,8 +55,10 @@ def start_forkserver(engine: str) -> None:
 
 
 def process_context(fork: bool = False) -> Any:
-    """The `multiprocessing` context for new processes, which import nothing from the current folder."""
-    secure_child_imports()
+    """Return the `multiprocessing` context for new processes. They import nothing from the current folder."""
+    if not fork and START_METHOD == "forkserver":
+        with secure_child_imports():
+            forkserver.ensure_running()
     return multiprocessing.get_context("fork" if fork else START_METHOD)
 
 

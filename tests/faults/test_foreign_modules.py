@@ -53,10 +53,12 @@ import sys
 from hemax_batch.import_path import secure_own_imports
 if __name__ == "__main__":
     secure_own_imports()
-    import subprocess
-    subprocess.run([sys.executable, "-c", "import sys; assert not any(p in ('', {trap!r}) for p in sys.path), sys.path"], check=True)
     from hemax_batch.scheduling.subprocess_caller import SubprocessCaller
-    assert SubprocessCaller().call(len, "abc", timeout_s=200) == 3
+    import os
+    before = dict(os.environ)
+    path = SubprocessCaller().call(eval, "__import__('sys').path", timeout_s=200)
+    assert not any(p in ("", ".", {trap!r}) for p in path), path
+    assert dict(os.environ) == before
 """
 
 

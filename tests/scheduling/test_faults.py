@@ -115,7 +115,7 @@ def kept_regions(out: Path) -> int:
 
 KILL_BEFORE = [  # what the process was about to do: event, words of its path, how many such there were
     ("os.rename", "/making/one", 1),  # put a new result in place
-    ("shutil.rmtree", "/regions/one-", 1),  # clear the journal of a published slide
+    ("shutil.rmtree", "one-", 1),  # clear the journal of a published slide
     ("os.rename", ".run.json", 1),
     ("os.link", "lock.", 1),
     (
@@ -123,7 +123,7 @@ KILL_BEFORE = [  # what the process was about to do: event, words of its path, h
         "/making/one",
         1,
     ),  # put a result in the place of an earlier one, which has just been moved away
-    ("shutil.rmtree", "/old/one", 2),  # remove that
+    ("shutil.rmtree", "one", 2),  # remove that
 ]
 
 
