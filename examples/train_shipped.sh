@@ -3,6 +3,7 @@
 # in their order, with this project's programs on the PATH (. .venv/bin/activate). Six hours of two cores, and one stage on a GPU (on a machine without one that alone takes a day). Run again after
 # it was stopped, it goes on.
 #
+# The card's last steps have no command yet: the mean with the ninth weights, and the fit of the class layer.
 # The program has changed since the first stages (nucleus/cell and stains are taught otherwise), so that what comes out is
 # like the weights that ship, not the same to the bit.
 set -euo pipefail
@@ -37,5 +38,6 @@ mean hemax-s-mean hemax-s-fourth hemax-s-fourth hemax-s-fifth hemax-s-fifth hema
 stage hemax-s-sixth "$both" --steps 320 --lr 0.0002 --seed 6 $(from mean) --synthetic 160 --drop-path 0.05 --stain 1
 stage hemax-s-seventh "$both" --steps 260 --lr 0.0003 --seed 8 $(from sixth) --synthetic 160 --drop-path 0.05 $(teacher fourth) --stain 1
 stage hemax-s-eighth "$both" --steps 640 --lr 0.0003 --seed 9 $(from seventh) --synthetic 160 --drop-path 0.05 --stain 1.5 --as-stained 0.3 $(teacher seventh)
-[ -f hemax-s.safetensors ] || hemax-batch train "$data" --out hemax-s.safetensors --steps 0 --lr 0.0002 --seed 10 $(from eighth) --stain 1.5
+[ -f hemax-s-ninth.safetensors ] || hemax-batch train "$data" --out hemax-s-ninth.safetensors --steps 0 --lr 0.0002 --seed 10 $(from eighth) --stain 1.5
+stage hemax-s "$both" --steps 1600 --lr 0.0002 --seed 1 $(from ninth) --close --batch-size 24 --synthetic 200 --drop-path 0.1 --stain 1.5 --as-stained 0.25 --patience 99 --check-every 400
 echo "$PWD/hemax-s.safetensors"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,7 +58,13 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 
-def run(inputs: Sequence[str], out: Path, settings: RunSettings, options: RunOptions) -> RunSummary:
+def run(
+    inputs: Sequence[str],
+    out: Path,
+    settings: RunSettings,
+    options: RunOptions,
+    per_slide: Mapping[str, RunSettings] | None = None,
+) -> RunSummary:
     """Process all slides that `inputs` name into the folder `out`.
 
     A slide's failure never stops the others.
@@ -81,7 +87,9 @@ def run(inputs: Sequence[str], out: Path, settings: RunSettings, options: RunOpt
         ProgressReporter(options.quiet, options.log_json) as reporter,
     ):
         subprocess_caller.is_cancelled = lambda: bool(stop.reason)
-        context = RunContext(results, settings, options, card, subprocess_caller)
+        context = RunContext(
+            results, settings, options, card, subprocess_caller, per_slide=per_slide or {}
+        )
         context.warn, context.lock = reporter.warning, lock
         results.recover_interrupted()
         remove_stale_files(results)
@@ -161,13 +169,23 @@ def dry_run(
     settings: RunSettings,
     options: RunOptions,
     echo: Callable[[str], None],
+    per_slide: Mapping[str, RunSettings] | None = None,
 ) -> RunSummary:
     """Report what `run` would do with each slide. Slides are opened and planned. Nothing is written."""
     card = reject_shuffled_labels(read_card(options.weights))
     check_engine(settings.engine)
     with SubprocessCaller() as subprocess_caller:
         return _dry_run(
-            inputs, RunContext(ResultsFolder(out), settings, options, card, subprocess_caller), echo
+            inputs,
+            RunContext(
+                ResultsFolder(out),
+                settings,
+                options,
+                card,
+                subprocess_caller,
+                per_slide=per_slide or {},
+            ),
+            echo,
         )
 
 
@@ -215,6 +233,7 @@ class RunContext:
     subprocess_caller: SubprocessCaller
     unresponsive_folders: set[Path] = field(default_factory=set)
     started: float = field(default_factory=time.time)
+    per_slide: Mapping[str, RunSettings] = field(default_factory=dict)  # of a manifest, by path
     lock: OutputLock | None = None
     warn: Callable[[str], None] = bool
     waiting_slides: Callable[[], list[Path]] = list  # those that the run has not yet come to
@@ -223,6 +242,10 @@ class RunContext:
 
     def __post_init__(self) -> None:
         self.executors = ExecutorFactory(self.options, self.settings.core_um, self.settings.engine)
+
+    def settings_of(self, job: SlideJob) -> RunSettings:
+        """Return the settings of a slide: those of its row in the manifest, else the run's."""
+        return self.per_slide.get(str(job.file.path), self.settings)
 
     def inference_config(self) -> InferenceConfig:
         """Return the configuration for every region."""
@@ -306,11 +329,11 @@ class RunContext:
             job.state = "not reached"
             job.reason = f"changed {age_s:.0f} s ago, --settle {settle_s:g}: the next run takes it"
             return
-        s = self.settings
+        s = self.settings_of(job)
         job.slide = self.call_with_timeout(
             job, 0.0, record_slide, path, job.slide_id, s.mpp, s.image, s.focus_plane
         )
-        job.fingerprint = self.settings.result_fingerprint(job.slide.fingerprint, self.card.sha256)
+        job.fingerprint = s.result_fingerprint(job.slide.fingerprint, self.card.sha256)
         job.journal = RegionJournal.for_slide(self.results.state, job.slide_id, job.fingerprint)
         self.results.check_ownership(job.slide_id)
         if self.options.overwrite:
@@ -379,7 +402,7 @@ class RunContext:
 
         processes = cpu_limit() if self.options.workers is None else self.options.workers
         self.check_lock()
-        record = publish_slide(self.results, job, self.settings, self.card, processes)
+        record = publish_slide(self.results, job, self.settings_of(job), self.card, processes)
         job.cells, job.warnings = record.cells, record.warnings
         if record.outside and record.outside.outside:
             job.alarms = (record.outside.words,)

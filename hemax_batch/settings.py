@@ -12,7 +12,7 @@ from .cells.rules import Rules
 from .errors import UsageError
 
 #: Increased if the results of an earlier version could differ, so that they are made again.
-FORMAT_VERSION = 12
+FORMAT_VERSION = 13
 ENGINES = ("torch", "openvino")
 PRECISIONS = ("f32", "bf16")
 
@@ -52,6 +52,8 @@ class RunSettings:
         When a differential is flagged, and the reference ranges.
     max_unreadable
         Share of the scanned area that may be unreadable before a slide fails.
+    sample_id
+        The laboratory's name of the sample, from a manifest. "": not known.
     """
 
     mpp: float | None = None
@@ -68,6 +70,7 @@ class RunSettings:
     wbc: float | None = None
     max_unreadable: float = 0.05
     rules: Rules = field(default_factory=Rules)
+    sample_id: str = ""
 
     def __post_init__(self) -> None:
         _check_range("--mpp", self.mpp, 0.0, 100.0, open_low=True)

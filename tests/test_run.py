@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -520,3 +521,54 @@ def test_calls_by_error_come_from_the_card_and_not_below_its_confidence(
     assert go(slide, "--min-confidence", 0.05).exit_code == 0
     [row] = rows(tmp_path / "out" / "differential.csv")
     assert row["blast_expected_false"] == ""
+
+
+def test_a_manifest_gives_each_slide_its_own_sample_resolution_and_white_count(go, tmp_path):
+    pixels = smear(600, 400, 3)
+    for name in ("a.png", "b.png"):
+        write_field(tmp_path / name, pixels)
+    table = tmp_path / "slides.csv"
+    table.write_bytes(
+        "path;sample_id;mpp;wbc\r\na.png;24-Ü1;0,25;12,5\r\nb.png;=24-2;0,2;\r\n".encode("cp1252")
+    )
+    done = go("--manifest", table)
+    assert done.exit_code == 0, done.output
+    out = tmp_path / "out"
+    records = {name: json.loads((out / name / "result.json").read_text()) for name in "ab"}
+    assert [records[name]["mpp"] for name in "ab"] == [0.25, 0.2]
+    assert [records[name]["sample_id"] for name in "ab"] == ["24-Ü1", "=24-2"]
+    assert [row["sample_id"] for row in rows(out / "differential.csv")] == ["24-Ü1", "'=24-2"]
+    assert {row["sample_id"] for row in rows(out / "a" / "cells.csv")} <= {"24-Ü1"}
+    differential = json.loads((out / "a" / "differential.json").read_text())
+    assert differential["sample_id"] == "24-Ü1"
+    assert differential["nucleated_red_cells"]["wbc"] == 12.5
+    assert "24-Ü1" in (out / "a" / "report.html").read_text("utf-8")
+    assert go("--manifest", table).exit_code == 0
+    assert states(out) == {"a": "skipped", "b": "skipped"}
+    table.write_text("path,sample_id,mpp,wbc\na.png,24-Ü1,0.25,12.5\nb.png,24-3,0.2,\n", "utf-8")
+    go("--manifest", table)
+    assert states(out) == {"a": "skipped", "b": "done"}
+
+
+def test_wrong_rows_of_a_manifest_are_refused_by_number(go, tmp_path):
+    write_field(tmp_path / "a.png", smear(300, 200, 3))
+    table = tmp_path / "slides.csv"
+    table.write_text("path,mpp,age_group\na.png,0.25,\nb.png,,\na.png,,\n,0.2,\n")
+    done = go("--manifest", table)
+    assert done.exit_code == 2 and not (tmp_path / "out").exists()
+    for words in (
+        "row 3: b.png: no such slide",
+        "row 4: the slide 'a.png' is in row 2",
+        "row 5: no path",
+    ):
+        assert words in done.output
+    table.write_text("path,mpp,age_group\na.png,wide,\n")
+    assert "row 2: mpp 'wide': is no number" in go("--manifest", table).output
+    table.write_text("path,mpp,age_group\na.png,,child\n")
+    assert "row 2: age_group 'child': selects a table of --rules" in go("--manifest", table).output
+
+
+def test_times_of_the_run_record_are_rfc_3339():
+    from hemax_batch.publishing.run_record import _iso_time
+
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d", _iso_time(1.8e9))

@@ -37,12 +37,17 @@ def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
 
 
 @click.command(context_settings={"show_default": True})
-@click.argument("inputs", nargs=-1, required=True, metavar="SLIDES...")
+@click.argument("inputs", nargs=-1, metavar="SLIDES...")
 @click.option(
     "--out",
     required=True,
     type=click.Path(path_type=Path),
     help="The results folder. It is created if it does not exist.",
+)
+@click.option(
+    "--manifest",
+    type=_EXISTING_FILE,
+    help="A table of slides (CSV) with the column path, and optionally sample_id, mpp, wbc and age_group.",
 )
 @click.option("--weights", type=_FILE, help="The weights.  [default: the weights that ship]")
 @click.option(
@@ -226,15 +231,21 @@ def run(inputs: tuple[str, ...], out: Path, **given: Any) -> None:
     \b
     Example:
       hemax-batch run slides/ --out results/
+      hemax-batch run --manifest slides.csv --out results/
       hemax-batch run "/scans/**/*.svs" --out results/ --workers 8 --log-json run.jsonl --quiet
     """
     tolerate_lost_output()
+    manifest = given.pop("manifest")
+    if not inputs and not manifest:
+        raise UsageError(
+            "no input: name slides, folders, globs, a list (@slides.txt) or a --manifest"
+        )
     local = given["workers"] != 0 and not (
         given["scheduler"] or given["scheduler_file"] or given["dry_run"]
     )
     given["engine"], given["precision"] = _resolve_engine(given)
     if (
-        local and not out.exists() and not _is_one_field(inputs)
+        local and not out.exists() and (manifest or not _is_one_field(inputs))
     ):  # there is certainly work: the workers load while this process loads
         from ..scheduling.forkserver import start_forkserver
 
@@ -252,13 +263,25 @@ def run(inputs: tuple[str, ...], out: Path, **given: Any) -> None:
             "--age-group selects a table of --rules. The built-in ranges are those of adults"
         )
     given["rules"] = Rules.from_toml(rules, age_group) if rules else Rules()
-    settings = RunSettings(**{name: given.pop(name) for name in RunSettings.__dataclass_fields__})
+    settings = RunSettings(
+        **{
+            name: given.pop(name)
+            for name in tuple(given)
+            if name in RunSettings.__dataclass_fields__
+        }
+    )
+    per_slide: dict[str, RunSettings] = {}
+    if manifest:
+        from .manifest import read_manifest
+
+        per_slide = read_manifest(manifest, settings, rules)
+        inputs = (*per_slide, *inputs)
     given["tls"] = TlsFiles(*given["tls"]) if given["tls"] else None
     options = RunOptions(**given, command_line=tuple(sys.argv))
     if options.dry_run:
-        summary = dry_run(inputs, out, settings, options, click.echo)
+        summary = dry_run(inputs, out, settings, options, click.echo, per_slide)
     else:
-        summary = run_pipeline(inputs, out, settings, options)
+        summary = run_pipeline(inputs, out, settings, options, per_slide)
     click.echo(summary.text)
     exported = 0
     if formats and not options.dry_run:

@@ -29,20 +29,20 @@ def report(folder: Path) -> DiagnosticReport:
     observations = [_observation(i, entry) for i, entry in enumerate(d["classes"])]
     red = d["nucleated_red_cells"]
     smudge = d["smudge_cells"]
-    extra = [
-        ("Nucleated red cells per 100 white cells", red["per_100_white"], "/100{WBCs}"),
+    extra: list[tuple[str, float | None, str, list[Any]]] = [
+        ("Nucleated red cells per 100 white cells", red["per_100_white"], "/100{WBCs}", []),
         (
             "Smudge cells per 100 white cells",
             smudge["per_100_white"],
             "/100{WBCs}",
-            smudge["loinc"],
+            [smudge["loinc"]],
         ),
-        ("White cells counted", d["white_cells"], "{cells}"),
-        ("Unidentified cells, not counted", d["unidentified"], "{cells}"),
+        ("White cells counted", d["white_cells"], "{cells}", []),
+        ("Unidentified cells, not counted", d["unidentified"], "{cells}", []),
     ]
     observations += [
         _resource(len(observations) + k, _coded(words, *loinc), _quantity(value, unit))
-        for k, (words, value, unit, *loinc) in enumerate(extra)
+        for k, (words, value, unit, loinc) in enumerate(extra)
     ]
     return DiagnosticReport.model_validate(
         {
@@ -52,6 +52,11 @@ def report(folder: Path) -> DiagnosticReport:
                     "resourceType": "Specimen",
                     "id": "smear",
                     "identifier": [{"system": "urn:hemax-batch:slide", "value": record.slide_id}],
+                    **(
+                        {"accessionIdentifier": {"value": record.sample_id}}
+                        if record.sample_id
+                        else {}
+                    ),
                 },
                 *observations,
             ],

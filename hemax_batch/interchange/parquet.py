@@ -13,7 +13,16 @@ from ..outputs.tables import CELL_COLUMNS, read_table
 from ..review.load_results import REMEDY, load_record
 from ..vocabulary import ATTRIBUTE_NAMES, CLAIM
 
-_TEXTS = {"slide", "class", *ATTRIBUTE_NAMES, "zone", "left_out", "review_reasons", "explanation"}
+_TEXTS = {
+    "slide",
+    "sample_id",
+    "class",
+    *ATTRIBUTE_NAMES,
+    "zone",
+    "left_out",
+    "review_reasons",
+    "explanation",
+}
 _TRUTHS = {"in_differential", "review"}
 _ROWS = 50_000  # in memory at a time
 

@@ -1,7 +1,7 @@
 """Out-of-distribution score of a cell: its distance from the cells the network was calibrated on.
 
-A cell's features are the mean of the backbone's stride-16 map inside its box. They hold colour,
-sharpness and texture, which the last layers discard. The score is the Mahalanobis distance from
+A cell's features are the mean of the backbone's stride-16 map inside its box, and the colours of
+the box and of the patch. The map holds sharpness and texture, which the last layers discard. The score is the Mahalanobis distance from
 the calibration cells (one Gaussian, after Lee et al. 2018), divided by the limit that 99 % of
 those cells keep. `learning.evaluation.ood_evaluation` fits the detector. The checkpoint stores it.
 """
@@ -43,7 +43,11 @@ class OodDetector:
     whitening: np.ndarray
 
     def score(self, features: np.ndarray) -> np.ndarray:
-        """Score features [N, D]: float32 [N]; above 1 is out of distribution."""
+        """Score features [N, D]: float32 [N]; above 1 is out of distribution.
+
+        A detector of older weights knows the first D features only.
+        """
+        features = features[:, : len(self.centre)]
         whitened = (features - self.centre) @ self.whitening
         distance: np.ndarray = np.linalg.norm(whitened, axis=1)
         return distance.astype(np.float32)
@@ -59,6 +63,40 @@ class OodDetector:
             return None
         names = (f"{TENSOR_PREFIX}centre", f"{TENSOR_PREFIX}whitening")
         return cls(*(state[name].astype(np.float32) for name in names))
+
+
+_OD_TABLE = (np.log10(256.0) - np.log10(np.arange(256) + 1.0)).astype(np.float32)
+COLOUR_FEATURES = 12
+
+
+def colour_features(pixels: np.ndarray, boxes_xyxy: np.ndarray) -> np.ndarray:
+    """Measure the colours of cells and of their surroundings.
+
+    The backbone learns to ignore the stain. So it cannot tell a stain that was never seen. Colours
+    themselves can.
+
+    Parameters
+    ----------
+    pixels : ndarray of uint8 [3, H, W]
+    boxes_xyxy : ndarray [N, 4]
+        Boxes in pixels of the patch.
+
+    Returns
+    -------
+    ndarray of float32 [N, COLOUR_FEATURES]
+        Optical densities of red, green and blue: the mean and the standard deviation inside the
+        box, the 10th percentile (glass) and the 90th percentile of the whole patch.
+    """
+    h, w = pixels.shape[1:]
+    coarse = _OD_TABLE[pixels[:, ::8, ::8]].reshape(3, -1)
+    patch = np.concatenate([np.percentile(coarse, share, axis=1) for share in (10, 90)])
+    rows = []
+    for box in np.asarray(boxes_xyxy, float).reshape(-1, 4):
+        x0, y0 = np.clip(np.floor(box[:2]).astype(int), 0, [w - 1, h - 1])
+        x1, y1 = np.clip(np.ceil(box[2:]).astype(int), [x0 + 1, y0 + 1], [w, h])
+        inside = _OD_TABLE[pixels[:, y0:y1:2, x0:x1:2]].reshape(3, -1)
+        rows.append(np.concatenate([inside.mean(1), inside.std(1), patch]))
+    return np.array(rows, np.float32).reshape(-1, COLOUR_FEATURES)
 
 
 def box_mean_features(

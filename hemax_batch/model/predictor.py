@@ -24,7 +24,7 @@ from . import checkpoint
 from .engines.selection import as_engine, load_engine
 from .mask_drawing import draw_mask
 from .network_output import Engine, NetworkProbabilities
-from .out_of_distribution import FeatureScorer, box_mean_features
+from .out_of_distribution import FeatureScorer, box_mean_features, colour_features
 from .test_time_augmentation import augment_unsure_cells
 
 if TYPE_CHECKING:
@@ -241,8 +241,10 @@ class Predictor:
         """Score boxes [N, 4] of a patch: float32 [N], 0 without a detector."""
         if self.ood_detector is None or not len(boxes):
             return np.zeros(len(boxes), np.float32)
-        features = patch.probabilities.backbone_features[patch.row]
-        return self.ood_detector.score(box_mean_features(features, boxes, patch.size_wh))
+        feature_map = patch.probabilities.backbone_features[patch.row]
+        deep = box_mean_features(feature_map, boxes, patch.size_wh)
+        colours = colour_features(patch.batch.pixels[patch.index], boxes)
+        return self.ood_detector.score(np.concatenate([deep, colours], 1))
 
     def _make_cell(
         self, patch: _PatchOutput, q: int, box: np.ndarray, ood_score: np.ndarray

@@ -29,6 +29,7 @@ def write_differential(
     smear: SmearAreas | None = None,
     audit: ScreenAudit | None = None,
     not_assessed: tuple[str, ...] = NOT_ASSESSED,
+    sample_id: str = "",
 ) -> None:
     """Write the record of one slide. A value that does not exist is null. The caller renames the file.
 
@@ -37,6 +38,7 @@ def write_differential(
     record = {
         "claim": d.claim,
         "slide": slide_id,
+        "sample_id": sample_id,
         "path": slide_path,
         **count_record(d),
         "to_review": to_review,

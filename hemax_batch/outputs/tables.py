@@ -53,13 +53,13 @@ CELL_COLUMNS = (
     *(f"p_{name}" for name in CLASS_NAMES),
     *(column for a in ATTRIBUTES for column in (a.name, f"{a.name}_confidence")),
     "diameter_um", "diameter_vs_rbc", "nucleus_area_um2", "cell_area_um2", "nc_ratio", "nucleus_fraction",
-    "zone", "in_differential", "left_out", "review", "review_reasons", "explanation",
+    "zone", "in_differential", "left_out", "review", "review_reasons", "explanation", "sample_id",
 )  # fmt: skip
 
 #: `<class>_expected_false` is the number of calls of a class that error alone would give; see cells.false_calls.
 _FALSE_COLUMNS = ("expected_false", "expected_false_low95", "expected_false_high95")
 DIFFERENTIAL_COLUMNS = (
-    "slide", "white_cells", "target_cells", "sufficient", "reportable", "not_reportable",
+    "slide", "sample_id", "white_cells", "target_cells", "sufficient", "reportable", "not_reportable",
     *(
         f"{name}_{what}"
         for name in (NEUTROPHILS, *WHITE_NAMES)
@@ -133,11 +133,14 @@ def cell_rows(
     measures: CellMeasures,
     calls: CellCalls,
     selection: CellSelection | None = None,
+    sample_id: str = "",
 ) -> Iterator[tuple[str, ...]]:
     """Yield one row of text per cell, in the order of `CELL_COLUMNS`. Without `selection` every cell counts."""
-    slide = safe_text(slide_id)
+    slide, sample = safe_text(slide_id), safe_text(sample_id)
     for rows in row_blocks(len(calls)):
-        yield from zip(*_cell_columns(slide, merged, measures, calls, selection, rows), strict=True)
+        yield from zip(
+            *_cell_columns(slide, merged, measures, calls, selection, rows, sample), strict=True
+        )
 
 
 def _cell_columns(
@@ -147,6 +150,7 @@ def _cell_columns(
     calls: CellCalls,
     selection: CellSelection | None,
     rows: slice,
+    sample: str = "",
 ) -> Iterator[Sequence[str]]:
     """Yield the columns of some cells, in the order of `CELL_COLUMNS`."""
     cells, names, n = merged.cells, calls.names[rows], rows.stop - rows.start
@@ -182,6 +186,7 @@ def _cell_columns(
     yield list(map(_format_bool, calls.review[rows].tolist()))
     yield [safe_text("; ".join(reason)) if reason else "" for reason in reasons]
     yield list(map(safe_text, explanations))
+    yield [sample] * n
 
 
 def format_column(values: np.ndarray, decimals: int) -> list[str]:
@@ -225,10 +230,21 @@ def region_rows(slide_id: str, regions: Iterable[RegionReport]) -> Iterator[list
 
 
 def differential_row(
-    slide_id: str, path: str, d: Differential, to_review: int, warnings: tuple[str, ...]
+    slide_id: str,
+    path: str,
+    d: Differential,
+    to_review: int,
+    warnings: tuple[str, ...],
+    sample_id: str = "",
 ) -> list[str]:
     """Return a slide's row, in the order of `DIFFERENTIAL_COLUMNS`. `to_review` counts the cells to review."""
-    row = [safe_text(slide_id), str(d.n_white), str(d.target_cells), _format_bool(d.sufficient)]
+    row = [
+        safe_text(slide_id),
+        safe_text(sample_id),
+        str(d.n_white),
+        str(d.target_cells),
+        _format_bool(d.sufficient),
+    ]
     row += [_format_bool(d.reportable), safe_text("; ".join(d.not_reportable))]
     errors = d.false_calls or {}
     for name in (NEUTROPHILS, *WHITE_NAMES):

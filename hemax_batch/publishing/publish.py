@@ -81,6 +81,7 @@ def publish_slide(
         record = _make_record(job, cells_found, counts, card.sha256)
         folder = results.staging_folder(job.slide_id)
         with as_output_error(results.slide(job.slide_id)):
+            record = replace(record, sample_id=settings.sample_id)
             _write_tables(folder, job.slide, cells_found, counts, record)
             _write_cells(folder, job.slide, cells_found.merged, counts, blobs, processes)
             overview = assemble_overview(
@@ -230,13 +231,23 @@ def _write_tables(
 ) -> None:
     """Write the slide's tables and its differential."""
     rows = cell_rows(
-        slide.slide_id, cells_found.merged, counts.measures, counts.calls, counts.selection
+        slide.slide_id,
+        cells_found.merged,
+        counts.measures,
+        counts.calls,
+        counts.selection,
+        record.sample_id,
     )
     write_table(folder / "cells.csv", CELL_COLUMNS, rows)
     write_table(folder / "regions.csv", REGION_COLUMNS, region_rows(slide.slide_id, counts.regions))
     to_review = int(counts.calls.review.sum())
     row = differential_row(
-        slide.slide_id, slide.path, counts.differential, to_review, record.warnings
+        slide.slide_id,
+        slide.path,
+        counts.differential,
+        to_review,
+        record.warnings,
+        record.sample_id,
     )
     write_table(folder / "differential.csv", DIFFERENTIAL_COLUMNS, [row])
     write_differential(
@@ -250,6 +261,7 @@ def _write_tables(
         counts.smear,
         cells_found.audit,
         counts.not_assessed,
+        record.sample_id,
     )
 
 

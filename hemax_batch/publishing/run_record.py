@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
@@ -140,4 +141,4 @@ def _hardware() -> dict[str, Any]:
 
 def _iso_time(seconds: float) -> str:
     """Format a time in ISO 8601."""
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(seconds))
+    return datetime.fromtimestamp(seconds, UTC).astimezone().isoformat(timespec="seconds")

@@ -72,6 +72,7 @@ class SlideRecord:
     slide_notes: tuple[str, ...] = ()  # which image and plane of the file was read, what was left
     orientation: int = 1  # the file's tag
     unreadable_places: tuple[UnreadablePlace, ...] = ()  # damaged places, usually tiles
+    sample_id: str = ""  # from a manifest
 
 
 def write_record(folder: Path, record: SlideRecord) -> None:

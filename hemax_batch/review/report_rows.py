@@ -107,6 +107,7 @@ def slide_facts(slide: LoadedSlide) -> list[tuple[str, str]]:
         else f"{red['median']:g} µm, median of {red['measured']}"
     )
     return [
+        *([("Sample", record.sample_id)] if record.sample_id else []),
         ("Size", f"{record.width} × {record.height} px, {width_mm:.1f} × {height_mm:.1f} mm"),
         ("Resolution", f"{record.mpp:.4g} µm/px"),
         *_area_facts(record),

@@ -357,7 +357,7 @@ def test_the_command_ends_with_weights_their_figures_and_a_card(tmp_path):
         and card.metrics["all"]["cells"] == 1
     )
     text = out.with_suffix(".md").read_text()
-    assert card.sha256 in text and "hemax-batch train" in text and "| all / recall |" in text
+    assert card.sha256 in text and "hemax-batch train" in text and "white cells found" in text
     assert Recipe.fine_tuning(out).start == card.sha256
     larger = Recipe.fine_tuning(
         out,

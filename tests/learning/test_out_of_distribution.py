@@ -24,7 +24,12 @@ from hemax_batch.learning.evaluation.ood_evaluation import (
     measure_ood,
 )
 from hemax_batch.model import checkpoint
-from hemax_batch.model.out_of_distribution import OodDetector, box_mean_features
+from hemax_batch.model.out_of_distribution import (
+    COLOUR_FEATURES,
+    OodDetector,
+    box_mean_features,
+    colour_features,
+)
 from hemax_batch.model.predictor import Predictor
 from hemax_batch.records import Cells, PatchBatch, RegionResult
 from hemax_batch.results.region_file import decode_region, encode_region
@@ -174,6 +179,16 @@ def test_a_checkpoint_keeps_what_is_known_and_one_without_says_nothing(tmp_path)
 
 
 @pytest.mark.slow
+def test_colour_features_are_those_of_the_box_and_of_the_patch():
+    pixels = np.full((3, 64, 64), 255, np.uint8)
+    pixels[0, 16:48, 16:48] = 25  # red light is absorbed inside the box: density log10(256 / 26)
+    cell, glass = colour_features(pixels, np.array([[16, 16, 48, 48], [0, 0, 16, 16]]))
+    assert cell[:3] == pytest.approx([np.log10(256 / 26), 0, 0], abs=1e-5)
+    assert glass[:6] == pytest.approx(np.zeros(6), abs=1e-6)
+    assert np.array_equal(cell[6:], glass[6:]) and len(cell) == COLOUR_FEATURES
+    assert colour_features(pixels, np.zeros((0, 4))).shape == (0, COLOUR_FEATURES)
+
+
 def test_each_cell_is_told_alone_and_nothing_else_changes(tmp_path):
     path = tiny_weights(tmp_path, no_cell_bias=-1.0, seed=3)
     plain, knowing = Predictor.load(path), Predictor.load(path)

@@ -102,6 +102,7 @@ def test_cells_table_has_the_promised_columns_and_the_same_bytes_twice(done, tmp
         "review",
         "review_reasons",
         "explanation",
+        "sample_id",
     ]
     assert np.allclose(table.filter(like="p_").sum(axis=1), 1, atol=1e-3) and set(
         table.size_vs_rbc

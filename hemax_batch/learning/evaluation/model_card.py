@@ -43,7 +43,7 @@ Architecture `{card.arch}`, {card.mpp} µm/px, patches of {card.patch_px} px. SH
 {commands}
 
 {lengths}, on {trained[hardware]}. {averaged}{stain}{tint}
-
+{notes}
 {sources}
 {licence}{apart}
 Masks that nobody drew come from the half-trained network. They are kept where they agree with the
@@ -129,6 +129,7 @@ def write_card(card: WeightsCard, path: Path) -> None:
         lengths="; ".join(_training_lengths(trained)),
         averaged=_averaged(trained),
         stain=_stain(trained),
+        notes="".join(f"\n{note}\n" for note in _notes(trained)),
         tint=_CYTOPLASM_COLOUR if ARCHITECTURES[card.arch].cytoplasm_colour_head else "",
         sources="\n".join(
             f"- {n} images: {SOURCES.get(source, source)}"
@@ -186,6 +187,12 @@ def _training_lengths(trained: dict[str, Any]) -> list[str]:
         *before,
         f"seed {trained['seed']}, {trained['steps']} steps of {trained['batch']} patches, {trained['minutes']} minutes",
     ]
+
+
+def _notes(trained: dict[str, Any]) -> list[str]:
+    """Return what departs from the commands, earliest training first."""
+    before = _notes(trained["before"]) if trained.get("before") else []
+    return [*before, *([trained["note"]] if trained.get("note") else [])]
 
 
 def _commands(trained: dict[str, Any]) -> list[str]:

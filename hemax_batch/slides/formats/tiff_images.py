@@ -7,6 +7,7 @@ is refused; of focus planes the sharpest is taken, or the one asked for. What wa
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,10 +75,11 @@ def choose_image(images: tuple[TiffImage, ...], wanted: int | None = None) -> Ti
         raise UnsupportedTiff(images[0].refusal if images else "no image in it")
     ranked = _prefer(readable, lambda i: not _SECONDARY.search(i.name))
     ranked = _prefer(ranked, lambda i: i.is_colour)
-    known = all(i.spacing_um for i in ranked)
+    spacings = [i.spacing_um[0] for i in ranked if i.spacing_um]
+    known = len(spacings) == len(ranked)
     if known:
-        finest = min(i.spacing_um[0] for i in ranked)
-        ranked = [i for i in ranked if i.spacing_um[0] <= _SAME_SPACING * finest]
+        limit = _SAME_SPACING * min(spacings)
+        ranked = [i for i, um in zip(ranked, spacings, strict=True) if um <= limit]
     largest = max(i.size[0] * i.size[1] for i in ranked)
     small = (_SMALL if known else _SMALL_UNKNOWN) * largest
     equal = [i for i in ranked if i.size[0] * i.size[1] >= small]
@@ -89,8 +91,8 @@ def choose_image(images: tuple[TiffImage, ...], wanted: int | None = None) -> Ti
     return equal[0]
 
 
-def _prefer(images: list[TiffImage], condition) -> list[TiffImage]:
-    """Those that meet the condition; all where none does."""
+def _prefer(images: list[TiffImage], condition: Callable[[TiffImage], bool]) -> list[TiffImage]:
+    """Return the images that meet the condition, or all if none does."""
     return [i for i in images if condition(i)] or images
 
 
@@ -134,7 +136,7 @@ def parse_tiff(path: Path) -> TiffLayout:
 def _layout(tiff: tifffile.TiffFile, file_bytes: int) -> TiffLayout:
     by_size: dict[tuple[int, int], TiffLevel] = {}
     pages_of: dict[tuple[int, int], int] = {}
-    pages = [tiff.pages[i] for i in range(min(len(tiff.pages), _MAX_PAGES))]
+    pages = [_whole_page(tiff.pages[i]) for i in range(min(len(tiff.pages), _MAX_PAGES))]
     for page in pages:
         size = (page.imagewidth, page.imagelength)
         pages_of[size] = pages_of.get(size, 0) + (not page.is_reduced)
@@ -164,6 +166,11 @@ def _layout(tiff: tifffile.TiffFile, file_bytes: int) -> TiffLayout:
     )
 
 
+def _whole_page(page: tifffile.TiffPage | tifffile.TiffFrame) -> tifffile.TiffPage:
+    """Return the page with all its tags. tifffile reads later pages as frames, with few."""
+    return page if isinstance(page, tifffile.TiffPage) else page.aspage()
+
+
 def _check_metadata(description: str) -> None:
     """Raise HostileTiff for metadata of more planes than any slide has: tifffile makes a list of them."""
     for groups in _PLANE_COUNTS.findall(description):
@@ -174,12 +181,15 @@ def _check_metadata(description: str) -> None:
             )
 
 
-def _from_series(tiff: tifffile.TiffFile, pages: list, file_bytes: int) -> tuple[TiffImage, ...]:
+def _from_series(
+    tiff: tifffile.TiffFile, pages: list[tifffile.TiffPage], file_bytes: int
+) -> tuple[TiffImage, ...]:
     """The images of a file that says itself how its pages belong together."""
     spacings = spacing.all_from_ome_xml(tiff.ome_metadata or "") if tiff.is_ome else []
     images = []
     for i, series in enumerate(tiff.series):
-        page, planes, refusal = series.keyframe, (), ""
+        page, refusal = series.keyframe, ""
+        planes: tuple[tuple[TiffLevel, ...], ...] = ()
         try:
             planes = _series_planes(series, file_bytes)
         except UnsupportedTiff as error:
@@ -195,7 +205,9 @@ def _from_series(tiff: tifffile.TiffFile, pages: list, file_bytes: int) -> tuple
     return tuple(images)
 
 
-def _series_planes(series, file_bytes: int) -> tuple[tuple[TiffLevel, ...], ...]:
+def _series_planes(
+    series: tifffile.TiffPageSeries, file_bytes: int
+) -> tuple[tuple[TiffLevel, ...], ...]:
     """Each focus plane's levels, without those that are no smaller image of the same shape."""
     count = len(series.levels[0].pages)
     beside = series.axes.replace("Y", "").replace("X", "").replace("S", "")
@@ -208,7 +220,9 @@ def _series_planes(series, file_bytes: int) -> tuple[tuple[TiffLevel, ...], ...]
                 f"a stack of {len(level.pages)} images (axes {level.axes}), not one RGB image; export a single plane"
             )
         for plane, one in zip(planes, level.pages, strict=True):
-            plane.append(page_level(one.aspage() if hasattr(one, "aspage") else one, file_bytes))
+            if one is None:
+                raise UnsupportedTiff(f"a stack (axes {level.axes}) that lacks some of its images")
+            plane.append(page_level(_whole_page(one), file_bytes))
     return tuple(_pyramid(plane) for plane in planes)
 
 
@@ -226,9 +240,11 @@ def _is_reduced(size: tuple[int, int], full: tuple[int, int]) -> bool:
     return size[0] < full[0] and abs(full[1] / ratio - size[1]) <= max(2.0, 0.01 * size[1])
 
 
-def _from_pages(tiff: tifffile.TiffFile, pages: list, file_bytes: int) -> tuple[TiffImage, ...]:
+def _from_pages(
+    tiff: tifffile.TiffFile, pages: list[tifffile.TiffPage], file_bytes: int
+) -> tuple[TiffImage, ...]:
     """The images of a plain TIFF: each full page, the next largest first, and the smaller ones of its shape after it."""
-    groups: list[list] = []
+    groups: list[list[int]] = []
     sizes = [(page.imagewidth, page.imagelength) for page in pages]
     for i in sorted(range(len(pages)), key=lambda i: (-sizes[i][0] * sizes[i][1], i)):
         if min(sizes[i]) < 1:
@@ -242,7 +258,8 @@ def _from_pages(tiff: tifffile.TiffFile, pages: list, file_bytes: int) -> tuple[
             home.append(i)
     images = []
     for number, group in enumerate(sorted(groups), start=1):
-        page, planes, refusal = pages[group[0]], (), ""
+        page, refusal = pages[group[0]], ""
+        planes: tuple[tuple[TiffLevel, ...], ...] = ()
         try:
             levels = [page_level(page, file_bytes)]
             for other in [*(page.pages or ()), *(pages[i] for i in group[1:])]:
