@@ -123,7 +123,7 @@ KILL_BEFORE = [  # what the process was about to do: event, words of its path, h
         "/making/one",
         1,
     ),  # put a result in the place of an earlier one, which has just been moved away
-    ("shutil.rmtree", "/old/one", 2),  # remove that
+    ("shutil.rmtree", "one", 2),  # remove that
 ]
 
 
