@@ -173,8 +173,9 @@ def test_a_state_that_means_nothing_here_is_not_taught(tmp_path):
         ({"codes": "b.jpg;2 2 2 2;"}, "'b' has attributes or a split, but no inputs/b.pt"),
         *(
             ({"told": {"mpp": mpp}}, "leukox.json: mpp is .*; expected µm/px")
-            for mpp in (0, -0.1, float("nan"), None, [])
+            for mpp in (0, -0.1, None, [])
         ),
+        ({"told": {"mpp": float("nan")}}, "leukox.json: needs `mpp` and .*NaN is no figure"),
         ({"told": {"classes": ["neutrofil"]}}, "leukox.json: unknown class 'neutrofil'"),
         (
             {"told": {"attributes": {"granularity": ["grainy"]}}},
