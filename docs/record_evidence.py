@@ -3,8 +3,8 @@ r"""Keep a command's JSON as evidence: `python docs/record_evidence.py NAME REPO
 Writes docs/evidence/NAME.json with the command, this machine and the hash of the weights that ship.
 Then run docs/fill_figures.py.
 
-    hemax-batch faithfulness DATA --limit 120 --out /tmp/f
-    python docs/record_evidence.py faithfulness /tmp/f/faithfulness.json \\
+    hemax-batch faithfulness DATA --limit 120 --out report
+    python docs/record_evidence.py faithfulness report/faithfulness.json \\
         "hemax-batch faithfulness DATA --limit 120"
 """
 
